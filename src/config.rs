@@ -1,0 +1,44 @@
+//! Every setting: its flag, its variable, its default and its unit. One struct
+//! per concern; each is read from flags first, then from the environment.
+
+mod database;
+mod in_force;
+mod limits;
+mod listen;
+mod log;
+mod redis;
+mod secret;
+
+pub use self::{
+    database::DatabaseSettings,
+    in_force::{InForce, in_force},
+    limits::LimitSettings,
+    listen::{ListenSettings, TlsSettings},
+    log::{LogFormat, LogSettings},
+    redis::RedisSettings,
+    secret::SecretUrl,
+};
+
+use std::time::Duration;
+
+use crate::lock::parse_duration_ms;
+
+/// What `lockable serve` needs to know.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ServeSettings {
+    #[command(flatten)]
+    pub listen: ListenSettings,
+    #[command(flatten)]
+    pub redis: RedisSettings,
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+    #[command(flatten)]
+    pub limits: LimitSettings,
+    #[command(flatten)]
+    pub log: LogSettings,
+}
+
+/// Reads a duration in the form that the API has for it, such as `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration_ms(text).map(Duration::from_millis).map_err(|error| error.to_string())
+}

@@ -1,0 +1,25 @@
+use super::SecretUrl;
+
+/// The account database.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Account database")]
+pub struct DatabaseSettings {
+    /// Where accounts live: postgres://… or sqlite:FILE
+    #[arg(
+        id = "database-url",
+        long,
+        env = "LOCKABLE_DATABASE_URL",
+        hide_env_values = true,
+        default_value = "sqlite:lockable.db",
+        value_name = "URL"
+    )]
+    pub url: SecretUrl,
+
+    /// Whether `serve` brings the database to its version at start, as `lockable migrate` does
+    #[arg(id = "database-migrate", long, env = "LOCKABLE_DATABASE_MIGRATE", default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false")]
+    pub migrate: bool,
+
+    /// How many connections to open at most
+    #[arg(id = "database-connections", long, env = "LOCKABLE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "N")]
+    pub connections: u32,
+}

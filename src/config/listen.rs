@@ -1,0 +1,49 @@
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+
+use super::duration;
+
+/// Where and how to listen.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Listening")]
+pub struct ListenSettings {
+    /// The address to serve
+    #[arg(long, env = "LOCKABLE_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+
+    #[command(flatten)]
+    pub tls: TlsSettings,
+
+    /// Networks of proxies whose X-Forwarded-For is believed, separated by commas
+    #[arg(long, env = "LOCKABLE_TRUSTED_PROXIES", value_delimiter = ',', value_name = "NETWORK")]
+    pub trusted_proxies: Vec<IpNet>,
+
+    /// How long a client may take to send its request line and headers, and to finish a TLS handshake
+    #[arg(long, env = "LOCKABLE_HEADER_TIMEOUT", default_value = "10s", value_parser = duration, value_name = "DURATION")]
+    pub header_timeout: Duration,
+
+    /// How long a request may take in all
+    #[arg(long, env = "LOCKABLE_REQUEST_TIMEOUT", default_value = "10s", value_parser = duration, value_name = "DURATION")]
+    pub request_timeout: Duration,
+
+    /// How long to let requests finish after SIGTERM
+    #[arg(long, env = "LOCKABLE_DRAIN_TIMEOUT", default_value = "10s", value_parser = duration, value_name = "DURATION")]
+    pub drain_timeout: Duration,
+
+    /// How many connections to hold at once; more wait in the system's queue
+    #[arg(long, env = "LOCKABLE_CONNECTIONS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pub connections: u32,
+}
+
+/// HTTPS, when both files are given. They are read again when they change.
+#[derive(Clone, Debug, clap::Args)]
+pub struct TlsSettings {
+    /// Certificate chain, PEM; with it HTTPS is served
+    #[arg(id = "tls-cert", long, env = "LOCKABLE_TLS_CERT", requires = "tls-key", value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+
+    /// Private key, PEM
+    #[arg(id = "tls-key", long, env = "LOCKABLE_TLS_KEY", requires = "tls-cert", value_name = "FILE")]
+    pub key: Option<PathBuf>,
+}

@@ -1,0 +1,60 @@
+use std::{fmt, str::FromStr};
+
+use url::Url;
+
+/// An address that may carry a password, and does not print it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretUrl(Url);
+
+impl SecretUrl {
+    /// The address with its password. For connecting, not for showing.
+    pub fn reveal(&self) -> &str {
+        self.0.as_str()
+    }
+
+    pub fn scheme(&self) -> &str {
+        self.0.scheme()
+    }
+}
+
+impl FromStr for SecretUrl {
+    type Err = url::ParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+impl fmt::Display for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.0.clone();
+        if shown.password().is_some() {
+            // Fails only for addresses that cannot have a password at all.
+            let _ = shown.set_password(Some("***"));
+        }
+        // A password may also stand in the query (`?password=`, `?pass=`).
+        if shown.query().is_some() {
+            shown.set_query(Some("***"));
+        }
+        f.write_str(shown.as_str())
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_not_printed() {
+        let url: SecretUrl = "redis://ana:s3cret@db/0".parse().unwrap();
+        assert_eq!(url.to_string(), "redis://ana:***@db/0");
+        let url: SecretUrl = "redis+unix:///run/redis.sock?db=1&pass=s3cret".parse().unwrap();
+        assert!(!format!("{url:?} {url}").contains("s3cret"));
+    }
+}

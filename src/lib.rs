@@ -1,0 +1,11 @@
+//! Lockable: `flock` for distributed systems, over plain HTTPS.
+//!
+//! # Layout
+//!
+//! - [`config`][]: every setting, with its variable, default and unit.
+//! - [`lock`][]: the domain, pure: names, leases, fences, grants, outcomes.
+//!
+//! The scripts that decide about locks stand in `lua/`, one file per operation.
+
+pub mod config;
+pub mod lock;

@@ -1,0 +1,21 @@
+//! The domain, pure: what a lock is called, who holds it, for how long, and
+//! under which fencing token. This room names no other room of the crate.
+
+mod fence;
+mod holder;
+mod identity;
+mod lease;
+mod name;
+mod namespace;
+mod outcome;
+mod rate;
+mod text;
+
+pub use fence::{Fence, FenceError};
+pub use holder::{Grant, Holder};
+pub use identity::{AccountId, Attempt, Label, Note, Owner, TextError};
+pub use lease::{DurationError, Lease, parse_duration_ms};
+pub use name::{LockName, NameError};
+pub use namespace::{Namespace, NamespaceError, NamespaceId};
+pub use outcome::{Acquired, Heartbeaten, NotHeld, Refusal, Released};
+pub use rate::{Payment, Rate, RateDue, RateStanding};

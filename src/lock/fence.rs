@@ -1,0 +1,61 @@
+use std::{fmt, str::FromStr};
+
+use serde::Serialize;
+
+/// A fencing token: strictly larger for every new grant of a lock, so that a
+/// resource which remembers the largest it has seen can turn a former holder
+/// away.
+///
+/// It is a hybrid logical clock, the time in microseconds or one more than the
+/// last one given, whichever is larger (Kulkarni et al., "Logical Physical
+/// Clocks", 2014), and stays below 2^53 until the year 2255.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Fence(u64);
+
+/// Why a text is no fencing token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a fencing token is a whole number from 1 to 9007199254740991")]
+pub struct FenceError;
+
+impl Fence {
+    /// The largest integer that every JSON reader holds exactly: 2^53 - 1.
+    pub const MAX: u64 = (1 << 53) - 1;
+
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Fence {
+    type Err = FenceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if !text.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(FenceError);
+        }
+        match text.parse() {
+            Ok(n @ 1..=Self::MAX) => Ok(Self(n)),
+            _ => Err(FenceError),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fence_is_a_positive_integer_that_json_can_hold() {
+        assert_eq!("9007199254740991".parse(), Ok(Fence(Fence::MAX)));
+        for text in ["", "0", "-1", "+1", "1.0", "9007199254740992", "99999999999999999999"] {
+            assert_eq!(text.parse::<Fence>(), Err(FenceError), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+use jiff::Timestamp;
+
+use super::{AccountId, Fence, Label, Lease, Note, Owner};
+
+/// What a caller was given: one successful acquire, or its renewal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    pub fence: Fence,
+    pub lease: Lease,
+    /// When the lease lapses, by Redis's clock.
+    pub expires_at: Timestamp,
+}
+
+/// Who holds a lock, and what is known of the grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    pub account: AccountId,
+    pub owner: Option<Owner>,
+    pub fence: Fence,
+    /// The label of the token with which the lock was acquired.
+    pub label: Label,
+    pub note: Note,
+    pub acquired_at: Timestamp,
+    pub expires_at: Timestamp,
+}

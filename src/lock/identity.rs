@@ -1,0 +1,182 @@
+use std::{fmt, str::FromStr};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::text::{is_invisible, is_unprintable};
+
+/// An account: the first half of who holds a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AccountId(pub Uuid);
+
+/// The second half of who holds a lock: one holder within the account, such as
+/// a CI job.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Owner(String);
+
+/// What people should know about a grant: "build 1234, by ana".
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Note(String);
+
+/// What a token is called by its account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Label(String);
+
+/// One try to acquire, so that a grant whose answer was lost can be taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt(Uuid);
+
+/// Why a text was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TextError {
+    #[error("it is empty")]
+    Empty,
+    #[error("it has {chars} characters, {max} at most are allowed")]
+    TooLong { chars: usize, max: usize },
+    #[error("it has a character that is not allowed here (U+{code:04X})", code = u32::from(*.0))]
+    Forbidden(char),
+}
+
+impl Owner {
+    /// The longest owner, in characters.
+    pub const CHARS_MAX: usize = 128;
+
+    /// Checks that the text is 1 to 128 visible characters.
+    ///
+    /// # Errors
+    /// When it is empty, too long, or has white space, a control or an
+    /// invisible character.
+    pub fn parse(text: impl Into<String>) -> Result<Self, TextError> {
+        checked(text.into(), 1, Self::CHARS_MAX, is_invisible).map(Self)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Note {
+    /// The longest note, in characters.
+    pub const CHARS_MAX: usize = 500;
+
+    /// Checks that the text is up to 500 characters that fit on one line.
+    ///
+    /// # Errors
+    /// When it is too long or has a control or reordering character.
+    pub fn parse(text: impl Into<String>) -> Result<Self, TextError> {
+        checked(text.into(), 0, Self::CHARS_MAX, is_unprintable).map(Self)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Label {
+    /// The longest label, in characters.
+    pub const CHARS_MAX: usize = 64;
+
+    /// Checks that the text is 1 to 64 characters that fit on one line.
+    ///
+    /// # Errors
+    /// When it is empty, too long, or has a control or reordering character.
+    pub fn parse(text: impl Into<String>) -> Result<Self, TextError> {
+        checked(text.into(), 1, Self::CHARS_MAX, is_unprintable).map(Self)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Attempt {
+    /// A new attempt, unlike any other.
+    pub fn new() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+impl Default for Attempt {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The form that stands in Redis: 22 characters of base64url.
+impl fmt::Display for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&key_text(self.0))
+    }
+}
+
+impl FromStr for AccountId {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        from_key_text(text).map(Self).ok_or(TextError::Empty)
+    }
+}
+
+/// Eleven characters, enough to tell apart the attempts on one lock.
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(&self.0.as_bytes()[..8]))
+    }
+}
+
+/// The shortest text of a UUID that is safe in keys, values and URLs.
+pub(super) fn key_text(id: Uuid) -> String {
+    URL_SAFE_NO_PAD.encode(id.as_bytes())
+}
+
+pub(super) fn from_key_text(text: &str) -> Option<Uuid> {
+    Uuid::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()
+}
+
+fn checked(text: String, min: usize, max: usize, forbidden: fn(char) -> bool) -> Result<String, TextError> {
+    let chars = text.chars().count();
+    if chars < min {
+        return Err(TextError::Empty);
+    }
+    if chars > max {
+        return Err(TextError::TooLong { chars, max });
+    }
+    match text.chars().find(|c| forbidden(*c)) {
+        Some(c) => Err(TextError::Forbidden(c)),
+        None => Ok(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_visible_and_at_most_128_characters() {
+        assert!(Owner::parse("gitlab-job/4711").is_ok());
+        assert!(Owner::parse("é".repeat(128)).is_ok());
+        assert_eq!(Owner::parse(""), Err(TextError::Empty));
+        assert_eq!(Owner::parse("x".repeat(129)), Err(TextError::TooLong { chars: 129, max: 128 }));
+        for c in [' ', '\n', '\u{200B}', '\u{202E}', '\u{FEFF}'] {
+            assert_eq!(Owner::parse(format!("a{c}b")), Err(TextError::Forbidden(c)));
+        }
+    }
+
+    #[test]
+    fn a_note_is_one_line_of_at_most_500_characters() {
+        assert!(Note::parse("build 1234, by ana").is_ok());
+        assert!(Note::parse("").is_ok());
+        assert!(Note::parse("n".repeat(500)).is_ok());
+        assert_eq!(Note::parse("n".repeat(501)), Err(TextError::TooLong { chars: 501, max: 500 }));
+        assert_eq!(Note::parse("a\nb"), Err(TextError::Forbidden('\n')));
+    }
+
+    #[test]
+    fn an_account_survives_its_text() {
+        let account = AccountId(Uuid::new_v4());
+        assert_eq!(account.to_string().parse(), Ok(account));
+        assert_eq!(account.to_string().len(), 22);
+    }
+}

@@ -1,0 +1,146 @@
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// How long a grant lasts unless renewed, in whole milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Lease(u64);
+
+/// Why a text is no duration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DurationError {
+    #[error("a duration is a whole number of seconds (90) or a number with a unit (1500ms, 90s, 5m, 2h)")]
+    Malformed,
+    #[error("a duration is no finer than a millisecond")]
+    TooFine,
+    #[error("a duration is at most {} hours", DURATION_HOURS_MAX)]
+    TooLong,
+}
+
+/// The longest duration that is understood at all: a year. What is allowed in
+/// a place is for that place to say.
+const DURATION_HOURS_MAX: u64 = 8784;
+
+impl Lease {
+    pub const fn from_ms(ms: u64) -> Self {
+        Self(ms)
+    }
+
+    pub const fn from_secs(secs: u64) -> Self {
+        Self(secs * 1000)
+    }
+
+    pub const fn as_ms(self) -> u64 {
+        self.0
+    }
+
+    pub const fn as_duration(self) -> Duration {
+        Duration::from_millis(self.0)
+    }
+}
+
+/// The shortest text that [`parse_duration_ms`] reads back.
+impl fmt::Display for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("0s"),
+            ms if ms % 3_600_000 == 0 => write!(f, "{}h", ms / 3_600_000),
+            ms if ms % 60_000 == 0 && ms > 60_000 => write!(f, "{}m", ms / 60_000),
+            ms if ms % 1000 == 0 => write!(f, "{}s", ms / 1000),
+            ms => write!(f, "{ms}ms"),
+        }
+    }
+}
+
+/// Reads a duration as the contract has it, in milliseconds.
+///
+/// # Errors
+/// When the text is neither a whole number of seconds nor a number with one of
+/// the units `ms`, `s`, `m`, `h`; when it is finer than a millisecond; or when
+/// it is longer than a year.
+pub fn parse_duration_ms(text: &str) -> Result<u64, DurationError> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit_ms: u64 = match unit {
+        "" if number.contains('.') => return Err(DurationError::Malformed),
+        "" | "s" => 1000,
+        "ms" => 1,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(DurationError::Malformed),
+    };
+    let (whole, fraction) = match number.split_once('.') {
+        Some((whole, fraction)) if !fraction.is_empty() => (whole, fraction),
+        Some(_) => return Err(DurationError::Malformed),
+        None => (number, "0"),
+    };
+    if whole.is_empty() || fraction.contains('.') {
+        return Err(DurationError::Malformed);
+    }
+    // Nine digits keep every product below within 64 bits; no duration that is
+    // understood needs more.
+    let fraction = fraction.trim_end_matches('0');
+    if fraction.len() > 9 {
+        return Err(DurationError::TooFine);
+    }
+    let whole = whole.trim_start_matches('0');
+    if whole.len() > 11 {
+        return Err(DurationError::TooLong);
+    }
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| DurationError::Malformed)? };
+    let scale = 10_u64.pow(fraction.len() as u32);
+    let part: u64 = if fraction.is_empty() { 0 } else { fraction.parse().map_err(|_| DurationError::Malformed)? };
+    if !(part * unit_ms).is_multiple_of(scale) {
+        return Err(DurationError::TooFine);
+    }
+    let ms = whole * unit_ms + part * unit_ms / scale;
+    if ms > DURATION_HOURS_MAX * 3_600_000 {
+        return Err(DurationError::TooLong);
+    }
+    Ok(ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_seconds_or_carry_a_unit() {
+        let cases = [
+            ("90", 90_000),
+            ("0", 0),
+            ("1500ms", 1500),
+            ("90s", 90_000),
+            ("5m", 300_000),
+            ("2h", 7_200_000),
+            ("1.5h", 5_400_000),
+            ("0.25s", 250),
+            ("007", 7000),
+            ("8784h", 31_622_400_000),
+        ];
+        for (text, ms) in cases {
+            assert_eq!(parse_duration_ms(text), Ok(ms), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in ["", "s", ".", "1.", ".5s", "1.5", "-1", "+1", "1 s", "1e3", "5min", "1.2.3s", "٣", "1S"] {
+            assert_eq!(parse_duration_ms(text), Err(DurationError::Malformed), "{text:?}");
+        }
+        assert_eq!(parse_duration_ms("1.5ms"), Err(DurationError::TooFine));
+        assert_eq!(parse_duration_ms("0.12345678901h"), Err(DurationError::TooFine));
+        for text in ["8785h", "99999999999h", "999999999999999999999999999999"] {
+            assert_eq!(parse_duration_ms(text), Err(DurationError::TooLong), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_lease_is_shown_as_it_can_be_asked_for() {
+        for (ms, text) in [(0, "0s"), (1500, "1500ms"), (60_000, "60s"), (300_000, "5m"), (86_400_000, "24h")] {
+            assert_eq!(Lease::from_ms(ms).to_string(), text);
+            assert_eq!(parse_duration_ms(text), Ok(ms));
+        }
+    }
+}

@@ -1,0 +1,111 @@
+use std::fmt;
+
+use super::text::is_bidi_override;
+
+/// The name of a lock, unique within its namespace and compared byte for byte.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LockName(String);
+
+/// Why a text is no lock name. The message names the rule that was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("the lock name is empty")]
+    Empty,
+    #[error("the lock name is {bytes} bytes long, {max} at most are allowed", max = LockName::BYTES_MAX)]
+    TooLong { bytes: usize },
+    #[error("the lock name is not UTF-8")]
+    NotUtf8,
+    #[error("the lock name has a \"%\" that is not followed by two hexadecimal digits (a percent sign is written %25)")]
+    BadEscape,
+    #[error("the lock name has a control character (U+{code:04X})", code = u32::from(*.0))]
+    Control(char),
+    #[error("the lock name has a character that reorders text (U+{code:04X})", code = u32::from(*.0))]
+    BidiOverride(char),
+    #[error("the lock name begins or ends with white space")]
+    OuterSpace,
+    #[error("the lock name has an empty segment: \"/\" may not stand first, last or twice in a row")]
+    EmptySegment,
+    #[error("the lock name has a segment \".\" or \"..\"")]
+    DotSegment,
+}
+
+impl LockName {
+    /// The longest name, in bytes of UTF-8.
+    pub const BYTES_MAX: usize = 200;
+
+    /// Checks the rules of the contract.
+    ///
+    /// # Errors
+    /// The first rule that `name` breaks.
+    pub fn parse(name: impl Into<String>) -> Result<Self, NameError> {
+        let name = name.into();
+        if name.is_empty() {
+            return Err(NameError::Empty);
+        }
+        if name.len() > Self::BYTES_MAX {
+            return Err(NameError::TooLong { bytes: name.len() });
+        }
+        if let Some(c) = name.chars().find(|c| c.is_control()) {
+            return Err(NameError::Control(c));
+        }
+        if let Some(c) = name.chars().find(|c| is_bidi_override(*c)) {
+            return Err(NameError::BidiOverride(c));
+        }
+        if name.trim().len() != name.len() {
+            return Err(NameError::OuterSpace);
+        }
+        for segment in name.split('/') {
+            match segment {
+                "" => return Err(NameError::EmptySegment),
+                "." | ".." => return Err(NameError::DotSegment),
+                _ => {}
+            }
+        }
+        Ok(Self(name))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LockName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_within_the_rules_are_kept_as_they_are() {
+        for name in
+            ["a", "acme-company-foo", "team/app/prod", "Ünïcødé", "a b", "...", "a/..b", "100%", &"x".repeat(200)]
+        {
+            assert_eq!(LockName::parse(name).map(|n| n.to_string()), Ok(name.to_string()));
+        }
+    }
+
+    #[test]
+    fn each_rule_is_named_when_broken() {
+        let cases = [
+            ("", NameError::Empty),
+            (&*"é".repeat(101), NameError::TooLong { bytes: 202 }),
+            ("a\0b", NameError::Control('\0')),
+            ("a\u{85}b", NameError::Control('\u{85}')),
+            ("a\u{202E}b", NameError::BidiOverride('\u{202E}')),
+            (" a", NameError::OuterSpace),
+            ("a\u{3000}", NameError::OuterSpace),
+            ("/a", NameError::EmptySegment),
+            ("a/", NameError::EmptySegment),
+            ("a//b", NameError::EmptySegment),
+            ("./a", NameError::DotSegment),
+            ("a/../b", NameError::DotSegment),
+        ];
+        for (name, error) in cases {
+            assert_eq!(LockName::parse(name), Err(error), "{name:?}");
+        }
+    }
+}
