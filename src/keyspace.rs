@@ -1,0 +1,115 @@
+//! Where scripts run. Two keyspaces stand behind one small interface: Redis for
+//! production, and one in the process for a server that needs nothing else.
+//! Both run the same files from `lua/`.
+
+mod embedded;
+mod redis;
+mod reply;
+mod script;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+
+pub use self::{
+    embedded::{Clock, Embedded, SystemClock},
+    redis::{Redis, StartError},
+    reply::{BadReply, Reply},
+    script::Script,
+};
+
+/// A place in which scripts run one at a time, each as a whole.
+#[derive(Clone)]
+pub enum Keyspace {
+    Redis(Arc<Redis>),
+    Embedded(Arc<Embedded>),
+}
+
+/// Why a script gave no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum KeyspaceError {
+    /// Nothing was sent, so nothing can have happened.
+    #[error("the keyspace cannot be reached: {0}")]
+    NotSent(String),
+    /// The script was sent and no answer came in time: it may have run, or may
+    /// run yet.
+    #[error("the keyspace did not answer: {0}")]
+    NoAnswer(String),
+    /// The keyspace answered with an error and did nothing, as far as it says.
+    #[error("the keyspace refused: {0}")]
+    Refused(String),
+}
+
+impl Keyspace {
+    /// Runs a script. Every key that it touches is in `keys`.
+    ///
+    /// # Errors
+    /// When no answer came within the keyspace's time-out, see [`KeyspaceError`].
+    pub async fn run(&self, script: &'static Script, keys: &[&str], args: &[&str]) -> Result<Reply, KeyspaceError> {
+        match self {
+            Self::Redis(redis) => redis.run(script, keys, args).await,
+            Self::Embedded(embedded) => embedded.run(script, keys, args),
+        }
+    }
+
+    /// Like [`run`](Self::run), and answers only once as many replicas have
+    /// what the script wrote as the settings ask for.
+    ///
+    /// # Errors
+    /// As `run`; [`KeyspaceError::NoAnswer`] also when too few replicas have
+    /// acknowledged in time, although the script has run.
+    pub async fn run_replicated(
+        &self,
+        script: &'static Script,
+        keys: &[&str],
+        args: &[&str],
+    ) -> Result<Reply, KeyspaceError> {
+        match self {
+            Self::Redis(redis) => redis.run_replicated(script, keys, args).await,
+            Self::Embedded(embedded) => embedded.run(script, keys, args),
+        }
+    }
+
+    /// The name of a key: keys with the same `tag` share a hash slot, and the
+    /// number says which layout of keys and values this is.
+    pub fn key(&self, tag: &str, kind: &str, rest: &str) -> String {
+        let prefix = match self {
+            Self::Redis(redis) => redis.prefix(),
+            Self::Embedded(_) => "lockable",
+        };
+        format!("{prefix}:1:{{{tag}}}:{kind}:{rest}")
+    }
+
+    /// Listens to a channel. Messages are a hint: those sent while the
+    /// connection was away, or faster than they were read, are lost.
+    pub fn subscribe(&self, channel: &str) -> mpsc::Receiver<String> {
+        match self {
+            Self::Redis(redis) => redis.subscribe(channel),
+            Self::Embedded(embedded) => embedded.subscribe(channel),
+        }
+    }
+
+    /// The keyspace's own time in microseconds since 1970, or a little less;
+    /// never ahead of it, so that a deadline counted from here is not late.
+    /// `None` while it is not known, before the first connection.
+    pub fn now_us(&self) -> Option<u64> {
+        match self {
+            Self::Redis(redis) => redis.now_us(),
+            Self::Embedded(embedded) => Some(embedded.now_us()),
+        }
+    }
+
+    /// How long a script may take before it counts as unanswered.
+    pub fn timeout(&self) -> Duration {
+        match self {
+            Self::Redis(redis) => redis.timeout(),
+            Self::Embedded(_) => Duration::from_secs(1),
+        }
+    }
+
+    /// Over how many hash slots the keys of locks are spread: one, unless the
+    /// keyspace is a cluster. Keys with one tag can be used by one script.
+    pub fn shards(&self) -> u32 {
+        1
+    }
+}

@@ -1,0 +1,200 @@
+//! The keyspace in the process: the scripts of `lua/` run on Lua 5.1, as they
+//! do in Redis, over a store that knows the commands they use.
+
+mod command;
+mod store;
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use mlua::{Function, Lua, LuaOptions, MultiValue, StdLib, Table, Value};
+use tokio::sync::mpsc;
+
+use self::store::Store;
+use super::{KeyspaceError, Reply, Script};
+
+/// Where the embedded keyspace has the time from, so that tests can move it.
+pub trait Clock: Send + Sync + 'static {
+    /// Microseconds since 1970.
+    fn now_us(&self) -> u64;
+}
+
+/// The system's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemClock;
+
+/// A keyspace that lives and dies with the process.
+pub struct Embedded {
+    engine: Mutex<Engine>,
+    clock: Box<dyn Clock>,
+}
+
+/// One Lua state, whose application data is the [`Store`].
+struct Engine {
+    lua: Lua,
+    loaded: HashMap<&'static str, Function>,
+}
+
+impl Embedded {
+    /// How many messages a subscriber may be behind before it misses some.
+    pub const SUBSCRIBER_BACKLOG_MAX: usize = 1024;
+
+    /// An empty keyspace.
+    ///
+    /// # Errors
+    /// When no Lua state can be made.
+    pub fn new(clock: impl Clock) -> Result<Self, KeyspaceError> {
+        let engine = Engine::new().map_err(refused)?;
+        Ok(Self { engine: Mutex::new(engine), clock: Box::new(clock) })
+    }
+
+    /// Runs a script as a whole, as Redis would.
+    ///
+    /// # Errors
+    /// When the script raises an error.
+    pub fn run(&self, script: &'static Script, keys: &[&str], args: &[&str]) -> Result<Reply, KeyspaceError> {
+        self.engine().run(script, keys, args, self.clock.now_us()).map_err(refused)
+    }
+
+    /// Listens to a channel.
+    pub fn subscribe(&self, channel: &str) -> mpsc::Receiver<String> {
+        let (sender, receiver) = mpsc::channel(Self::SUBSCRIBER_BACKLOG_MAX);
+        if let Some(mut store) = self.engine().lua.app_data_mut::<Store>() {
+            store.subscribe(channel, sender);
+        }
+        receiver
+    }
+
+    /// The time that scripts see, in microseconds since 1970.
+    pub fn now_us(&self) -> u64 {
+        self.clock.now_us()
+    }
+
+    /// A script that panicked has left the store as its last command did, just
+    /// as a script that raised an error: what other scripts find is sound.
+    fn engine(&self) -> std::sync::MutexGuard<'_, Engine> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Engine {
+    fn new() -> mlua::Result<Self> {
+        let lua = Lua::new_with(StdLib::STRING | StdLib::TABLE | StdLib::MATH, LuaOptions::default())?;
+        lua.set_app_data(Store::default());
+
+        let redis = lua.create_table()?;
+        redis.set("call", lua.create_function(|lua, args| command::call(lua, &args))?)?;
+        redis.set("pcall", lua.create_function(command::pcall)?)?;
+        let globals = lua.globals();
+        globals.set("redis", redis)?;
+
+        // Redis lets no script make a global; neither does this keyspace, so
+        // that a script which forgets `local` fails here, too.
+        let guard = lua.create_table()?;
+        guard.set(
+            "__newindex",
+            lua.create_function(|_, (_, name, _): (Table, Value, Value)| -> mlua::Result<()> {
+                Err(mlua::Error::runtime(format!("a script made the global {name:?}")))
+            })?,
+        )?;
+        globals.set_metatable(Some(guard))?;
+        Ok(Self { lua, loaded: HashMap::new() })
+    }
+
+    fn run(&mut self, script: &'static Script, keys: &[&str], args: &[&str], now_us: u64) -> mlua::Result<Reply> {
+        let function = match self.loaded.get(script.name) {
+            Some(function) => function.clone(),
+            None => {
+                let function = self.lua.load(script.source).set_name(script.name).into_function()?;
+                self.loaded.insert(script.name, function.clone());
+                function
+            }
+        };
+        if let Some(mut store) = self.lua.app_data_mut::<Store>() {
+            store.begin(now_us);
+        }
+        let globals = self.lua.globals();
+        globals.raw_set("KEYS", self.lua.create_sequence_from(keys.iter().copied())?)?;
+        globals.raw_set("ARGV", self.lua.create_sequence_from(args.iter().copied())?)?;
+        read_reply(function.call::<MultiValue>(())?)
+    }
+}
+
+/// Turns what a script returned into words, as Redis's protocol would.
+fn read_reply(returned: MultiValue) -> mlua::Result<Reply> {
+    let Some(Value::Table(table)) = returned.into_iter().next() else {
+        return Err(mlua::Error::runtime("a script must return an array of words"));
+    };
+    let words = table.sequence_values::<Value>().map(|value| match value? {
+        Value::String(text) => Ok(text.to_str()?.to_owned()),
+        Value::Integer(number) => Ok(number.to_string()),
+        // The protocol has integers only; Redis cuts the fraction off.
+        Value::Number(number) => Ok(format!("{:.0}", number.trunc())),
+        other => Err(mlua::Error::runtime(format!("a script returned a {} in its array", other.type_name()))),
+    });
+    words.collect::<mlua::Result<Vec<_>>>().map(Reply::new)
+}
+
+fn refused(error: mlua::Error) -> KeyspaceError {
+    KeyspaceError::Refused(error.to_string())
+}
+
+impl Clock for SystemClock {
+    fn now_us(&self) -> u64 {
+        // Before 1970 there is no lease to keep; zero is as good as any.
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(source: &'static str) -> Result<Reply, KeyspaceError> {
+        let script = Box::leak(Box::new(Script::new("test", source)));
+        Embedded::new(SystemClock)?.run(script, &["key"], &["arg"])
+    }
+
+    #[test]
+    fn a_reply_ends_at_the_first_nil_and_has_whole_numbers() {
+        let reply = run("return {'a', 12, 3.9, ARGV[1], KEYS[1], nil, 'lost'}");
+        let words = ["a", "12", "3", "arg", "key"].map(String::from).to_vec();
+        assert_eq!(reply.unwrap(), Reply::new(words));
+    }
+
+    #[test]
+    fn errors_are_answers() {
+        for source in [
+            "return redis.call('NONSENSE')",
+            "redis.call('SET', KEYS[1]) return {}",
+            "x = 1 return {}",
+            "return 1",
+            "return {{}}",
+            "error('no')",
+            "this is not Lua",
+            "redis.call('SET', KEYS[1], 'x') return {redis.call('ZCARD', KEYS[1])}",
+        ] {
+            assert!(matches!(run(source), Err(KeyspaceError::Refused(_))), "{source}");
+        }
+        assert!(run("redis.pcall('SET', KEYS[1]) return {'went on'}").is_ok());
+    }
+
+    #[test]
+    fn messages_reach_subscribers_and_are_lost_beyond_the_backlog() {
+        let embedded = Embedded::new(SystemClock).unwrap();
+        let mut receiver = embedded.subscribe("news");
+        let shout = Box::leak(Box::new(Script::new("shout", "return {redis.call('PUBLISH', KEYS[1], ARGV[1])}")));
+        for n in 0..=Embedded::SUBSCRIBER_BACKLOG_MAX {
+            embedded.run(shout, &["news"], &[&n.to_string()]).unwrap();
+        }
+        let received: Vec<_> = std::iter::from_fn(|| receiver.try_recv().ok()).collect();
+        assert_eq!(received.len(), Embedded::SUBSCRIBER_BACKLOG_MAX);
+        assert_eq!(received[0], "0");
+
+        drop(receiver);
+        assert_eq!(embedded.run(shout, &["news"], &["x"]).unwrap().status(), "0");
+    }
+}

@@ -1,0 +1,164 @@
+use mlua::{Lua, MultiValue, Value};
+
+use super::store::{Store, Stored, WrongType};
+
+/// What a command answers.
+enum Answer {
+    Nil,
+    Ok,
+    Integer(i64),
+    Text(String),
+    Texts(Vec<String>),
+}
+
+/// Why a command failed, in Redis's words.
+struct Failure(String);
+
+/// `redis.call`: an error ends the script.
+pub(super) fn call(lua: &Lua, args: &MultiValue) -> mlua::Result<Value> {
+    let words = read_words(args)?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let Some(mut store) = lua.app_data_mut::<Store>() else {
+        return Err(mlua::Error::runtime("the keyspace has no store"));
+    };
+    let answer = perform(&mut store, &words).map_err(|Failure(message)| mlua::Error::runtime(message))?;
+    drop(store);
+    to_lua(lua, answer)
+}
+
+/// `redis.pcall`: an error is a table with the field `err`.
+pub(super) fn pcall(lua: &Lua, args: MultiValue) -> mlua::Result<Value> {
+    match call(lua, &args) {
+        Ok(value) => Ok(value),
+        Err(error) => {
+            let table = lua.create_table()?;
+            table.set("err", error.to_string())?;
+            Ok(Value::Table(table))
+        }
+    }
+}
+
+/// The commands that the scripts use, with Redis's semantics, and no more. A
+/// form of a command that is not listed is an error here, not a guess.
+fn perform(store: &mut Store, words: &[&str]) -> Result<Answer, Failure> {
+    match words {
+        ["TIME"] => {
+            let now_us = store.now_us();
+            Ok(Answer::Texts(vec![(now_us / 1_000_000).to_string(), (now_us % 1_000_000).to_string()]))
+        }
+        ["GET", key] => Ok(store.text(key)?.map_or(Answer::Nil, |text| Answer::Text(text.to_owned()))),
+        ["SET", key, value, options @ ..] => set(store, key, value, options),
+        ["DEL", keys @ ..] if !keys.is_empty() => {
+            let gone = keys.iter().filter(|key| store.exists(key) && store.remove(key).is_some()).count();
+            Ok(Answer::Integer(gone as i64))
+        }
+        ["PTTL", key] => Ok(Answer::Integer(match store.expiry_ms(key) {
+            None => -2,
+            Some(None) => -1,
+            Some(Some(expires_ms)) => expires_ms as i64 - store.now_ms() as i64,
+        })),
+        ["PEXPIRE", key, ms] => expire(store, key, ms, false),
+        ["PEXPIRE", key, ms, "GT"] => expire(store, key, ms, true),
+        ["ZADD", key, "XX", score, member] => {
+            let score = integer(score)?;
+            if let Some(set) = store.sorted(key, false)?.filter(|set| set.contains(member)) {
+                set.put(member, score);
+            }
+            Ok(Answer::Integer(0))
+        }
+        ["ZADD", key, score, member] => {
+            let score = integer(score)?;
+            let is_new = store.sorted(key, true)?.is_some_and(|set| set.put(member, score));
+            Ok(Answer::Integer(is_new.into()))
+        }
+        ["ZREM", key, member] => {
+            let gone = store.sorted(key, false)?.is_some_and(|set| set.remove(member));
+            store.remove_if_empty(key);
+            Ok(Answer::Integer(gone.into()))
+        }
+        ["ZCARD", key] => Ok(Answer::Integer(store.sorted(key, false)?.map_or(0, |set| set.len() as i64))),
+        ["ZREMRANGEBYSCORE", key, "-inf", below] => {
+            let below = integer(below.strip_prefix('(').ok_or_else(|| unknown(words))?)?;
+            let gone = store.sorted(key, false)?.map_or(0, |set| set.remove_below(below));
+            store.remove_if_empty(key);
+            Ok(Answer::Integer(gone as i64))
+        }
+        ["PUBLISH", channel, message] => Ok(Answer::Integer(store.publish(channel, message) as i64)),
+        _ => Err(unknown(words)),
+    }
+}
+
+fn set(store: &mut Store, key: &str, value: &str, options: &[&str]) -> Result<Answer, Failure> {
+    let (only_if_absent, ms) = match options {
+        [] => (false, None),
+        ["PX", ms] => (false, Some(*ms)),
+        ["NX", "PX", ms] => (true, Some(*ms)),
+        _ => return Err(Failure("ERR syntax error".into())),
+    };
+    let expires_ms = match ms.map(integer).transpose()? {
+        Some(ms) if ms <= 0 => return Err(Failure("ERR invalid expire time in 'set' command".into())),
+        Some(ms) => Some(store.now_ms().saturating_add_signed(ms)),
+        None => None,
+    };
+    if only_if_absent && store.exists(key) {
+        return Ok(Answer::Nil);
+    }
+    store.set(key, Stored::Text(value.to_owned()), expires_ms);
+    Ok(Answer::Ok)
+}
+
+/// With `only_later` an expiry is not brought forward, and a key without one,
+/// which counts as lasting for ever, is left alone.
+fn expire(store: &mut Store, key: &str, ms: &str, only_later: bool) -> Result<Answer, Failure> {
+    let ms = integer(ms)?;
+    let expires_ms = store.now_ms().saturating_add_signed(ms);
+    let Some(current) = store.expiry_ms(key) else { return Ok(Answer::Integer(0)) };
+    if only_later && current.is_none_or(|current| expires_ms <= current) {
+        return Ok(Answer::Integer(0));
+    }
+    if ms <= 0 {
+        store.remove(key);
+    } else {
+        store.set_expiry(key, expires_ms);
+    }
+    Ok(Answer::Integer(1))
+}
+
+fn integer(word: &str) -> Result<i64, Failure> {
+    word.parse().map_err(|_| Failure("ERR value is not an integer or out of range".into()))
+}
+
+fn unknown(words: &[&str]) -> Failure {
+    Failure(format!("ERR the embedded keyspace has no such command: {}", words.join(" ")))
+}
+
+/// Numbers become words as in Redis: whole ones without a fraction.
+fn read_words(args: &MultiValue) -> mlua::Result<Vec<String>> {
+    let word = |arg: &Value| match arg {
+        Value::String(text) => Ok(text.to_str()?.to_owned()),
+        Value::Integer(number) => Ok(number.to_string()),
+        Value::Number(number) => Ok(number.to_string()),
+        _ => Err(mlua::Error::runtime("ERR command arguments must be strings or integers")),
+    };
+    args.iter().map(word).collect()
+}
+
+fn to_lua(lua: &Lua, answer: Answer) -> mlua::Result<Value> {
+    Ok(match answer {
+        Answer::Nil => Value::Boolean(false),
+        Answer::Integer(number) => Value::Number(number as f64),
+        Answer::Text(text) => Value::String(lua.create_string(text)?),
+        Answer::Texts(texts) => Value::Table(lua.create_sequence_from(texts)?),
+        Answer::Ok => {
+            let table = lua.create_table()?;
+            table.set("ok", "OK")?;
+            Value::Table(table)
+        }
+    })
+}
+
+impl From<WrongType> for Failure {
+    fn from(WrongType: WrongType) -> Self {
+        Self("WRONGTYPE Operation against a key holding the wrong kind of value".into())
+    }
+}

@@ -1,0 +1,79 @@
+use redis::{ErrorKind, RedisError, ServerErrorKind, Value, aio::ConnectionLike};
+
+use crate::keyspace::{KeyspaceError, Reply, Script};
+
+/// What went wrong with something that was sent.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// No answer came in time.
+    Slow,
+    /// The connection is gone.
+    Gone(String),
+    /// The server does not take writes (any more), and says so on every
+    /// connection that it keeps open.
+    NoMaster(String),
+    /// The server answered with another error.
+    Error(String),
+}
+
+/// Runs a script under its digest, and sends it whole where the server does not
+/// know it (yet, or any more): that loads and runs it at once, so that it
+/// cannot be forgotten in between.
+pub(super) async fn evaluate(
+    connection: &mut impl ConnectionLike,
+    script: &'static Script,
+    keys: &[&str],
+    args: &[&str],
+) -> Result<Reply, Fault> {
+    let digest = script.digest(|source| redis::Script::new(source).get_hash().to_owned());
+    let command = |name: &str, script: &str| {
+        let mut command = redis::cmd(name);
+        command.arg(script).arg(keys.len()).arg(keys).arg(args);
+        command
+    };
+    let answer: Result<Value, RedisError> = command("EVALSHA", digest).query_async(connection).await;
+    let answer = match answer {
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            command("EVAL", script.source).query_async(connection).await
+        }
+        answer => answer,
+    };
+    read_reply(answer?)
+}
+
+fn read_reply(answer: Value) -> Result<Reply, Fault> {
+    let unexpected = || Fault::Error("a script returned something other than an array of words".into());
+    let Value::Array(values) = answer else { return Err(unexpected()) };
+    let word = |value| match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes).map_err(|_| unexpected()),
+        Value::Int(number) => Ok(number.to_string()),
+        _ => Err(unexpected()),
+    };
+    values.into_iter().map(word).collect::<Result<_, _>>().map(Reply::new)
+}
+
+impl From<RedisError> for Fault {
+    fn from(error: RedisError) -> Self {
+        use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly};
+
+        // The error's code and text are the server's; arguments are not in them.
+        match error.kind() {
+            _ if error.is_timeout() => Self::Slow,
+            ErrorKind::Server(ReadOnly | MasterDown | BusyLoading | ClusterDown) => Self::NoMaster(error.to_string()),
+            _ if error.code().is_some() => Self::Error(error.to_string()),
+            ErrorKind::UnexpectedReturnType => Self::Error(error.to_string()),
+            _ => Self::Gone(error.to_string()),
+        }
+    }
+}
+
+impl From<Fault> for KeyspaceError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Slow => Self::NoAnswer("Redis took too long".into()),
+            // Whether it had been sent before the connection went is not known.
+            Fault::Gone(reason) => Self::NoAnswer(reason),
+            Fault::NoMaster(reason) | Fault::Error(reason) => Self::Refused(reason),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+use redis::{ErrorKind, RedisError, aio::MultiplexedConnection};
+
+/// Why Redis cannot be used. Its message is for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("no address of Redis is set")]
+    NoAddress,
+    #[error("the address of Redis begins with {0}://, where redis://, rediss:// or redis+unix:// is expected")]
+    Scheme(String),
+    #[error("the address of Redis, {url}, cannot be used: {reason}")]
+    Address { url: String, reason: String },
+    #[error("Redis refuses the user or the password: {0}")]
+    Password(String),
+    #[error("Redis is version {0}; 7.0 or newer is needed")]
+    Version(String),
+    #[error(
+        "Redis has maxmemory-policy {0}, by which it would evict locks that are held; \
+         set it to noeviction (CONFIG SET maxmemory-policy noeviction, and in redis.conf)"
+    )]
+    Eviction(String),
+    /// It may be usable later.
+    #[error("Redis cannot be reached: {0}")]
+    Away(String),
+    /// It may be promoted, or another server found at the address.
+    #[error("the server at this address is a replica, which takes no locks")]
+    Replica,
+}
+
+impl StartError {
+    /// Whether waiting may help, without anybody changing a setting.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(self, Self::Away(_) | Self::Replica)
+    }
+}
+
+impl From<RedisError> for StartError {
+    fn from(error: RedisError) -> Self {
+        let is_password = error.kind() == ErrorKind::AuthenticationFailed
+            || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"));
+        if is_password { Self::Password(error.to_string()) } else { Self::Away(error.to_string()) }
+    }
+}
+
+/// The oldest version that is supported.
+const VERSION_MIN: u32 = 7;
+
+/// Checks, on the connection that is to be used, that the server can keep its
+/// word. `INFO` says it all; `CONFIG` is often forbidden.
+pub(super) async fn check(connection: &mut MultiplexedConnection) -> Result<(), StartError> {
+    let info: String = redis::cmd("INFO").arg(&["server", "memory", "replication"]).query_async(connection).await?;
+    judge(&info)
+}
+
+fn judge(info: &str) -> Result<(), StartError> {
+    let field = |name: &str| {
+        info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim).unwrap_or_default()
+    };
+    // Valkey tells the version of Redis that it is compatible with.
+    let version = field("redis_version");
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    if major.is_none_or(|major| major < VERSION_MIN) {
+        return Err(StartError::Version(version.to_owned()));
+    }
+    match field("maxmemory_policy") {
+        "noeviction" => {}
+        policy => return Err(StartError::Eviction(policy.to_owned())),
+    }
+    match field("role") {
+        "slave" => Err(StartError::Replica),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_judged_by_what_it_says() {
+        let info = |version, policy, role| {
+            format!("# Server\r\nredis_version:{version}\r\nmaxmemory_policy:{policy}\r\nrole:{role}\r\n")
+        };
+        assert!(judge(&info("7.0.15", "noeviction", "master")).is_ok());
+        assert!(judge(&info("10.1.0", "noeviction", "master")).is_ok());
+        assert!(matches!(judge(&info("6.2.14", "noeviction", "master")), Err(StartError::Version(_))));
+        assert!(matches!(judge(&info("7.0.15", "allkeys-lru", "master")), Err(StartError::Eviction(_))));
+        assert!(matches!(judge(&info("7.0.15", "noeviction", "slave")), Err(StartError::Replica)));
+        assert!(matches!(judge(""), Err(StartError::Version(_))));
+    }
+}

@@ -1,0 +1,192 @@
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use redis::aio::MultiplexedConnection;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    address::Address,
+    call::Fault,
+    check::{StartError, check},
+};
+use crate::keyspace::KeyspaceError;
+
+/// How many scripts in a row may go unanswered before the connection is taken
+/// for dead.
+const SLOW_IN_A_ROW_MAX: u32 = 3;
+/// How often the connection and the server's clock are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long to pause between two tries to connect: at first, and at most. The
+/// most is short enough to be back within a second of the server.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(400);
+
+/// The one connection that all scripts share, and the task that replaces it.
+pub(super) struct Link {
+    live: watch::Receiver<Option<Arc<Live>>>,
+    /// What the server's clock said, and when that was heard.
+    clock: Arc<Mutex<Option<(u64, Instant)>>>,
+}
+
+/// A connection whose server was checked.
+pub(super) struct Live {
+    pub(super) connection: MultiplexedConnection,
+    slow_in_a_row: AtomicU32,
+    broken: CancellationToken,
+}
+
+impl Link {
+    /// Connects, and goes on connecting until `stop`.
+    ///
+    /// # Errors
+    /// When the server must not be used as it is. One that cannot be reached is
+    /// waited for.
+    pub(super) async fn start(address: Address, stop: CancellationToken) -> Result<Arc<Self>, StartError> {
+        let (sender, live) = watch::channel(None);
+        let clock = Arc::new(Mutex::new(None));
+        let mut supervisor = Supervisor { address, live: sender, clock: clock.clone() };
+        let first = match supervisor.connect().await {
+            Ok(live) => Some(live),
+            Err(error) if error.is_passing() => {
+                tracing::warn!(%error, redis = supervisor.address.shown, "waiting for Redis");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        // Published before the first request, not when the task comes to it.
+        supervisor.live.send_replace(first.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(supervisor.run(first)).await });
+        Ok(Arc::new(Self { live, clock }))
+    }
+
+    /// The connection, waiting for one until `deadline`.
+    pub(super) async fn live(&self, deadline: Instant) -> Result<Arc<Live>, KeyspaceError> {
+        if let Some(live) = &*self.live.borrow() {
+            return Ok(live.clone());
+        }
+        let mut receiver = self.live.clone();
+        match timeout_at(deadline, receiver.wait_for(Option::is_some)).await {
+            Ok(Ok(live)) => live.clone().ok_or_else(not_connected),
+            Ok(Err(_)) | Err(_) => Err(not_connected()),
+        }
+    }
+
+    /// The server's time, at most the time of an answer behind: counted from
+    /// when its word was heard, as if it had been spoken only then.
+    pub(super) fn now_us(&self) -> Option<u64> {
+        let (time_us, heard_at) = (*self.clock.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Some(time_us + heard_at.elapsed().as_micros() as u64)
+    }
+}
+
+fn not_connected() -> KeyspaceError {
+    KeyspaceError::NotSent("there is no connection to Redis".into())
+}
+
+impl Live {
+    /// Takes note of an answer.
+    pub(super) fn answered(&self) {
+        if self.slow_in_a_row.load(Ordering::Relaxed) != 0 {
+            self.slow_in_a_row.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes note of a fault, and gives the connection up when it is to blame.
+    pub(super) fn note(&self, fault: &Fault) {
+        let is_broken = match fault {
+            Fault::Slow => self.slow_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= SLOW_IN_A_ROW_MAX,
+            Fault::Gone(_) | Fault::NoMaster(_) => true,
+            Fault::Error(_) => false,
+        };
+        if is_broken {
+            self.broken.cancel();
+        }
+    }
+}
+
+struct Supervisor {
+    address: Address,
+    live: watch::Sender<Option<Arc<Live>>>,
+    clock: Arc<Mutex<Option<(u64, Instant)>>>,
+}
+
+impl Supervisor {
+    async fn run(mut self, first: Option<Arc<Live>>) {
+        let mut next = first;
+        loop {
+            let live = match next.take() {
+                Some(live) => live,
+                None => self.reconnect().await,
+            };
+            self.live.send_replace(Some(live.clone()));
+            let reason = self.watch(&live).await;
+            self.live.send_replace(None);
+            tracing::warn!(redis = self.address.shown, reason, "lost the connection to Redis");
+        }
+    }
+
+    /// Tries until there is a connection to a server that can be used. What is
+    /// wrong is logged when it changes, not with every try.
+    async fn reconnect(&mut self) -> Arc<Live> {
+        let pauses = || {
+            ExponentialBuilder::default()
+                .with_min_delay(PAUSE_MIN)
+                .with_max_delay(PAUSE_MAX)
+                .with_jitter()
+                .without_max_times()
+                .build()
+        };
+        let mut pause = pauses();
+        let mut logged = String::new();
+        loop {
+            let error = match self.connect().await {
+                Ok(live) => {
+                    tracing::info!(redis = self.address.shown, "connected to Redis");
+                    return live;
+                }
+                Err(error) => error,
+            };
+            let complaint = error.to_string();
+            if !error.is_passing() && complaint != logged {
+                tracing::error!(%error, "Redis is there and must not be used as it is");
+                logged = complaint;
+            }
+            sleep(pause.next().unwrap_or(PAUSE_MAX)).await;
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Arc<Live>, StartError> {
+        let mut connection = self.address.connect().await?;
+        check(&mut connection).await?;
+        self.hear_time(&mut connection).await?;
+        Ok(Arc::new(Live { connection, slow_in_a_row: AtomicU32::new(0), broken: CancellationToken::new() }))
+    }
+
+    /// Looks at the connection until it has to be given up; returns why.
+    async fn watch(&mut self, live: &Live) -> String {
+        let mut connection = live.connection.clone();
+        while live.broken.run_until_cancelled(sleep(LOOK_INTERVAL)).await.is_some() {
+            if let Err(error) = self.hear_time(&mut connection).await {
+                return error.to_string();
+            }
+        }
+        "it failed a request".into()
+    }
+
+    async fn hear_time(&mut self, connection: &mut MultiplexedConnection) -> redis::RedisResult<()> {
+        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
+        let heard = (seconds * 1_000_000 + micros, Instant::now());
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(heard);
+        Ok(())
+    }
+}
