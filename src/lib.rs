@@ -5,9 +5,11 @@
 //! - [`config`][]: every setting, with its variable, default and unit.
 //! - [`lock`][]: the domain, pure: names, leases, fences, grants, outcomes.
 //! - [`keyspace`][]: where scripts run: Redis, or embedded in the process.
+//! - [`locks`][]: the service: one function per operation, each one script call.
 //!
 //! The scripts that decide about locks stand in `lua/`, one file per operation.
 
 pub mod config;
 pub mod keyspace;
 pub mod lock;
+pub mod locks;

@@ -1,0 +1,41 @@
+-- Renews the lease of a lock for its holder.
+--
+-- KEYS[1] lock, KEYS[2] held, KEYS[3] bucket: as in acquire.lua
+-- ARGV[1] interval_us, ARGV[2] burst_us: the rate; both '' when already paid
+-- ARGV[3] account, ARGV[4] owner: who asks; the owner is '' for none
+-- ARGV[5] place: what stands in `held`
+-- ARGV[6] lease_ms
+-- ARGV[7] fence: that of the grant to renew, or '' for whichever is current
+--
+-- Returns one of
+--   {'renewed', backlog_us, fence, expires_ms}
+--   {'not_held', backlog_us}
+--   {'held_by_another', backlog_us}   also when the fence is not the current one
+--   {'rate_limited', backlog_us, retry_after_us}
+-- where backlog_us is how far the bucket's time lies ahead, '0' when paid.
+local now = time_us()
+local backlog, refusal = pay(KEYS[3], now, ARGV[1], ARGV[2])
+if refusal then
+  return refusal
+end
+
+local grant = redis.call('GET', KEYS[1])
+if not grant then
+  return {'not_held', backlog}
+end
+local holder = ARGV[3] .. '\n' .. ARGV[4] .. '\n'
+if string.sub(grant, 1, #holder) ~= holder then
+  return {'held_by_another', backlog}
+end
+local fence = string.match(grant, '^%d+', #holder + 1)
+if ARGV[7] ~= '' and ARGV[7] ~= fence then
+  return {'held_by_another', backlog}
+end
+
+-- PEXPIRE stands first: with its memory full Redis lets a script go on that has
+-- begun to write, but not begin with a write that may need memory.
+redis.call('PEXPIRE', KEYS[1], ARGV[6])
+local expires_ms = word(math.floor(now / 1000) + tonumber(ARGV[6]))
+redis.call('ZADD', KEYS[2], 'XX', expires_ms, ARGV[5])
+redis.call('PEXPIRE', KEYS[2], ARGV[6], 'GT')
+return {'renewed', backlog, fence, expires_ms}

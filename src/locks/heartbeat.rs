@@ -1,0 +1,48 @@
+use std::time::Duration;
+
+use super::{
+    Locks, LocksError,
+    request::{Answer, HeartbeatRequest, Keys, rate_args, read_standing, script},
+    stored::read_time,
+};
+use crate::{
+    keyspace::{Reply, Script},
+    lock::{Grant, Heartbeaten, Lease, NotHeld},
+};
+
+static HEARTBEAT: Script = script!("heartbeat");
+
+impl Locks {
+    /// Renews the lease of a lock, if the claimant holds it.
+    ///
+    /// # Errors
+    /// When the keyspace gave no answer in time; the lease may be renewed then.
+    pub async fn heartbeat(&self, request: &HeartbeatRequest) -> Result<Answer<Heartbeaten>, LocksError> {
+        let account = request.claimant.account.to_string();
+        let place = request.lock.to_string();
+        let keys = Keys::new(&self.keyspace, &place, &account, &request.payment);
+        let [interval_us, burst_us] = rate_args(&request.payment);
+        let args = [
+            &*interval_us,
+            &burst_us,
+            &account,
+            request.claimant.owner_text(),
+            &place,
+            &request.lease.as_ms().to_string(),
+            &request.fence.map(|fence| fence.to_string()).unwrap_or_default(),
+        ];
+        let reply = self.keyspace.run(&HEARTBEAT, &[&keys.lock, &keys.held, &keys.bucket], &args).await?;
+        let outcome = read_heartbeaten(&reply, request.lease)?;
+        Ok(Answer { outcome, standing: read_standing(&reply, &request.payment)? })
+    }
+}
+
+fn read_heartbeaten(reply: &Reply, lease: Lease) -> Result<Heartbeaten, LocksError> {
+    Ok(match reply.status() {
+        "renewed" => Heartbeaten::Renewed(Grant { fence: reply.word(2)?, lease, expires_at: read_time(reply, 3)? }),
+        "not_held" => Heartbeaten::Refused(NotHeld::Free),
+        "held_by_another" => Heartbeaten::Refused(NotHeld::HeldByAnother),
+        "rate_limited" => Heartbeaten::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) },
+        _ => return Err(reply.bad().into()),
+    })
+}

@@ -1,0 +1,80 @@
+use std::{sync::Arc, time::Duration};
+
+use tokio::{runtime::Handle, sync::Semaphore, time};
+
+use super::{
+    Locks,
+    release::release_attempt,
+    request::{AcquireRequest, Claimant, LockId},
+};
+use crate::{
+    keyspace::Keyspace,
+    lock::{Attempt, Lease},
+};
+
+/// Takes back what an attempt may have been granted when it is dropped, unless
+/// disarmed before: a grant whose answer nobody has must not stay for a lease.
+pub(super) struct Undo {
+    armed: Option<Undoing>,
+}
+
+struct Undoing {
+    keyspace: Keyspace,
+    places: Arc<Semaphore>,
+    lock: LockId,
+    claimant: Claimant,
+    attempt: Attempt,
+    lease: Lease,
+}
+
+impl Undo {
+    pub(super) fn armed(locks: &Locks, request: &AcquireRequest, attempt: Attempt) -> Self {
+        let undoing = Undoing {
+            keyspace: locks.keyspace.clone(),
+            places: locks.undoings.clone(),
+            lock: request.lock.clone(),
+            claimant: request.claimant.clone(),
+            attempt,
+            lease: request.lease,
+        };
+        Self { armed: Some(undoing) }
+    }
+
+    pub(super) fn disarm(mut self) {
+        self.armed = None;
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        let Some(undoing) = self.armed.take() else { return };
+        // Without a runtime the process is about to end; the lease will lapse.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(undoing.run());
+        }
+    }
+}
+
+impl Undoing {
+    const PAUSE_MIN: Duration = Duration::from_millis(50);
+    const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+    /// Tries until the keyspace answers, at the longest until the lease has
+    /// lapsed by itself.
+    async fn run(self) {
+        let Ok(_place) = self.places.try_acquire() else {
+            tracing::warn!("too many acquires without an answer: their grants are left to lapse");
+            return;
+        };
+        let mut pause = Self::PAUSE_MIN;
+        let tries = async {
+            while release_attempt(&self.keyspace, &self.lock, &self.claimant, self.attempt).await.is_err() {
+                time::sleep(pause).await;
+                pause = (pause * 2).min(Self::PAUSE_MAX);
+            }
+        };
+        if time::timeout(self.lease.as_duration(), tries).await.is_err() {
+            tracing::debug!("a grant whose answer was lost lapsed before it could be taken back");
+        }
+    }
+}
