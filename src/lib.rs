@@ -6,9 +6,11 @@
 //! - [`lock`][]: the domain, pure: names, leases, fences, grants, outcomes.
 //! - [`keyspace`][]: where scripts run: Redis, or embedded in the process.
 //! - [`locks`][]: the service: one function per operation, each one script call.
+//! - [`accounts`][]: accounts, tokens, plans, namespaces, audit; the only room with SQL.
 //!
 //! The scripts that decide about locks stand in `lua/`, one file per operation.
 
+pub mod accounts;
 pub mod config;
 pub mod keyspace;
 pub mod lock;

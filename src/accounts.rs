@@ -1,0 +1,28 @@
+//! Accounts, tokens, plans, namespaces and the audit log: the only room with
+//! SQL. [`Database`] is for those who change them, [`Directory`] for those who
+//! want to know whose a token is, thousands of times a second.
+
+mod account;
+mod cache;
+mod caller;
+mod change;
+mod database;
+mod directory;
+mod error;
+mod lookup;
+mod namespace;
+mod plan;
+mod token;
+mod usage;
+mod watch;
+
+pub use self::{
+    account::{AccountInfo, NewAccount},
+    caller::{Caller, LeaseOutOfRange, NamespaceDenied, Scopes},
+    database::Database,
+    directory::{Directory, FindError, Reach},
+    error::AccountsError,
+    namespace::NamespaceInfo,
+    plan::{Plan, PlanChange},
+    token::{NewToken, Token, TokenHash, TokenInfo, TokenRequest},
+};

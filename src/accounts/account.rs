@@ -1,0 +1,231 @@
+use serde::Serialize;
+use sqlx::{AnyConnection, Row, any::AnyRow};
+use uuid::Uuid;
+
+use super::{
+    AccountsError, Database, NewToken, Plan, Scopes, TokenRequest,
+    change::{Change, now_ms},
+};
+use crate::lock::{AccountId, Label, Lease, Namespace};
+
+/// What is known of an account.
+#[derive(Clone, Debug, Serialize)]
+pub struct AccountInfo {
+    #[serde(serialize_with = "as_text")]
+    pub id: AccountId,
+    pub email: String,
+    pub plan: String,
+    /// Its own lease in milliseconds, if it has set one.
+    pub lease_ms: Option<i64>,
+    /// Times are milliseconds since 1970.
+    pub suspended_at: Option<i64>,
+    pub created_at: i64,
+}
+
+/// An account that was made, and its first token.
+#[derive(Clone, Debug)]
+pub struct NewAccount {
+    pub account: AccountInfo,
+    pub token: NewToken,
+}
+
+/// The first account of an embedded database, whose owner is whoever sits at
+/// the machine.
+const FIRST_EMAIL: &str = "owner@localhost";
+const FIRST_PLAN: &str = "business";
+
+impl Database {
+    /// The longest e-mail address, in bytes (RFC 5321, with the erratum 1690 of
+    /// RFC 3696).
+    pub const EMAIL_BYTES_MAX: usize = 254;
+
+    /// Makes an account with its first token, which may do everything.
+    ///
+    /// # Errors
+    /// When the address is none or has an account, or there is no such plan.
+    pub async fn create_account(&self, email: &str, plan: &str, label: Label) -> Result<NewAccount, AccountsError> {
+        let mut change = self.change("operator").await?;
+        let made = change.add_account(email, plan, label).await?;
+        change.commit().await?;
+        Ok(made)
+    }
+
+    /// Makes the first account of a database that has none, `None` if it has.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn first_account(&self) -> Result<Option<NewAccount>, AccountsError> {
+        let mut change = self.change("server").await?;
+        let accounts: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM accounts").fetch_one(change.connection()).await?;
+        if accounts > 0 {
+            return Ok(None);
+        }
+        let label = Label::parse("first").map_err(|_| AccountsError::Corrupt("the first label"))?;
+        let made = change.add_account(FIRST_EMAIL, FIRST_PLAN, label).await?;
+        change.commit().await?;
+        Ok(Some(made))
+    }
+
+    /// Lists all accounts, the oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn list_accounts(&self) -> Result<Vec<AccountInfo>, AccountsError> {
+        let rows = sqlx::query("SELECT * FROM accounts ORDER BY created_at, id").fetch_all(self.pool()).await?;
+        rows.iter().map(AccountInfo::read).collect()
+    }
+
+    /// Looks at one account, by its e-mail address or id.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn show_account(&self, account: &str) -> Result<AccountInfo, AccountsError> {
+        find_account(&mut *self.pool().acquire().await?, account).await
+    }
+
+    /// Puts an account on another plan.
+    ///
+    /// # Errors
+    /// When there is no such account or plan.
+    pub async fn set_plan(&self, account: &str, plan: &str) -> Result<(), AccountsError> {
+        let mut change = self.change("operator").await?;
+        let account = change.find_account(account).await?;
+        change.find_plan(plan).await?;
+        sqlx::query("UPDATE accounts SET plan = $1 WHERE id = $2")
+            .bind(plan)
+            .bind(account.id.to_string())
+            .execute(change.connection())
+            .await?;
+        let detail = serde_json::json!({ "before": account.plan, "after": plan });
+        change.finish(&account, "account.set-plan", detail).await
+    }
+
+    /// Gives an account a lease of its own, or takes it away.
+    ///
+    /// # Errors
+    /// When there is no such account, or its plan has no such lease.
+    pub async fn set_lease(&self, account: &str, lease: Option<Lease>) -> Result<(), AccountsError> {
+        let mut change = self.change("operator").await?;
+        let account = change.find_account(account).await?;
+        let Plan { name: plan, lease_min: min, lease_max: max, .. } = change.find_plan(&account.plan).await?;
+        if let Some(lease) = lease.filter(|lease| *lease < min || max < *lease) {
+            return Err(AccountsError::Lease { plan, min, max, lease });
+        }
+        let lease_ms = lease.map(|lease| lease.as_ms() as i64);
+        sqlx::query("UPDATE accounts SET lease_ms = $1 WHERE id = $2")
+            .bind(lease_ms)
+            .bind(account.id.to_string())
+            .execute(change.connection())
+            .await?;
+        let detail = serde_json::json!({ "before_ms": account.lease_ms, "after_ms": lease_ms });
+        change.finish(&account, "account.set-lease", detail).await
+    }
+
+    /// Suspends an account, or lets it go on. Doing so twice changes nothing.
+    ///
+    /// # Errors
+    /// When there is no such account.
+    pub async fn set_suspended(&self, account: &str, suspended: bool) -> Result<(), AccountsError> {
+        let mut change = self.change("operator").await?;
+        let account = change.find_account(account).await?;
+        if account.suspended_at.is_some() == suspended {
+            return Ok(());
+        }
+        sqlx::query("UPDATE accounts SET suspended_at = $1 WHERE id = $2")
+            .bind(suspended.then(now_ms))
+            .bind(account.id.to_string())
+            .execute(change.connection())
+            .await?;
+        let action = if suspended { "account.suspend" } else { "account.resume" };
+        change.finish(&account, action, serde_json::json!({})).await
+    }
+}
+
+impl Change<'_> {
+    pub(super) async fn find_account(&mut self, account: &str) -> Result<AccountInfo, AccountsError> {
+        find_account(self.connection(), account).await
+    }
+
+    /// Records, marks the account as changed, and commits.
+    pub(super) async fn finish(
+        mut self,
+        account: &AccountInfo,
+        action: &str,
+        detail: serde_json::Value,
+    ) -> Result<(), AccountsError> {
+        self.record(Some(account.id), action, detail).await?;
+        self.touch_account(account.id).await?;
+        self.commit().await
+    }
+
+    async fn add_account(&mut self, email: &str, plan: &str, label: Label) -> Result<NewAccount, AccountsError> {
+        check_email(email)?;
+        self.find_plan(plan).await?;
+        if self.find_account(email).await.is_ok() {
+            return Err(AccountsError::Exists { what: "an account for", name: email.into() });
+        }
+        let account = AccountInfo {
+            id: AccountId(Uuid::now_v7()),
+            email: email.into(),
+            plan: plan.into(),
+            lease_ms: None,
+            suspended_at: None,
+            created_at: now_ms(),
+        };
+        sqlx::query(
+            "INSERT INTO accounts (id, email, email_lower, plan, created_at, revision) VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(account.id.to_string())
+        .bind(email)
+        .bind(email.to_lowercase())
+        .bind(plan)
+        .bind(account.created_at)
+        .bind(self.seq())
+        .execute(self.connection())
+        .await?;
+        self.record(Some(account.id), "account.create", serde_json::json!({ "plan": plan })).await?;
+        let scopes = Scopes { lock: true, manage: true };
+        let request = TokenRequest { label, scopes, namespace: Namespace::PUBLIC.into() };
+        let token = self.add_token(&account, &request).await?;
+        Ok(NewAccount { account, token })
+    }
+}
+
+impl AccountInfo {
+    fn read(row: &AnyRow) -> Result<Self, AccountsError> {
+        let id: String = row.try_get("id")?;
+        Ok(Self {
+            id: id.parse().map_err(|_| AccountsError::Corrupt("an account's id"))?,
+            email: row.try_get("email")?,
+            plan: row.try_get("plan")?,
+            lease_ms: row.try_get("lease_ms")?,
+            suspended_at: row.try_get("suspended_at")?,
+            created_at: row.try_get("created_at")?,
+        })
+    }
+}
+
+async fn find_account(connection: &mut AnyConnection, account: &str) -> Result<AccountInfo, AccountsError> {
+    let row = sqlx::query("SELECT * FROM accounts WHERE id = $1 OR email_lower = $2")
+        .bind(account)
+        .bind(account.to_lowercase())
+        .fetch_optional(connection)
+        .await?;
+    let row = row.ok_or_else(|| AccountsError::NotFound { what: "account", name: account.into() })?;
+    AccountInfo::read(&row)
+}
+
+/// Only what tells an address from something else: whether there is a mailbox
+/// is for a message to find out.
+fn check_email(email: &str) -> Result<(), AccountsError> {
+    let is_sound = email.len() <= Database::EMAIL_BYTES_MAX
+        && !email.chars().any(|c| c.is_whitespace() || c.is_control())
+        && email
+            .split_once('@')
+            .is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !host.contains('@'));
+    is_sound.then_some(()).ok_or_else(|| AccountsError::Email(email.chars().take(100).collect()))
+}
+
+fn as_text<S: serde::Serializer>(id: &AccountId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(id)
+}

@@ -1,0 +1,90 @@
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sqlx::{Any, AnyConnection, Transaction};
+use uuid::Uuid;
+
+use super::{AccountsError, Database, Plan};
+use crate::lock::AccountId;
+
+/// A change of the database: one transaction that has a number of its own, and
+/// leaves a row in the audit log.
+///
+/// The number is taken first and its row stays locked until the end. So numbers
+/// are committed in their order, and a server that asks what has changed since
+/// the number it saw last misses nothing.
+pub(super) struct Change<'a> {
+    transaction: Transaction<'a, Any>,
+    seq: i64,
+    actor: &'static str,
+}
+
+impl Database {
+    /// Begins a change on behalf of `actor`.
+    pub(super) async fn change(&self, actor: &'static str) -> Result<Change<'_>, AccountsError> {
+        self.check_version().await?;
+        let mut transaction = self.pool().begin().await?;
+        let seq = sqlx::query_scalar("UPDATE revision SET seq = seq + 1 WHERE one = 1 RETURNING seq")
+            .fetch_one(&mut *transaction)
+            .await?;
+        Ok(Change { transaction, seq, actor })
+    }
+}
+
+impl Change<'_> {
+    pub(super) fn seq(&self) -> i64 {
+        self.seq
+    }
+
+    pub(super) fn connection(&mut self) -> &mut AnyConnection {
+        &mut self.transaction
+    }
+
+    /// Marks an account as changed, so that servers drop what they know of it.
+    pub(super) async fn touch_account(&mut self, account: AccountId) -> Result<(), AccountsError> {
+        sqlx::query("UPDATE accounts SET revision = $1 WHERE id = $2")
+            .bind(self.seq)
+            .bind(account.to_string())
+            .execute(self.connection())
+            .await?;
+        Ok(())
+    }
+
+    /// Writes to the audit log what is done.
+    pub(super) async fn record(
+        &mut self,
+        account: Option<AccountId>,
+        action: &str,
+        detail: serde_json::Value,
+    ) -> Result<(), AccountsError> {
+        let actor = self.actor;
+        sqlx::query("INSERT INTO audit (id, at, account, actor, action, detail) VALUES ($1, $2, $3, $4, $5, $6)")
+            .bind(Uuid::now_v7().to_string())
+            .bind(now_ms())
+            .bind(account.map(|account| account.to_string()))
+            .bind(actor)
+            .bind(action)
+            .bind(detail.to_string())
+            .execute(self.connection())
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn find_plan(&mut self, name: &str) -> Result<Plan, AccountsError> {
+        let row = sqlx::query("SELECT p.*, p.name AS plan_name FROM plans p WHERE p.name = $1")
+            .bind(name)
+            .fetch_optional(self.connection())
+            .await?;
+        let row = row.ok_or_else(|| AccountsError::NotFound { what: "plan", name: name.into() })?;
+        Plan::read(&row)
+    }
+
+    pub(super) async fn commit(self) -> Result<(), AccountsError> {
+        Ok(self.transaction.commit().await?)
+    }
+}
+
+/// Milliseconds since 1970. These times are for people to read; nothing is
+/// decided by them.
+pub(super) fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}

@@ -1,0 +1,32 @@
+use crate::lock::{Lease, NamespaceError};
+
+/// Why something about accounts was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountsError {
+    #[error("there is no {what} {name:?}")]
+    NotFound { what: &'static str, name: String },
+    #[error("there is already {what} {name:?}")]
+    Exists { what: &'static str, name: String },
+    #[error("{0:?} is no e-mail address")]
+    Email(String),
+    #[error("plan {plan:?} has leases from {min} to {max}, not {lease}")]
+    Lease { plan: String, min: Lease, max: Lease, lease: Lease },
+    #[error("plan {0:?} has no private namespaces")]
+    NoPrivateNamespaces(String),
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    #[error("an account has at most {max} {what}")]
+    TooMany { what: &'static str, max: u64 },
+    #[error("a plan cannot have {0}")]
+    Plan(String),
+    #[error("the database is not at this version; run lockable migrate")]
+    NotMigrated,
+    #[error("the database failed: {0}")]
+    Sql(#[from] sqlx::Error),
+    #[error("the database cannot be migrated: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("the address of the database begins with {0}:, where sqlite: or postgres: is expected")]
+    Scheme(String),
+    #[error("the database holds what it should not: {0}")]
+    Corrupt(&'static str),
+}

@@ -1,0 +1,101 @@
+use std::collections::BTreeSet;
+
+use sqlx::{Row, any::AnyRow};
+use uuid::Uuid;
+
+use super::{AccountsError, Caller, Database, Plan, Scopes, TokenHash};
+use crate::lock::{AccountId, Label, Lease, Namespace, NamespaceId};
+
+/// What has changed after a certain change.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// The number of the last change.
+    pub seq: i64,
+    pub accounts: BTreeSet<AccountId>,
+    pub plans: bool,
+    /// The hashes of all tokens of these accounts.
+    pub hashes: Vec<String>,
+}
+
+impl Database {
+    /// Reads whose a token is, and the number of the last change before that.
+    /// `None` for a token that is unknown or revoked.
+    pub(super) async fn find_caller(&self, hash: &TokenHash) -> Result<Option<(i64, Caller)>, AccountsError> {
+        let row = sqlx::query(
+            "SELECT r.seq, t.id, t.account, t.label, t.may_lock, t.may_manage, t.default_namespace, t.last_used_hour, \
+             a.lease_ms, a.suspended_at, p.*, p.name AS plan_name \
+             FROM tokens t JOIN accounts a ON a.id = t.account JOIN plans p ON p.name = a.plan, revision r \
+             WHERE t.hash = $1 AND t.revoked_at IS NULL",
+        )
+        .bind(hash.to_string())
+        .fetch_optional(self.pool())
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let account: String = row.try_get("account")?;
+        let namespaces = sqlx::query("SELECT id, name FROM namespaces WHERE account = $1 ORDER BY name")
+            .bind(&account)
+            .fetch_all(self.pool())
+            .await?;
+        let caller = Caller {
+            account: account.parse().map_err(|_| AccountsError::Corrupt("an account's id"))?,
+            token: Uuid::try_parse(row.try_get("id")?).map_err(|_| AccountsError::Corrupt("a token's id"))?,
+            label: Label::parse(row.try_get::<String, _>("label")?)
+                .map_err(|_| AccountsError::Corrupt("a token's label"))?,
+            scopes: Scopes {
+                lock: row.try_get::<i64, _>("may_lock")? != 0,
+                manage: row.try_get::<i64, _>("may_manage")? != 0,
+            },
+            suspended: row.try_get::<Option<i64>, _>("suspended_at")?.is_some(),
+            plan: Plan::read(&row)?,
+            own_lease: row.try_get::<Option<i64>, _>("lease_ms")?.map(|ms| Lease::from_ms(ms.max(0) as u64)),
+            namespaces: namespaces.iter().map(read_namespace).collect::<Result<_, _>>()?,
+            default_namespace: row.try_get::<String, _>("default_namespace")?.parse()?,
+            last_used_hour: row.try_get("last_used_hour")?,
+        };
+        Ok(Some((row.try_get("seq")?, caller)))
+    }
+
+    /// The number of the last change.
+    pub(super) async fn last_change(&self) -> Result<i64, AccountsError> {
+        Ok(sqlx::query_scalar("SELECT seq FROM revision").fetch_one(self.pool()).await?)
+    }
+
+    /// What has changed after the change with the number `seen`.
+    pub(super) async fn changes_since(&self, seen: i64) -> Result<Changes, AccountsError> {
+        // The number first: what is committed after it is found next time again.
+        let seq = self.last_change().await?;
+        let plans: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM plans WHERE revision > $1")
+            .bind(seen)
+            .fetch_one(self.pool())
+            .await?;
+        let ids: Vec<String> =
+            sqlx::query_scalar("SELECT id FROM accounts WHERE revision > $1").bind(seen).fetch_all(self.pool()).await?;
+        let hashes =
+            sqlx::query_scalar("SELECT t.hash FROM tokens t JOIN accounts a ON a.id = t.account WHERE a.revision > $1")
+                .bind(seen)
+                .fetch_all(self.pool())
+                .await?;
+        let accounts = ids.iter().map(|id| id.parse().map_err(|_| AccountsError::Corrupt("an account's id")));
+        Ok(Changes { seq, accounts: accounts.collect::<Result<_, _>>()?, plans: plans > 0, hashes })
+    }
+
+    /// Notes when tokens were last used, in hours since 1970.
+    pub(super) async fn note_used(&self, used: &[(Uuid, i64)]) -> Result<(), AccountsError> {
+        let mut transaction = self.pool().begin().await?;
+        for (token, hour) in used {
+            sqlx::query(
+                "UPDATE tokens SET last_used_hour = $1 WHERE id = $2 AND (last_used_hour IS NULL OR last_used_hour < $1)",
+            )
+            .bind(hour)
+            .bind(token.to_string())
+            .execute(&mut *transaction)
+            .await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+}
+
+fn read_namespace(row: &AnyRow) -> Result<Namespace, AccountsError> {
+    let id: NamespaceId = row.try_get::<String, _>("id")?.parse()?;
+    Ok(Namespace { id, name: row.try_get("name")? })
+}

@@ -1,0 +1,69 @@
+-- One schema for SQLite and PostgreSQL: texts and 64-bit integers alone. Times
+-- are milliseconds since 1970, truth values 0 or 1.
+
+-- Counts changes. Each takes the next number and holds the row until it is
+-- committed, so whoever has seen number N has seen all that came before it.
+CREATE TABLE revision (
+    one BIGINT PRIMARY KEY CHECK (one = 1),
+    seq BIGINT NOT NULL
+);
+INSERT INTO revision (one, seq) VALUES (1, 0);
+
+CREATE TABLE plans (
+    name TEXT PRIMARY KEY,
+    rate_per_second BIGINT NOT NULL,
+    burst BIGINT NOT NULL,
+    lease_default_ms BIGINT NOT NULL,
+    lease_min_ms BIGINT NOT NULL,
+    lease_max_ms BIGINT NOT NULL,
+    locks_max BIGINT NOT NULL,
+    waiters_max BIGINT NOT NULL,
+    private_namespaces BIGINT NOT NULL,
+    revision BIGINT NOT NULL
+);
+INSERT INTO plans VALUES ('hobbyist', 10, 50, 60000, 60000, 60000, 100, 10, 0, 0);
+INSERT INTO plans VALUES ('business', 1000, 2000, 60000, 1000, 86400000, 100000, 10000, 1, 0);
+
+CREATE TABLE accounts (
+    id TEXT PRIMARY KEY,
+    email TEXT NOT NULL,
+    email_lower TEXT NOT NULL UNIQUE,
+    plan TEXT NOT NULL REFERENCES plans (name),
+    lease_ms BIGINT,
+    suspended_at BIGINT,
+    created_at BIGINT NOT NULL,
+    revision BIGINT NOT NULL
+);
+
+CREATE TABLE namespaces (
+    id TEXT PRIMARY KEY,
+    account TEXT NOT NULL REFERENCES accounts (id),
+    name TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    UNIQUE (account, name)
+);
+
+CREATE TABLE tokens (
+    id TEXT PRIMARY KEY,
+    account TEXT NOT NULL REFERENCES accounts (id),
+    hash TEXT NOT NULL UNIQUE,
+    label TEXT NOT NULL,
+    may_lock BIGINT NOT NULL,
+    may_manage BIGINT NOT NULL,
+    default_namespace TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    last_used_hour BIGINT,
+    revoked_at BIGINT
+);
+CREATE INDEX tokens_account ON tokens (account);
+
+-- Rows are added and never changed.
+CREATE TABLE audit (
+    id TEXT PRIMARY KEY,
+    at BIGINT NOT NULL,
+    account TEXT,
+    actor TEXT NOT NULL,
+    action TEXT NOT NULL,
+    detail TEXT NOT NULL
+);
+CREATE INDEX audit_account ON audit (account, at);

@@ -1,0 +1,226 @@
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use sqlx::Row;
+use uuid::Uuid;
+
+use super::{
+    AccountInfo, AccountsError, Database, Scopes,
+    change::{Change, now_ms},
+};
+use crate::lock::{AccountId, Label, Namespace, NamespaceId};
+
+/// What a client authenticates with. It does not print.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Uuid);
+
+/// The SHA-256 of a token: all that is kept of it. A token has 122 random bits,
+/// so neither salt nor a slow function would make it harder to guess.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TokenHash([u8; 32]);
+
+/// A token that is to be made.
+#[derive(Clone, Debug)]
+pub struct TokenRequest {
+    pub label: Label,
+    pub scopes: Scopes,
+    /// The name of the namespace in which its locks are unless a request names
+    /// another.
+    pub namespace: String,
+}
+
+/// A token that was made. It is known here and now, and never again.
+#[derive(Clone, Debug)]
+pub struct NewToken {
+    pub id: Uuid,
+    pub token: Token,
+}
+
+/// What is known of a token later.
+#[derive(Clone, Debug, Serialize)]
+pub struct TokenInfo {
+    pub id: String,
+    pub label: String,
+    pub scopes: Scopes,
+    /// The name of its default namespace.
+    pub namespace: String,
+    /// Times are milliseconds since 1970.
+    pub created_at: i64,
+    /// To the hour.
+    pub last_used_at: Option<i64>,
+    pub revoked_at: Option<i64>,
+}
+
+impl Token {
+    /// A new token, from the operating system's random source.
+    pub fn generate() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    /// Reads a token in the usual form of a UUID, `None` if it is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        // The other forms that UUIDs are written in would make one token many.
+        let is_hyphenated = text.len() == 36;
+        Uuid::try_parse(text).ok().filter(|_| is_hyphenated).map(Self)
+    }
+
+    /// The token in plain text, for the one who is given it.
+    pub fn reveal(&self) -> String {
+        self.0.to_string()
+    }
+
+    pub fn hash(&self) -> TokenHash {
+        TokenHash(Sha256::digest(self.0.to_string().as_bytes()).into())
+    }
+}
+
+impl Database {
+    /// How many tokens an account may have that are not revoked.
+    pub const TOKENS_MAX: u64 = 1000;
+
+    /// Makes a token for an account.
+    ///
+    /// # Errors
+    /// When there is no such account or namespace, or too many tokens.
+    pub async fn create_token(&self, account: &str, request: &TokenRequest) -> Result<NewToken, AccountsError> {
+        let mut change = self.change("operator").await?;
+        let account = change.find_account(account).await?;
+        let made = change.add_token(&account, request).await?;
+        change.touch_account(account.id).await?;
+        change.commit().await?;
+        Ok(made)
+    }
+
+    /// Lists the tokens of an account, the oldest first.
+    ///
+    /// # Errors
+    /// When there is no such account.
+    pub async fn list_tokens(&self, account: &str) -> Result<Vec<TokenInfo>, AccountsError> {
+        let account = self.show_account(account).await?;
+        let rows = sqlx::query(
+            "SELECT t.id, t.label, t.may_lock, t.may_manage, t.created_at, t.last_used_hour, t.revoked_at, \
+             COALESCE(n.name, 'public') AS namespace \
+             FROM tokens t LEFT JOIN namespaces n ON n.id = t.default_namespace WHERE t.account = $1 ORDER BY t.id",
+        )
+        .bind(account.id.to_string())
+        .fetch_all(self.pool())
+        .await?;
+        let token = |row: &sqlx::any::AnyRow| -> Result<_, sqlx::Error> {
+            Ok(TokenInfo {
+                id: row.try_get("id")?,
+                label: row.try_get("label")?,
+                scopes: Scopes {
+                    lock: row.try_get::<i64, _>("may_lock")? != 0,
+                    manage: row.try_get::<i64, _>("may_manage")? != 0,
+                },
+                namespace: row.try_get("namespace")?,
+                created_at: row.try_get("created_at")?,
+                last_used_at: row.try_get::<Option<i64>, _>("last_used_hour")?.map(|hour| hour * 3_600_000),
+                revoked_at: row.try_get("revoked_at")?,
+            })
+        };
+        Ok(rows.iter().map(token).collect::<Result<_, _>>()?)
+    }
+
+    /// Revokes a token by its id. It is refused from now on, everywhere within
+    /// a second.
+    ///
+    /// # Errors
+    /// When there is no such token, or it is revoked already.
+    pub async fn revoke_token(&self, id: &str) -> Result<(), AccountsError> {
+        let mut change = self.change("operator").await?;
+        let row =
+            sqlx::query("UPDATE tokens SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL RETURNING account")
+                .bind(now_ms())
+                .bind(id)
+                .fetch_optional(change.connection())
+                .await?;
+        let row = row.ok_or_else(|| AccountsError::NotFound { what: "token in force", name: id.into() })?;
+        let account: AccountId =
+            row.try_get::<String, _>("account")?.parse().map_err(|_| AccountsError::Corrupt("an account's id"))?;
+        change.record(Some(account), "token.revoke", serde_json::json!({ "token": id })).await?;
+        change.touch_account(account).await?;
+        change.commit().await
+    }
+}
+
+impl Change<'_> {
+    /// Adds a token to an account within a change.
+    pub(super) async fn add_token(
+        &mut self,
+        account: &AccountInfo,
+        request: &TokenRequest,
+    ) -> Result<NewToken, AccountsError> {
+        let in_force: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM tokens WHERE account = $1 AND revoked_at IS NULL")
+            .bind(account.id.to_string())
+            .fetch_one(self.connection())
+            .await?;
+        if in_force as u64 >= Database::TOKENS_MAX {
+            return Err(AccountsError::TooMany { what: "tokens in force", max: Database::TOKENS_MAX });
+        }
+        let namespace = self.namespace_id(account, &request.namespace).await?;
+        let made = NewToken { id: Uuid::now_v7(), token: Token::generate() };
+        sqlx::query(
+            "INSERT INTO tokens (id, account, hash, label, may_lock, may_manage, default_namespace, created_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(made.id.to_string())
+        .bind(account.id.to_string())
+        .bind(made.token.hash().to_string())
+        .bind(request.label.as_str())
+        .bind(i64::from(request.scopes.lock))
+        .bind(i64::from(request.scopes.manage))
+        .bind(namespace.to_string())
+        .bind(now_ms())
+        .execute(self.connection())
+        .await?;
+        let detail = serde_json::json!({
+            "token": made.id, "label": request.label, "scopes": request.scopes, "namespace": request.namespace,
+        });
+        self.record(Some(account.id), "token.create", detail).await?;
+        Ok(made)
+    }
+
+    async fn namespace_id(&mut self, account: &AccountInfo, name: &str) -> Result<NamespaceId, AccountsError> {
+        if name == Namespace::PUBLIC {
+            return Ok(NamespaceId::Public);
+        }
+        let id: Option<String> = sqlx::query_scalar("SELECT id FROM namespaces WHERE account = $1 AND name = $2")
+            .bind(account.id.to_string())
+            .bind(name)
+            .fetch_optional(self.connection())
+            .await?;
+        let id = id.ok_or_else(|| AccountsError::NotFound { what: "namespace", name: name.into() })?;
+        Ok(id.parse()?)
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(***)")
+    }
+}
+
+/// Lower-case hexadecimal.
+impl fmt::Display for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_does_not_print_and_is_read_in_one_form() {
+        let token = Token::parse("67e55044-10b1-426f-9247-bb680e5fe0c8").unwrap();
+        assert_eq!(format!("{token:?}"), "Token(***)");
+        assert_eq!(token.hash().to_string().len(), 64);
+        assert_eq!(Token::parse("67E55044-10B1-426F-9247-BB680E5FE0C8"), Some(token));
+        for text in ["", "67e5504410b1426f9247bb680e5fe0c8", "{67e55044-10b1-426f-9247-bb680e5fe0c8}", "deploy"] {
+            assert_eq!(Token::parse(text), None, "{text}");
+        }
+    }
+}
