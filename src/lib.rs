@@ -7,11 +7,13 @@
 //! - [`keyspace`][]: where scripts run: Redis, or embedded in the process.
 //! - [`locks`][]: the service: one function per operation, each one script call.
 //! - [`accounts`][]: accounts, tokens, plans, namespaces, audit; the only room with SQL.
+//! - [`limits`][]: rates per token, in the pod and over all pods; failed authentication per address.
 //!
 //! The scripts that decide about locks stand in `lua/`, one file per operation.
 
 pub mod accounts;
 pub mod config;
 pub mod keyspace;
+pub mod limits;
 pub mod lock;
 pub mod locks;

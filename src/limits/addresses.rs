@@ -1,0 +1,87 @@
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    num::NonZeroU32,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use governor::{DefaultDirectRateLimiter, Quota, clock::Clock};
+use moka::sync::Cache;
+
+/// Counts failed authentications of client addresses, and says which have made
+/// too many.
+pub struct Addresses {
+    per_minute: NonZeroU32,
+    failures: Cache<IpAddr, Arc<Failures>>,
+}
+
+struct Failures {
+    limiter: DefaultDirectRateLimiter,
+    refused_until: Mutex<Option<Instant>>,
+}
+
+impl Addresses {
+    /// Of how many addresses failures are remembered; with more, those that
+    /// were quiet the longest are forgotten.
+    pub const REMEMBERED_MAX: u64 = 100_000;
+
+    /// Lets each address fail `per_minute` times at once, and that many a
+    /// minute in the long run.
+    pub fn new(per_minute: NonZeroU32) -> Self {
+        let failures =
+            Cache::builder().max_capacity(Self::REMEMBERED_MAX).time_to_idle(Duration::from_secs(120)).build();
+        Self { per_minute, failures }
+    }
+
+    /// How long an address is refused, if it has failed too often.
+    pub fn refusal(&self, address: IpAddr) -> Option<Duration> {
+        let failures = self.failures.get(&network(address))?;
+        let refused_until = (*failures.refused_until.lock().unwrap_or_else(PoisonError::into_inner))?;
+        refused_until.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero())
+    }
+
+    /// Counts a failure.
+    pub fn record_failure(&self, address: IpAddr) {
+        let failures = self.failures.get_with(network(address), || {
+            let quota = Quota::per_minute(self.per_minute);
+            Arc::new(Failures { limiter: DefaultDirectRateLimiter::direct(quota), refused_until: Mutex::new(None) })
+        });
+        if let Err(refused) = failures.limiter.check() {
+            let wait = refused.wait_time_from(failures.limiter.clock().now());
+            *failures.refused_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + wait);
+        }
+    }
+}
+
+/// What one client can be expected to have to itself: an IPv4 address, or a /64
+/// of IPv6, within which a client may choose its address (RFC 6177).
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => IpAddr::V4(v4),
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_refused_after_its_allowance_and_others_are_not() {
+        let addresses = Addresses::new(NonZeroU32::new(3).unwrap());
+        let [a, b, c] = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|a| a.parse().unwrap());
+        for _ in 0..3 {
+            assert_eq!(addresses.refusal(a), None);
+            addresses.record_failure(a);
+        }
+        addresses.record_failure(b);
+        assert!(addresses.refusal(a).is_some_and(|wait| wait <= Duration::from_secs(20)));
+        assert!(addresses.refusal(b).is_some(), "the same /64");
+        assert_eq!(addresses.refusal(c), None);
+    }
+
+    #[test]
+    fn an_ipv4_address_is_the_same_in_its_ipv6_form() {
+        assert_eq!(network("::ffff:192.0.2.1".parse().unwrap()), network("192.0.2.1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,234 @@
+use std::{
+    num::NonZeroU32,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use governor::{DefaultDirectRateLimiter, Quota, clock::Clock};
+
+use super::Tokens;
+use crate::lock::{Rate, RateDue, RateStanding};
+
+/// What the pod knows of one token's rate.
+pub(super) struct Meter {
+    plan: Rate,
+    /// The rate of the shared limiter: the plan's, less a reserve for permits.
+    shared: Rate,
+    bucket: String,
+    local: DefaultDirectRateLimiter,
+    state: Mutex<State>,
+    /// Held while permits are drawn.
+    pub(super) drawing: tokio::sync::Mutex<()>,
+}
+
+/// How a request is to be paid for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Draw {
+    /// By a permit that the pod had.
+    Permit,
+    /// In the script that serves it.
+    PayInScript,
+    /// By permits that are still to be drawn.
+    Refill { wanted: u32 },
+}
+
+struct State {
+    permits: u32,
+    permits_end: Instant,
+    /// Until when the shared limiter refuses.
+    refused_until: Instant,
+    /// The shared limiter's backlog, and when it was heard of.
+    backlog: (Duration, Instant),
+    /// Requests in this window, and in the one before it.
+    window: (Instant, u32),
+    demand: u32,
+}
+
+impl Meter {
+    /// The least rate for which permits are drawn.
+    const PERMITS_RATE_MIN: u32 = 100;
+    /// How many requests there must have been in the last window for the next
+    /// to be worth drawing permits for.
+    const DEMAND_MIN: u32 = 4;
+
+    pub(super) fn new(plan: Rate, bucket: String) -> Self {
+        let reserve = permits_per_life(plan);
+        let uses_permits = plan.per_second >= Self::PERMITS_RATE_MIN && plan.burst >= reserve.saturating_mul(2);
+        let shared = if uses_permits { Rate { burst: plan.burst - reserve, ..plan } } else { plan };
+        let at_least_one = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::per_second(at_least_one(plan.per_second)).allow_burst(at_least_one(plan.burst));
+        let now = Instant::now();
+        let state = State {
+            permits: 0,
+            permits_end: now,
+            refused_until: now,
+            backlog: (Duration::ZERO, now),
+            window: (now, 0),
+            demand: 0,
+        };
+        Self {
+            plan,
+            shared,
+            bucket,
+            local: DefaultDirectRateLimiter::direct(quota),
+            state: Mutex::new(state),
+            drawing: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// For how long the token is refused without asking Redis: it is known to
+    /// have used up its rate, over all pods or in this one.
+    pub(super) fn refusal(&self, now: Instant) -> Option<Duration> {
+        let refused_until = self.state().refused_until;
+        if refused_until > now {
+            return Some(refused_until - now);
+        }
+        let refused = self.local.check().err()?;
+        Some(refused.wait_time_from(self.local.clock().now()))
+    }
+
+    /// Takes a permit, or says how to come by one.
+    pub(super) fn draw(&self, now: Instant) -> Draw {
+        let mut state = self.state();
+        if self.shared == self.plan {
+            return Draw::PayInScript;
+        }
+        if now < state.permits_end && state.permits > 0 {
+            state.count(now);
+            state.permits -= 1;
+            return Draw::Permit;
+        }
+        match state.demand_at(now) {
+            demand if demand < Self::DEMAND_MIN => {
+                state.count(now);
+                Draw::PayInScript
+            }
+            demand => Draw::Refill { wanted: demand.min(permits_per_life(self.plan)) },
+        }
+    }
+
+    /// Puts permits in, less the one that paid for drawing them.
+    pub(super) fn fill(&self, permits: u32, drawn_at: Instant) {
+        let mut state = self.state();
+        state.count(drawn_at);
+        state.permits = permits.saturating_sub(1);
+        state.permits_end = drawn_at + Tokens::PERMIT_LIFE;
+    }
+
+    pub(super) fn due(&self) -> RateDue {
+        RateDue { bucket: self.bucket.clone(), rate: self.shared }
+    }
+
+    /// Takes note of what the shared limiter said.
+    pub(super) fn settle(&self, standing: RateStanding, retry_after: Option<Duration>, now: Instant) {
+        let mut state = self.state();
+        state.backlog = (standing.reset, now);
+        if let Some(retry_after) = retry_after {
+            state.refused_until = now + retry_after;
+        }
+    }
+
+    /// How the token stands, as far as the pod knows: what the shared limiter
+    /// said last, less what was refilled since, and with the permits in hand.
+    pub(super) fn standing(&self) -> RateStanding {
+        let state = self.state();
+        let (backlog, heard_at) = state.backlog;
+        let backlog_us = backlog.saturating_sub(heard_at.elapsed()).as_micros() as u64;
+        let standing = RateStanding::from_backlog_us(self.shared, backlog_us);
+        let permits = if Instant::now() < state.permits_end { state.permits } else { 0 };
+        RateStanding { rate: self.plan, remaining: standing.remaining.saturating_add(permits), ..standing }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is whole; a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn count(&mut self, now: Instant) {
+        self.turn_window(now);
+        self.window.1 = self.window.1.saturating_add(1);
+    }
+
+    fn demand_at(&mut self, now: Instant) -> u32 {
+        self.turn_window(now);
+        self.demand.max(self.window.1)
+    }
+
+    /// Begins a new window if this one is over. What the one before saw counts
+    /// only if it was just before.
+    fn turn_window(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(self.window.0);
+        if age >= Tokens::PERMIT_LIFE {
+            self.demand = if age < Tokens::PERMIT_LIFE * 2 { self.window.1 } else { 0 };
+            self.window = (now, 0);
+        }
+    }
+}
+
+/// How many requests of a plan are refilled while a permit lives.
+fn permits_per_life(rate: Rate) -> u32 {
+    let per_life = u64::from(rate.per_second) * Tokens::PERMIT_LIFE.as_millis() as u64;
+    u32::try_from(per_life.div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUSINESS: Rate = Rate { per_second: 1000, burst: 2000 };
+    const HOBBYIST: Rate = Rate { per_second: 10, burst: 50 };
+
+    fn meter(rate: Rate) -> Meter {
+        Meter::new(rate, "bucket".into())
+    }
+
+    #[test]
+    fn a_small_plan_pays_each_request_in_its_script_and_has_its_whole_burst() {
+        let meter = meter(HOBBYIST);
+        let now = Instant::now();
+        assert!((0..100).all(|_| meter.draw(now) == Draw::PayInScript));
+        assert_eq!(meter.due().rate, HOBBYIST);
+    }
+
+    #[test]
+    fn a_large_plan_draws_permits_by_what_it_used_of_late() {
+        let meter = meter(BUSINESS);
+        let start = Instant::now();
+        assert_eq!(meter.due().rate.burst, 1900, "100 are refilled while a permit lives");
+        assert!((0..4).all(|_| meter.draw(start) == Draw::PayInScript), "used little, no permit would be wasted");
+        assert_eq!(meter.draw(start), Draw::Refill { wanted: 4 });
+
+        meter.fill(4, start);
+        assert!((0..3).all(|_| meter.draw(start) == Draw::Permit));
+        assert_eq!(meter.draw(start), Draw::Refill { wanted: 8 });
+
+        meter.fill(8, start);
+        let later = start + Tokens::PERMIT_LIFE;
+        assert_ne!(meter.draw(later), Draw::Permit, "a permit lives no longer");
+        assert_eq!(meter.draw(later + Tokens::PERMIT_LIFE * 3), Draw::PayInScript, "quiet again");
+    }
+
+    #[test]
+    fn no_more_is_drawn_at_once_than_is_refilled_while_a_permit_lives() {
+        let meter = meter(BUSINESS);
+        let now = Instant::now();
+        for _ in 0..500 {
+            meter.fill(1, now);
+        }
+        assert_eq!(meter.draw(now), Draw::Refill { wanted: 100 });
+    }
+
+    #[test]
+    fn a_token_over_its_rate_is_refused_without_asking() {
+        let meter = meter(HOBBYIST);
+        assert!((0..50).all(|_| meter.refusal(Instant::now()).is_none()), "the burst");
+        assert!(meter.refusal(Instant::now()).is_some_and(|wait| wait <= Duration::from_millis(100)));
+
+        let other = self::meter(HOBBYIST);
+        let now = Instant::now();
+        other.settle(RateStanding::from_backlog_us(HOBBYIST, 5_000_000), Some(Duration::from_secs(1)), now);
+        assert_eq!(other.refusal(now), Some(Duration::from_secs(1)), "refused over all pods");
+    }
+}

@@ -1,0 +1,147 @@
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use moka::sync::Cache;
+use uuid::Uuid;
+
+use super::meter::{Draw, Meter};
+use crate::{
+    keyspace::{BadReply, Keyspace, KeyspaceError, Reply, Script},
+    lock::{Payment, Rate, RateDue, RateStanding},
+};
+
+static PERMITS: Script =
+    Script::new("permits", concat!(include_str!("../../lua/prelude.lua"), include_str!("../../lua/permits.lua")));
+
+/// The rates of tokens.
+///
+/// Each token passes two limiters. One in the pod, with the whole rate of the
+/// plan, keeps a burst away from Redis. The other is shared by all pods and
+/// stands in Redis; it is charged
+///
+/// - in the script that serves the request ([`Payment::Due`]), at no round trip
+///   of its own; or
+/// - for a token that is used much, by permits that are drawn several at a time
+///   and handed out by the pod ([`Payment::Paid`]).
+///
+/// A permit may be used [`Tokens::PERMIT_LIFE`] after it was charged at the
+/// latest. So in any ten seconds no more requests get through than were charged
+/// in these and that much before; and since the shared limiter's burst is
+/// smaller than the plan's by as many as are refilled in that time, never more
+/// than the plan's rate for ten seconds, and its burst. Plans too small for
+/// that reserve pay each request in its script, and have their burst whole.
+pub struct Tokens {
+    keyspace: Keyspace,
+    meters: Cache<(Uuid, Rate), Arc<Meter>>,
+}
+
+/// Whether a request may go on.
+pub enum Admission {
+    Admitted(Permit),
+    Refused { retry_after: Duration, standing: RateStanding },
+}
+
+/// A request's leave to go on, and whether it is paid for.
+pub struct Permit {
+    pub payment: Payment,
+    meter: Arc<Meter>,
+}
+
+impl Tokens {
+    /// How long a permit may be used after it was drawn.
+    pub const PERMIT_LIFE: Duration = Duration::from_millis(100);
+    /// Of how many tokens the limiters are remembered.
+    pub const METERS_MAX: u64 = 100_000;
+
+    pub fn new(keyspace: Keyspace) -> Self {
+        let meters = Cache::builder().max_capacity(Self::METERS_MAX).time_to_idle(Duration::from_secs(600)).build();
+        Self { keyspace, meters }
+    }
+
+    /// Counts one request of a token, or refuses it.
+    ///
+    /// # Errors
+    /// When permits had to be drawn and the keyspace gave no answer.
+    pub async fn admit(&self, token: Uuid, rate: Rate) -> Result<Admission, KeyspaceError> {
+        let meter = self.meters.get_with((token, rate), || {
+            // In the hash slot of the locks, so that their scripts can charge it.
+            Arc::new(Meter::new(rate, self.keyspace.key("0", "rate", &token.to_string())))
+        });
+        if let Some(retry_after) = meter.refusal(Instant::now()) {
+            return Ok(Admission::Refused { retry_after, standing: meter.standing() });
+        }
+        match self.pay(&meter).await? {
+            Ok(payment) => Ok(Admission::Admitted(Permit { payment, meter })),
+            Err(retry_after) => Ok(Admission::Refused { retry_after, standing: meter.standing() }),
+        }
+    }
+
+    /// Pays for a request, or says how long there is nothing to pay with.
+    async fn pay(&self, meter: &Meter) -> Result<Result<Payment, Duration>, KeyspaceError> {
+        match meter.draw(Instant::now()) {
+            Draw::Permit => return Ok(Ok(Payment::Paid)),
+            Draw::PayInScript => return Ok(Ok(Payment::Due(meter.due()))),
+            Draw::Refill { .. } => {}
+        }
+        // Those who come while permits are drawn wait, and share what it brings.
+        let _turn = meter.drawing.lock().await;
+        match meter.draw(Instant::now()) {
+            Draw::Permit => Ok(Ok(Payment::Paid)),
+            Draw::PayInScript => Ok(Ok(Payment::Due(meter.due()))),
+            Draw::Refill { wanted } => self.refill(meter, wanted).await.map(|refused| match refused {
+                None => Ok(Payment::Paid),
+                Some(retry_after) => Err(retry_after),
+            }),
+        }
+    }
+
+    /// Draws permits and takes one, or says how long there will be none.
+    async fn refill(&self, meter: &Meter, wanted: u32) -> Result<Option<Duration>, KeyspaceError> {
+        let due = meter.due();
+        // Permits age from before they were asked for: never too late.
+        let drawn_at = Instant::now();
+        let reply = draw_permits(&self.keyspace, &due, wanted).await?;
+        let (standing, drawn) = read_drawn(&reply, due.rate).map_err(|bad| KeyspaceError::Refused(bad.to_string()))?;
+        meter.settle(standing, drawn.err(), drawn_at);
+        match drawn {
+            Ok(permits) => {
+                meter.fill(permits, drawn_at);
+                Ok(None)
+            }
+            Err(retry_after) => Ok(Some(retry_after)),
+        }
+    }
+}
+
+async fn draw_permits(keyspace: &Keyspace, due: &RateDue, wanted: u32) -> Result<Reply, KeyspaceError> {
+    let interval_us = due.rate.interval_us();
+    let burst_us = interval_us * f64::from(due.rate.burst);
+    let args = [&*interval_us.to_string(), &burst_us.to_string(), &wanted.to_string()];
+    keyspace.run(&PERMITS, &[&due.bucket], &args).await
+}
+
+/// How the token stands, and how many permits there were or how long there
+/// will be none.
+fn read_drawn(reply: &Reply, rate: Rate) -> Result<(RateStanding, Result<u32, Duration>), BadReply> {
+    let standing = RateStanding::from_backlog_us(rate, reply.word(1)?);
+    match reply.status() {
+        "granted" => Ok((standing, Ok(reply.word(2)?))),
+        "rate_limited" => Ok((standing, Err(Duration::from_micros(reply.word(2)?)))),
+        _ => Err(reply.bad()),
+    }
+}
+
+impl Permit {
+    /// How the token stands, as far as the pod knows.
+    pub fn standing(&self) -> RateStanding {
+        self.meter.standing()
+    }
+
+    /// Takes note of how the token stands after its request was paid for in a
+    /// script, and of how long it has to wait if it was refused.
+    pub fn settle(&self, standing: RateStanding, retry_after: Option<Duration>) {
+        self.meter.settle(standing, retry_after, Instant::now());
+    }
+}
