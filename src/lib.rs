@@ -3,16 +3,20 @@
 //! # Layout
 //!
 //! - [`config`][]: every setting, with its variable, default and unit.
+//! - [`app`][]: what handlers share.
 //! - [`lock`][]: the domain, pure: names, leases, fences, grants, outcomes.
 //! - [`keyspace`][]: where scripts run: Redis, or embedded in the process.
 //! - [`locks`][]: the service: one function per operation, each one script call.
 //! - [`accounts`][]: accounts, tokens, plans, namespaces, audit; the only room with SQL.
 //! - [`limits`][]: rates per token, in the pod and over all pods; failed authentication per address.
+//! - [`http`][]: the router, the middleware, extractors, problems, one file a route.
 //!
 //! The scripts that decide about locks stand in `lua/`, one file per operation.
 
 pub mod accounts;
+pub mod app;
 pub mod config;
+pub mod http;
 pub mod keyspace;
 pub mod limits;
 pub mod lock;

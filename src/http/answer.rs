@@ -1,0 +1,119 @@
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+use crate::lock::{Fence, Grant, Holder, LockName, Namespace, NotHeld, Owner};
+
+/// An answer to a request about a lock. `response` stands first: for clients of
+/// the documented API it is all there is.
+#[derive(Serialize)]
+pub(super) struct LockAnswer<'a, T> {
+    response: bool,
+    name: &'a str,
+    namespace: &'a str,
+    #[serde(flatten)]
+    more: T,
+}
+
+/// What comes with a grant that was made.
+#[derive(Serialize)]
+pub(super) struct Granted<'a> {
+    owner: Option<&'a str>,
+    #[serde(flatten)]
+    renewed: Renewed,
+}
+
+/// What comes with a grant that was renewed.
+#[derive(Serialize)]
+pub(super) struct Renewed {
+    fencing_token: Fence,
+    lease_ms: u64,
+    #[serde(serialize_with = "rfc_3339")]
+    expires_at: Timestamp,
+}
+
+/// Why the answer is no, for programs.
+#[derive(Serialize)]
+pub(super) struct NotAcquired<'a> {
+    reason: &'static str,
+    retry_after_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holder: Option<ShownHolder<'a>>,
+}
+
+#[derive(Serialize)]
+struct ShownHolder<'a> {
+    owner: Option<&'a str>,
+    note: &'a str,
+    #[serde(serialize_with = "rfc_3339")]
+    acquired_at: Timestamp,
+    #[serde(serialize_with = "rfc_3339")]
+    expires_at: Timestamp,
+}
+
+#[derive(Serialize)]
+pub(super) struct NotChanged {
+    reason: &'static str,
+}
+
+#[derive(Serialize)]
+pub(super) struct Nothing {}
+
+impl<'a, T: Serialize> LockAnswer<'a, T> {
+    pub(super) fn yes(name: &'a LockName, namespace: &'a Namespace, more: T) -> Response {
+        let answer = Self { response: true, name: name.as_str(), namespace: &namespace.name, more };
+        Json(answer).into_response()
+    }
+
+    /// A no is an answer like any other, unless the client wants to fail on it.
+    pub(super) fn no(name: &'a LockName, namespace: &'a Namespace, strict: bool, more: T) -> Response {
+        let status = if strict { StatusCode::LOCKED } else { StatusCode::OK };
+        let answer = Self { response: false, name: name.as_str(), namespace: &namespace.name, more };
+        (status, Json(answer)).into_response()
+    }
+}
+
+impl<'a> Granted<'a> {
+    pub(super) fn new(grant: &Grant, owner: Option<&'a Owner>) -> Self {
+        Self { owner: owner.map(Owner::as_str), renewed: Renewed::new(grant) }
+    }
+}
+
+impl Renewed {
+    pub(super) fn new(grant: &Grant) -> Self {
+        Self { fencing_token: grant.fence, lease_ms: grant.lease.as_ms(), expires_at: grant.expires_at }
+    }
+}
+
+impl<'a> NotAcquired<'a> {
+    /// `holder` is for callers of the same account alone.
+    pub(super) fn held(rest_ms: u64, holder: Option<&'a Holder>) -> Self {
+        let holder = holder.map(|holder| ShownHolder {
+            owner: holder.owner.as_ref().map(Owner::as_str),
+            note: holder.note.as_str(),
+            acquired_at: holder.acquired_at,
+            expires_at: holder.expires_at,
+        });
+        Self { reason: "held", retry_after_ms: rest_ms, holder }
+    }
+}
+
+impl From<NotHeld> for NotChanged {
+    fn from(reason: NotHeld) -> Self {
+        Self {
+            reason: match reason {
+                NotHeld::Free => "not_held",
+                NotHeld::HeldByAnother => "held_by_another",
+            },
+        }
+    }
+}
+
+/// UTC with milliseconds, always three digits of them.
+fn rfc_3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{time:.3}"))
+}

@@ -1,0 +1,31 @@
+use axum::http::{HeaderMap, header};
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use crate::accounts::Token;
+
+/// What a request says of who sends it.
+pub(super) enum Credentials {
+    Missing,
+    /// They cannot be anybody's.
+    Malformed,
+    Token(Token),
+}
+
+/// Reads HTTP basic authentication (RFC 7617): the token is the user name, the
+/// password is empty.
+pub(super) fn credentials(headers: &HeaderMap) -> Credentials {
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(field), None) = (fields.next(), fields.next()) else {
+        return if headers.contains_key(header::AUTHORIZATION) { Credentials::Malformed } else { Credentials::Missing };
+    };
+    field.to_str().ok().and_then(token_in).map_or(Credentials::Malformed, Credentials::Token)
+}
+
+fn token_in(field: &str) -> Option<Token> {
+    let (scheme, encoded) = field.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    Token::parse(decoded.strip_suffix(':')?)
+}

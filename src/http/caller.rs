@@ -1,0 +1,157 @@
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    extract::{ConnectInfo, FromRequestParts},
+    http::{HeaderMap, request::Parts},
+};
+
+use super::{
+    basic::{Credentials, credentials},
+    client_address::client_address,
+    frame::Frame,
+    problem::{Kind, Problem},
+};
+use crate::{
+    accounts::{Caller, FindError, LeaseOutOfRange, NamespaceDenied, Reach, Token},
+    app::App,
+    limits::{Admission, Permit},
+    lock::{Lease, Namespace, Payment, RateStanding},
+    locks::Answer,
+};
+
+/// A caller who may acquire, heartbeat and release, and whose request has been
+/// counted, or will be by the script that serves it.
+pub(super) struct LockCaller {
+    caller: Arc<Caller>,
+    permit: Permit,
+    frame: Arc<Frame>,
+}
+
+impl FromRequestParts<Arc<App>> for LockCaller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Self::Rejection> {
+        refuse_prefetch(&parts.headers)?;
+        let caller = authenticate(parts, app).await?;
+        let frame = parts.extensions.get::<Arc<Frame>>().cloned().unwrap_or_default();
+        let permit = match app.tokens.admit(caller.token, caller.plan.rate).await? {
+            Admission::Admitted(permit) => permit,
+            Admission::Refused { retry_after, standing } => {
+                frame.note_standing(standing);
+                return Err(rate_limited(&caller).retry_after(retry_after));
+            }
+        };
+        frame.note_standing(permit.standing());
+        if caller.suspended {
+            return Err(Problem::new(Kind::AccountSuspended, "this account is suspended"));
+        }
+        if !caller.scopes.lock {
+            return Err(Problem::new(Kind::ScopeMissing, "this token does not have the scope \"lock\""));
+        }
+        Ok(Self { caller, permit, frame })
+    }
+}
+
+impl LockCaller {
+    /// The namespace of that name, or the token's default one.
+    pub(super) fn namespace(&self, name: Option<&str>) -> Result<&Namespace, Problem> {
+        self.caller
+            .namespace(name)
+            .map_err(|error: NamespaceDenied| Problem::new(Kind::NamespaceDenied, error.to_string()))
+    }
+
+    /// The lease that is asked for, if the plan has it, or the account's own.
+    pub(super) fn lease(&self, asked: Option<Lease>) -> Result<Lease, Problem> {
+        self.caller
+            .lease(asked)
+            .map_err(|error: LeaseOutOfRange| Problem::new(Kind::LeaseOutOfRange, error.to_string()))
+    }
+
+    pub(super) fn account(&self) -> &Caller {
+        &self.caller
+    }
+
+    pub(super) fn payment(&self) -> Payment {
+        self.permit.payment.clone()
+    }
+
+    /// Takes note of what a script said about the token's rate.
+    pub(super) fn settle<T>(&self, answer: Answer<T>) -> T {
+        if let Some(standing) = answer.standing {
+            self.note_standing(standing, None);
+        }
+        answer.outcome
+    }
+
+    /// The problem to answer when a script refused the request for its rate.
+    pub(super) fn rate_limited(&self, retry_after: std::time::Duration) -> Problem {
+        let standing = self.permit.standing();
+        self.note_standing(standing, Some(retry_after));
+        rate_limited(&self.caller).retry_after(retry_after)
+    }
+
+    fn note_standing(&self, standing: RateStanding, retry_after: Option<std::time::Duration>) {
+        self.permit.settle(standing, retry_after);
+        self.frame.note_standing(self.permit.standing());
+    }
+}
+
+fn rate_limited(caller: &Caller) -> Problem {
+    let rate = caller.plan.rate;
+    let detail = format!("this token may make {} requests a second, and {} at once", rate.per_second, rate.burst);
+    Problem::new(Kind::RateLimited, detail)
+}
+
+/// Browsers mark what they fetch ahead of time (the fields of the Fetch
+/// standard and of its forerunners); nobody has asked for that yet.
+fn refuse_prefetch(headers: &HeaderMap) -> Result<(), Problem> {
+    let is_prefetch = |name: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .any(|value| value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("prefetch")))
+    };
+    if is_prefetch("sec-purpose") || is_prefetch("purpose") {
+        return Err(Problem::new(Kind::PrefetchRefused, "this request is marked as a prefetch"));
+    }
+    Ok(())
+}
+
+/// Finds out whose token a request carries. An address that has failed often
+/// may still use tokens that a cache knows, but asks no database.
+async fn authenticate(parts: &Parts, app: &App) -> Result<Arc<Caller>, Problem> {
+    let address = parts
+        .extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|ConnectInfo(peer)| client_address(peer.ip(), &parts.headers, &app.trusted_proxies));
+    let refusal = || address.and_then(|address| app.addresses.refusal(address));
+    let failed = || {
+        if let Some(address) = address {
+            app.addresses.record_failure(address);
+        }
+        unauthenticated()
+    };
+    let too_many =
+        |wait| Problem::new(Kind::TooManyFailures, "too many tokens from this address were nobody's").retry_after(wait);
+
+    let token: Token = match credentials(&parts.headers) {
+        Credentials::Token(token) => token,
+        Credentials::Missing => return Err(unauthenticated()),
+        Credentials::Malformed => return Err(refusal().map_or_else(failed, too_many)),
+    };
+    let refused = refusal();
+    let reach = if refused.is_some() { Reach::Caches } else { Reach::Everything };
+    match app.directory.find(&token, reach).await {
+        Ok(caller) => Ok(caller),
+        Err(FindError::Unknown) => Err(refused.map_or_else(failed, too_many)),
+        Err(FindError::NotCached) => Err(refused.map_or_else(unauthenticated, too_many)),
+        Err(FindError::Unavailable(error)) => {
+            tracing::warn!(%error, "a token could not be looked up");
+            Err(Problem::unavailable("accounts could not be asked in time"))
+        }
+    }
+}
+
+fn unauthenticated() -> Problem {
+    Problem::new(Kind::Unauthenticated, "send a valid token as the user name of HTTP basic authentication")
+}

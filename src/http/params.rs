@@ -1,0 +1,214 @@
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, Request},
+    http::{Method, header},
+};
+use serde_json::Value;
+
+use super::{
+    decode::decode_pairs,
+    json_object::members,
+    problem::{Kind, Problem},
+};
+use crate::lock::{Fence, Lease, Note, Owner, parse_duration_ms};
+
+/// The longest body of a request, in bytes.
+pub(super) const BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// What an acquire may be told.
+pub(super) struct AcquireParams {
+    pub namespace: Option<String>,
+    pub owner: Option<Owner>,
+    pub lease: Option<Lease>,
+    pub note: Note,
+    pub strict: bool,
+}
+
+/// What a heartbeat may be told.
+pub(super) struct HeartbeatParams {
+    pub namespace: Option<String>,
+    pub owner: Option<Owner>,
+    pub lease: Option<Lease>,
+    pub fence: Option<Fence>,
+    pub strict: bool,
+}
+
+/// What a release may be told.
+pub(super) struct ReleaseParams {
+    pub namespace: Option<String>,
+    pub owner: Option<Owner>,
+    pub fence: Option<Fence>,
+    pub strict: bool,
+}
+
+impl<S: Send + Sync> FromRequest<S> for AcquireParams {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        let mut params = Params::read(request, state).await?;
+        let read = Self {
+            namespace: params.text("namespace")?,
+            owner: params.take("owner", Owner::parse)?,
+            lease: params.take("lease", lease)?,
+            note: params.take("note", Note::parse)?.unwrap_or_default(),
+            strict: params.take("strict", flag)?.unwrap_or_default(),
+        };
+        params.take("wait", no_wait)?;
+        params.finish(&["owner", "lease", "wait", "note", "namespace", "strict"])?;
+        Ok(read)
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for HeartbeatParams {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        let mut params = Params::read(request, state).await?;
+        let read = Self {
+            namespace: params.text("namespace")?,
+            owner: params.take("owner", Owner::parse)?,
+            lease: params.take("lease", lease)?,
+            fence: params.take("fencing_token", |text| text.parse())?,
+            strict: params.take("strict", flag)?.unwrap_or_default(),
+        };
+        params.finish(&["owner", "lease", "namespace", "fencing_token", "strict"])?;
+        Ok(read)
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for ReleaseParams {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        let mut params = Params::read(request, state).await?;
+        let read = Self {
+            namespace: params.text("namespace")?,
+            owner: params.take("owner", Owner::parse)?,
+            fence: params.take("fencing_token", |text| text.parse())?,
+            strict: params.take("strict", flag)?.unwrap_or_default(),
+        };
+        params.finish(&["owner", "namespace", "fencing_token", "strict"])?;
+        Ok(read)
+    }
+}
+
+/// The parameters of a request by name, each at most once, whether they came in
+/// the query string or in the body.
+struct Params(Vec<(String, String)>);
+
+impl Params {
+    async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Self, Problem> {
+        let mut pairs = decode_pairs(request.uri().query().unwrap_or_default())
+            .map_err(|_| malformed("the query string is not percent-encoded UTF-8"))?;
+        if request.method() == Method::POST {
+            pairs.extend(body_pairs(request, state).await?);
+        }
+        for (at, (name, _)) in pairs.iter().enumerate() {
+            if pairs.iter().skip(at + 1).any(|(other, _)| other == name) {
+                return Err(malformed(format!("the parameter {name:?} is given twice")));
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    /// Takes a parameter out and parses it.
+    fn take<T, E: ToString>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(String) -> Result<T, E>,
+    ) -> Result<Option<T>, Problem> {
+        let Some(at) = self.0.iter().position(|(other, _)| other == name) else { return Ok(None) };
+        let (_, value) = self.0.swap_remove(at);
+        match parse(value) {
+            Ok(parsed) => Ok(Some(parsed)),
+            Err(error) => Err(malformed(format!("the parameter \"{name}\" is malformed: {}", error.to_string()))),
+        }
+    }
+
+    fn text(&mut self, name: &str) -> Result<Option<String>, Problem> {
+        self.take(name, Ok::<_, String>)
+    }
+
+    /// Whatever was not taken is unknown here.
+    fn finish(self, known: &[&str]) -> Result<(), Problem> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((name, _)) => {
+                let known = known.join(", ");
+                Err(malformed(format!("the parameter {name:?} is unknown here; there are {known}")))
+            }
+        }
+    }
+}
+
+async fn body_pairs<S: Send + Sync>(request: Request, state: &S) -> Result<Vec<(String, String)>, Problem> {
+    let media_type = request.headers().get(header::CONTENT_TYPE).map(|value| {
+        let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+        essence.trim().to_ascii_lowercase()
+    });
+    let body = Bytes::from_request(request, state).await.map_err(|rejection| {
+        if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
+            Problem::new(Kind::BodyTooLarge, format!("the body is longer than {BODY_BYTES_MAX} bytes"))
+        } else {
+            Problem::new(Kind::MalformedBody, "the body ended before its end")
+        }
+    })?;
+    if body.is_empty() {
+        return Ok(Vec::new());
+    }
+    let malformed_body = |detail: &str| Problem::new(Kind::MalformedBody, detail);
+    let text = std::str::from_utf8(&body).map_err(|_| malformed_body("the body is not UTF-8"))?;
+    match media_type.as_deref() {
+        Some("application/x-www-form-urlencoded") => {
+            decode_pairs(text).map_err(|_| malformed_body("the form is not percent-encoded UTF-8"))
+        }
+        Some("application/json") => json_pairs(text),
+        _ => Err(Problem::new(
+            Kind::UnsupportedMediaType,
+            "the body is neither application/x-www-form-urlencoded nor application/json",
+        )),
+    }
+}
+
+/// Members of a JSON object become parameters as they would be written in a
+/// query string; `null` is the same as leaving one out.
+fn json_pairs(text: &str) -> Result<Vec<(String, String)>, Problem> {
+    let members = members(text)
+        .map_err(|error| Problem::new(Kind::MalformedBody, format!("the body is not a JSON object: {error}")))?;
+    let pair = |(name, value)| match value {
+        Value::Null => None,
+        Value::String(text) => Some(Ok((name, text))),
+        Value::Bool(flag) => Some(Ok((name, flag.to_string()))),
+        Value::Number(number) => Some(Ok((name, number.to_string()))),
+        Value::Array(_) | Value::Object(_) => {
+            Some(Err(malformed(format!("the parameter {name:?} is malformed: it is not a text, number or boolean"))))
+        }
+    };
+    members.into_iter().filter_map(pair).collect()
+}
+
+fn lease(text: String) -> Result<Lease, String> {
+    parse_duration_ms(&text).map(Lease::from_ms).map_err(|error| error.to_string())
+}
+
+fn flag(text: String) -> Result<bool, &'static str> {
+    match text.as_str() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("it is neither true nor false"),
+    }
+}
+
+/// There is no queue to wait in yet, and a request that asks to wait must not
+/// be answered as if it had.
+fn no_wait(text: String) -> Result<(), String> {
+    match parse_duration_ms(&text) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err("this server does not offer to wait; its cap is 0s".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn malformed(detail: impl Into<String>) -> Problem {
+    Problem::new(Kind::MalformedParameter, detail)
+}

@@ -1,0 +1,169 @@
+use std::time::Duration;
+
+use axum::{
+    extract::Path,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use crate::{keyspace::KeyspaceError, locks::LocksError};
+
+/// An answer that is neither yes nor no (RFC 9457).
+#[derive(Debug)]
+pub(super) struct Problem {
+    kind: Kind,
+    detail: String,
+    retry_after: Option<Duration>,
+}
+
+macro_rules! kinds {
+    ($($kind:ident $status:ident $slug:literal $title:literal $explanation:literal)*) => {
+        /// What can be wrong. Each kind has an address that explains it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Kind { $($kind),* }
+
+        impl Kind {
+            const ALL: &[Self] = &[$(Self::$kind),*];
+
+            fn describe(self) -> Description {
+                match self {
+                    $(Self::$kind => Description {
+                        status: StatusCode::$status,
+                        slug: $slug,
+                        title: $title,
+                        explanation: $explanation,
+                    }),*
+                }
+            }
+        }
+    };
+}
+
+struct Description {
+    status: StatusCode,
+    slug: &'static str,
+    title: &'static str,
+    explanation: &'static str,
+}
+
+kinds! {
+    MalformedName BAD_REQUEST "malformed-name" "Malformed lock name"
+        "A lock name is 1 to 200 bytes of UTF-8, percent-encoded in the address, without control characters or characters that reorder text, without white space at its ends. \"/\" may stand inside it, but no segment may be empty, \".\" or \"..\"."
+    MalformedParameter BAD_REQUEST "malformed-parameter" "Malformed parameter"
+        "A parameter is unknown here, given twice, or its value cannot be understood. Nothing was done: a mistyped parameter must not silently give another lock or another lease."
+    MalformedBody BAD_REQUEST "malformed-body" "Malformed body"
+        "The body of a POST is a form or one JSON object whose members are the parameters."
+    Unauthenticated UNAUTHORIZED "unauthenticated" "Not authenticated"
+        "Send the token as the user name of HTTP basic authentication, with an empty password: curl -u TOKEN: ... The same is answered for a missing, a wrong and a revoked token."
+    AccountSuspended FORBIDDEN "account-suspended" "Account suspended"
+        "The operator has suspended this account. Its tokens work again once it is resumed."
+    ScopeMissing FORBIDDEN "scope-missing" "The token may not do this"
+        "A token has scopes: \"lock\" to acquire, heartbeat and release, \"manage\" to look after the account. Use a token that has the one that is needed."
+    LeaseOutOfRange FORBIDDEN "lease-out-of-range" "Lease outside the plan's range"
+        "Each plan says how short and how long a lease may be. Ask for one within the range that the answer names, or for none at all to get the account's own."
+    NamespaceDenied FORBIDDEN "namespace-denied" "Not a namespace of this account"
+        "A request may name \"public\" or a private namespace of its own account, if the plan has them."
+    PrefetchRefused FORBIDDEN "prefetch-refused" "Prefetches are refused"
+        "A browser or a proxy asked ahead of time. These routes change locks, so they answer only what somebody really asked."
+    NotFound NOT_FOUND "not-found" "Not found"
+        "There is nothing at this address."
+    MethodNotAllowed METHOD_NOT_ALLOWED "method-not-allowed" "Method not allowed"
+        "The field Allow of the answer names the methods that this address knows."
+    BodyTooLarge PAYLOAD_TOO_LARGE "body-too-large" "Body too large"
+        "The body of a request is at most 16 KiB."
+    UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "unsupported-media-type" "Unsupported media type"
+        "The body of a POST is application/x-www-form-urlencoded or application/json."
+    RateLimited TOO_MANY_REQUESTS "rate-limited" "Too many requests"
+        "The token has used up its plan's rate, which is counted over all servers together. The fields RateLimit and RateLimit-Policy say how it stands; Retry-After says when to ask again."
+    TooManyLocks TOO_MANY_REQUESTS "too-many-locks" "Too many locks held"
+        "The account holds as many locks as its plan allows. Release some, or let them lapse."
+    TooManyFailures TOO_MANY_REQUESTS "too-many-failures" "Too many failed authentications"
+        "From this address too many requests came with a token that nobody has. Tokens that are in use are not held up by this; a new one may be, for as long as Retry-After says."
+    Internal INTERNAL_SERVER_ERROR "internal" "Internal error"
+        "Something went wrong that should not. The request may or may not have been carried out; the log has more under the request's id (X-Request-Id)."
+    Unavailable SERVICE_UNAVAILABLE "unavailable" "Temporarily unavailable"
+        "The server could not ask in time those who know about locks or accounts. An acquire that is answered so leaves no lock behind; a heartbeat or a release may have been carried out. Ask again after Retry-After."
+}
+
+impl Problem {
+    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), retry_after: None }
+    }
+
+    /// Says when it is worth asking again.
+    pub(super) fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    pub(super) fn internal() -> Self {
+        Self::new(Kind::Internal, "something went wrong here")
+    }
+
+    pub(super) fn unavailable(detail: &str) -> Self {
+        Self::new(Kind::Unavailable, detail).retry_after(Duration::from_secs(1))
+    }
+}
+
+impl From<LocksError> for Problem {
+    fn from(error: LocksError) -> Self {
+        match error {
+            LocksError::Keyspace(error) => error.into(),
+            LocksError::TooLate => Self::unavailable("the lock store was reached too late"),
+            LocksError::Reply(error) => {
+                tracing::error!(%error, "a script and its reader disagree");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl From<KeyspaceError> for Problem {
+    fn from(error: KeyspaceError) -> Self {
+        tracing::warn!(%error, "the keyspace failed a request");
+        Self::unavailable("the lock store could not be asked in time")
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            r#type: String,
+            title: &'a str,
+            status: u16,
+            detail: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            retry_after_ms: Option<u64>,
+        }
+        let Description { status, slug, title, .. } = self.kind.describe();
+        let body = Body {
+            r#type: format!("/problems/{slug}"),
+            title,
+            status: status.as_u16(),
+            detail: &self.detail,
+            retry_after_ms: self.retry_after.map(|wait| wait.as_millis() as u64),
+        };
+        let body = serde_json::to_vec(&body).unwrap_or_default();
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"lockable\""));
+        }
+        if let Some(wait) = self.retry_after {
+            // Whole seconds, rounded up: who comes back then is not too early.
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1000) as u64));
+        }
+        response
+    }
+}
+
+/// `GET /problems/{slug}`: what a problem's `type` leads to.
+pub(super) async fn explain(Path(slug): Path<String>) -> Result<String, Problem> {
+    let kind = Kind::ALL.iter().map(|kind| kind.describe()).find(|kind| kind.slug == slug);
+    let Description { status, title, explanation, .. } =
+        kind.ok_or_else(|| Problem::new(Kind::NotFound, "there is no problem of this name"))?;
+    Ok(format!("{title} ({})\n\n{explanation}\n", status.as_u16()))
+}

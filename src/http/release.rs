@@ -1,0 +1,38 @@
+use std::sync::Arc;
+
+use axum::{extract::State, response::Response};
+
+use super::{
+    answer::{LockAnswer, NotChanged, Nothing},
+    caller::LockCaller,
+    lock_path::LockPath,
+    params::ReleaseParams,
+    problem::Problem,
+};
+use crate::{
+    app::App,
+    lock::Released,
+    locks::{Claimant, LockId, ReleaseRequest},
+};
+
+/// `GET` and `POST /v1/release/{name}`.
+pub(super) async fn release(
+    State(app): State<Arc<App>>,
+    caller: LockCaller,
+    LockPath(name): LockPath,
+    params: ReleaseParams,
+) -> Result<Response, Problem> {
+    let namespace = caller.namespace(params.namespace.as_deref())?;
+    let request = ReleaseRequest {
+        lock: LockId { namespace: namespace.id, name },
+        claimant: Claimant { account: caller.account().account, owner: params.owner },
+        fence: params.fence,
+        payment: caller.payment(),
+    };
+    let name = &request.lock.name;
+    match caller.settle(app.locks.release(&request).await?) {
+        Released::Released => Ok(LockAnswer::yes(name, namespace, Nothing {})),
+        Released::Refused(reason) => Ok(LockAnswer::no(name, namespace, params.strict, NotChanged::from(reason))),
+        Released::RateLimited { retry_after } => Err(caller.rate_limited(retry_after)),
+    }
+}

@@ -1,0 +1,56 @@
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    handler::Handler,
+    http::{HeaderValue, header},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, get},
+};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use super::{
+    acquire::acquire,
+    frame::frame,
+    heartbeat::heartbeat,
+    params::BODY_BYTES_MAX,
+    problem::{Kind, Problem, explain},
+    release::release,
+};
+use crate::app::App;
+
+/// Every route, and what each request passes on its way there.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/v1/acquire/", lock_route(acquire))
+        .route("/v1/acquire/{*name}", lock_route(acquire))
+        .route("/v1/heartbeat/", lock_route(heartbeat))
+        .route("/v1/heartbeat/{*name}", lock_route(heartbeat))
+        .route("/v1/release/", lock_route(release))
+        .route("/v1/release/{*name}", lock_route(release))
+        .route("/problems/{slug}", get(explain))
+        .method_not_allowed_fallback(async || Problem::new(Kind::MethodNotAllowed, "the field Allow names the methods"))
+        .fallback(async || Problem::new(Kind::NotFound, "there is nothing here"))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))
+        .layer(middleware::from_fn_with_state(app.clone(), frame))
+        .with_state(app)
+}
+
+/// A route that changes a lock: GET and POST. HEAD, which axum would answer
+/// like GET, must not acquire anything.
+fn lock_route<H, T>(handler: H) -> MethodRouter<Arc<App>>
+where
+    H: Handler<T, Arc<App>>,
+    T: 'static,
+{
+    get(handler.clone()).post(handler).head(only_get_and_post).fallback(only_get_and_post)
+}
+
+async fn only_get_and_post() -> Response {
+    let mut response = Problem::new(Kind::MethodNotAllowed, "only GET and POST are allowed here").into_response();
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST"));
+    response
+}
