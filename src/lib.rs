@@ -3,6 +3,8 @@
 //! # Layout
 //!
 //! - [`config`][]: every setting, with its variable, default and unit.
+//! - [`telemetry`][]: logs.
+//! - [`server`][]: listener, TLS, time-outs, drain.
 //! - [`app`][]: what handlers share.
 //! - [`lock`][]: the domain, pure: names, leases, fences, grants, outcomes.
 //! - [`keyspace`][]: where scripts run: Redis, or embedded in the process.
@@ -21,3 +23,5 @@ pub mod keyspace;
 pub mod limits;
 pub mod lock;
 pub mod locks;
+pub mod server;
+pub mod telemetry;

@@ -1,0 +1,79 @@
+//! The server: puts the parts together, listens, and drains.
+
+mod accept;
+mod exclusive;
+mod patience;
+mod start;
+mod tls;
+
+use anyhow::Context;
+use tokio::{
+    net::TcpListener,
+    runtime,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{config::ServeSettings, http};
+
+pub use self::{
+    accept::{HEAD_BYTES_MAX, serve},
+    patience::IDLE_TIMEOUT,
+    tls::{RELOAD_INTERVAL, Tls, TlsError},
+};
+
+/// Serves until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// When a part cannot start, in words for the operator.
+pub fn main(settings: ServeSettings) -> anyhow::Result<()> {
+    let runtime = runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let signalled = shutdown.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!("draining");
+            signalled.cancel();
+        });
+        let address = settings.listen.listen;
+        let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+        run(&settings, listener, shutdown).await
+    })
+}
+
+/// Serves on `listener` until `shutdown`, then drains.
+///
+/// # Errors
+/// When a part cannot start, in words for the operator.
+pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
+    check(settings)?;
+    let tls = Tls::load(&settings.listen.tls)?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let address = listener.local_addr().context("the listener has no address")?;
+    let parts = start::start(settings, &shutdown).await?;
+    if let Some(token) = &parts.first_token {
+        start::greet(&format!("{scheme}://{address}"), token);
+    }
+    tracing::info!(%address, scheme, "listening");
+    serve(listener, http::router(parts.app.clone()), &settings.listen, tls, shutdown.clone()).await;
+    // Whatever ended the serving, the background tasks must end, too.
+    shutdown.cancel();
+    parts.background.close();
+    parts.background.wait().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Finds settings that do not go together, before anything is started.
+///
+/// # Errors
+/// One line that says what to change.
+pub fn check(settings: &ServeSettings) -> anyhow::Result<()> {
+    Tls::load(&settings.listen.tls)?;
+    start::check(settings)
+}

@@ -1,0 +1,173 @@
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use axum::{Router, extract::ConnectInfo};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+
+use super::{
+    Tls,
+    patience::{Patient, Requests},
+};
+use crate::config::ListenSettings;
+
+/// How many bytes the request line and the headers may have together; more are
+/// answered with 431.
+pub const HEAD_BYTES_MAX: usize = 32 * 1024;
+
+/// How long to pause when a connection cannot be accepted, for want of file
+/// descriptors above all. Without it the loop would spin until one is free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves connections from `listener` until `shutdown`, then lets requests
+/// finish for as long as `settings.drain_timeout` and closes what is left.
+///
+/// Every request carries its peer's address as [`ConnectInfo<SocketAddr>`].
+/// With `tls`, the certificate is watched and read again when it changes.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    settings: &ListenSettings,
+    tls: Option<Tls>,
+    shutdown: CancellationToken,
+) {
+    let tasks = TaskTracker::new();
+    if let Some(tls) = &tls {
+        tasks.spawn(tls.clone().reload_until(shutdown.clone()));
+    }
+    let connections = Connections {
+        router,
+        tls,
+        header_timeout: settings.header_timeout,
+        shutdown: shutdown.clone(),
+        close: CancellationToken::new(),
+    };
+    let close = connections.close.clone();
+
+    accept_until(&shutdown, &listener, &Arc::new(connections), settings.connections, &tasks).await;
+
+    drop(listener);
+    tasks.close();
+    if time::timeout(settings.drain_timeout, tasks.wait()).await.is_err() {
+        tracing::warn!(connections = tasks.len(), "closing connections that did not finish in time");
+        close.cancel();
+        tasks.wait().await;
+    }
+}
+
+/// Accepts connections, each in a task of its own, `limit` of them at once.
+async fn accept_until(
+    shutdown: &CancellationToken,
+    listener: &TcpListener,
+    connections: &Arc<Connections>,
+    limit: u32,
+    tasks: &TaskTracker,
+) {
+    let permits = Arc::new(Semaphore::new(limit.try_into().unwrap_or(Semaphore::MAX_PERMITS)));
+    let mut failing = false;
+    loop {
+        // The permit comes first, so that connections over the limit stay in
+        // the system's queue and are not held open without being served.
+        let accepted = shutdown
+            .run_until_cancelled(async {
+                let permit = permits.clone().acquire_owned().await;
+                (permit, listener.accept().await)
+            })
+            .await;
+        match accepted {
+            None | Some((Err(_), _)) => return,
+            Some((Ok(permit), Ok((stream, peer)))) => {
+                failing = false;
+                let connections = connections.clone();
+                tasks.spawn(async move {
+                    connections.serve(stream, peer).await;
+                    drop(permit);
+                });
+            }
+            Some((Ok(_), Err(error))) if concerns_one_connection(&error) => {}
+            Some((Ok(_), Err(error))) => {
+                // One line for a row of failures: the log needs space as well.
+                if !failing {
+                    tracing::error!(%error, "cannot accept connections, trying again");
+                }
+                failing = true;
+                time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// What all connections share.
+struct Connections {
+    router: Router,
+    tls: Option<Tls>,
+    header_timeout: Duration,
+    /// Finish the request at hand, then close.
+    shutdown: CancellationToken,
+    /// Close at once.
+    close: CancellationToken,
+}
+
+impl Connections {
+    async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+        // Answers are small and written whole: there is nothing to wait for.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
+        }
+        let served = self.close.run_until_cancelled(async {
+            match &self.tls {
+                None => self.serve_http(stream, peer).await,
+                Some(tls) => match time::timeout(self.header_timeout, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => self.serve_http(stream, peer).await,
+                    Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+                    Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
+                },
+            }
+        });
+        served.await;
+    }
+
+    async fn serve_http(&self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: SocketAddr) {
+        let requests = Requests::default();
+        let io = TokioIo::new(Patient::new(stream, requests.clone(), self.header_timeout));
+        let service = service_fn(|mut request| {
+            request.extensions_mut().insert(ConnectInfo(peer));
+            let in_hand = requests.begin();
+            let answer = self.router.clone().oneshot(request);
+            async move {
+                let answer = answer.await;
+                drop(in_hand);
+                answer
+            }
+        });
+        let mut connection = pin!(
+            http1::Builder::new()
+                .header_read_timeout(None) // `Patient` sees to it.
+                .max_header_size(HEAD_BYTES_MAX)
+                .max_buf_size(HEAD_BYTES_MAX)
+                .serve_connection(io, service)
+        );
+        let finished = tokio::select! {
+            finished = connection.as_mut() => finished,
+            () = self.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = finished {
+            tracing::debug!(%peer, %error, "connection ended early");
+        }
+    }
+}

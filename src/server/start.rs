@@ -1,0 +1,95 @@
+use std::{num::NonZeroU32, sync::Arc};
+
+use anyhow::{Context, bail};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::exclusive::Exclusive;
+use crate::{
+    accounts::{Database, Directory, Token},
+    app::App,
+    config::ServeSettings,
+    keyspace::{Embedded, Keyspace, Redis, SystemClock},
+    limits::{Addresses, Tokens},
+    locks::Locks,
+};
+
+/// The parts of a server.
+pub(super) struct Parts {
+    pub app: Arc<App>,
+    pub background: TaskTracker,
+    /// The token of the account that was made, if there was none.
+    pub first_token: Option<Token>,
+    _exclusive: Option<Exclusive>,
+}
+
+/// Starts the parts in the order in which they need each other.
+pub(super) async fn start(settings: &ServeSettings, shutdown: &CancellationToken) -> anyhow::Result<Parts> {
+    let is_embedded = settings.redis.url.is_none();
+    let exclusive = is_embedded.then(|| Exclusive::hold(&settings.database.url)).transpose()?;
+    let keyspace = open_keyspace(settings).await?;
+    let database = open_database(settings).await?;
+    let first_token = match database.is_embedded() {
+        true => database.first_account().await.context("cannot make the first account")?.map(|made| made.token.token),
+        false => None,
+    };
+
+    let background = TaskTracker::new();
+    let directory = Directory::new(database, keyspace.clone());
+    background.spawn(directory.clone().run(shutdown.clone()));
+    let app = Arc::new(App {
+        locks: Locks::new(keyspace.clone()),
+        directory,
+        tokens: Tokens::new(keyspace),
+        addresses: Addresses::new(NonZeroU32::new(settings.limits.auth_failures_per_minute).unwrap_or(NonZeroU32::MIN)),
+        trusted_proxies: settings.listen.trusted_proxies.clone(),
+        request_timeout: settings.listen.request_timeout,
+    });
+    Ok(Parts { app, background, first_token, _exclusive: exclusive })
+}
+
+/// Finds settings that do not go together.
+pub(super) fn check(settings: &ServeSettings) -> anyhow::Result<()> {
+    Database::check_address(&settings.database)?;
+    if settings.redis.url.is_none() && settings.database.url.scheme() != "sqlite" {
+        bail!(
+            "without LOCKABLE_REDIS_URL every server on this database would keep locks of its own; \
+             set it, or leave LOCKABLE_DATABASE_URL to SQLite"
+        );
+    }
+    Ok(())
+}
+
+async fn open_database(settings: &ServeSettings) -> anyhow::Result<Database> {
+    let database = Database::open(&settings.database).await.context("cannot open the account database")?;
+    if settings.database.migrate {
+        database.migrate().await.context("cannot migrate the account database")?;
+    } else {
+        database.check_version().await?;
+    }
+    Ok(database)
+}
+
+async fn open_keyspace(settings: &ServeSettings) -> anyhow::Result<Keyspace> {
+    match &settings.redis.url {
+        Some(url) => {
+            let redis = Redis::start(&settings.redis).await?;
+            tracing::info!(redis = %url, "locks live in Redis");
+            Ok(Keyspace::Redis(redis))
+        }
+        None => {
+            tracing::warn!(
+                "locks live in this process: good for trying Lockable and for one server that may forget its locks \
+                 when it stops; not for several servers, for which LOCKABLE_REDIS_URL is to be set"
+            );
+            Ok(Keyspace::Embedded(Arc::new(Embedded::new(SystemClock)?)))
+        }
+    }
+}
+
+/// Prints the first token, once, with a line to copy.
+#[expect(clippy::print_stdout, reason = "this is for the person at the terminal, and must not be in a log")]
+pub(super) fn greet(origin: &str, token: &Token) {
+    let token = token.reveal();
+    println!("Made the first account. Its token, shown this once:\n\n    {token}\n\nTry it:\n");
+    println!("    curl -u {token}: {origin}/v1/acquire/my-lock-name\n");
+}
