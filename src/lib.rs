@@ -12,6 +12,7 @@
 //! - [`accounts`][]: accounts, tokens, plans, namespaces, audit; the only room with SQL.
 //! - [`limits`][]: rates per token, in the pod and over all pods; failed authentication per address.
 //! - [`http`][]: the router, the middleware, extractors, problems, one file a route.
+//! - [`operator`][]: the operator's commands, which work on the account database.
 //!
 //! The scripts that decide about locks stand in `lua/`, one file per operation.
 
@@ -23,5 +24,6 @@ pub mod keyspace;
 pub mod limits;
 pub mod lock;
 pub mod locks;
+pub mod operator;
 pub mod server;
 pub mod telemetry;

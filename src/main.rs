@@ -1,0 +1,108 @@
+//! The command line, and nothing else.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where the program speaks to a terminal")]
+
+use std::process::ExitCode;
+
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error::ContextKind};
+use lockable::{
+    config::{ServeSettings, in_force},
+    operator::{self, OperatorCommand},
+    server, telemetry,
+};
+
+/// flock for distributed systems, over plain HTTPS
+#[derive(Parser)]
+#[command(name = "lockable", version, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the API
+    Serve(ServeSettings),
+    /// Look at the settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    #[command(flatten)]
+    Operator(OperatorCommand),
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Print what is in force for `serve`, secrets hidden
+    Check(ServeSettings),
+}
+
+fn main() -> ExitCode {
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return refuse(&error),
+    };
+    match Cli::from_arg_matches(&matches) {
+        Ok(Cli { command: Command::Serve(settings) }) => serve(settings),
+        Ok(Cli { command: Command::Config(ConfigCommand::Check(settings)) }) => check(&settings, &matches),
+        Ok(Cli { command: Command::Operator(command) }) => operator::main(command),
+        Err(error) => refuse(&error),
+    }
+}
+
+fn serve(settings: ServeSettings) -> ExitCode {
+    let outcome = telemetry::init(&settings.log).map_err(Into::into).and_then(|()| server::main(settings));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lockable: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints the settings that `serve` would run with, after the checks that it
+/// would make of them.
+fn check(settings: &ServeSettings, matches: &ArgMatches) -> ExitCode {
+    let mut cli = Cli::command();
+    cli.build();
+    let command = cli.find_subcommand("config").and_then(|config| config.find_subcommand("check"));
+    let matches = matches.subcommand_matches("config").and_then(|config| config.subcommand_matches("check"));
+    for setting in command.zip(matches).map_or(Vec::new(), |(command, matches)| in_force(command, matches)) {
+        println!("{}={}  # {}", setting.variable, setting.value, setting.source);
+    }
+    match telemetry::check(&settings.log).map_err(Into::into).and_then(|()| server::check(settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lockable: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Help as clap prints it; an error in one line that names the variable, too,
+/// since that may be where the value came from.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return ExitCode::from(error.exit_code() as u8);
+    }
+    let text = error.to_string();
+    let words = text.trim_start_matches("error: ").lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
+    let line = words.collect::<Vec<_>>().join(" ");
+    let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+    match variable_of(flag.split([' ', '=']).next().unwrap_or_default()) {
+        Some(variable) => eprintln!("lockable: {line} (also set by {variable})"),
+        None => eprintln!("lockable: {line}; see lockable --help"),
+    }
+    ExitCode::from(error.exit_code() as u8)
+}
+
+/// The variable that sets the same as a flag such as `--listen`.
+fn variable_of(flag: &str) -> Option<String> {
+    fn find(command: &clap::Command, long: &str) -> Option<String> {
+        let mut arguments = command.get_arguments().filter(|arg| arg.get_long() == Some(long));
+        let own = arguments.find_map(|arg| Some(arg.get_env()?.to_string_lossy().into_owned()));
+        own.or_else(|| command.get_subcommands().find_map(|command| find(command, long)))
+    }
+    find(&Cli::command(), flag.strip_prefix("--")?)
+}
