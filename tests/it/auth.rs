@@ -1,0 +1,208 @@
+//! Who may call, and how soon a change of that takes effect.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::support::{Client, Cluster, Pod, eventually, postgres::Postgres, redis::RedisServer};
+
+#[tokio::test]
+async fn wrong_revoked_and_missing_credentials_get_the_same_401() {
+    let pod = Pod::start().await;
+    let account = pod.account("business").await;
+    let made = pod.operator(&["token", "create", "--account", &account.email]).await;
+    let revoked = made["token"].as_str().unwrap().to_owned();
+    pod.operator(&["token", "revoke", made["id"].as_str().unwrap()]).await;
+
+    let token = &account.token;
+    let basic = |user_and_password: String| {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        format!("Basic {}", STANDARD.encode(user_and_password))
+    };
+    let wrong = [
+        basic(format!("{}:", Uuid::new_v4())),
+        basic(format!("{revoked}:")),
+        basic(format!("{token}:password")),
+        basic(token.clone()),
+        basic(":".into()),
+        basic("not-a-uuid:".into()),
+        "Basic %%%".into(),
+        "Basic".into(),
+        format!("Bearer {token}"),
+        String::new(),
+    ];
+    let nobody = pod.client_without_token();
+    let missing = nobody.get("/v1/acquire/auth").await;
+    missing.assert_problem(401, "unauthenticated");
+    for header in &wrong {
+        let answer = nobody.request("GET", "/v1/acquire/auth", &[("Authorization", header)]).await;
+        assert_eq!((answer.status, &answer.json), (401, &missing.json), "{header}");
+        assert_eq!(answer.header("www-authenticate"), Some("Basic realm=\"lockable\""), "{header}");
+    }
+    for header in [basic(format!("{token}:")), basic(format!("{token}:")).replace("Basic", "bAsIc")] {
+        let answer = nobody.request("GET", "/v1/heartbeat/auth", &[("Authorization", &header)]).await;
+        assert_eq!(answer.json["reason"], "not_held", "{header}: none of the above acquired");
+    }
+}
+
+#[tokio::test]
+async fn a_token_without_the_scope_lock_may_not_lock() {
+    let pod = Pod::start().await;
+    let account = pod.account("business").await;
+    let made = pod.operator(&["token", "create", "--account", &account.email, "--scope", "manage"]).await;
+    let client = pod.client(made["token"].as_str().unwrap());
+    client.get("/v1/acquire/scope").await.assert_problem(403, "scope-missing");
+}
+
+/// Asks until the answer is as expected, on every pod, and fails if that takes
+/// longer than the second that is promised.
+async fn within_a_second(clients: &[Client], path: &str, is_expected: impl Fn(&crate::support::Answer) -> bool) {
+    let changed = Instant::now();
+    for client in clients {
+        eventually(async || is_expected(&client.get(path).await)).await;
+    }
+    assert!(changed.elapsed() < Duration::from_secs(1), "{path} took {:?}", changed.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_take_effect_on_all_pods_within_a_second() {
+    let cluster = Cluster::start(3).await;
+    let account = cluster.account("hobbyist").await;
+    let email = &account.email;
+    let clients: Vec<_> = cluster.pods.iter().map(|pod| pod.client(&account.token)).collect();
+    for client in &clients {
+        assert_eq!(client.get("/v1/heartbeat/change").await.json["reason"], "not_held");
+    }
+
+    cluster.operator(&["account", "set-plan", email, "business"]).await;
+    within_a_second(&clients, "/v1/heartbeat/change?lease=2m", |answer| answer.status == 200).await;
+
+    cluster.operator(&["plan", "set", "business", "--lease-max", "1m"]).await;
+    within_a_second(&clients, "/v1/heartbeat/change?lease=2m", |answer| answer.status == 403).await;
+
+    cluster.operator(&["account", "set-lease", email, "7s"]).await;
+    for client in &clients {
+        let set = Instant::now();
+        eventually(async || {
+            client.get("/v1/release/change").await;
+            client.get("/v1/acquire/change").await.json["lease_ms"] == 7000
+        })
+        .await;
+        assert!(set.elapsed() < Duration::from_secs(1));
+    }
+
+    cluster.operator(&["account", "suspend", email]).await;
+    within_a_second(&clients, "/v1/heartbeat/change", |answer| {
+        answer.status == 403 && answer.json["type"] == "/problems/account-suspended"
+    })
+    .await;
+    cluster.operator(&["account", "resume", email]).await;
+    within_a_second(&clients, "/v1/heartbeat/change", |answer| answer.status == 200).await;
+
+    let tokens = cluster.operator(&["token", "list", "--account", email]).await;
+    cluster.operator(&["token", "revoke", tokens[0]["id"].as_str().unwrap()]).await;
+    within_a_second(&clients, "/v1/heartbeat/change", |answer| answer.status == 401).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_sql_known_tokens_work_and_unknown_ones_get_503() {
+    let redis = RedisServer::start();
+    let mut postgres = Postgres::own().await;
+    let first = Pod::builder().redis(&redis).database(&postgres.url).start().await;
+    let second = Pod::builder().redis(&redis).database(&postgres.url).start().await;
+    let [known, unknown] = [first.account("business").await.token, first.account("business").await.token];
+    assert_eq!(first.client(&known).get("/v1/acquire/sql").await.json["response"], true);
+
+    postgres.stop();
+    for pod in [&first, &second] {
+        let answer = pod.client(&known).get("/v1/heartbeat/sql").await;
+        assert_eq!(answer.json["response"], true, "also on a pod that has not met the token: {}", answer.text);
+        let answer = pod.client(&unknown).get("/v1/heartbeat/sql").await;
+        answer.assert_problem(503, "unavailable");
+        assert!(answer.header("retry-after").is_some());
+    }
+    let keys = redis.cli(&["--raw", "KEYS", "*:token:*"]);
+    let key = keys.lines().next().unwrap();
+    assert!(!key.contains(&known), "no key holds a token");
+    let rest_s: u64 = redis.cli(&["TTL", key]).trim().parse().unwrap();
+    assert!(rest_s > 3600, "known tokens are kept for {rest_s} s");
+
+    postgres.start();
+    eventually(async || first.client(&unknown).get("/v1/heartbeat/sql").await.status == 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_who_ask_for_one_token_at_once_are_one_query() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.pods[0].client(&cluster.account("business").await.token);
+    let before = cluster.postgres.queries_of_accounts();
+    let answers = futures_util::future::join_all((0..100).map(|_| client.get("/v1/heartbeat/herd"))).await;
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    // Whose it is, and which namespaces they have; and the same once more when
+    // the pod hears in the middle that the account is new.
+    let asked = cluster.postgres.queries_of_accounts() - before;
+    assert!((2..=4).contains(&asked), "{asked} queries");
+}
+
+#[tokio::test]
+async fn an_address_that_fails_too_often_is_held_up_and_tokens_in_use_are_not() {
+    let pod = Pod::builder()
+        .env("LOCKABLE_AUTH_FAILURES_PER_MINUTE", "5")
+        .env("LOCKABLE_TRUSTED_PROXIES", "127.0.0.0/8")
+        .start()
+        .await;
+    let client = pod.client(&pod.account("business").await.token);
+    let from = async |client: &Client, address: &str| {
+        client.request("GET", "/v1/heartbeat/fail", &[("X-Forwarded-For", address)]).await
+    };
+    assert_eq!(from(&client, "192.0.2.1").await.json["reason"], "not_held");
+    for _ in 0..5 {
+        let stranger = pod.client(&Uuid::new_v4().to_string());
+        from(&stranger, "192.0.2.1").await.assert_problem(401, "unauthenticated");
+    }
+    let stranger = pod.client(&Uuid::new_v4().to_string());
+    eventually(async || from(&stranger, "192.0.2.1").await.status == 429).await;
+    let refused = from(&stranger, "192.0.2.1").await;
+    refused.assert_problem(429, "too-many-failures");
+    assert!(refused.header("retry-after").is_some());
+    // What stands to the left was written by the client, and changes nothing.
+    from(&stranger, "203.0.113.9, 192.0.2.1").await.assert_problem(429, "too-many-failures");
+
+    assert_eq!(from(&client, "192.0.2.1").await.status, 200, "a token in use");
+    from(&stranger, "192.0.2.2").await.assert_problem(401, "unauthenticated");
+}
+
+#[tokio::test]
+async fn two_accounts_cannot_touch_or_read_each_others_locks() {
+    let pod = Pod::start().await;
+    let [ana, bob] = [pod.account("business").await, pod.account("business").await];
+    pod.operator(&["namespace", "create", "--account", &ana.email, "secret"]).await;
+    let [ana, bob] = [&ana, &bob].map(|account| pod.client(&account.token));
+    eventually(async || ana.get("/v1/acquire/mine?namespace=secret&owner=job").await.status == 200).await;
+
+    let form = [("owner", "job"), ("note", "for my eyes"), ("lease", "1h")];
+    let granted = ana.post_form("/v1/acquire/shared", &form).await;
+    let fence = granted.json["fencing_token"].as_u64().unwrap();
+
+    let refused = bob.get("/v1/acquire/shared?owner=job").await;
+    assert_eq!(refused.json["reason"], "held");
+    assert!(refused.json.get("holder").is_none() && !refused.text.contains("eyes"), "{}", refused.text);
+    for operation in ["heartbeat", "release"] {
+        for query in ["", "?owner=job", &format!("?owner=job&fencing_token={fence}")] {
+            let answer = bob.get(&format!("/v1/{operation}/shared{query}")).await;
+            assert_eq!(
+                answer.json,
+                json!({"response": false, "name": "shared", "namespace": "public", "reason": "held_by_another"})
+            );
+        }
+    }
+    for operation in ["acquire", "heartbeat", "release"] {
+        let guessed = bob.get(&format!("/v1/{operation}/mine?namespace=secret&owner=job")).await;
+        guessed.assert_problem(403, "namespace-denied");
+        let absent = bob.get(&format!("/v1/{operation}/mine?namespace=absent&owner=job")).await;
+        assert_eq!(guessed.json["detail"], absent.json["detail"].as_str().unwrap().replace("absent", "secret"));
+    }
+    assert_eq!(ana.get("/v1/heartbeat/shared?owner=job").await.json["fencing_token"], fence);
+    assert_eq!(ana.get("/v1/release/mine?namespace=secret&owner=job").await.json["response"], true);
+}

@@ -1,0 +1,170 @@
+//! The listener's loop with a router of its own: limits, time-outs, drain.
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::{Router, extract::ConnectInfo, routing::get};
+use clap::Parser;
+use lockable::{
+    config::ListenSettings,
+    server::{HEAD_BYTES_MAX, serve},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::Pod;
+
+#[derive(Parser)]
+struct Settings {
+    #[command(flatten)]
+    listen: ListenSettings,
+}
+
+struct Server {
+    address: SocketAddr,
+    shutdown: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(flags: &[&str]) -> Self {
+        let router = Router::new()
+            .route("/", get(|| async { "hello" }))
+            .route("/peer", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }))
+            .route("/slow", get(|| async { sleep(Duration::from_millis(500)).await }))
+            .route("/hang", get(std::future::pending::<()>));
+        let settings = Settings::parse_from([&["test"], flags].concat()).listen;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn({
+            let shutdown = shutdown.clone();
+            async move { serve(listener, router, &settings, None, shutdown).await }
+        });
+        Self { address, shutdown, serving }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+}
+
+async fn send(stream: &mut TcpStream, paths: &[&str]) {
+    let requests: String = paths.iter().map(|path| format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n")).collect();
+    stream.write_all(requests.as_bytes()).await.unwrap();
+}
+
+/// Reads until `end` was received, or the stream closed.
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    while !text.ends_with(end) {
+        match timeout(Duration::from_secs(5), stream.read(&mut buffer)).await.expect("nothing comes") {
+            Ok(0) | Err(_) => break,
+            Ok(count) => text.push_str(std::str::from_utf8(&buffer[..count]).unwrap()),
+        }
+    }
+    text
+}
+
+#[tokio::test]
+async fn requests_sent_at_once_are_all_answered_and_know_their_peer() {
+    let server = Server::start(&[]).await;
+    let mut stream = server.connect().await;
+    let peer = stream.local_addr().unwrap().to_string();
+    send(&mut stream, &["/", "/peer", "/", "/peer"]).await;
+    let mut answers = String::new();
+    while answers.matches("200 OK").count() < 4 {
+        answers += &read_until(&mut stream, &peer).await;
+    }
+    assert_eq!((answers.matches("hello").count(), answers.matches(&peer).count()), (2, 2), "{answers}");
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_answered_with_431() {
+    let server = Server::start(&[]).await;
+    for (bytes, expected) in [(HEAD_BYTES_MAX - 1000, "HTTP/1.1 200"), (HEAD_BYTES_MAX + 1000, "HTTP/1.1 431")] {
+        let mut stream = server.connect().await;
+        let head = format!("GET / HTTP/1.1\r\nHost: test\r\nX-Long: {}\r\n\r\n", "x".repeat(bytes));
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = read_until(&mut stream, "hello").await;
+        assert!(answer.starts_with(expected), "{bytes}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn silent_and_slow_clients_are_left_in_time() {
+    let server = Server::start(&["--header-timeout", "300ms"]).await;
+    for begun in ["", "GET / HTTP/1.1\r\nHost:"] {
+        let mut stream = server.connect().await;
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        let asked = Instant::now();
+        assert_eq!(read_until(&mut stream, "hello").await, "");
+        assert!(asked.elapsed() < Duration::from_secs(2), "{begun:?} took {:?}", asked.elapsed());
+    }
+    let mut stream = server.connect().await;
+    for _ in 0..2 {
+        send(&mut stream, &["/"]).await;
+        assert!(read_until(&mut stream, "hello").await.ends_with("hello"));
+        // What is looked at here is that nothing happens for a while.
+        sleep(Duration::from_millis(600)).await;
+    }
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_wait_for_their_turn() {
+    let server = Server::start(&["--connections", "1"]).await;
+    let mut first = server.connect().await;
+    send(&mut first, &["/"]).await;
+    read_until(&mut first, "hello").await;
+
+    let mut second = server.connect().await;
+    send(&mut second, &["/"]).await;
+    let early = timeout(Duration::from_millis(300), second.readable()).await;
+    assert!(early.is_err(), "served beyond the limit");
+    drop(first);
+    assert!(read_until(&mut second, "hello").await.ends_with("hello"));
+}
+
+#[tokio::test]
+async fn a_drain_lets_requests_finish_and_closes_what_is_idle() {
+    let server = Server::start(&["--drain-timeout", "5s"]).await;
+    let (mut idle, mut busy) = (server.connect().await, server.connect().await);
+    send(&mut idle, &["/"]).await;
+    read_until(&mut idle, "hello").await;
+    send(&mut busy, &["/slow"]).await;
+    sleep(Duration::from_millis(100)).await;
+
+    server.shutdown.cancel();
+    assert_eq!(read_until(&mut idle, "hello").await, "");
+    let refused = async { while TcpStream::connect(server.address).await.is_ok() {} };
+    timeout(Duration::from_millis(300), refused).await.expect("new connections are still accepted");
+    let answer = read_until(&mut busy, "-").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    timeout(Duration::from_secs(1), server.serving).await.expect("the drain does not end").unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_closes_what_does_not_finish_in_time() {
+    let server = Server::start(&["--drain-timeout", "300ms"]).await;
+    let mut stream = server.connect().await;
+    send(&mut stream, &["/hang"]).await;
+    sleep(Duration::from_millis(100)).await;
+    let begin = Instant::now();
+    server.shutdown.cancel();
+    server.serving.await.unwrap();
+    assert!((200..2000).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
+    assert_eq!(read_until(&mut stream, "-").await, "");
+}
+
+#[tokio::test]
+async fn a_server_told_to_stop_ends_well() {
+    let mut pod = Pod::start().await;
+    let kept_alive = pod.client(&pod.first_token());
+    assert_eq!(kept_alive.get("/v1/acquire/stop").await.status, 200);
+    assert_eq!(pod.stop().await, Some(0), "{}", pod.log());
+}

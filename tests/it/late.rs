@@ -1,0 +1,92 @@
+//! A command that reaches the keyspace after its deadline does nothing.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use lockable::{
+    keyspace::{Clock, Embedded, Keyspace},
+    lock::{
+        AccountId, Acquired, Heartbeaten, Label, Lease, LockName, NamespaceId, NotHeld, Note, Payment, Refusal,
+        Released,
+    },
+    locks::{AcquireRequest, Claimant, HeartbeatRequest, LockId, Locks, LocksError, ReleaseRequest},
+};
+use uuid::Uuid;
+
+/// A clock that runs ahead by `stride` microseconds each time it is read: what
+/// a pod sends is as late as that.
+#[derive(Clone, Default)]
+struct Striding {
+    now: Arc<AtomicU64>,
+    stride: Arc<AtomicU64>,
+}
+
+impl Clock for Striding {
+    fn now_us(&self) -> u64 {
+        self.now.fetch_add(self.stride.load(Ordering::SeqCst), Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn a_late_acquire_grants_nothing_and_a_late_release_takes_nothing() {
+    let clock = Striding { now: Arc::new(AtomicU64::new(1_000_000_000_000)), ..Striding::default() };
+    let locks = Locks::new(Keyspace::Embedded(Arc::new(Embedded::new(clock.clone()).unwrap())));
+    let lock = LockId { namespace: NamespaceId::Public, name: LockName::parse("late").unwrap() };
+    let claimant = Claimant { account: AccountId(Uuid::new_v4()), owner: None };
+    let acquire = AcquireRequest {
+        lock: lock.clone(),
+        claimant: claimant.clone(),
+        lease: Lease::from_secs(3600),
+        label: Label::parse("test").unwrap(),
+        note: Note::default(),
+        held_max: 100,
+        payment: Payment::Paid,
+    };
+    let release =
+        ReleaseRequest { lock: lock.clone(), claimant: claimant.clone(), fence: None, payment: Payment::Paid };
+    let heartbeat =
+        HeartbeatRequest { lock, claimant, lease: Lease::from_secs(3600), fence: None, payment: Payment::Paid };
+
+    clock.stride.store(10_000_000, Ordering::SeqCst);
+    assert!(matches!(locks.acquire(&acquire).await, Err(LocksError::TooLate)));
+    clock.stride.store(0, Ordering::SeqCst);
+    assert_eq!(locks.heartbeat(&heartbeat).await.unwrap().outcome, Heartbeaten::Refused(NotHeld::Free));
+    assert!(matches!(locks.acquire(&acquire).await.unwrap().outcome, Acquired::Granted(_)));
+
+    clock.stride.store(10_000_000, Ordering::SeqCst);
+    assert!(matches!(locks.release(&release).await, Err(LocksError::TooLate)));
+    clock.stride.store(0, Ordering::SeqCst);
+    assert!(matches!(locks.acquire(&acquire).await.unwrap().outcome, Acquired::Refused(Refusal::Held { .. })));
+    assert_eq!(locks.release(&release).await.unwrap().outcome, Released::Released);
+}
+
+/// A step of the clock back by a day, during which locks are granted: fences
+/// rise all the same.
+#[tokio::test]
+async fn fences_rise_though_the_clock_is_set_back() {
+    let clock = Striding { now: Arc::new(AtomicU64::new(1_000_000_000_000)), ..Striding::default() };
+    let locks = Locks::new(Keyspace::Embedded(Arc::new(Embedded::new(clock.clone()).unwrap())));
+    let mut fences = Vec::new();
+    for round in 0..10 {
+        let request = AcquireRequest {
+            lock: LockId { namespace: NamespaceId::Public, name: LockName::parse(format!("{}", round % 2)).unwrap() },
+            claimant: Claimant { account: AccountId(Uuid::new_v4()), owner: None },
+            lease: Lease::from_secs(1),
+            label: Label::parse("test").unwrap(),
+            note: Note::default(),
+            held_max: 100,
+            payment: Payment::Paid,
+        };
+        match locks.acquire(&request).await.unwrap().outcome {
+            Acquired::Granted(grant) => fences.push(grant.fence),
+            refused => panic!("{refused:?}"),
+        }
+        let release =
+            ReleaseRequest { lock: request.lock, claimant: request.claimant, fence: None, payment: Payment::Paid };
+        assert_eq!(locks.release(&release).await.unwrap().outcome, Released::Released);
+        clock.now.fetch_sub(3600 * 1_000_000, Ordering::SeqCst);
+    }
+    assert!(fences.is_sorted_by(|a, b| a < b), "{fences:?}");
+}

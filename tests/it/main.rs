@@ -1,0 +1,27 @@
+//! All tests through the front door, in one binary.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::unwrap_used,
+    reason = "a test says what is wrong by panicking"
+)]
+
+mod auth;
+mod connections;
+mod contention;
+mod contract;
+mod hot_path;
+mod late;
+mod layers;
+mod model;
+mod operator;
+mod outage;
+mod rates;
+mod redis;
+mod seed;
+mod settings;
+mod support;
+mod tls;

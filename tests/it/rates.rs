@@ -1,0 +1,115 @@
+//! Rates and quotas of plans, over all pods.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use crate::support::{Client, Cluster, Pod, eventually};
+
+/// Asks as fast as it can over all clients by turns until `end`, and returns
+/// when each request that got through was answered.
+async fn hammer(clients: &[Client], workers: usize, end: Instant) -> Vec<Instant> {
+    let mut tasks = JoinSet::new();
+    for worker in 0..workers {
+        let client = clients[worker % clients.len()].clone();
+        tasks.spawn(async move {
+            let mut admitted = Vec::new();
+            while Instant::now() < end {
+                let answer = client.get(&format!("/v1/heartbeat/rate-{worker}")).await;
+                match answer.status {
+                    200 => admitted.push(Instant::now()),
+                    _ => {
+                        answer.assert_problem(429, "rate-limited");
+                        assert!(answer.header("retry-after").is_some());
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                }
+            }
+            admitted
+        });
+    }
+    let mut admitted = tasks.join_all().await.concat();
+    admitted.sort();
+    admitted
+}
+
+/// The largest number of requests that got through within any `window`.
+fn most_within(admitted: &[Instant], window: Duration) -> usize {
+    (0..admitted.len())
+        .map(|first| admitted[first..].iter().take_while(|at| **at - admitted[first] < window).count())
+        .max()
+        .unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_plan_has_its_burst_and_then_its_rate_over_all_pods_together() {
+    let cluster = Cluster::start(3).await;
+    let token = cluster.account("hobbyist").await.token;
+    let clients: Vec<_> = cluster.pods.iter().map(|pod| pod.client(&token)).collect();
+    let start = Instant::now();
+    let admitted = hammer(&clients, 12, start + Duration::from_secs(12)).await;
+
+    let at_once = admitted.iter().filter(|at| **at - start < Duration::from_secs(1)).count();
+    assert!((50..=60).contains(&at_once), "a burst of 50, and 10 in the second: {at_once}");
+    // The client sees an answer a little after it was counted, so a window of
+    // the client's may begin a little late.
+    let most = most_within(&admitted, Duration::from_secs(10));
+    assert!(most <= 50 + 10 * 10 + 2, "{most} in ten seconds");
+    assert!(admitted.len() >= 50 + 11 * 10 - 5, "{} in twelve seconds", admitted.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_plan_is_kept_over_all_pods_though_they_draw_permits() {
+    let cluster = Cluster::start(3).await;
+    cluster.operator(&["plan", "set", "business", "--rate", "200", "--burst", "400"]).await;
+    let token = cluster.account("business").await.token;
+    let clients: Vec<_> = cluster.pods.iter().map(|pod| pod.client(&token)).collect();
+    let start = Instant::now();
+    let admitted = hammer(&clients, 24, start + Duration::from_secs(11)).await;
+    let most = most_within(&admitted, Duration::from_secs(10));
+    assert!(most <= 400 + 10 * 200 + 20, "{most} in ten seconds");
+    assert!(admitted.len() >= 400 + 10 * 200 - 100, "{} in eleven seconds: permits were wasted", admitted.len());
+}
+
+#[tokio::test]
+async fn an_account_holds_as_many_locks_as_its_plan_allows_and_heals_when_they_lapse() {
+    let pod = Pod::start().await;
+    pod.operator(&["plan", "set", "business", "--locks", "3"]).await;
+    let client = pod.client(&pod.account("business").await.token);
+    for (name, lease) in [("a", "1h"), ("b", "1h"), ("c", "1s")] {
+        assert_eq!(client.get(&format!("/v1/acquire/{name}?owner=o&lease={lease}")).await.json["response"], true);
+    }
+    let refused = client.get("/v1/acquire/d").await;
+    refused.assert_problem(429, "too-many-locks");
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(client.get("/v1/acquire/a?owner=o").await.json["response"], true, "one that is held already");
+    assert_eq!(client.get("/v1/heartbeat/b?owner=o").await.json["response"], true);
+
+    eventually(async || client.get("/v1/acquire/d?lease=1h").await.status == 200).await;
+    client.get("/v1/acquire/e").await.assert_problem(429, "too-many-locks");
+    assert_eq!(client.get("/v1/release/d").await.json["response"], true);
+    assert_eq!(client.get("/v1/acquire/e").await.json["response"], true);
+}
+
+#[tokio::test]
+async fn the_headers_say_how_a_token_stands() {
+    let pod = Pod::start().await;
+    let client = pod.client(&pod.account("hobbyist").await.token);
+    let remaining = async || {
+        let answer = client.get("/v1/heartbeat/x").await;
+        assert_eq!(answer.header("ratelimit-policy"), Some("\"token\";q=50;w=5"));
+        let state = answer.header("ratelimit").unwrap().to_owned();
+        let remaining = state.strip_prefix("\"token\";r=").and_then(|rest| rest.split(';').next());
+        (answer.status, remaining.unwrap().parse::<u32>().unwrap())
+    };
+    assert_eq!(remaining().await, (200, 49));
+    assert!((46..=48).contains(&remaining().await.1));
+    let last = loop {
+        let (status, remaining) = remaining().await;
+        if status == 429 {
+            break remaining;
+        }
+    };
+    assert_eq!(last, 0);
+    eventually(async || client.get("/v1/heartbeat/x").await.status == 200).await;
+}

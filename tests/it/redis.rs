@@ -1,0 +1,110 @@
+//! The ways to reach Redis, and what becomes of a connection.
+
+use std::time::Duration;
+
+use lockable::{
+    config::RedisSettings,
+    keyspace::{Keyspace, Redis, Script, StartError},
+};
+
+use crate::support::{Cluster, dev_cert, eventually, redis::RedisServer};
+
+static SHOUT: Script = Script::new("shout", "return {'heard', redis.call('PUBLISH', KEYS[1], ARGV[1])}");
+static ECHO: Script = Script::new("echo", "return {KEYS[1], ARGV[1], 42}");
+
+fn settings(url: &str) -> RedisSettings {
+    RedisSettings {
+        url: Some(url.parse().unwrap()),
+        timeout: Duration::from_millis(500),
+        prefix: "test".into(),
+        wait_replicas: 0,
+        pool_size: 2,
+    }
+}
+
+async fn keyspace(url: &str) -> Result<Keyspace, StartError> {
+    Redis::start(&settings(url)).await.map(Keyspace::Redis)
+}
+
+async fn echoes(keyspace: &Keyspace) -> bool {
+    keyspace.run(&ECHO, &["k"], &["v"]).await.is_ok_and(|reply| reply.text(2).is_ok_and(|word| word == "42"))
+}
+
+#[tokio::test]
+async fn redis_is_reached_by_password_database_and_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("redis.sock");
+    let socket = socket.to_str().unwrap();
+    let server = RedisServer::builder()
+        .args(&["--requirepass", "s3cret", "--unixsocket", socket])
+        .args(&["--user", "ana", "on", ">pass", "~*", "&*", "+@all"])
+        .start();
+    let port = server.port();
+    for url in [
+        format!("redis://:s3cret@127.0.0.1:{port}"),
+        format!("redis://ana:pass@127.0.0.1:{port}/3"),
+        format!("redis+unix://{socket}?user=ana&pass=pass&db=2"),
+    ] {
+        assert!(echoes(&keyspace(&url).await.unwrap()).await, "{url}");
+    }
+    for url in [format!("redis://127.0.0.1:{port}"), format!("redis://ana:wr0ng@127.0.0.1:{port}")] {
+        let error = keyspace(&url).await.err().unwrap();
+        assert!(matches!(error, StartError::Password(_)), "{error}");
+        assert!(!error.to_string().contains("wr0ng"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn redis_is_reached_over_tls_and_a_stranger_is_not_trusted() {
+    let certificate = dev_cert().await;
+    let (cert, key) = (certificate.cert.to_str().unwrap(), certificate.key.to_str().unwrap());
+    let port = crate::support::process::free_port().to_string();
+    let tls = ["--tls-port", &port, "--tls-cert-file", cert, "--tls-key-file", key, "--tls-auth-clients", "no"];
+    let _server = RedisServer::builder().args(&tls).start();
+    let url = format!("rediss://localhost:{port}");
+    let other = dev_cert().await;
+    for (trusted, status) in [(cert, 200), (other.cert.to_str().unwrap(), 503)] {
+        let pod = crate::support::Pod::builder().env("LOCKABLE_REDIS_URL", &url).env("SSL_CERT_FILE", trusted);
+        let pod = pod.start().await;
+        let client = pod.client(&pod.first_token());
+        eventually(async || client.get("/v1/acquire/tls").await.status == status).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_come_again_after_a_restart() {
+    let mut server = RedisServer::start();
+    let keyspace = keyspace(&server.url()).await.unwrap();
+    let (mut news, mut other) = (keyspace.subscribe("news"), keyspace.subscribe("other"));
+    let mut heard = async || {
+        let _ = keyspace.run(&SHOUT, &["news"], &["hello"]).await;
+        tokio::time::timeout(Duration::from_millis(50), news.recv()).await == Ok(Some("hello".into()))
+    };
+    eventually(&mut heard).await;
+    server.restart();
+    eventually(&mut heard).await;
+    assert!(other.try_recv().is_err(), "another channel");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demoted_master_is_left_and_found_again_when_promoted() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.pods[0].client(&cluster.account("business").await.token);
+    assert_eq!(client.get("/v1/acquire/before").await.json["response"], true);
+
+    let master = RedisServer::start();
+    cluster.redis.cli(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
+    client.get("/v1/acquire/during").await.assert_problem(503, "unavailable");
+    cluster.redis.cli(&["REPLICAOF", "NO", "ONE"]);
+    eventually(async || client.get("/v1/acquire/after?owner=a").await.json["response"] == true).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_at_the_start_is_waited_for() {
+    let mut server = RedisServer::start();
+    server.stop();
+    let keyspace = keyspace(&server.url()).await.unwrap();
+    assert!(!echoes(&keyspace).await);
+    server.restart();
+    eventually(async || echoes(&keyspace).await).await;
+}

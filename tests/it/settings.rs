@@ -1,0 +1,105 @@
+//! Settings: by flag and variable, and what happens to wrong ones.
+
+use crate::support::{Pod, pod::lockable};
+
+async fn run(args: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let ran = lockable(args).envs(variables.iter().copied()).output().await.unwrap();
+    let [stdout, stderr] = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    (ran.status.code(), stdout, stderr)
+}
+
+/// Flags, variables, and words that the complaint has.
+type Case = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
+
+#[tokio::test]
+async fn a_wrong_setting_stops_the_start_with_one_line() {
+    let cases: &[Case] = &[
+        (&[], &[("LOCKABLE_LISTEN", "everywhere")], "LOCKABLE_LISTEN"),
+        (&["--listen", "1"], &[], "LOCKABLE_LISTEN"),
+        (&[], &[("LOCKABLE_REDIS_TIMEOUT", "soon")], "LOCKABLE_REDIS_TIMEOUT"),
+        (&[], &[("LOCKABLE_REDIS_POOL_SIZE", "0")], "LOCKABLE_REDIS_POOL_SIZE"),
+        (&[], &[("LOCKABLE_REDIS_PREFIX", "{x}")], "LOCKABLE_REDIS_PREFIX"),
+        (&[], &[("LOCKABLE_REDIS_URL", "http://x")], "redis://"),
+        (&[], &[("LOCKABLE_REDIS_URL", "nonsense")], "LOCKABLE_REDIS_URL"),
+        (&[], &[("LOCKABLE_DATABASE_URL", "mysql://x/y"), ("LOCKABLE_REDIS_URL", "redis://127.0.0.1:1")], "postgres:"),
+        (&[], &[("LOCKABLE_DATABASE_URL", "postgres://127.0.0.1:1/x")], "LOCKABLE_REDIS_URL"),
+        (&[], &[("LOCKABLE_DATABASE_CONNECTIONS", "0")], "LOCKABLE_DATABASE_CONNECTIONS"),
+        (&[], &[("LOCKABLE_TRUSTED_PROXIES", "10.0.0.0/8,home")], "LOCKABLE_TRUSTED_PROXIES"),
+        (&[], &[("LOCKABLE_LOG_FORMAT", "xml")], "LOCKABLE_LOG_FORMAT"),
+        (&[], &[("LOCKABLE_LOG", "lockable=loud")], "filter"),
+        (&[], &[("LOCKABLE_TLS_CERT", "/nowhere.pem")], "--tls-key"),
+        (&[], &[("LOCKABLE_TLS_CERT", "/nowhere.pem"), ("LOCKABLE_TLS_KEY", "/nowhere.pem")], "/nowhere.pem"),
+        (&[], &[("LOCKABLE_AUTH_FAILURES_PER_MINUTE", "0")], "LOCKABLE_AUTH_FAILURES_PER_MINUTE"),
+        (&["--nonsense"], &[], "--nonsense"),
+    ];
+    for (flags, variables, words) in cases {
+        let (code, stdout, stderr) = run(&[&["serve"], *flags].concat(), variables).await;
+        assert!(matches!(code, Some(1 | 2)), "{flags:?} {variables:?}: {code:?} {stderr}");
+        assert_eq!((&*stdout, stderr.lines().count()), ("", 1), "{flags:?} {variables:?}: {stderr}");
+        assert!(stderr.contains(words), "{flags:?} {variables:?}: {stderr}");
+    }
+}
+
+#[tokio::test]
+async fn config_check_prints_what_is_in_force_and_no_secret() {
+    let variables = [
+        ("LOCKABLE_REDIS_URL", "redis://ana:s3cret@127.0.0.1:1/2"),
+        ("LOCKABLE_DATABASE_URL", "postgres://ana:s3cret@127.0.0.1:1/x?password=s3cret"),
+        ("LOCKABLE_DRAIN_TIMEOUT", "3s"),
+    ];
+    let (code, stdout, stderr) = run(&["config", "check", "--listen", "127.0.0.1:1234"], &variables).await;
+    assert_eq!(code, Some(0), "{stderr}");
+    for line in [
+        "LOCKABLE_LISTEN=127.0.0.1:1234  # flag",
+        "LOCKABLE_DRAIN_TIMEOUT=3s  # environment",
+        "LOCKABLE_REDIS_TIMEOUT=500ms  # default",
+        "LOCKABLE_TLS_CERT=  # unset",
+        "LOCKABLE_REDIS_URL=redis://ana:***@127.0.0.1:1/2  # environment",
+        "LOCKABLE_DATABASE_URL=postgres://ana:***@127.0.0.1:1/x?***  # environment",
+    ] {
+        assert!(stdout.lines().any(|other| other == line), "{line} is not in {stdout}");
+    }
+    assert!(!stdout.contains("s3cret") && !stderr.contains("s3cret"));
+    let (code, _, stderr) = run(&["config", "check"], &[("LOCKABLE_DATABASE_URL", "postgres://x/y")]).await;
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("LOCKABLE_REDIS_URL"), "{stderr}");
+}
+
+#[tokio::test]
+async fn every_setting_is_in_the_help_with_its_variable() {
+    let (code, stdout, _) = run(&["serve", "--help"], &[]).await;
+    assert_eq!(code, Some(0));
+    let help = stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (_, in_force, _) = run(&["config", "check"], &[]).await;
+    assert!(in_force.lines().count() > 15, "{in_force}");
+    for variable in in_force.lines().filter_map(|line| line.split('=').next()) {
+        assert!(help.contains(&format!("env: {variable}")), "{variable} is not in the help");
+    }
+}
+
+#[tokio::test]
+async fn the_embedded_server_says_what_it_is_and_is_alone_on_its_database() {
+    let pod = Pod::start().await;
+    assert!(pod.log().contains("not for several servers"), "{}", pod.log());
+    let (code, _, stderr) = pod.run(&["serve"]).await;
+    assert_eq!(code, Some(1));
+    let complaint = stderr.lines().last().unwrap();
+    assert!(complaint.contains("another server") && complaint.contains("LOCKABLE_REDIS_URL"), "{stderr}");
+}
+
+#[tokio::test]
+async fn the_first_start_prints_a_token_once_and_no_log_ever_has_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite:{}", folder.path().join("test.db").display());
+    let mut first = Pod::builder().database(&database).start().await;
+    let token = first.first_token();
+    let line = format!("curl -u {token}: {}/v1/acquire/my-lock-name", first.origin());
+    assert!(first.stdout().contains(&line), "{}", first.stdout());
+    assert_eq!(first.client(&token).get("/v1/acquire/a").await.json["response"], true);
+    assert_eq!(first.stop().await, Some(0));
+    assert!(!first.log().contains(&token));
+
+    let second = Pod::builder().database(&database).start().await;
+    assert_eq!(second.stdout(), "");
+    assert_eq!(second.client(&token).get("/v1/acquire/a").await.json["response"], true);
+}

@@ -1,0 +1,119 @@
+use std::sync::Once;
+
+use reqwest::{
+    Method,
+    header::{HeaderMap, HeaderName},
+};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// A client with a token, of one pod.
+#[derive(Clone)]
+pub struct Client {
+    origin: String,
+    token: Option<String>,
+    http: reqwest::Client,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub text: String,
+    /// `null` if the body is no JSON.
+    pub json: Value,
+    headers: HeaderMap,
+}
+
+impl Client {
+    pub fn new(origin: &str, token: Option<&str>) -> Self {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        });
+        // No lock route ever redirects; a test would see it.
+        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap();
+        Self { origin: origin.into(), token: token.map(Into::into), http }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.request("GET", path, &[]).await
+    }
+
+    /// Asks for a path exactly as it is written, which other clients do not do.
+    pub async fn get_raw(&self, path: &str) -> Answer {
+        let authority = self.origin.strip_prefix("http://").expect("a pod without TLS");
+        let mut stream = TcpStream::connect(authority).await.unwrap();
+        let authorization = self.authorization();
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {authority}\r\nAuthorization: {authorization}\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+        let mut lines = head.lines();
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let fields = lines.map(|line| line.split_once(": ").unwrap());
+        let headers =
+            fields.map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect();
+        Answer { status, json: serde_json::from_str(text).unwrap_or_default(), text: text.to_owned(), headers }
+    }
+
+    pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let mut request = self.http.request(method, format!("{}{path}", self.origin));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request).await
+    }
+
+    pub async fn post_form(&self, path: &str, form: &[(&str, &str)]) -> Answer {
+        self.send(self.http.post(format!("{}{path}", self.origin)).form(form)).await
+    }
+
+    pub async fn post_json(&self, path: &str, body: Value) -> Answer {
+        self.send(self.http.post(format!("{}{path}", self.origin)).json(&body)).await
+    }
+
+    pub async fn post_body(&self, path: &str, content_type: &str, body: &str) -> Answer {
+        let request = self.http.post(format!("{}{path}", self.origin)).header("content-type", content_type);
+        self.send(request.body(body.to_owned())).await
+    }
+
+    /// What stands in the field `Authorization`.
+    pub fn authorization(&self) -> String {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        format!("Basic {}", STANDARD.encode(format!("{}:", self.token.as_deref().unwrap_or_default())))
+    }
+
+    async fn send(&self, mut request: reqwest::RequestBuilder) -> Answer {
+        if let Some(token) = &self.token {
+            request = request.basic_auth(token, Some(""));
+        }
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let text = response.text().await.unwrap();
+        Answer { status, json: serde_json::from_str(&text).unwrap_or_default(), text, headers }
+    }
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// Checks that this is a problem of that kind, in full.
+    #[track_caller]
+    pub fn assert_problem(&self, status: u16, kind: &str) {
+        assert_eq!((self.status, &self.json["type"]), (status, &format!("/problems/{kind}").into()), "{}", self.text);
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        assert_eq!(self.header("cache-control"), Some("no-store"));
+        assert_eq!(self.json["status"], status);
+        assert!(self.json["title"].is_string() && self.json["detail"].is_string(), "{}", self.text);
+    }
+}

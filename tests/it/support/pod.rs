@@ -1,0 +1,202 @@
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::{Certificate, Client, eventually, process::Process, redis::RedisServer};
+
+/// A server, as a process of its own: `lockable serve`.
+pub struct Pod {
+    process: Process,
+    variables: Vec<(String, String)>,
+    scheme: &'static str,
+    port: u16,
+    stdout: Arc<Mutex<String>>,
+    log: Arc<Mutex<String>>,
+    _folder: tempfile::TempDir,
+}
+
+/// An account with its first token.
+#[derive(Clone, Debug)]
+pub struct Account {
+    pub email: String,
+    pub token: String,
+}
+
+pub struct Builder {
+    variables: Vec<(String, String)>,
+    scheme: &'static str,
+    folder: tempfile::TempDir,
+}
+
+/// The program, with no setting from outside.
+pub fn lockable(args: &[&str]) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_lockable"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LOCKABLE_")) {
+        command.env_remove(name);
+    }
+    // Whatever it makes here goes the way of all that is built.
+    command.args(args).stdin(Stdio::null()).current_dir(env!("CARGO_TARGET_TMPDIR"));
+    command
+}
+
+impl Pod {
+    /// A server on embedded defaults.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    pub fn builder() -> Builder {
+        let folder = tempfile::tempdir().unwrap();
+        let database = format!("sqlite:{}", folder.path().join("lockable.db").display());
+        let variables = vec![
+            ("LOCKABLE_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
+            ("LOCKABLE_LOG_FORMAT".to_owned(), "json".to_owned()),
+            ("LOCKABLE_DATABASE_URL".to_owned(), database),
+        ];
+        Builder { variables, scheme: "http", folder }
+    }
+
+    pub fn client(&self, token: &str) -> Client {
+        Client::new(&self.origin(), Some(token))
+    }
+
+    pub fn client_without_token(&self) -> Client {
+        Client::new(&self.origin(), None)
+    }
+
+    pub fn origin(&self) -> String {
+        format!("{}://{}", self.scheme, self.authority("127.0.0.1"))
+    }
+
+    pub fn authority(&self, host: &str) -> String {
+        format!("{host}:{}", self.port)
+    }
+
+    /// The token that was printed at the first start.
+    pub fn first_token(&self) -> String {
+        let stdout = self.stdout.lock().unwrap();
+        stdout.lines().map(str::trim).find(|line| uuid::Uuid::try_parse(line).is_ok()).unwrap().to_owned()
+    }
+
+    /// What it has printed for the person at the terminal.
+    pub fn stdout(&self) -> String {
+        self.stdout.lock().unwrap().clone()
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Makes an account on a plan.
+    pub async fn account(&self, plan: &str) -> Account {
+        static ACCOUNTS: AtomicU32 = AtomicU32::new(0);
+        let email = format!("account-{}@example.com", ACCOUNTS.fetch_add(1, Ordering::Relaxed));
+        let made = self.operator(&["account", "create", "--email", &email, "--plan", plan]).await;
+        Account { email, token: made["token"].as_str().unwrap().to_owned() }
+    }
+
+    /// Runs an operator's command against the pod's database.
+    pub async fn operator(&self, args: &[&str]) -> Value {
+        let (code, stdout, stderr) = self.run(&[args, &["--json"]].concat()).await;
+        assert_eq!(code, Some(0), "{args:?}: {stderr}");
+        serde_json::from_str(&stdout).unwrap()
+    }
+
+    /// Runs the program with the pod's settings: exit code, what it printed, and
+    /// what it complained of.
+    pub async fn run(&self, args: &[&str]) -> (Option<i32>, String, String) {
+        let ran = lockable(args).envs(self.variables.clone()).output().await.unwrap();
+        let [stdout, stderr] = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (ran.status.code(), stdout, stderr)
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub async fn stop(&mut self) -> Option<i32> {
+        self.process.signal(libc::SIGTERM);
+        eventually(async || self.process.has_ended()).await;
+        self.process.child().wait().unwrap().code()
+    }
+}
+
+impl Builder {
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+
+    pub fn redis(self, redis: &RedisServer) -> Self {
+        self.env("LOCKABLE_REDIS_URL", &redis.url())
+    }
+
+    pub fn database(self, url: &str) -> Self {
+        self.env("LOCKABLE_DATABASE_URL", url)
+    }
+
+    pub fn tls(mut self, certificate: &Certificate) -> Self {
+        self.scheme = "https";
+        self.env("LOCKABLE_TLS_CERT", certificate.cert.to_str().unwrap())
+            .env("LOCKABLE_TLS_KEY", certificate.key.to_str().unwrap())
+    }
+
+    /// Starts the server and waits until it listens.
+    pub async fn start(self) -> Pod {
+        tokio::task::spawn_blocking(|| self.start_here()).await.unwrap()
+    }
+
+    /// Starts the server, which is to refuse: its exit code and complaint.
+    pub async fn expect_refusal(self) -> (Option<i32>, String) {
+        let ran = lockable(&["serve"]).envs(self.variables).kill_on_drop(true).output();
+        let ran = tokio::time::timeout(Duration::from_secs(30), ran).await.expect("it refuses to start").unwrap();
+        (ran.status.code(), String::from_utf8(ran.stderr).unwrap())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "it runs on a thread of its own, not on a worker")]
+    fn start_here(self) -> Pod {
+        let mut command: Command = lockable(&["serve"]).into_std();
+        command.envs(self.variables.clone()).current_dir(self.folder.path());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = Process::start(command);
+        let (stdout, log) = (Arc::default(), Arc::default());
+        collect(process.child().stdout.take().unwrap(), &stdout);
+        collect(process.child().stderr.take().unwrap(), &log);
+
+        let start = Instant::now();
+        let port = loop {
+            if let Some(port) = port_in(&log.lock().unwrap()) {
+                break port;
+            }
+            let is_lost = process.has_ended() || start.elapsed() > Duration::from_secs(30);
+            assert!(!is_lost, "the server does not start: {}", log.lock().unwrap());
+            thread::sleep(Duration::from_millis(5));
+        };
+        Pod { process, variables: self.variables, scheme: self.scheme, port, stdout, log, _folder: self.folder }
+    }
+}
+
+/// Reads a stream to its end, line by line.
+fn collect(stream: impl Read + Send + 'static, into: &Arc<Mutex<String>>) {
+    let into = into.clone();
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            let mut text = into.lock().unwrap();
+            text.push_str(&line);
+            text.push('\n');
+        }
+    });
+}
+
+/// Finds in the log on which port the server listens.
+fn port_in(log: &str) -> Option<u16> {
+    let listening = log.lines().find(|line| line.contains("\"listening\""))?;
+    let event: Value = serde_json::from_str(listening).ok()?;
+    event["fields"]["address"].as_str()?.rsplit(':').next()?.parse().ok()
+}

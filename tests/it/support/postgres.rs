@@ -1,0 +1,186 @@
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{
+    PATIENCE,
+    process::{Process, free_port},
+};
+
+/// A database of a test's own, empty at first.
+pub struct Postgres {
+    pub url: String,
+    name: String,
+    port: u16,
+    /// The server, when it is the test's own as well.
+    own: Option<Server>,
+}
+
+impl Postgres {
+    /// A new database on the server that all tests of this process share.
+    pub async fn database() -> Self {
+        static SHARED: OnceLock<Server> = OnceLock::new();
+        blocking(|| Self::create(SHARED.get_or_init(Server::new).port, None)).await
+    }
+
+    /// A new database on a server that the test may stop.
+    pub async fn own() -> Self {
+        blocking(|| {
+            let server = Server::new();
+            Self::create(server.port, Some(server))
+        })
+        .await
+    }
+
+    fn create(port: u16, own: Option<Server>) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        query(&maintenance(port), &format!("CREATE DATABASE {name}")).unwrap();
+        Self { url: format!("postgres://lockable@127.0.0.1:{port}/{name}"), name, port, own }
+    }
+
+    /// Stops the server, which closes all connections to it.
+    pub fn stop(&mut self) {
+        self.own.as_mut().expect("only a server of one's own can be stopped").stop();
+    }
+
+    /// Starts the server again, with what it held.
+    pub fn start(&mut self) {
+        self.own.as_mut().expect("only a server of one's own can be started").start();
+    }
+
+    /// Runs statements on the database; what they print, or why they failed.
+    pub fn query(&self, statements: &str) -> Result<String, String> {
+        query(&self.url, statements)
+    }
+
+    /// How often the database was asked who somebody is so far. What servers
+    /// ask by themselves, for changes since a revision, does not count.
+    pub fn queries_of_accounts(&self) -> u64 {
+        let statement = format!(
+            "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid \
+             WHERE d.datname = '{}' AND query ~ 'FROM (tokens|namespaces) ' AND query !~ 'revision > '",
+            self.name
+        );
+        query(&maintenance(self.port), &statement).unwrap().trim().parse().unwrap()
+    }
+}
+
+/// A server with a directory of its own.
+struct Server {
+    home: String,
+    port: u16,
+    holder: Option<Process>,
+}
+
+/// Runs the server until there is a line to read, or until whoever writes the
+/// lines has ended, whatever ended it; then the server's files go, too.
+const HOLD: &str = r#"
+"$1"/postgres -D "$2"/data -p "$3" -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
+    -c fsync=off -c full_page_writes=off -c max_connections=500 \
+    -c shared_preload_libraries=pg_stat_statements >"$2"/log 2>&1 &
+read -r line || true
+kill -QUIT $!
+wait
+[ "$line" = keep ] || rm -rf "$2"
+"#;
+
+impl Server {
+    fn new() -> Self {
+        let create = r#"home=$(mktemp -d "${TMPDIR:-/tmp}/lockable-postgres.XXXXXX")
+            "$1"/initdb -D "$home"/data -U lockable --auth=trust --no-sync --encoding=UTF8 --locale=C >/dev/null
+            echo "$home""#;
+        let output = unprivileged(create).arg(binaries()).output().unwrap();
+        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        let home = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        let port = free_port();
+        let mut server = Self { home, port, holder: None };
+        server.start();
+        query(&maintenance(port), "CREATE EXTENSION pg_stat_statements").unwrap();
+        server
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "it runs on a thread of its own, not on a worker")]
+    fn start(&mut self) {
+        let mut command = unprivileged(HOLD);
+        command.arg(binaries()).arg(&self.home).arg(self.port.to_string());
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        self.holder = Some(Process::start(command));
+        let begin = Instant::now();
+        while let Err(error) = query(&maintenance(self.port), "SELECT 1") {
+            assert!(begin.elapsed() < PATIENCE, "PostgreSQL does not start: {error}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn stop(&mut self) {
+        self.end("keep\n");
+    }
+
+    fn end(&mut self, line: &str) {
+        if let Some(mut holder) = self.holder.take() {
+            // Dropping the pipe is what ends the script, whatever was written.
+            let _ = holder.child().stdin.take().map(|mut stdin| stdin.write_all(line.as_bytes()));
+            let _ = holder.child().wait();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.holder.is_none() {
+            self.start();
+        }
+        self.end("");
+    }
+}
+
+/// A shell script, run by somebody as whom PostgreSQL is willing to run.
+fn unprivileged(script: &str) -> Command {
+    let is_root = std::os::unix::fs::MetadataExt::uid(&fs::metadata("/proc/self").unwrap()) == 0;
+    let mut command = if is_root { Command::new("runuser") } else { Command::new("sh") };
+    if is_root {
+        command.args(["-u", "postgres", "--", "sh"]);
+    }
+    // A group of its own, so that Ctrl-C does not reach it before its time.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.args(["-ec", script, "sh"]).current_dir("/");
+    command
+}
+
+/// Where Debian puts the newest server, or else wherever it is found.
+fn binaries() -> PathBuf {
+    let version = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
+    let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path());
+    if let Some(newest) = installed.max_by_key(version) {
+        return newest.join("bin");
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .find(|folder| Path::new(folder).join("initdb").exists())
+        .expect("PostgreSQL is not installed; tests/run installs it")
+}
+
+/// The database in which there is nothing of a test's.
+fn maintenance(port: u16) -> String {
+    format!("postgres://lockable@127.0.0.1:{port}/postgres")
+}
+
+fn query(target: &str, statement: &str) -> Result<String, String> {
+    let output = Command::new("psql").args(["-qXAt", "-v", "ON_ERROR_STOP=1", "-c", statement, target]).output();
+    let output = output.map_err(|error| error.to_string())?;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}

@@ -1,0 +1,68 @@
+use std::{
+    io,
+    net::TcpListener,
+    os::unix::process::CommandExt,
+    process::{Child, Command},
+    sync::{LazyLock, Mutex, mpsc},
+    thread,
+};
+
+type Request = (Command, mpsc::Sender<io::Result<Child>>);
+
+/// The thread that starts all processes. The kernel ends a process together
+/// with the thread that started it, and the threads of tests end early.
+static STARTER: LazyLock<Mutex<mpsc::Sender<Request>>> = LazyLock::new(|| {
+    let (sender, receiver) = mpsc::channel::<Request>();
+    thread::spawn(move || {
+        for (mut command, answer) in receiver {
+            let _ = answer.send(command.spawn());
+        }
+    });
+    Mutex::new(sender)
+});
+
+/// A process that ends with this value, and with the test run, however it ends.
+pub struct Process(Child);
+
+impl Process {
+    #[expect(unsafe_code, reason = "std runs nothing between fork and exec unless so asked")]
+    pub fn start(mut command: Command) -> Self {
+        // SAFETY: prctl is async-signal-safe and touches no memory of ours.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            });
+        }
+        let (sender, receiver) = mpsc::channel();
+        let shown = format!("{command:?}");
+        STARTER.lock().unwrap().send((command, sender)).unwrap();
+        Self(receiver.recv().unwrap().unwrap_or_else(|error| panic!("{shown}: {error}")))
+    }
+
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.0
+    }
+
+    #[expect(unsafe_code, reason = "std sends no signal but SIGKILL")]
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: the child has not been waited for, so the id is still its own.
+        unsafe { libc::kill(self.0.id() as i32, signal) };
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

@@ -1,0 +1,30 @@
+use std::{path::PathBuf, process::Command};
+
+use tokio::sync::OnceCell;
+
+/// Runs a script in the Python of the test run, with the published client.
+pub async fn run(script: &str, variables: &[(&str, &str)]) {
+    static PYTHON: OnceCell<PathBuf> = OnceCell::const_new();
+    let python = PYTHON.get_or_init(async || tokio::task::spawn_blocking(install).await.unwrap()).await;
+    let mut command = tokio::process::Command::new(python);
+    let ran = command.args(["-c", script]).envs(variables.iter().copied()).output().await.unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+/// Makes a virtual environment once, next to what cargo builds.
+fn install() -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("python");
+    let python = folder.join("bin/python3");
+    let installs = |program: &PathBuf, args: &[&str]| {
+        let ran = Command::new(program).args(args).output().unwrap();
+        assert!(ran.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ran.stderr));
+    };
+    let has_client = |python: &PathBuf| {
+        Command::new(python).args(["-c", "import lockable, requests"]).output().is_ok_and(|ran| ran.status.success())
+    };
+    if !has_client(&python) {
+        installs(&"python3".into(), &["-m", "venv", "--clear", folder.to_str().unwrap()]);
+        installs(&python, &["-m", "pip", "install", "--quiet", "requests", "lockable-dev==0.1.2"]);
+    }
+    python
+}

@@ -1,0 +1,156 @@
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::process::{Process, free_port};
+
+/// A redis-server of the test's own.
+pub struct RedisServer {
+    process: Option<Process>,
+    builder: Builder,
+    port: u16,
+    folder: tempfile::TempDir,
+}
+
+#[derive(Clone, Default)]
+pub struct Builder {
+    args: Vec<String>,
+    has_fake_clock: bool,
+}
+
+impl RedisServer {
+    pub fn start() -> Self {
+        Builder::default().start()
+    }
+
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Ends the server at once, as `kill -9` does.
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it again where it was.
+    pub fn restart(&mut self) {
+        self.stop();
+        self.launch();
+    }
+
+    pub fn pause(&self) {
+        self.process.as_ref().unwrap().signal(libc::SIGSTOP);
+    }
+
+    pub fn resume(&self) {
+        self.process.as_ref().unwrap().signal(libc::SIGCONT);
+    }
+
+    /// Runs a command by redis-cli; returns what it prints.
+    pub fn cli(&self, args: &[&str]) -> String {
+        let ran = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(args).output().unwrap();
+        String::from_utf8(ran.stdout).unwrap()
+    }
+
+    fn launch(&mut self) {
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", "", "--dir"]);
+        command.arg(self.folder.path()).args(&self.builder.args).stdout(Stdio::null());
+        if self.builder.has_fake_clock {
+            command.env("LD_PRELOAD", self.folder.path().join("clock.so"));
+            command.env("TEST_CLOCK", self.folder.path().join("time"));
+        }
+        self.process = Some(Process::start(command));
+    }
+
+    fn is_up(&self) -> bool {
+        // A server that wants a password, or is a replica, answers, too.
+        let answer = self.cli(&["PING"]);
+        answer.contains("PONG") || answer.contains("NOAUTH")
+    }
+}
+
+impl Builder {
+    /// More settings, as redis-server takes them.
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
+    }
+
+    pub fn replica_of(self, master: &RedisServer) -> Self {
+        self.args(&["--replicaof", "127.0.0.1", &master.port.to_string()])
+    }
+
+    /// Starts the server with a clock that stands still until it is moved.
+    pub fn start_with_clock(mut self, now_us: u64) -> (RedisServer, FakeClock) {
+        self.has_fake_clock = true;
+        let folder = tempfile::tempdir().unwrap();
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/clock.c");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(folder.path().join("clock.so")).arg(source);
+        assert!(compiler.status().unwrap().success(), "the clock does not compile");
+        let file = File::create(folder.path().join("time")).unwrap();
+        let clock = FakeClock { file, now_us: AtomicU64::new(now_us) };
+        clock.write(now_us);
+        (self.start_in(folder), clock)
+    }
+
+    pub fn start(self) -> RedisServer {
+        self.start_in(tempfile::tempdir().unwrap())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "it runs on a thread of its own, not on a worker")]
+    fn start_in(self, folder: tempfile::TempDir) -> RedisServer {
+        let mut server = RedisServer { process: None, builder: self, port: 0, folder };
+        let start = Instant::now();
+        loop {
+            // Another test may have taken the port in between: then the server
+            // ends, and another port is tried.
+            server.port = free_port();
+            server.launch();
+            while !server.process.as_mut().unwrap().has_ended() {
+                if server.is_up() {
+                    return server;
+                }
+                assert!(start.elapsed() < Duration::from_secs(20), "redis-server does not answer");
+                thread::sleep(Duration::from_millis(10));
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "redis-server does not start");
+        }
+    }
+}
+
+/// What a Redis server takes for the time.
+pub struct FakeClock {
+    file: File,
+    now_us: AtomicU64,
+}
+
+impl FakeClock {
+    pub fn now_us(&self) -> u64 {
+        self.now_us.load(Ordering::SeqCst)
+    }
+
+    /// Moves the time on; it stands still again then.
+    pub fn advance(&self, by_us: u64) {
+        self.write(self.now_us.fetch_add(by_us, Ordering::SeqCst) + by_us);
+    }
+
+    /// The server has the file in its memory, and sees this at once.
+    fn write(&self, now_us: u64) {
+        self.file.write_all_at(&now_us.to_ne_bytes(), 0).unwrap();
+    }
+}

@@ -1,0 +1,93 @@
+//! HTTPS: certificates made, served, changed, and wrong.
+
+use std::{fs, process::Command};
+
+use crate::support::{Certificate, Pod, dev_cert, eventually, pod::lockable, run_shell};
+
+/// Asks the pod something with curl, which trusts what is in `cert` alone.
+async fn curl(pod: &Pod, certificate: &Certificate, more: &[&str]) -> Option<String> {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--cacert"])
+        .arg(&certificate.cert)
+        .args(more)
+        .arg(format!("https://{}/v1/acquire/tls", pod.authority("localhost")));
+    let output = tokio::task::spawn_blocking(move || curl.output().unwrap()).await.unwrap();
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+}
+
+#[tokio::test]
+async fn curl_trusts_the_certificate_that_dev_cert_makes() {
+    let certificate = dev_cert().await;
+    let pod = Pod::builder().tls(&certificate).start().await;
+    for version in ["1.2", "1.3"] {
+        let asked = ["--tlsv1.2", "--tls-max", version, "--output", "/dev/null", "-w", "%{http_code} %{http_version}"];
+        let answer = curl(&pod, &certificate, &asked).await;
+        assert_eq!(answer.as_deref(), Some("401 1.1"), "TLS {version}");
+    }
+    for host in ["127.0.0.1", "localhost"] {
+        let url = format!("https://{}/v1/acquire/tls", pod.authority(host));
+        let answer = run_shell(&format!("curl --silent --cacert {} {url}", certificate.cert.display())).await;
+        assert!(answer.contains("unauthenticated"), "{host}: {answer}");
+    }
+    assert_eq!(curl(&pod, &dev_cert().await, &[]).await, None, "and no other certificate is trusted");
+}
+
+/// How often the pod has said that a new certificate is of no use.
+fn complaints(pod: &Pod) -> usize {
+    pod.log().matches("is not sound, keeping the old one").count()
+}
+
+#[tokio::test]
+async fn a_changed_certificate_is_taken_into_use_and_half_of_one_is_not() {
+    let (first, second) = (dev_cert().await, dev_cert().await);
+    let pod = Pod::builder().tls(&first).start().await;
+    let old = dev_cert().await;
+    fs::copy(&first.cert, &old.cert).unwrap();
+
+    fs::copy(&second.cert, &first.cert).unwrap();
+    eventually(async || complaints(&pod) == 1).await;
+    assert!(curl(&pod, &old, &[]).await.is_some(), "the old pair is served on");
+
+    fs::copy(&second.key, &first.key).unwrap();
+    eventually(async || curl(&pod, &second, &[]).await.is_some()).await;
+    assert_eq!(curl(&pod, &old, &[]).await, None);
+    assert_eq!(complaints(&pod), 1, "said once");
+}
+
+#[tokio::test]
+async fn a_pair_that_cannot_be_served_is_refused_in_one_line() {
+    let sound = dev_cert().await;
+    let other = dev_cert().await;
+    let missing = sound.key.with_file_name("missing.pem");
+    for (key, complaint) in [
+        (&other.key, "does not belong to the certificate"),
+        (&missing, "cannot read"),
+        (&sound.cert, "has no readable private key"),
+    ] {
+        let pod = Pod::builder().tls(&sound).env("LOCKABLE_TLS_KEY", key.to_str().unwrap());
+        let (code, stderr) = pod.expect_refusal().await;
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stderr.lines().count() == 1 && stderr.contains(complaint), "{stderr}");
+    }
+}
+
+#[tokio::test]
+async fn dev_cert_keeps_the_key_private_and_does_not_replace_files() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let certificate = dev_cert().await;
+    let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&certificate.key), mode(&certificate.cert)), (0o600, 0o644));
+
+    let before = fs::read(&certificate.key).unwrap();
+    let home = certificate.key.parent().unwrap().to_str().unwrap();
+    let again = lockable(&["dev-cert", "--out", home]).output().await.unwrap();
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("is there already"));
+    assert_eq!(fs::read(&certificate.key).unwrap(), before);
+
+    let forced = lockable(&["dev-cert", "--force", "--out", home]).output().await.unwrap();
+    assert!(forced.status.success());
+    assert_ne!(fs::read(&certificate.key).unwrap(), before);
+    assert_eq!(mode(&certificate.key), 0o600);
+}
