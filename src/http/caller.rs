@@ -146,7 +146,7 @@ async fn authenticate(parts: &Parts, app: &App) -> Result<Arc<Caller>, Problem> 
         Err(FindError::Unknown) => Err(refused.map_or_else(failed, too_many)),
         Err(FindError::NotCached) => Err(refused.map_or_else(unauthenticated, too_many)),
         Err(FindError::Unavailable(error)) => {
-            tracing::warn!(%error, "a token could not be looked up");
+            tracing::debug!(%error, "a token could not be looked up");
             Err(Problem::unavailable("accounts could not be asked in time"))
         }
     }

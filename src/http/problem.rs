@@ -121,7 +121,12 @@ impl From<LocksError> for Problem {
 
 impl From<KeyspaceError> for Problem {
     fn from(error: KeyspaceError) -> Self {
-        tracing::warn!(%error, "the keyspace failed a request");
+        // That Redis is away is logged where it is noticed, once; what it refuses
+        // to do is known here alone.
+        match error {
+            KeyspaceError::Refused(_) => tracing::warn!(%error, "a request failed"),
+            KeyspaceError::NotSent(_) | KeyspaceError::NoAnswer(_) => tracing::debug!(%error, "a request failed"),
+        }
         Self::unavailable("the lock store could not be asked in time")
     }
 }

@@ -138,15 +138,12 @@ impl Supervisor {
     /// Tries until there is a connection to a server that can be used. What is
     /// wrong is logged when it changes, not with every try.
     async fn reconnect(&mut self) -> Arc<Live> {
-        let pauses = || {
-            ExponentialBuilder::default()
-                .with_min_delay(PAUSE_MIN)
-                .with_max_delay(PAUSE_MAX)
-                .with_jitter()
-                .without_max_times()
-                .build()
-        };
-        let mut pause = pauses();
+        let mut pauses = ExponentialBuilder::default()
+            .with_min_delay(PAUSE_MIN)
+            .with_max_delay(PAUSE_MAX)
+            .with_jitter()
+            .without_max_times()
+            .build();
         let mut logged = String::new();
         loop {
             let error = match self.connect().await {
@@ -157,11 +154,14 @@ impl Supervisor {
                 Err(error) => error,
             };
             let complaint = error.to_string();
-            if !error.is_passing() && complaint != logged {
-                tracing::error!(%error, "Redis is there and must not be used as it is");
+            if complaint != logged {
+                match error.is_passing() {
+                    true => tracing::warn!(%error, "waiting for Redis"),
+                    false => tracing::error!(%error, "Redis is there and must not be used as it is"),
+                }
                 logged = complaint;
             }
-            sleep(pause.next().unwrap_or(PAUSE_MAX)).await;
+            sleep(pauses.next().unwrap_or(PAUSE_MAX)).await;
         }
     }
 
