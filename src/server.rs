@@ -55,14 +55,15 @@ pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: Canc
     let tls = Tls::load(&settings.listen.tls)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let address = listener.local_addr().context("the listener has no address")?;
-    let parts = start::start(settings, &shutdown).await?;
+    // Requests that are finished while draining still need what runs beside them.
+    let drained = CancellationToken::new();
+    let parts = start::start(settings, &drained).await?;
     if let Some(token) = &parts.first_token {
         start::greet(&format!("{scheme}://{address}"), token);
     }
     tracing::info!(%address, scheme, "listening");
-    serve(listener, http::router(parts.app.clone()), &settings.listen, tls, shutdown.clone()).await;
-    // Whatever ended the serving, the background tasks must end, too.
-    shutdown.cancel();
+    serve(listener, http::router(parts.app.clone()), &settings.listen, tls, shutdown).await;
+    drained.cancel();
     parts.background.close();
     parts.background.wait().await;
     tracing::info!("stopped");

@@ -22,8 +22,9 @@ pub(super) struct Parts {
     _exclusive: Option<Exclusive>,
 }
 
-/// Starts the parts in the order in which they need each other.
-pub(super) async fn start(settings: &ServeSettings, shutdown: &CancellationToken) -> anyhow::Result<Parts> {
+/// Starts the parts in the order in which they need each other. What runs in the
+/// background ends with `stop`.
+pub(super) async fn start(settings: &ServeSettings, stop: &CancellationToken) -> anyhow::Result<Parts> {
     let is_embedded = settings.redis.url.is_none();
     let exclusive = is_embedded.then(|| Exclusive::hold(&settings.database.url)).transpose()?;
     let keyspace = open_keyspace(settings).await?;
@@ -35,7 +36,7 @@ pub(super) async fn start(settings: &ServeSettings, shutdown: &CancellationToken
 
     let background = TaskTracker::new();
     let directory = Directory::new(database, keyspace.clone());
-    background.spawn(directory.clone().run(shutdown.clone()));
+    background.spawn(directory.clone().run(stop.clone()));
     let app = Arc::new(App {
         locks: Locks::new(keyspace.clone()),
         directory,
