@@ -9,17 +9,23 @@
 -- ARGV[3] channel, ARGV[4] message: what to tell; nothing when empty
 --
 -- Returns {'forgotten', revision}   the number of the last change forgotten
-local revision = tonumber(redis.call('GET', KEYS[1]) or 0)
 local seq = tonumber(ARGV[1])
-if seq > revision then
-  revision = seq
-  redis.call('SET', KEYS[1], word(revision))
-end
-if ARGV[2] == '1' then
-  redis.call('SET', KEYS[2], word(math.max(seq, tonumber(redis.call('GET', KEYS[2]) or 0))))
-end
+local revision = tonumber(redis.call('GET', KEYS[1]) or 0)
+local floor = tonumber(redis.call('GET', KEYS[2]) or 0)
+
+-- With its memory full Redis lets a script go on that has begun with deleting:
+-- a token can be revoked then, too.
 for at = 3, #KEYS do
   redis.call('DEL', KEYS[at])
+end
+if seq > revision then
+  revision = seq
+  redis.call('DEL', KEYS[1])
+  redis.call('SET', KEYS[1], word(revision))
+end
+if ARGV[2] == '1' and seq > floor then
+  redis.call('DEL', KEYS[2])
+  redis.call('SET', KEYS[2], word(seq))
 end
 if ARGV[4] ~= '' then
   redis.call('PUBLISH', ARGV[3], ARGV[4])

@@ -38,8 +38,9 @@ pub enum OperatorCommand {
     DevCert(dev_cert::DevCert),
 }
 
-/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such account, token, namespace or plan.
+/// What every command takes.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = EXIT_CODES)]
 pub struct Target {
     #[command(flatten)]
     database: DatabaseSettings,
@@ -47,6 +48,8 @@ pub struct Target {
     #[arg(long, help_heading = None)]
     json: bool,
 }
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such account, token, namespace or plan";
 
 /// The exit code for something that does not exist.
 pub const EXIT_NOT_FOUND: u8 = 3;

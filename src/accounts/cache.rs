@@ -50,9 +50,9 @@ impl SharedCache {
     pub(super) const KEPT: Duration = Duration::from_secs(24 * 3600);
     /// How old an entry may be when it is used without being read anew.
     pub(super) const FRESH: Duration = Duration::from_secs(600);
-    /// How many entries one script forgets at most: Redis does nothing else
-    /// meanwhile.
-    const FORGET_MAX: usize = 500;
+    /// How many entries one script forgets one by one: Redis does nothing else
+    /// meanwhile. All tokens of an account are fewer.
+    pub(super) const FORGET_MAX: usize = 2000;
 
     pub(super) fn new(keyspace: Keyspace) -> Self {
         Self { keyspace }
@@ -87,30 +87,26 @@ impl SharedCache {
         self.run_forget(0, false, "", &[]).await
     }
 
-    /// Forgets what the changes have made untrue, and tells all servers.
+    /// Forgets what the changes have made untrue, and tells all servers. It is
+    /// one script: a server that stops half-way leaves nothing half forgotten.
+    /// Where that would be too many entries, all are forgotten.
     pub(super) async fn forget(&self, changes: &Changes) -> Result<(), KeyspaceError> {
-        let mut batches = changes.hashes.chunks(Self::FORGET_MAX);
-        let mut batch = batches.next().unwrap_or_default();
-        loop {
-            let next = batches.next();
-            // Only the last batch tells: by then all is forgotten.
-            let message = match next {
-                None => Notice { accounts: changes.accounts.iter().copied().collect(), plans: changes.plans }.to_text(),
-                Some(_) => String::new(),
-            };
-            self.run_forget(changes.seq, changes.plans, &message, batch).await?;
-            match next {
-                None => return Ok(()),
-                Some(next) => batch = next,
-            }
-        }
+        let is_all = changes.plans || changes.hashes.len() > Self::FORGET_MAX;
+        let hashes = if is_all { &[] } else { &*changes.hashes };
+        let notice = Notice { accounts: changes.accounts.iter().copied().collect(), plans: changes.plans };
+        self.run_forget(changes.seq, is_all, &notice.to_text(), hashes).await.map(drop)
     }
 
-    async fn run_forget(&self, seq: i64, plans: bool, message: &str, hashes: &[String]) -> Result<i64, KeyspaceError> {
+    /// Forgets a token that the database does not know any more.
+    pub(super) async fn forget_token(&self, hash: &TokenHash) -> Result<(), KeyspaceError> {
+        self.run_forget(0, false, "", &[hash.to_string()]).await.map(drop)
+    }
+
+    async fn run_forget(&self, seq: i64, is_all: bool, message: &str, hashes: &[String]) -> Result<i64, KeyspaceError> {
         let entries = hashes.iter().map(|hash| self.key("token", hash));
         let keys: Vec<String> = [self.key("revision", ""), self.key("floor", "")].into_iter().chain(entries).collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let args = [&*seq.to_string(), if plans { "1" } else { "0" }, &self.channel(), message];
+        let args = [&*seq.to_string(), if is_all { "1" } else { "0" }, &self.channel(), message];
         let reply = self.keyspace.run(&FORGET, &keys, &args).await?;
         reply.word(1).map_err(|bad| KeyspaceError::Refused(bad.to_string()))
     }

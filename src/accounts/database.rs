@@ -1,16 +1,26 @@
-use std::{sync::Once, time::Duration};
+use std::{
+    sync::{LazyLock, Once},
+    time::Duration,
+};
 
 use sqlx::{
     AnyPool, Executor,
     any::{AnyPoolOptions, install_default_drivers},
-    migrate::{Migrate, Migrator},
+    error::DatabaseError,
+    migrate::{Migrate, MigrateError, Migrator},
 };
 use tokio::time::sleep;
 
 use super::AccountsError;
 use crate::config::{DatabaseSettings, SecretUrl};
 
-static MIGRATIONS: Migrator = sqlx::migrate!("src/accounts/migrations");
+/// A database may be ahead of the program: while a new version is rolled out,
+/// servers of the one before must be able to start again.
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrations = sqlx::migrate!("src/accounts/migrations");
+    migrations.set_ignore_missing(true);
+    migrations
+});
 
 /// The account database: SQLite or PostgreSQL, by one set of queries.
 #[derive(Clone)]
@@ -41,25 +51,32 @@ impl Database {
             .after_connect(move |connection, _| {
                 Box::pin(async move {
                     if is_embedded {
-                        // Readers do not stop the writer, a writer waits for
-                        // another, and references are held to.
-                        let pragmas = "PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 5000; \
-                                       PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON";
+                        // A writer waits for another, readers do not stop it,
+                        // what was revoked stays revoked through a loss of
+                        // power, and references are held to.
+                        let pragmas = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
+                                       PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON";
                         connection.execute(pragmas).await?;
                     }
                     Ok(())
                 })
             });
-        let pool = options.connect(&address(&settings.url, is_embedded)).await?;
-        Ok(Self { pool, is_embedded })
+        match options.connect(&address(&settings.url, is_embedded)).await {
+            Ok(pool) => Ok(Self { pool, is_embedded }),
+            // It was tried again until then, since a database may be starting.
+            Err(sqlx::Error::PoolTimedOut) => Err(AccountsError::Unreachable(settings.url.to_string())),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Whether the address is that of an embedded database.
     ///
     /// # Errors
-    /// When it is of a kind that is not known.
+    /// When it is of a kind that is not known, or of a database in memory, of
+    /// which each connection would have its own.
     pub fn check_address(settings: &DatabaseSettings) -> Result<bool, AccountsError> {
         match settings.url.scheme() {
+            "sqlite" if in_memory(&settings.url) => Err(AccountsError::InMemory),
             "sqlite" => Ok(true),
             "postgres" | "postgresql" => Ok(false),
             scheme => Err(AccountsError::Scheme(scheme.to_owned())),
@@ -76,7 +93,7 @@ impl Database {
     /// try again until there is nothing left to do.
     ///
     /// # Errors
-    /// When a migration fails, or the database is of a newer version.
+    /// When a migration fails.
     pub async fn migrate(&self) -> Result<(), AccountsError> {
         let mut tries = 0;
         while let Err(error) = MIGRATIONS.run(&self.pool).await {
@@ -89,19 +106,29 @@ impl Database {
         self.protect_audit().await
     }
 
-    /// Checks that the database is at this version, without changing it.
+    /// Checks that the database is at this version or a later one, without
+    /// changing it.
     ///
     /// # Errors
     /// [`AccountsError::NotMigrated`] when it is not.
     pub async fn check_version(&self) -> Result<(), AccountsError> {
         let mut connection = self.pool.acquire().await?;
-        let applied = connection.list_applied_migrations(MIGRATIONS.table_name.as_ref()).await;
-        let newest = MIGRATIONS.iter().map(|migration| migration.version).max();
-        match applied {
-            Ok(applied) if applied.iter().map(|migration| migration.version).max() >= newest => Ok(()),
+        let applied = match connection.list_applied_migrations(&MIGRATIONS.table_name).await {
+            Ok(applied) => applied.into_iter().map(|migration| migration.version).max(),
             // Without any migration there is no table of them either.
-            _ => Err(AccountsError::NotMigrated),
+            Err(MigrateError::Execute(sqlx::Error::Database(error))) if is_no_such_table(&*error) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let needed = MIGRATIONS.iter().map(|migration| migration.version).max();
+        if applied < needed {
+            return Err(AccountsError::NotMigrated { is: applied.unwrap_or(0), needed: needed.unwrap_or(0) });
         }
+        Ok(())
+    }
+
+    /// Closes all connections; SQLite then leaves one file behind.
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
     }
 
     pub(super) fn pool(&self) -> &AnyPool {
@@ -134,6 +161,14 @@ impl Database {
         }
         Ok(transaction.commit().await?)
     }
+}
+
+fn in_memory(url: &SecretUrl) -> bool {
+    url.reveal().contains(":memory:") || url.reveal().contains("mode=memory")
+}
+
+fn is_no_such_table(error: &dyn DatabaseError) -> bool {
+    error.code().is_some_and(|code| code == "42P01") || error.message().starts_with("no such table")
 }
 
 /// The address in the form that sqlx wants.

@@ -22,15 +22,26 @@ use crate::keyspace::Keyspace;
 ///
 /// - in the keyspace an entry carries the number up to which it is true, and
 ///   `account_keep.lua` refuses one from before the last change forgotten there;
-/// - in memory each dropping counts as a new generation, and what was looked up
-///   in an older one is used once and not kept.
+/// - in memory each dropping counts as a new generation. What was read in an
+///   older one answers those who asked in that one, and is not kept.
+///
+/// The keyspace may itself lose what it was told to forget, when a replica takes
+/// over. It loses the number of that change with it, and is told again.
 pub struct Directory {
     pub(super) database: Database,
     pub(super) shared: SharedCache,
-    known: Cache<TokenHash, Arc<Caller>>,
+    known: Cache<TokenHash, Known>,
     unknown: Cache<TokenHash, ()>,
     generation: AtomicU64,
     pub(super) usage: Usage,
+}
+
+/// What is remembered of a token.
+#[derive(Clone)]
+struct Known {
+    caller: Arc<Caller>,
+    /// The generation in which reading it began.
+    generation: u64,
 }
 
 /// How far to go for an answer.
@@ -51,7 +62,7 @@ pub enum FindError {
     /// No cache knows it, and the database was not to be asked.
     #[error("no cache knows the token")]
     NotCached,
-    /// The database could not be asked in time.
+    /// The keyspace or the database could not be asked in time.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -83,8 +94,13 @@ impl Directory {
     pub async fn find(self: &Arc<Self>, token: &Token, reach: Reach) -> Result<Arc<Caller>, FindError> {
         let hash = token.hash();
         let caller = match self.known.get(&hash).await {
-            Some(caller) => caller,
-            None => self.look_up(hash, reach).await?,
+            Some(known) => known.caller,
+            // In a task of its own: whoever asks may go away in the middle, and
+            // what was read must not be kept without the check at the end.
+            None => match tokio::spawn(self.clone().look_up(hash, reach)).await {
+                Ok(found) => found?,
+                Err(error) => return Err(FindError::Unavailable(error.to_string())),
+            },
         };
         self.usage.note(&caller);
         Ok(caller)
@@ -94,63 +110,77 @@ impl Directory {
     pub(super) fn drop_known(&self, is_changed: impl Fn(&Caller) -> bool + Send + Sync + 'static) {
         self.generation.fetch_add(1, Ordering::SeqCst);
         self.unknown.invalidate_all();
-        if self.known.invalidate_entries_if(move |_, caller| is_changed(caller)).is_err() {
+        if self.known.invalidate_entries_if(move |_, known| is_changed(&known.caller)).is_err() {
             // Cannot be: closures are supported. All is more than enough.
             self.known.invalidate_all();
         }
     }
 
-    async fn look_up(self: &Arc<Self>, hash: TokenHash, reach: Reach) -> Result<Arc<Caller>, FindError> {
+    #[cfg(test)]
+    pub(super) fn remembers(&self, hash: &TokenHash) -> bool {
+        self.known.contains_key(hash)
+    }
+
+    async fn look_up(self: Arc<Self>, hash: TokenHash, reach: Reach) -> Result<Arc<Caller>, FindError> {
         if self.unknown.contains_key(&hash) {
             return Err(FindError::Unknown);
         }
-        let generation = self.generation.load(Ordering::SeqCst);
-        let found = match reach {
-            // Whoever asks at the same time waits for this one answer.
-            Reach::Everything => self.known.try_get_with(hash, self.read(hash)).await.map_err(|error| (*error).clone()),
-            Reach::Caches => match self.read_shared(hash).await {
-                Some(caller) => {
-                    self.known.insert(hash, caller.clone()).await;
-                    Ok(caller)
-                }
-                None => Err(FindError::NotCached),
-            },
-        };
-        if matches!(found, Err(FindError::Unknown)) {
-            self.unknown.insert(hash, ()).await;
+        let asked = self.generation();
+        loop {
+            let found = match reach {
+                // Whoever asks at the same time waits for this one answer.
+                Reach::Everything => self.known.try_get_with(hash, self.read(hash)).await.map_err(|e| (*e).clone()),
+                Reach::Caches => self.read_shared(hash).await.and_then(|known| known.ok_or(FindError::NotCached)),
+            };
+            match &found {
+                Ok(known) if reach == Reach::Caches => self.known.insert(hash, known.clone()).await,
+                Err(FindError::Unknown) => self.unknown.insert(hash, ()).await,
+                _ => {}
+            }
+            let read = found.as_ref().map_or(asked, |known| known.generation);
+            if read != self.generation() {
+                self.known.invalidate(&hash).await;
+                self.unknown.invalidate(&hash).await;
+            }
+            // Who waited for the answer of somebody who had begun before a
+            // change asks again.
+            if read >= asked {
+                return found.map(|known| known.caller);
+            }
         }
-        if self.generation.load(Ordering::SeqCst) != generation {
-            self.known.invalidate(&hash).await;
-            self.unknown.invalidate(&hash).await;
-        }
-        found
     }
 
-    async fn read(self: &Arc<Self>, hash: TokenHash) -> Result<Arc<Caller>, FindError> {
-        match self.read_shared(hash).await {
-            Some(caller) => Ok(caller),
-            None => self.read_database(hash).await,
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    async fn read(self: &Arc<Self>, hash: TokenHash) -> Result<Known, FindError> {
+        let generation = self.generation();
+        match self.read_shared(hash).await? {
+            Some(known) => Ok(known),
+            None => Ok(Known { caller: self.read_database(hash).await?, generation }),
         }
     }
 
     /// What the keyspace knows. An entry that is no longer fresh is used, and
     /// read anew beside that.
-    async fn read_shared(self: &Arc<Self>, hash: TokenHash) -> Option<Arc<Caller>> {
-        match self.shared.find(&hash).await {
-            Ok(entry) => {
-                let entry = entry?;
-                if !entry.is_fresh() {
-                    let directory = self.clone();
-                    tokio::spawn(async move { directory.read_database(hash).await });
-                }
-                Some(Arc::new(entry.caller))
-            }
-            Err(error) => {
-                // The database may still know; the request itself will say
-                // that the keyspace is away.
-                tracing::debug!(%error, "the shared cache of tokens cannot be read");
-                None
-            }
+    async fn read_shared(self: &Arc<Self>, hash: TokenHash) -> Result<Option<Known>, FindError> {
+        let generation = self.generation();
+        // Without the keyspace nothing can be done for a caller, whoever it is.
+        // Asking the database would only make the answer late.
+        let found = self.shared.find(&hash).await.map_err(|error| FindError::Unavailable(error.to_string()))?;
+        let Some(entry) = found else { return Ok(None) };
+        if !entry.is_fresh() {
+            tokio::spawn(self.clone().refresh(hash));
+        }
+        Ok(Some(Known { caller: Arc::new(entry.caller), generation }))
+    }
+
+    async fn refresh(self: Arc<Self>, hash: TokenHash) {
+        if let Err(FindError::Unknown) = self.read_database(hash).await {
+            // It was to be forgotten long ago.
+            let forgotten = self.shared.forget_token(&hash).await;
+            tracing::debug!(?forgotten, "a token that is nobody's was still kept");
         }
     }
 
@@ -161,9 +191,13 @@ impl Directory {
             Err(_) => return Err(FindError::Unavailable("the database took too long".into())),
         };
         let (seq, caller) = found.ok_or(FindError::Unknown)?;
-        if let Err(error) = self.shared.keep(&hash, seq, &caller).await {
-            tracing::debug!(%error, "the shared cache of tokens cannot be written");
-        }
-        Ok(Arc::new(caller))
+        let caller = Arc::new(caller);
+        let (shared, kept) = (self.shared.clone(), caller.clone());
+        tokio::spawn(async move {
+            if let Err(error) = shared.keep(&hash, seq, &kept).await {
+                tracing::debug!(%error, "the shared cache of tokens cannot be written");
+            }
+        });
+        Ok(caller)
     }
 }

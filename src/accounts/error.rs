@@ -19,8 +19,12 @@ pub enum AccountsError {
     TooMany { what: &'static str, max: u64 },
     #[error("a plan cannot have {0}")]
     Plan(String),
-    #[error("the database is not at this version; run lockable migrate")]
-    NotMigrated,
+    #[error("the database is at version {is}, and {needed} is needed; run lockable migrate")]
+    NotMigrated { is: i64, needed: i64 },
+    #[error("the database {0} cannot be reached")]
+    Unreachable(String),
+    #[error("a database in memory is not kept; name a file, as in sqlite:lockable.db")]
+    InMemory,
     #[error("the database failed: {0}")]
     Sql(#[from] sqlx::Error),
     #[error("the database cannot be migrated: {0}")]

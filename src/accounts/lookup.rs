@@ -1,9 +1,9 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::{Row, any::AnyRow};
+use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 use uuid::Uuid;
 
-use super::{AccountsError, Caller, Database, Plan, Scopes, TokenHash};
+use super::{AccountsError, Caller, Database, Plan, Scopes, TokenHash, cache::SharedCache, change::now_ms};
 use crate::lock::{AccountId, Label, Lease, Namespace, NamespaceId};
 
 /// What has changed after a certain change.
@@ -12,12 +12,17 @@ pub(super) struct Changes {
     /// The number of the last change.
     pub seq: i64,
     pub accounts: BTreeSet<AccountId>,
+    /// A plan has changed, or so many accounts that they are not listed:
+    /// everything may have.
     pub plans: bool,
     /// The hashes of all tokens of these accounts.
     pub hashes: Vec<String>,
 }
 
 impl Database {
+    /// Of how many tokens one statement notes that they were used.
+    const NOTED_MAX: usize = 500;
+
     /// Reads whose a token is, and the number of the last change before that.
     /// `None` for a token that is unknown or revoked.
     pub(super) async fn find_caller(&self, hash: &TokenHash) -> Result<Option<(i64, Caller)>, AccountsError> {
@@ -68,30 +73,71 @@ impl Database {
             .bind(seen)
             .fetch_one(self.pool())
             .await?;
-        let ids: Vec<String> =
-            sqlx::query_scalar("SELECT id FROM accounts WHERE revision > $1").bind(seen).fetch_all(self.pool()).await?;
-        let hashes =
-            sqlx::query_scalar("SELECT t.hash FROM tokens t JOIN accounts a ON a.id = t.account WHERE a.revision > $1")
-                .bind(seen)
-                .fetch_all(self.pool())
-                .await?;
+        let most = SharedCache::FORGET_MAX as i64;
+        let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM accounts WHERE revision > $1 LIMIT $2")
+            .bind(seen)
+            .bind(most + 1)
+            .fetch_all(self.pool())
+            .await?;
+        // No entry of a token outlives its revocation for as long as this.
+        let revoked_before = now_ms() - 2 * SharedCache::KEPT.as_millis() as i64;
+        let hashes: Vec<String> = sqlx::query_scalar(
+            "SELECT t.hash FROM tokens t JOIN accounts a ON a.id = t.account \
+             WHERE a.revision > $1 AND (t.revoked_at IS NULL OR t.revoked_at > $2) LIMIT $3",
+        )
+        .bind(seen)
+        .bind(revoked_before)
+        .bind(most + 1)
+        .fetch_all(self.pool())
+        .await?;
+        if plans > 0 || ids.len().max(hashes.len()) > SharedCache::FORGET_MAX {
+            return Ok(Changes::everything(seq));
+        }
         let accounts = ids.iter().map(|id| id.parse().map_err(|_| AccountsError::Corrupt("an account's id")));
-        Ok(Changes { seq, accounts: accounts.collect::<Result<_, _>>()?, plans: plans > 0, hashes })
+        Ok(Changes { seq, accounts: accounts.collect::<Result<_, _>>()?, plans: false, hashes })
+    }
+
+    /// Goes on counting changes from `seq` if fewer have been counted; returns
+    /// the number of the last change.
+    pub(super) async fn count_from(&self, seq: i64) -> Result<i64, AccountsError> {
+        sqlx::query("UPDATE revision SET seq = $1 WHERE seq < $1").bind(seq).execute(self.pool()).await?;
+        self.last_change().await
     }
 
     /// Notes when tokens were last used, in hours since 1970.
     pub(super) async fn note_used(&self, used: &[(Uuid, i64)]) -> Result<(), AccountsError> {
-        let mut transaction = self.pool().begin().await?;
+        let mut by_hour = BTreeMap::<i64, BTreeSet<String>>::new();
         for (token, hour) in used {
-            sqlx::query(
-                "UPDATE tokens SET last_used_hour = $1 WHERE id = $2 AND (last_used_hour IS NULL OR last_used_hour < $1)",
-            )
-            .bind(hour)
-            .bind(token.to_string())
-            .execute(&mut *transaction)
-            .await?;
+            by_hour.entry(*hour).or_default().insert(token.to_string());
         }
-        Ok(transaction.commit().await?)
+        for (hour, tokens) in by_hour {
+            // Sorted, and in statements of their own: servers that note the same
+            // tokens must not wait for each other in a circle, nor operators
+            // for all of it.
+            for batch in tokens.into_iter().collect::<Vec<_>>().chunks(Self::NOTED_MAX) {
+                self.note_used_in(hour, batch).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn note_used_in(&self, hour: i64, tokens: &[String]) -> Result<(), AccountsError> {
+        let numbers: Vec<String> = (2..tokens.len() + 2).map(|number| format!("${number}")).collect();
+        let statement = format!(
+            "UPDATE tokens SET last_used_hour = $1 WHERE (last_used_hour IS NULL OR last_used_hour < $1) AND id IN ({})",
+            numbers.join(", ")
+        );
+        // Safe: it holds nothing but numbers of parameters.
+        let query = sqlx::query(AssertSqlSafe(statement)).bind(hour);
+        tokens.iter().fold(query, sqlx::query::Query::bind).execute(self.pool()).await?;
+        Ok(())
+    }
+}
+
+impl Changes {
+    /// All that there is may have changed.
+    pub(super) fn everything(seq: i64) -> Self {
+        Self { seq, plans: true, ..Self::default() }
     }
 }
 

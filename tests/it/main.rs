@@ -9,6 +9,7 @@
     reason = "a test says what is wrong by panicking"
 )]
 
+mod accounts;
 mod auth;
 mod connections;
 mod contention;

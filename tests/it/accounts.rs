@@ -1,0 +1,80 @@
+//! Accounts when Redis or the database is not as it should be.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{Cluster, Pod, eventually, pod::lockable, postgres::Postgres, redis::RedisServer};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_revoked_within_a_second_though_redis_be_full() {
+    let cluster = Cluster::start(2).await;
+    let account = cluster.account("business").await;
+    let clients: Vec<_> = cluster.pods.iter().map(|pod| pod.client(&account.token)).collect();
+    for client in &clients {
+        assert_eq!(client.get("/v1/heartbeat/full").await.json["reason"], "not_held");
+    }
+    let tokens = cluster.operator(&["token", "list", "--account", &account.email]).await;
+
+    cluster.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    cluster.operator(&["token", "revoke", tokens[0]["id"].as_str().unwrap()]).await;
+    let revoked = Instant::now();
+    for client in &clients {
+        eventually(async || client.get("/v1/heartbeat/full").await.status == 401).await;
+    }
+    assert!(revoked.elapsed() < Duration::from_secs(1), "{:?}", revoked.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_no_memory_knows_gets_503_within_a_second_when_redis_hangs() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.pods[0].client(&cluster.account("business").await.token);
+    cluster.redis.pause();
+    let asked = Instant::now();
+    client.get("/v1/acquire/hanging").await.assert_problem(503, "unavailable");
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    cluster.redis.resume();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_use_of_many_tokens_is_noted_on_postgres_by_several_servers() {
+    let mut cluster = Cluster::start(2).await;
+    let account = cluster.account("business").await;
+    let email = account.email.clone();
+    for n in 0..5 {
+        let made = cluster.operator(&["token", "create", "--account", &email, "--label", &n.to_string()]).await;
+        for pod in &cluster.pods {
+            let answer = pod.client(made["token"].as_str().unwrap()).get("/v1/heartbeat/x").await;
+            assert_eq!(answer.status, 200, "{}", answer.text);
+        }
+    }
+    assert_eq!(cluster.pods[0].client(&account.token).get("/v1/heartbeat/x").await.status, 200);
+    let stopping = cluster.pods.iter_mut().map(Pod::stop);
+    assert_eq!(futures_util::future::join_all(stopping).await, [Some(0), Some(0)]);
+    let unnoted = cluster.postgres.query("SELECT count(*) FROM tokens WHERE last_used_hour IS NULL").unwrap();
+    assert_eq!(unnoted.trim(), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_starts_on_the_database_of_a_newer_version() {
+    let (redis, postgres) = (RedisServer::start(), Postgres::database().await);
+    let migrate = || lockable(&["migrate"]).env("LOCKABLE_DATABASE_URL", &postgres.url).output();
+    assert!(migrate().await.unwrap().status.success());
+    let newer =
+        "INSERT INTO _sqlx_migrations SELECT 9999, 'newer', now(), true, checksum, 0 FROM _sqlx_migrations LIMIT 1";
+    postgres.query(newer).unwrap();
+    let pod = Pod::builder().redis(&redis).database(&postgres.url).start().await;
+    assert_eq!(pod.client_without_token().get("/v1/acquire/x").await.status, 401);
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_used_is_named_in_one_line() {
+    for (url, words) in [
+        ("postgres://ana:s3cret@127.0.0.1:1/x", "postgres://ana:***@127.0.0.1:1/x cannot be reached"),
+        ("sqlite::memory:", "in memory"),
+        ("sqlite:x.db?mode=memory", "in memory"),
+    ] {
+        let ran = lockable(&["account", "list"]).env("LOCKABLE_DATABASE_URL", url).output().await.unwrap();
+        let stderr = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!((ran.status.code(), stderr.lines().count()), (Some(1), 1), "{url}: {stderr}");
+        assert!(stderr.contains(words), "{url}: {stderr}");
+    }
+}
