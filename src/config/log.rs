@@ -7,7 +7,7 @@ pub struct LogSettings {
     pub format: LogFormat,
 
     /// What to log: error, warn, info, debug or trace, also by target (info,lockable=debug)
-    #[arg(id = "log", long, env = "LOCKABLE_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(id = "log", long, env = "LOCKABLE_LOG", default_value = "info,sqlx=warn", value_name = "FILTER")]
     pub filter: String,
 }
 
