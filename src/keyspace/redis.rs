@@ -4,6 +4,7 @@ mod address;
 mod call;
 mod check;
 mod link;
+mod pauses;
 mod subscriptions;
 
 use std::{sync::Arc, time::Duration};

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use redis::aio::MultiplexedConnection;
 use tokio::{
     sync::watch,
@@ -18,6 +17,7 @@ use super::{
     address::Address,
     call::Fault,
     check::{StartError, check},
+    pauses::pauses,
 };
 use crate::keyspace::KeyspaceError;
 
@@ -26,11 +26,6 @@ use crate::keyspace::KeyspaceError;
 const SLOW_IN_A_ROW_MAX: u32 = 3;
 /// How often the connection and the server's clock are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long to pause between two tries to connect: at first, and at most. The
-/// most is short enough to be back within a second of the server.
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_millis(400);
-
 /// The one connection that all scripts share, and the task that replaces it.
 pub(super) struct Link {
     live: watch::Receiver<Option<Arc<Live>>>,
@@ -138,12 +133,7 @@ impl Supervisor {
     /// Tries until there is a connection to a server that can be used. What is
     /// wrong is logged when it changes, not with every try.
     async fn reconnect(&mut self) -> Arc<Live> {
-        let mut pauses = ExponentialBuilder::default()
-            .with_min_delay(PAUSE_MIN)
-            .with_max_delay(PAUSE_MAX)
-            .with_jitter()
-            .without_max_times()
-            .build();
+        let mut pauses = pauses();
         let mut logged = String::new();
         loop {
             let error = match self.connect().await {
@@ -161,7 +151,7 @@ impl Supervisor {
                 }
                 logged = complaint;
             }
-            sleep(pauses.next().unwrap_or(PAUSE_MAX)).await;
+            sleep(pauses.next().unwrap_or_default()).await;
         }
     }
 

@@ -4,7 +4,6 @@ use std::{
     time::Duration,
 };
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::StreamExt;
 use redis::{Msg, RedisResult, aio::PubSubSink};
 use tokio::{
@@ -13,7 +12,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::address::Address;
+use super::{address::Address, pauses::pauses};
 
 /// How many messages a subscriber may be behind before it misses some.
 const BACKLOG_MAX: usize = 1024;
@@ -21,8 +20,6 @@ const BACKLOG_MAX: usize = 1024;
 /// channels that nobody listens to any more are left.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_millis(400);
 
 /// One connection on which all channels are listened to.
 pub(super) struct Subscriptions {
@@ -55,15 +52,10 @@ impl Listeners {
     async fn run(&self, address: Address) {
         loop {
             self.until_someone_listens().await;
-            let mut pauses = ExponentialBuilder::default()
-                .with_min_delay(PAUSE_MIN)
-                .with_max_delay(PAUSE_MAX)
-                .with_jitter()
-                .without_max_times()
-                .build();
+            let mut pauses = pauses();
             while let Err(error) = self.listen(&address).await {
                 tracing::debug!(%error, "not listening to Redis");
-                sleep(pauses.next().unwrap_or(PAUSE_MAX)).await;
+                sleep(pauses.next().unwrap_or_default()).await;
             }
         }
     }
