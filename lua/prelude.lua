@@ -19,20 +19,22 @@ end
 -- Returns how many fitted, by how many microseconds the bucket's time lies
 -- ahead, and after how many one more request will fit.
 local function charge(bucket, now, interval_us, burst_us, wanted)
-  local full_at = tonumber(redis.call('GET', bucket) or now)
+  local stored = tonumber(redis.call('GET', bucket) or now)
   -- A time that no burst can have reached was written before the clock was set
-  -- back, and must not lock the token out until then.
-  full_at = math.min(math.max(full_at, now), now + burst_us)
+  -- back or the burst made smaller, and must not lock the token out until then.
+  local full_at = math.min(math.max(stored, now), now + burst_us)
   -- Half a microsecond takes up the rounding of the stored time.
   local fitting = math.floor((now + burst_us - full_at + 0.5) / interval_us)
-  local charged = math.min(wanted, fitting)
-  if charged < 1 then
+  local charged = math.max(math.min(wanted, fitting), 0)
+  full_at = full_at + charged * interval_us
+  if charged > 0 or full_at < stored then
+    -- With its memory full Redis refuses this write. Heartbeats and releases
+    -- must work then all the same, so the request goes uncounted.
+    redis.pcall('SET', bucket, word(full_at), 'PX', word(math.ceil((full_at - now) / 1000)))
+  end
+  if charged == 0 then
     return 0, full_at - now, full_at + interval_us - burst_us - now
   end
-  full_at = full_at + charged * interval_us
-  -- With its memory full Redis refuses this write. Heartbeats and releases must
-  -- work then all the same, so the request goes uncounted.
-  redis.pcall('SET', bucket, word(full_at), 'PX', word(math.ceil((full_at - now) / 1000)))
   return charged, full_at - now, 0
 end
 

@@ -1,15 +1,18 @@
 //! A command that reaches the keyspace after its deadline does nothing.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use lockable::{
     keyspace::{Clock, Embedded, Keyspace},
     lock::{
-        AccountId, Acquired, Heartbeaten, Label, Lease, LockName, NamespaceId, NotHeld, Note, Payment, Refusal,
-        Released,
+        AccountId, Acquired, Heartbeaten, Label, Lease, LockName, NamespaceId, NotHeld, Note, Payment, Rate, RateDue,
+        Refusal, Released,
     },
     locks::{AcquireRequest, Claimant, HeartbeatRequest, LockId, Locks, LocksError, ReleaseRequest},
 };
@@ -89,4 +92,31 @@ async fn fences_rise_though_the_clock_is_set_back() {
         clock.now.fetch_sub(3600 * 1_000_000, Ordering::SeqCst);
     }
     assert!(fences.is_sorted_by(|a, b| a < b), "{fences:?}");
+}
+
+/// A burst is used up, then the clock is set back by an hour: the token waits
+/// for its next request, not for the hour to come again.
+#[tokio::test]
+async fn a_rate_does_not_wait_for_a_time_that_was_set_back() {
+    let rate = Rate { per_second: 10, burst: 4 };
+    let clock = Striding { now: Arc::new(AtomicU64::new(1_000_000_000_000)), ..Striding::default() };
+    let keyspace = Keyspace::Embedded(Arc::new(Embedded::new(clock.clone()).unwrap()));
+    let request = HeartbeatRequest {
+        lock: LockId { namespace: NamespaceId::Public, name: LockName::parse("rate").unwrap() },
+        claimant: Claimant { account: AccountId(Uuid::new_v4()), owner: None },
+        lease: Lease::from_secs(1),
+        fence: None,
+        payment: Payment::Due(RateDue { bucket: keyspace.key("0", "rate", "token"), rate }),
+    };
+    let locks = Locks::new(keyspace);
+    let ask = async || locks.heartbeat(&request).await.unwrap().outcome;
+    for _ in 0..rate.burst {
+        assert_eq!(ask().await, Heartbeaten::Refused(NotHeld::Free));
+    }
+    clock.now.fetch_sub(3600 * 1_000_000, Ordering::SeqCst);
+    let next = Duration::from_millis(100);
+    assert_eq!(ask().await, Heartbeaten::RateLimited { retry_after: next });
+    clock.now.fetch_add(next.as_micros() as u64, Ordering::SeqCst);
+    // Refused again and again, a token would never come out of it.
+    assert_eq!(ask().await, Heartbeaten::Refused(NotHeld::Free));
 }
