@@ -1,24 +1,24 @@
--- Acquires a lock for a lease, or says who holds it.
+-- Acquires a lock for a lease, stands in line for it, or says who holds it.
 --
--- KEYS[1] lock   string: the grant, one field to a line: account, owner, fence,
---                attempt, time of the grant in ms, token label, note
--- KEYS[2] clock  string: the last fence given in this hash slot
--- KEYS[3] held   sorted set: the places of the locks that the account holds in
---                this hash slot, by the time in ms at which they lapse
--- KEYS[4] bucket string: the token's rate, see prelude.lua
+-- KEYS[1...8] as in line.lua
 -- ARGV[1] interval_us, ARGV[2] burst_us: the rate; both '' when already paid
 -- ARGV[3] account, ARGV[4] owner: who asks; the owner is '' for none
 -- ARGV[5] place: namespace and name, what stands in `held`
 -- ARGV[6] lease_ms
--- ARGV[7] attempt: names this try, so that release.lua can take it back
+-- ARGV[7] attempt: names this try, so that withdraw.lua can take it back
 -- ARGV[8] deadline_us: the time after which nothing may be done any more
 -- ARGV[9] held_max: how many locks the account may hold
--- ARGV[10] label, ARGV[11] note
+-- ARGV[10] about: label, note and info, one to a line
+-- ARGV[11] wait_ms: for how long to stand in line, '0' for not at all
+-- ARGV[12] pod: the channel to tell when the lock is handed over
+-- ARGV[13] waiting_max: with how many requests the account may wait
 --
 -- Returns one of
 --   {'granted', backlog_us, fence, expires_ms}
 --   {'held', backlog_us, rest_ms, expires_ms, grant}   grant: the value of `lock`
+--   {'in_line', backlog_us, rest_ms, expires_ms, grant}
 --   {'over_quota', backlog_us, held}
+--   {'too_many_waiting', backlog_us, waiting}
 --   {'rate_limited', backlog_us, retry_after_us}
 --   {'late', '0'}
 -- where backlog_us is how far the bucket's time lies ahead, '0' when paid.
@@ -27,54 +27,43 @@ if now > tonumber(ARGV[8]) then
   return {'late', '0'}
 end
 
-local backlog, refusal = pay(KEYS[4], now, ARGV[1], ARGV[2])
+local backlog, refusal = pay(BUCKET, now, ARGV[1], ARGV[2])
 if refusal then
   return refusal
 end
 
 local now_ms = math.floor(now / 1000)
-local lease_ms = tonumber(ARGV[6])
-local expires_ms = word(now_ms + lease_ms)
-local holder = ARGV[3] .. '\n' .. ARGV[4] .. '\n'
-local grant = redis.call('GET', KEYS[1])
+local expires_ms = word(now_ms + tonumber(ARGV[6]))
+local head = ARGV[3] .. '\n' .. ARGV[4] .. '\n'
+-- When a lease has lapsed those who wait come first, whoever asks now.
+local grant = redis.call('GET', LOCK) or hand_over(now)
+local fence = nil
 
 if grant then
-  if ARGV[4] == '' or string.sub(grant, 1, #holder) ~= holder then
-    local rest_ms = redis.call('PTTL', KEYS[1])
-    return {'held', backlog, word(rest_ms), word(now_ms + rest_ms), grant}
+  local is_own = ARGV[4] ~= '' and string.sub(grant, 1, #head) == head
+  if not is_own then
+    local rest_ms = redis.call('PTTL', LOCK)
+    local status = 'held'
+    if ARGV[11] ~= '0' then
+      local waiting = stand_in_line(now, head, ARGV[7], ARGV[12], ARGV[10], tonumber(ARGV[11]), tonumber(ARGV[13]))
+      if waiting then
+        return {'too_many_waiting', backlog, waiting}
+      end
+      status = 'in_line'
+    end
+    return {status, backlog, word(rest_ms), word(now_ms + rest_ms), grant}
   end
-  -- The holder asks again: the same fence, and a lease that starts anew. No
-  -- attempt may take the grant back from now on, neither the one that made it,
-  -- whose answer may have been lost, nor this one, since the holder may rely on
-  -- an answer to the first.
-  local fence, rest = string.match(grant, '^[^\n]*\n[^\n]*\n(%d+)\n[^\n]*\n(.*)$')
-  redis.call('SET', KEYS[1], holder .. fence .. '\n\n' .. rest, 'PX', ARGV[6])
-  redis.call('ZADD', KEYS[3], 'XX', expires_ms, ARGV[5])
-  redis.call('PEXPIRE', KEYS[3], ARGV[6], 'GT')
-  return {'granted', backlog, fence, expires_ms}
-end
-
-local held = redis.call('ZCARD', KEYS[3])
-if held >= tonumber(ARGV[9]) then
-  -- Locks that lapsed are still counted: strike them out, and count again.
-  redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '(' .. word(now_ms))
-  held = redis.call('ZCARD', KEYS[3])
-  if held >= tonumber(ARGV[9]) then
-    return {'over_quota', backlog, word(held)}
+  local mark, rest
+  fence, mark, rest = string.match(grant, '^(%d+)\n(%??)[^\n]*\n(.*)$', #head + 1)
+  if mark == '' then
+    hold_on(now, head, fence, rest, ARGV[5], ARGV[6])
+    return {'granted', backlog, fence, expires_ms}
   end
 end
 
--- A hybrid logical clock: a fence rises even when the time is set back.
-local fence = word(math.max(now, tonumber(redis.call('GET', KEYS[2]) or 0) + 1))
-grant = table.concat({ARGV[3], ARGV[4], fence, ARGV[7], word(now_ms), ARGV[10], ARGV[11]}, '\n')
-redis.call('SET', KEYS[1], grant, 'NX', 'PX', ARGV[6])
-redis.call('SET', KEYS[2], fence)
-redis.call('ZADD', KEYS[3], expires_ms, ARGV[5])
--- The index lasts as long as the last lease in it, so that nothing is left of
--- an account that went away. GT alone would never end one that has no end yet.
-if held == 0 then
-  redis.call('PEXPIRE', KEYS[3], ARGV[6])
-else
-  redis.call('PEXPIRE', KEYS[3], ARGV[6], 'GT')
+local held
+held, fence = hold(now, head, fence, ARGV[7], ARGV[10], ARGV[5], ARGV[6], tonumber(ARGV[9]))
+if held then
+  return {'over_quota', backlog, held}
 end
 return {'granted', backlog, fence, expires_ms}

@@ -1,6 +1,6 @@
 -- Renews the lease of a lock for its holder.
 --
--- KEYS[1] lock, KEYS[2] held, KEYS[3] bucket: as in acquire.lua
+-- KEYS[1] lock, KEYS[2] held, KEYS[3] bucket: as in line.lua
 -- ARGV[1] interval_us, ARGV[2] burst_us: the rate; both '' when already paid
 -- ARGV[3] account, ARGV[4] owner: who asks; the owner is '' for none
 -- ARGV[5] place: what stands in `held`
@@ -27,9 +27,13 @@ local holder = ARGV[3] .. '\n' .. ARGV[4] .. '\n'
 if string.sub(grant, 1, #holder) ~= holder then
   return {'held_by_another', backlog}
 end
-local fence = string.match(grant, '^%d+', #holder + 1)
+local fence, mark = string.match(grant, '^(%d+)\n(%??)', #holder + 1)
 if ARGV[7] ~= '' and ARGV[7] ~= fence then
   return {'held_by_another', backlog}
+end
+-- What waits to be collected is held by nobody yet.
+if mark == '?' then
+  return {'not_held', backlog}
 end
 
 -- PEXPIRE stands first: with its memory full Redis lets a script go on that has

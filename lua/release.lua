@@ -1,44 +1,56 @@
--- Releases a lock for its holder: compares, and deletes.
+-- Releases a lock for its holder, compares before that, and hands the lock to
+-- the first in line.
 --
--- KEYS[1] lock, KEYS[2] held, KEYS[3] bucket: as in acquire.lua
+-- KEYS[1...8] as in line.lua
 -- ARGV[1] interval_us, ARGV[2] burst_us: the rate; both '' when already paid
 -- ARGV[3] account, ARGV[4] owner: who asks; the owner is '' for none
 -- ARGV[5] place: what stands in `held`
 -- ARGV[6] fence: that of the grant to release, or '' for whichever is current
--- ARGV[7] attempt: only what this attempt was granted, or '' for any
--- ARGV[8] deadline_us: the time after which nothing may be done any more, lest a
+-- ARGV[7] deadline_us: the time after which nothing may be done any more, lest a
 --         release that was held up takes away a newer grant of the same holder
 --
 -- Returns one of
 --   {'released', backlog_us}
 --   {'not_held', backlog_us}
---   {'held_by_another', backlog_us}   also when fence or attempt are not the current ones
+--   {'held_by_another', backlog_us}   also when the fence is not the current one
 --   {'rate_limited', backlog_us, retry_after_us}
 --   {'late', '0'}
 -- where backlog_us is how far the bucket's time lies ahead, '0' when paid.
 local now = time_us()
-if now > tonumber(ARGV[8]) then
+if now > tonumber(ARGV[7]) then
   return {'late', '0'}
 end
 
-local backlog, refusal = pay(KEYS[3], now, ARGV[1], ARGV[2])
+local backlog, refusal = pay(BUCKET, now, ARGV[1], ARGV[2])
 if refusal then
   return refusal
 end
 
-local grant = redis.call('GET', KEYS[1])
-if not grant then
-  return {'not_held', backlog}
-end
-local holder = ARGV[3] .. '\n' .. ARGV[4] .. '\n'
-if string.sub(grant, 1, #holder) ~= holder then
-  return {'held_by_another', backlog}
-end
-local fence, attempt = string.match(grant, '^(%d+)\n([^\n]*)', #holder + 1)
-if (ARGV[6] ~= '' and ARGV[6] ~= fence) or (ARGV[7] ~= '' and ARGV[7] ~= attempt) then
-  return {'held_by_another', backlog}
+local head = ARGV[3] .. '\n' .. ARGV[4] .. '\n'
+local grant = redis.call('GET', LOCK)
+if grant and string.sub(grant, 1, #head) == head then
+  local fence, mark = string.match(grant, '^(%d+)\n(%??)', #head + 1)
+  if ARGV[6] ~= '' and ARGV[6] ~= fence then
+    return {'held_by_another', backlog}
+  end
+  -- Without an owner whoever asks is not the waiter, who has no answer yet, but
+  -- somebody who held the lock before.
+  if mark == '?' and ARGV[4] == '' then
+    return {'not_held', backlog}
+  end
+  redis.call('DEL', LOCK)
+  redis.call('ZREM', HELD, ARGV[5])
+  hand_over(now)
+  return {'released', backlog}
 end
 
-redis.call('DEL', KEYS[1])
-redis.call('ZREM', KEYS[2], ARGV[5])
-return {'released', backlog}
+-- An owner that waits and releases does not want the lock any more.
+if ARGV[4] ~= '' and ARGV[6] == '' then
+  local record = redis.call('HGET', TICKETS, head)
+  if record then
+    redis.call('ZREM', LINE, head)
+    redis.call('HDEL', TICKETS, head)
+    redis.call('ZREM', WAITING, string.match(record, '^[^\n]*'))
+  end
+end
+return {grant and 'held_by_another' or 'not_held', backlog}

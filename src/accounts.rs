@@ -3,6 +3,7 @@
 //! want to know whose a token is, thousands of times a second.
 
 mod account;
+mod audit;
 mod cache;
 mod caller;
 mod change;
@@ -18,6 +19,7 @@ mod watch;
 
 pub use self::{
     account::{AccountInfo, NewAccount},
+    audit::Recording,
     caller::{Caller, LeaseOutOfRange, NamespaceDenied, Scopes},
     database::Database,
     directory::{Directory, FindError, Reach},

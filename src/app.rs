@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ipnet::IpNet;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     accounts::Directory,
@@ -20,6 +21,10 @@ pub struct App {
     pub addresses: Addresses,
     /// Networks of proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
-    /// How long a request may take in all.
+    /// How long a request may take in all, beside what it waits for a lock.
     pub request_timeout: Duration,
+    /// For how long a request may wait for a lock.
+    pub wait_max: Duration,
+    /// Cancelled when the server is to stop: nobody waits any more then.
+    pub draining: CancellationToken,
 }

@@ -1,19 +1,24 @@
 //! HTTP: the router, the middleware, extractors, problems, one file a route.
 //! Status codes are known here alone.
 
+mod account;
 mod acquire;
 mod answer;
 mod basic;
 mod caller;
 mod client_address;
+mod connection;
+mod cursor;
 mod decode;
 mod frame;
 mod heartbeat;
 mod json_object;
+mod list;
+mod lock;
 mod lock_path;
 mod params;
 mod problem;
 mod release;
 mod router;
 
-pub use router::router;
+pub use self::{connection::Connection, router::router};

@@ -106,10 +106,4 @@ impl Keyspace {
             Self::Embedded(_) => Duration::from_secs(1),
         }
     }
-
-    /// Over how many hash slots the keys of locks are spread: one, unless the
-    /// keyspace is a cluster. Keys with one tag can be used by one script.
-    pub fn shards(&self) -> u32 {
-        1
-    }
 }

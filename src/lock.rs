@@ -13,9 +13,9 @@ mod text;
 
 pub use fence::{Fence, FenceError};
 pub use holder::{Grant, Holder};
-pub use identity::{AccountId, Attempt, Label, Note, Owner, TextError};
+pub use identity::{AccountId, Attempt, Info, Label, Note, Owner, TextError};
 pub use lease::{DurationError, Lease, parse_duration_ms};
 pub use name::{LockName, NameError};
 pub use namespace::{Namespace, NamespaceError, NamespaceId};
-pub use outcome::{Acquired, Heartbeaten, NotHeld, Refusal, Released};
+pub use outcome::{Acquired, Broken, Heartbeaten, Held, NotHeld, Refusal, Released, Standing};
 pub use rate::{Payment, Rate, RateDue, RateStanding};

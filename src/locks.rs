@@ -3,25 +3,44 @@
 //! and reads the answer once.
 
 mod acquire;
+mod collect;
 mod heartbeat;
+mod inspect;
+mod line;
+mod list;
 mod release;
 mod request;
 mod stored;
 mod undo;
+mod wait;
+mod waiters;
 
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::keyspace::{BadReply, Keyspace, KeyspaceError};
+use crate::{
+    keyspace::{BadReply, Keyspace, KeyspaceError},
+    lock::Attempt,
+};
 
-pub use self::request::{AcquireRequest, Answer, Claimant, HeartbeatRequest, LockId, ReleaseRequest};
+pub use self::{
+    acquire::Turn,
+    line::Look,
+    list::{Census, Cursor, ListRequest, Looked, Page},
+    request::{AcquireRequest, Answer, BreakRequest, Claimant, HeartbeatRequest, LockId, ReleaseRequest},
+};
+use self::{request::pod_channel, waiters::Waiters};
 
-/// Locks, wherever they are kept.
+/// Locks, wherever they are kept, and those who wait for them in this server.
 #[derive(Clone)]
 pub struct Locks {
     keyspace: Keyspace,
     undoings: Arc<Semaphore>,
+    waiters: Arc<Waiters>,
+    /// The channel on which this server is told of its waiters. It has a new one
+    /// with each start.
+    pod: Arc<str>,
 }
 
 /// Why an operation has no outcome. It may have been carried out, unless its
@@ -35,15 +54,25 @@ pub enum LocksError {
     TooLate,
     #[error(transparent)]
     Reply(#[from] BadReply),
+    /// As many requests wait in this server as may. Nothing was done.
+    #[error("too many requests wait in this server")]
+    Full,
 }
 
 impl Locks {
-    /// How many acquires without an answer are taken back at a time. More than
-    /// that are left to lapse.
+    /// How many attempts without an answer are withdrawn at a time. What more
+    /// there are were granted is left to lapse.
     pub const UNDOINGS_MAX: usize = 10_000;
 
-    pub fn new(keyspace: Keyspace) -> Self {
-        Self { keyspace, undoings: Arc::new(Semaphore::new(Self::UNDOINGS_MAX)) }
+    /// Locks in a keyspace, for which `waiters_max` requests may wait at once in
+    /// this server.
+    pub fn new(keyspace: Keyspace, waiters_max: usize) -> Self {
+        Self {
+            undoings: Arc::new(Semaphore::new(Self::UNDOINGS_MAX)),
+            waiters: Waiters::new(waiters_max),
+            pod: pod_channel(&keyspace, &Attempt::new().to_string()).into(),
+            keyspace,
+        }
     }
 
     /// The keyspace time in microseconds after which nobody waits for an answer

@@ -5,6 +5,7 @@ mod exclusive;
 mod patience;
 mod start;
 mod tls;
+mod transport;
 
 use anyhow::Context;
 use tokio::{
@@ -57,7 +58,7 @@ pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: Canc
     let address = listener.local_addr().context("the listener has no address")?;
     // Requests that are finished while draining still need what runs beside them.
     let drained = CancellationToken::new();
-    let parts = start::start(settings, &drained).await?;
+    let parts = start::start(settings, &shutdown, &drained).await?;
     if let Some(token) = &parts.first_token {
         start::greet(&format!("{scheme}://{address}"), token);
     }

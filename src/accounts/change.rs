@@ -15,18 +15,18 @@ use crate::lock::AccountId;
 pub(super) struct Change<'a> {
     transaction: Transaction<'a, Any>,
     seq: i64,
-    actor: &'static str,
+    actor: String,
 }
 
 impl Database {
     /// Begins a change on behalf of `actor`.
-    pub(super) async fn change(&self, actor: &'static str) -> Result<Change<'_>, AccountsError> {
+    pub(super) async fn change(&self, actor: &str) -> Result<Change<'_>, AccountsError> {
         self.check_version().await?;
         let mut transaction = self.pool().begin().await?;
         let seq = sqlx::query_scalar("UPDATE revision SET seq = seq + 1 WHERE one = 1 RETURNING seq")
             .fetch_one(&mut *transaction)
             .await?;
-        Ok(Change { transaction, seq, actor })
+        Ok(Change { transaction, seq, actor: actor.to_owned() })
     }
 }
 
@@ -56,7 +56,7 @@ impl Change<'_> {
         action: &str,
         detail: serde_json::Value,
     ) -> Result<(), AccountsError> {
-        let actor = self.actor;
+        let actor = self.actor.clone();
         sqlx::query("INSERT INTO audit (id, at, account, actor, action, detail) VALUES ($1, $2, $3, $4, $5, $6)")
             .bind(Uuid::now_v7().to_string())
             .bind(now_ms())

@@ -23,7 +23,7 @@ pub struct ListenSettings {
     #[arg(long, env = "LOCKABLE_HEADER_TIMEOUT", default_value = "10s", value_parser = duration, value_name = "DURATION")]
     pub header_timeout: Duration,
 
-    /// How long a request may take in all
+    /// How long a request may take in all, beside what it waits for a lock
     #[arg(long, env = "LOCKABLE_REQUEST_TIMEOUT", default_value = "10s", value_parser = duration, value_name = "DURATION")]
     pub request_timeout: Duration,
 

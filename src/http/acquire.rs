@@ -1,28 +1,35 @@
 use std::{sync::Arc, time::Duration};
 
-use axum::{extract::State, response::Response};
+use axum::{
+    Extension,
+    extract::State,
+    http::{HeaderValue, header},
+    response::Response,
+};
 
 use super::{
     answer::{Granted, LockAnswer, NotAcquired},
-    caller::LockCaller,
+    caller::{Authorized, Lock},
+    connection::Connection,
     lock_path::LockPath,
-    params::AcquireParams,
+    params::{AcquireParams, malformed},
     problem::{Kind, Problem},
 };
 use crate::{
     app::App,
-    lock::{Acquired, Refusal},
-    locks::{AcquireRequest, Claimant, LockId},
+    lock::{Acquired, Info, Lease, Refusal},
+    locks::{AcquireRequest, Answer, Claimant, LockId},
 };
 
-/// How soon to ask again after reaching the plan's number of locks: nobody
-/// knows when one will be released.
+/// How soon to ask again after reaching the plan's number of locks or waiting
+/// requests: nobody knows when one will be free.
 const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// `GET` and `POST /v1/acquire/{name}`.
 pub(super) async fn acquire(
     State(app): State<Arc<App>>,
-    caller: LockCaller,
+    Extension(connection): Extension<Connection>,
+    caller: Authorized<Lock>,
     LockPath(name): LockPath,
     params: AcquireParams,
 ) -> Result<Response, Problem> {
@@ -34,23 +41,73 @@ pub(super) async fn acquire(
         lease: caller.lease(params.lease)?,
         label: account.label.clone(),
         note: params.note,
+        info: Info::default(),
         held_max: account.plan.locks_max,
+        waiting_max: account.plan.waiters_max,
         payment: caller.payment(),
     };
     let name = &request.lock.name;
-    match caller.settle(app.locks.acquire(&request).await?) {
+    let no = |reason, held: Option<&_>| {
+        let more = NotAcquired::new(reason, held, account.account);
+        LockAnswer::no(name, namespace, params.strict, more)
+    };
+    Ok(match ask(&app, &connection, &caller, &request, params.wait).await? {
         Acquired::Granted(grant) => {
-            Ok(LockAnswer::yes(name, namespace, Granted::new(&grant, request.claimant.owner.as_ref())))
+            LockAnswer::yes(name, namespace, Granted::new(&grant, request.claimant.owner.as_ref()))
         }
-        Acquired::Refused(Refusal::Held { holder, rest }) => {
-            let shown = (holder.account == account.account).then_some(&holder);
-            let held = NotAcquired::held(rest.as_millis() as u64, shown);
-            Ok(LockAnswer::no(name, namespace, params.strict, held))
+        Acquired::Refused(Refusal::Held(held)) => no(NotAcquired::HELD, Some(&held)),
+        Acquired::Refused(Refusal::TimedOut(held)) => no(NotAcquired::TIMED_OUT, held.as_ref()),
+        Acquired::Refused(Refusal::Draining(held)) => {
+            let mut answer = no(NotAcquired::DRAINING, held.as_ref());
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("0"));
+            answer
         }
-        Acquired::Refused(Refusal::OverQuota { held }) => {
-            let detail = format!("the account holds {held} locks, {} at most are in its plan", account.plan.locks_max);
-            Err(Problem::new(Kind::TooManyLocks, detail).retry_after(QUOTA_RETRY_AFTER))
+        Acquired::Refused(refusal) => return Err(over_plan(&caller, &refusal)),
+    })
+}
+
+/// Asks for the lock, and waits for it if the request says so, as long as its
+/// client is there.
+pub(super) async fn ask(
+    app: &App,
+    connection: &Connection,
+    caller: &Authorized<Lock>,
+    request: &AcquireRequest,
+    wait: Duration,
+) -> Result<Acquired, Problem> {
+    if wait > app.wait_max {
+        let cap = Lease::from_ms(app.wait_max.as_millis() as u64);
+        return Err(malformed(format!("the parameter \"wait\" is malformed: its cap is {cap}")));
+    }
+    let answer: Answer<Acquired> = if wait.is_zero() {
+        app.locks.acquire(request).await?
+    } else {
+        caller.may_wait(wait);
+        tokio::select! {
+            // Looked at first: what is granted to a client that is gone is
+            // dropped here, and taken back.
+            biased;
+            () = connection.hung_up() => return Err(Problem::new(Kind::ClientGone, "the client has hung up")),
+            answer = app.locks.acquire_in_line(request, wait, &app.draining) => answer?,
         }
-        Acquired::Refused(Refusal::RateLimited { retry_after }) => Err(caller.rate_limited(retry_after)),
+    };
+    Ok(caller.settle(answer))
+}
+
+/// The problem of a refusal that is the plan's.
+pub(super) fn over_plan(caller: &Authorized<Lock>, refusal: &Refusal) -> Problem {
+    let plan = &caller.account().plan;
+    match refusal {
+        Refusal::OverQuota { held } => {
+            let detail = format!("the account holds {held} locks, {} at most are in its plan", plan.locks_max);
+            Problem::new(Kind::TooManyLocks, detail).retry_after(QUOTA_RETRY_AFTER)
+        }
+        Refusal::TooManyWaiting { waiting } => {
+            let detail =
+                format!("{waiting} requests of the account wait, {} at most are in its plan", plan.waiters_max);
+            Problem::new(Kind::TooManyWaiting, detail).retry_after(QUOTA_RETRY_AFTER)
+        }
+        Refusal::RateLimited { retry_after } => caller.rate_limited(*retry_after),
+        Refusal::Held(_) | Refusal::TimedOut(_) | Refusal::Draining(_) => Problem::internal(),
     }
 }

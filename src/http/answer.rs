@@ -6,7 +6,7 @@ use axum::{
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use crate::lock::{Fence, Grant, Holder, LockName, Namespace, NotHeld, Owner};
+use crate::lock::{AccountId, Fence, Grant, Held, LockName, Namespace, NotHeld, Owner};
 
 /// An answer to a request about a lock. `response` stands first: for clients of
 /// the documented API it is all there is.
@@ -90,15 +90,26 @@ impl Renewed {
 }
 
 impl<'a> NotAcquired<'a> {
-    /// `holder` is for callers of the same account alone.
-    pub(super) fn held(rest_ms: u64, holder: Option<&'a Holder>) -> Self {
-        let holder = holder.map(|holder| ShownHolder {
+    pub(super) const HELD: &'static str = "held";
+    pub(super) const TIMED_OUT: &'static str = "timed_out";
+    pub(super) const DRAINING: &'static str = "draining";
+
+    /// `held` is what is known of the lock; its holder is shown to callers of
+    /// the same account alone.
+    pub(super) fn new(reason: &'static str, held: Option<&'a Held>, caller: AccountId) -> Self {
+        let of_caller = held.map(|held| &held.holder).filter(|holder| holder.account == caller);
+        let holder = of_caller.map(|holder| ShownHolder {
             owner: holder.owner.as_ref().map(Owner::as_str),
             note: holder.note.as_str(),
             acquired_at: holder.acquired_at,
             expires_at: holder.expires_at,
         });
-        Self { reason: "held", retry_after_ms: rest_ms, holder }
+        let retry_after_ms = match reason {
+            // Another server takes the request at once.
+            Self::DRAINING => 0,
+            _ => held.map_or(0, |held| held.rest.as_millis() as u64),
+        };
+        Self { reason, retry_after_ms, holder }
     }
 }
 
@@ -114,6 +125,6 @@ impl From<NotHeld> for NotChanged {
 }
 
 /// UTC with milliseconds, always three digits of them.
-fn rfc_3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn rfc_3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{time:.3}"))
 }

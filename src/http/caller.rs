@@ -1,33 +1,67 @@
-use std::{net::SocketAddr, sync::Arc};
+use std::{marker::PhantomData, sync::Arc};
 
 use axum::{
-    extract::{ConnectInfo, FromRequestParts},
+    extract::FromRequestParts,
     http::{HeaderMap, request::Parts},
 };
 
 use super::{
     basic::{Credentials, credentials},
     client_address::client_address,
+    connection::Connection,
     frame::Frame,
     problem::{Kind, Problem},
 };
 use crate::{
-    accounts::{Caller, FindError, LeaseOutOfRange, NamespaceDenied, Reach, Token},
+    accounts::{Caller, FindError, LeaseOutOfRange, NamespaceDenied, Reach, Scopes, Token},
     app::App,
     limits::{Admission, Permit},
     lock::{Lease, Namespace, Payment, RateStanding},
     locks::Answer,
 };
 
-/// A caller who may acquire, heartbeat and release, and whose request has been
-/// counted, or will be by the script that serves it.
-pub(super) struct LockCaller {
+/// A caller whose token has the privilege `P`, and whose request has been
+/// counted, or will be by the script that serves it. A handler says by this type
+/// what it takes to be let in.
+pub(super) struct Authorized<P> {
     caller: Arc<Caller>,
     permit: Permit,
     frame: Arc<Frame>,
+    privilege: PhantomData<P>,
 }
 
-impl FromRequestParts<Arc<App>> for LockCaller {
+/// What a token must be for.
+pub(super) trait Privilege: Send {
+    /// The scope that is missing, if it is.
+    fn missing(scopes: Scopes) -> Option<&'static str>;
+}
+
+/// Acquiring, heartbeats and releases.
+pub(super) struct Lock;
+/// Looking after the account.
+pub(super) struct Manage;
+/// Looking at what is the account's: whatever a token is for.
+pub(super) struct Look;
+
+impl Privilege for Lock {
+    fn missing(scopes: Scopes) -> Option<&'static str> {
+        (!scopes.lock).then_some("lock")
+    }
+}
+
+impl Privilege for Manage {
+    fn missing(scopes: Scopes) -> Option<&'static str> {
+        (!scopes.manage).then_some("manage")
+    }
+}
+
+impl Privilege for Look {
+    fn missing(_: Scopes) -> Option<&'static str> {
+        None
+    }
+}
+
+impl<P: Privilege> FromRequestParts<Arc<App>> for Authorized<P> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Self::Rejection> {
@@ -45,14 +79,19 @@ impl FromRequestParts<Arc<App>> for LockCaller {
         if caller.suspended {
             return Err(Problem::new(Kind::AccountSuspended, "this account is suspended"));
         }
-        if !caller.scopes.lock {
-            return Err(Problem::new(Kind::ScopeMissing, "this token does not have the scope \"lock\""));
-        }
-        Ok(Self { caller, permit, frame })
+        check::<P>(&caller)?;
+        Ok(Self { caller, permit, frame, privilege: PhantomData })
     }
 }
 
-impl LockCaller {
+fn check<P: Privilege>(caller: &Caller) -> Result<(), Problem> {
+    match P::missing(caller.scopes) {
+        Some(scope) => Err(Problem::new(Kind::ScopeMissing, format!("this token does not have the scope \"{scope}\""))),
+        None => Ok(()),
+    }
+}
+
+impl<P> Authorized<P> {
     /// The namespace of that name, or the token's default one.
     pub(super) fn namespace(&self, name: Option<&str>) -> Result<&Namespace, Problem> {
         self.caller
@@ -81,6 +120,11 @@ impl LockCaller {
             self.note_standing(standing, None);
         }
         answer.outcome
+    }
+
+    /// Gives the request so much more time than others have, to wait in.
+    pub(super) fn may_wait(&self, wait: std::time::Duration) {
+        self.frame.may_wait(wait);
     }
 
     /// The problem to answer when a script refused the request for its rate.
@@ -122,8 +166,8 @@ fn refuse_prefetch(headers: &HeaderMap) -> Result<(), Problem> {
 async fn authenticate(parts: &Parts, app: &App) -> Result<Arc<Caller>, Problem> {
     let address = parts
         .extensions
-        .get::<ConnectInfo<SocketAddr>>()
-        .map(|ConnectInfo(peer)| client_address(peer.ip(), &parts.headers, &app.trusted_proxies));
+        .get::<Connection>()
+        .map(|connection| client_address(connection.peer.ip(), &parts.headers, &app.trusted_proxies));
     let refusal = || address.and_then(|address| app.addresses.refusal(address));
     let failed = || {
         if let Some(address) = address {

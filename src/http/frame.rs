@@ -1,6 +1,10 @@
 use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    pin::pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{
@@ -9,7 +13,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use tokio::time;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::problem::Problem;
@@ -19,12 +23,22 @@ use crate::{app::App, lock::RateStanding};
 #[derive(Default)]
 pub(super) struct Frame {
     standing: Mutex<Option<RateStanding>>,
+    wait_ms: AtomicU64,
 }
 
 impl Frame {
     /// Takes note of how the caller's token stands with its rate.
     pub(super) fn note_standing(&self, standing: RateStanding) {
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
+    }
+
+    /// Gives the request so much more time than others have, to wait in.
+    pub(super) fn may_wait(&self, wait: Duration) {
+        self.wait_ms.store(wait.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn wait(&self) -> Duration {
+        Duration::from_millis(self.wait_ms.load(Ordering::Relaxed))
     }
 
     fn standing(&self) -> Option<RateStanding> {
@@ -47,9 +61,14 @@ pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, nex
     let frame = Arc::new(Frame::default());
     request.extensions_mut().insert(frame.clone());
 
-    let mut response = match time::timeout(app.request_timeout, next.run(request)).await {
+    let mut answering = pin!(next.run(request));
+    let mut response = match timeout_at(started + app.request_timeout, answering.as_mut()).await {
         Ok(response) => response,
-        Err(_) => Problem::unavailable("the request took too long").into_response(),
+        // That it may wait is known only when it has been read.
+        Err(_) => match timeout_at(started + app.request_timeout + frame.wait(), answering).await {
+            Ok(response) => response,
+            Err(_) => Problem::unavailable("the request took too long").into_response(),
+        },
     };
 
     let headers = response.headers_mut();

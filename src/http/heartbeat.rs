@@ -4,7 +4,7 @@ use axum::{extract::State, response::Response};
 
 use super::{
     answer::{LockAnswer, NotChanged, Renewed},
-    caller::LockCaller,
+    caller::{Authorized, Lock},
     lock_path::LockPath,
     params::HeartbeatParams,
     problem::Problem,
@@ -18,7 +18,7 @@ use crate::{
 /// `GET` and `POST /v1/heartbeat/{name}`.
 pub(super) async fn heartbeat(
     State(app): State<Arc<App>>,
-    caller: LockCaller,
+    caller: Authorized<Lock>,
     LockPath(name): LockPath,
     params: HeartbeatParams,
 ) -> Result<Response, Problem> {

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use axum::{
     body::Bytes,
     extract::{FromRequest, Request},
@@ -6,11 +8,15 @@ use axum::{
 use serde_json::Value;
 
 use super::{
+    cursor,
     decode::decode_pairs,
     json_object::members,
     problem::{Kind, Problem},
 };
-use crate::lock::{Fence, Lease, Note, Owner, parse_duration_ms};
+use crate::{
+    lock::{Fence, Lease, LockName, Note, Owner, parse_duration_ms},
+    locks::{Cursor, Locks},
+};
 
 /// The longest body of a request, in bytes.
 pub(super) const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -20,6 +26,7 @@ pub(super) struct AcquireParams {
     pub namespace: Option<String>,
     pub owner: Option<Owner>,
     pub lease: Option<Lease>,
+    pub wait: Duration,
     pub note: Note,
     pub strict: bool,
 }
@@ -50,10 +57,10 @@ impl<S: Send + Sync> FromRequest<S> for AcquireParams {
             namespace: params.text("namespace")?,
             owner: params.take("owner", Owner::parse)?,
             lease: params.take("lease", lease)?,
+            wait: params.take("wait", duration)?.unwrap_or_default(),
             note: params.take("note", Note::parse)?.unwrap_or_default(),
             strict: params.take("strict", flag)?.unwrap_or_default(),
         };
-        params.take("wait", no_wait)?;
         params.finish(&["owner", "lease", "wait", "note", "namespace", "strict"])?;
         Ok(read)
     }
@@ -88,6 +95,52 @@ impl<S: Send + Sync> FromRequest<S> for ReleaseParams {
             strict: params.take("strict", flag)?.unwrap_or_default(),
         };
         params.finish(&["owner", "namespace", "fencing_token", "strict"])?;
+        Ok(read)
+    }
+}
+
+/// What a request about one lock may be told that changes nothing of it, or
+/// breaks it.
+pub(super) struct LookParams {
+    pub namespace: Option<String>,
+}
+
+/// What a list may be told.
+pub(super) struct ListParams {
+    pub namespace: Option<String>,
+    pub prefix: String,
+    pub limit: usize,
+    pub cursor: Option<Cursor>,
+}
+
+impl ListParams {
+    /// How long a page is unless the request says.
+    const LIMIT: usize = 100;
+}
+
+impl<S: Send + Sync> FromRequest<S> for LookParams {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        let mut params = Params::read(request, state).await?;
+        let read = Self { namespace: params.text("namespace")? };
+        params.finish(&["namespace"])?;
+        Ok(read)
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for ListParams {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        let mut params = Params::read(request, state).await?;
+        let read = Self {
+            namespace: params.text("namespace")?,
+            prefix: params.take("prefix", prefix)?.unwrap_or_default(),
+            limit: params.take("limit", limit)?.unwrap_or(Self::LIMIT),
+            cursor: params.take("cursor", cursor::parse)?,
+        };
+        params.finish(&["namespace", "prefix", "limit", "cursor"])?;
         Ok(read)
     }
 }
@@ -191,6 +244,22 @@ fn lease(text: String) -> Result<Lease, String> {
     parse_duration_ms(&text).map(Lease::from_ms).map_err(|error| error.to_string())
 }
 
+fn duration(text: String) -> Result<Duration, String> {
+    parse_duration_ms(&text).map(Duration::from_millis).map_err(|error| error.to_string())
+}
+
+fn prefix(text: String) -> Result<String, String> {
+    match text.len() {
+        0..=LockName::BYTES_MAX => Ok(text),
+        bytes => Err(format!("it has {bytes} bytes, and names have {} at most", LockName::BYTES_MAX)),
+    }
+}
+
+fn limit(text: String) -> Result<usize, String> {
+    let limit = text.parse().ok().filter(|limit| (1..=Locks::PAGE_MAX).contains(limit));
+    limit.ok_or_else(|| format!("it is 1 to {}", Locks::PAGE_MAX))
+}
+
 fn flag(text: String) -> Result<bool, &'static str> {
     match text.as_str() {
         "true" => Ok(true),
@@ -199,16 +268,6 @@ fn flag(text: String) -> Result<bool, &'static str> {
     }
 }
 
-/// There is no queue to wait in yet, and a request that asks to wait must not
-/// be answered as if it had.
-fn no_wait(text: String) -> Result<(), String> {
-    match parse_duration_ms(&text) {
-        Ok(0) => Ok(()),
-        Ok(_) => Err("this server does not offer to wait; its cap is 0s".into()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn malformed(detail: impl Into<String>) -> Problem {
+pub(super) fn malformed(detail: impl Into<String>) -> Problem {
     Problem::new(Kind::MalformedParameter, detail)
 }

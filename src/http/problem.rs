@@ -7,7 +7,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use crate::{keyspace::KeyspaceError, locks::LocksError};
+use crate::{accounts::AccountsError, keyspace::KeyspaceError, locks::LocksError};
 
 /// An answer that is neither yes nor no (RFC 9457).
 #[derive(Debug)]
@@ -70,6 +70,8 @@ kinds! {
         "There is nothing at this address."
     MethodNotAllowed METHOD_NOT_ALLOWED "method-not-allowed" "Method not allowed"
         "The field Allow of the answer names the methods that this address knows."
+    ClientGone REQUEST_TIMEOUT "client-gone" "The client has hung up"
+        "The client closed its connection while it waited for a lock. What it was given is taken back; this stands in the log only."
     BodyTooLarge PAYLOAD_TOO_LARGE "body-too-large" "Body too large"
         "The body of a request is at most 16 KiB."
     UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "unsupported-media-type" "Unsupported media type"
@@ -78,6 +80,8 @@ kinds! {
         "The token has used up its plan's rate, which is counted over all servers together. The fields RateLimit and RateLimit-Policy say how it stands; Retry-After says when to ask again."
     TooManyLocks TOO_MANY_REQUESTS "too-many-locks" "Too many locks held"
         "The account holds as many locks as its plan allows. Release some, or let them lapse."
+    TooManyWaiting TOO_MANY_REQUESTS "too-many-waiting" "Too many requests wait"
+        "The account waits for locks with as many requests as its plan allows. An acquire without \"wait\" is answered at once."
     TooManyFailures TOO_MANY_REQUESTS "too-many-failures" "Too many failed authentications"
         "From this address too many requests came with a token that nobody has. Tokens that are in use are not held up by this; a new one may be, for as long as Retry-After says."
     Internal INTERNAL_SERVER_ERROR "internal" "Internal error"
@@ -110,12 +114,20 @@ impl From<LocksError> for Problem {
     fn from(error: LocksError) -> Self {
         match error {
             LocksError::Keyspace(error) => error.into(),
+            LocksError::Full => Self::unavailable("as many requests wait in this server as may"),
             LocksError::TooLate => Self::unavailable("the lock store was reached too late"),
             LocksError::Reply(error) => {
                 tracing::error!(%error, "a script and its reader disagree");
                 Self::internal()
             }
         }
+    }
+}
+
+impl From<AccountsError> for Problem {
+    fn from(error: AccountsError) -> Self {
+        tracing::warn!(%error, "a request failed");
+        Self::unavailable("accounts could not be asked in time")
     }
 }
 

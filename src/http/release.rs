@@ -4,7 +4,7 @@ use axum::{extract::State, response::Response};
 
 use super::{
     answer::{LockAnswer, NotChanged, Nothing},
-    caller::LockCaller,
+    caller::{Authorized, Lock},
     lock_path::LockPath,
     params::ReleaseParams,
     problem::Problem,
@@ -18,7 +18,7 @@ use crate::{
 /// `GET` and `POST /v1/release/{name}`.
 pub(super) async fn release(
     State(app): State<Arc<App>>,
-    caller: LockCaller,
+    caller: Authorized<Lock>,
     LockPath(name): LockPath,
     params: ReleaseParams,
 ) -> Result<Response, Problem> {

@@ -12,9 +12,12 @@ use axum::{
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{
+    account::account,
     acquire::acquire,
     frame::frame,
     heartbeat::heartbeat,
+    list::list,
+    lock::{break_lock, inspect},
     params::BODY_BYTES_MAX,
     problem::{Kind, Problem, explain},
     release::release,
@@ -30,6 +33,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/heartbeat/{*name}", lock_route(heartbeat))
         .route("/v1/release/", lock_route(release))
         .route("/v1/release/{*name}", lock_route(release))
+        .route("/v1/locks", get(list))
+        .route("/v1/locks/", get(inspect).delete(break_lock))
+        .route("/v1/locks/{*name}", get(inspect).delete(break_lock))
+        .route("/v1/account", get(account))
         .route("/problems/{slug}", get(explain))
         .method_not_allowed_fallback(async || Problem::new(Kind::MethodNotAllowed, "the field Allow names the methods"))
         .fallback(async || Problem::new(Kind::NotFound, "there is nothing here"))

@@ -35,6 +35,11 @@ impl Reply {
         self.0.get(index).map(String::as_str).ok_or_else(|| self.bad())
     }
 
+    /// All words from `index` on.
+    pub fn texts(&self, index: usize) -> &[String] {
+        self.0.get(index..).unwrap_or_default()
+    }
+
     /// The error that says this reply cannot be read.
     pub fn bad(&self) -> BadReply {
         BadReply(self.clone())

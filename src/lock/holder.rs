@@ -1,6 +1,6 @@
 use jiff::Timestamp;
 
-use super::{AccountId, Fence, Label, Lease, Note, Owner};
+use super::{AccountId, Fence, Info, Label, Lease, Note, Owner};
 
 /// What a caller was given: one successful acquire, or its renewal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Holder {
     /// The label of the token with which the lock was acquired.
     pub label: Label,
     pub note: Note,
+    /// What a program wants those to see who are refused.
+    pub info: Info,
     pub acquired_at: Timestamp,
     pub expires_at: Timestamp,
 }

@@ -19,6 +19,11 @@ pub struct Owner(String);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Note(String);
 
+/// What a program has to say of its grant, in a form of its own that is handed
+/// out as it came: Terraform's `LockInfo`. One line; empty for nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Info(String);
+
 /// What a token is called by its account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -67,6 +72,23 @@ impl Note {
     /// When it is too long or has a control or reordering character.
     pub fn parse(text: impl Into<String>) -> Result<Self, TextError> {
         checked(text.into(), 0, Self::CHARS_MAX, is_unprintable).map(Self)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Info {
+    /// The longest info, in characters.
+    pub const CHARS_MAX: usize = 4096;
+
+    /// Checks that the text is up to 4,096 characters that fit on one line.
+    ///
+    /// # Errors
+    /// When it is too long or has a control character.
+    pub fn parse(text: impl Into<String>) -> Result<Self, TextError> {
+        checked(text.into(), 0, Self::CHARS_MAX, char::is_control).map(Self)
     }
 
     pub fn as_str(&self) -> &str {

@@ -13,11 +13,39 @@ pub enum Acquired {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Somebody holds the lock, for the rest of a lease at most.
-    Held { holder: Holder, rest: Duration },
+    Held(Held),
+    /// It was waited for, and not had in that time.
+    TimedOut(Option<Held>),
+    /// The server is about to stop, and waits for nothing any more.
+    Draining(Option<Held>),
     /// The account holds as many locks as its plan allows.
     OverQuota { held: u64 },
+    /// The account waits with as many requests as its plan allows.
+    TooManyWaiting { waiting: u64 },
     /// The token has used up its rate.
     RateLimited { retry_after: Duration },
+}
+
+/// Who holds a lock, and for how long if nothing more is heard of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub holder: Holder,
+    pub rest: Duration,
+}
+
+/// How a lock stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub held: Option<Held>,
+    /// How many stand in line for it.
+    pub waiting: u64,
+}
+
+/// What became of breaking a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    Broken,
+    Refused(NotHeld),
 }
 
 /// What became of a heartbeat.

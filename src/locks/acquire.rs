@@ -3,18 +3,29 @@ use std::time::Duration;
 use super::{
     Locks, LocksError,
     request::{AcquireRequest, Answer, Keys, rate_args, read_standing, script},
-    stored::{read_holder, read_time},
+    stored::{read_held, read_time},
     undo::Undo,
 };
 use crate::{
     keyspace::{KeyspaceError, Reply, Script},
-    lock::{Acquired, Attempt, Grant, Lease, Refusal},
+    lock::{Acquired, Attempt, Grant, Held, Lease, Refusal},
 };
 
-static ACQUIRE: Script = script!("acquire");
+static ACQUIRE: Script = script!("acquire" on "line" on "places" on "hold");
+
+/// How an acquire stands that may wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It is decided.
+    Over(Acquired),
+    /// It is not, while somebody else holds the lock.
+    Waiting(Held),
+    /// It does not stand in line, and the lock is not held for it.
+    Gone,
+}
 
 impl Locks {
-    /// Tries to acquire a lock.
+    /// Tries to acquire a lock, without waiting for it.
     ///
     /// # Errors
     /// When the keyspace gave no answer in time. The lock is then not held, or
@@ -23,28 +34,37 @@ impl Locks {
     /// when the future is dropped before it is ready.
     pub async fn acquire(&self, request: &AcquireRequest) -> Result<Answer<Acquired>, LocksError> {
         let attempt = Attempt::new();
-        let deadline_us = self.deadline_us()?;
         let undo = Undo::armed(self, request, attempt);
-        let reply = match self.run_acquire(request, attempt, deadline_us).await {
-            Ok(reply) => reply,
-            Err(error @ KeyspaceError::NoAnswer(_)) => return Err(error.into()),
+        let answer = match self.ask(request, attempt, Duration::ZERO).await {
             // Nothing was granted that would have to be taken back.
-            Err(error @ (KeyspaceError::NotSent(_) | KeyspaceError::Refused(_))) => {
+            Err(error) if error.is_sure() => {
                 undo.disarm();
-                return Err(error.into());
+                return Err(error);
             }
+            answer => answer?,
         };
-        let outcome = read_acquired(&reply, request.lease)?;
         undo.disarm();
-        Ok(Answer { outcome, standing: read_standing(&reply, &request.payment)? })
+        let outcome = match answer.outcome {
+            Turn::Over(acquired) => acquired,
+            Turn::Waiting(held) => Acquired::Refused(Refusal::Held(held)),
+            Turn::Gone => Acquired::Refused(Refusal::TimedOut(None)),
+        };
+        Ok(Answer { outcome, standing: answer.standing })
     }
 
-    async fn run_acquire(
+    /// Asks for a lock once. Where somebody holds it, the attempt stands in line
+    /// from then on if it is to wait, for that long. Whoever calls this sees to
+    /// it that the attempt is withdrawn when its answer is lost.
+    ///
+    /// # Errors
+    /// When the keyspace gave no answer in time.
+    pub async fn ask(
         &self,
         request: &AcquireRequest,
         attempt: Attempt,
-        deadline_us: u64,
-    ) -> Result<Reply, KeyspaceError> {
+        wait: Duration,
+    ) -> Result<Answer<Turn>, LocksError> {
+        let deadline_us = self.deadline_us()?;
         let account = request.claimant.account.to_string();
         let place = request.lock.to_string();
         let keys = Keys::new(&self.keyspace, &place, &account, &request.payment);
@@ -59,25 +79,43 @@ impl Locks {
             &attempt.to_string(),
             &deadline_us.to_string(),
             &request.held_max.to_string(),
-            request.label.as_str(),
-            request.note.as_str(),
+            &request.about(),
+            &wait.as_millis().to_string(),
+            &self.pod,
+            &request.waiting_max.to_string(),
         ];
-        self.keyspace.run_replicated(&ACQUIRE, &[&keys.lock, &keys.clock, &keys.held, &keys.bucket], &args).await
+        let reply = self.keyspace.run_replicated(&ACQUIRE, &keys.all(), &args).await?;
+        let outcome = read_turn(&reply, 2, request.lease)?;
+        Ok(Answer { outcome, standing: read_standing(&reply, &request.payment)? })
     }
 }
 
-fn read_acquired(reply: &Reply, lease: Lease) -> Result<Acquired, LocksError> {
-    Ok(match reply.status() {
-        "granted" => Acquired::Granted(Grant { fence: reply.word(2)?, lease, expires_at: read_time(reply, 3)? }),
-        "held" => {
-            let rest = Duration::from_millis(reply.word(2)?);
-            Acquired::Refused(Refusal::Held { holder: read_holder(reply, 4, 3)?, rest })
+impl LocksError {
+    /// Whether it is sure that nothing was done.
+    pub(super) fn is_sure(&self) -> bool {
+        matches!(
+            self,
+            Self::TooLate | Self::Full | Self::Keyspace(KeyspaceError::NotSent(_) | KeyspaceError::Refused(_))
+        )
+    }
+}
+
+/// Reads how an acquire stands; what belongs to its status begins at `index`.
+pub(super) fn read_turn(reply: &Reply, index: usize, lease: Lease) -> Result<Turn, LocksError> {
+    let acquired = match reply.status() {
+        "granted" => {
+            let (fence, expires_at) = (reply.word(index)?, read_time(reply, index + 1)?);
+            Acquired::Granted(Grant { fence, lease, expires_at })
         }
-        "over_quota" => Acquired::Refused(Refusal::OverQuota { held: reply.word(2)? }),
+        "held" | "in_line" => return Ok(Turn::Waiting(read_held(reply, index)?)),
+        "gone" => return Ok(Turn::Gone),
+        "over_quota" => Acquired::Refused(Refusal::OverQuota { held: reply.word(index)? }),
+        "too_many_waiting" => Acquired::Refused(Refusal::TooManyWaiting { waiting: reply.word(index)? }),
         "rate_limited" => {
-            Acquired::Refused(Refusal::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) })
+            Acquired::Refused(Refusal::RateLimited { retry_after: Duration::from_micros(reply.word(index)?) })
         }
         "late" => return Err(LocksError::TooLate),
         _ => return Err(reply.bad().into()),
-    })
+    };
+    Ok(Turn::Over(acquired))
 }

@@ -1,8 +1,8 @@
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use crate::{
     keyspace::{BadReply, Keyspace, Reply},
-    lock::{AccountId, Fence, Label, Lease, LockName, NamespaceId, Note, Owner, Payment, RateStanding},
+    lock::{AccountId, Fence, Info, Label, Lease, LockName, NamespaceId, Note, Owner, Payment, RateStanding},
 };
 
 /// Which lock is meant. Its text is its place in the index of held locks.
@@ -28,8 +28,11 @@ pub struct AcquireRequest {
     /// The label of the token that is used.
     pub label: Label,
     pub note: Note,
+    pub info: Info,
     /// How many locks the account may hold at once.
     pub held_max: u64,
+    /// With how many requests the account may wait at once.
+    pub waiting_max: u64,
     pub payment: Payment,
 }
 
@@ -54,6 +57,16 @@ pub struct ReleaseRequest {
     pub payment: Payment,
 }
 
+/// What breaking a lock asks for.
+#[derive(Clone, Debug)]
+pub struct BreakRequest {
+    pub lock: LockId,
+    /// Whose lock it must be.
+    pub account: AccountId,
+    /// The grant to break.
+    pub fence: Fence,
+}
+
 /// An outcome, and how the token stands with its rate if the script counted
 /// the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,49 +82,120 @@ impl Claimant {
     }
 }
 
+impl AcquireRequest {
+    /// What scripts keep of the holder beside who it is: one field to a line.
+    pub(super) fn about(&self) -> String {
+        [self.label.as_str(), self.note.as_str(), self.info.as_str()].join("\n")
+    }
+}
+
 impl fmt::Display for LockId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 
+/// Reads a place.
+impl FromStr for LockId {
+    type Err = NotAPlace;
+
+    fn from_str(place: &str) -> Result<Self, Self::Err> {
+        let (namespace, name) = place.split_once('/').ok_or(NotAPlace)?;
+        let namespace = namespace.parse().map_err(|_| NotAPlace)?;
+        Ok(Self { namespace, name: LockName::parse(name).map_err(|_| NotAPlace)? })
+    }
+}
+
+/// A text that is no place of a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this is no place of a lock")]
+pub struct NotAPlace;
+
 /// The hash tag of all that belongs to locks. One slot, until there is a
 /// cluster to spread them over.
 const LOCK_TAG: &str = "0";
 
-/// The script in the file of that name, behind what all scripts share.
+/// The script in the file of that name, behind the prelude and the other files
+/// that it stands on.
 macro_rules! script {
-    ($name:literal) => {
+    ($name:literal $(on $library:literal)*) => {
         Script::new(
             $name,
-            concat!(include_str!("../../lua/prelude.lua"), include_str!(concat!("../../lua/", $name, ".lua"))),
+            concat!(
+                include_str!("../../lua/prelude.lua"),
+                $(include_str!(concat!("../../lua/", $library, ".lua")),)*
+                include_str!(concat!("../../lua/", $name, ".lua"))
+            ),
         )
     };
 }
 pub(super) use script;
 
-/// The names of the keys that an operation on a lock touches.
+/// The names of the keys of a lock and of an account, as `lua/line.lua` lists
+/// them.
 pub(super) struct Keys {
     pub lock: String,
-    pub clock: String,
+    clock: String,
+    pub line: String,
+    tickets: String,
+    pods: String,
     pub held: String,
+    waiting: String,
     pub bucket: String,
 }
 
 impl Keys {
     pub(super) fn new(keyspace: &Keyspace, place: &str, account: &str, payment: &Payment) -> Self {
-        let bucket = match payment {
-            Payment::Due(due) => due.bucket.clone(),
-            // Named all the same, so that a script always has the same keys.
-            Payment::Paid => keyspace.key(LOCK_TAG, "rate", "-"),
-        };
         Self {
-            lock: keyspace.key(LOCK_TAG, "lock", place),
+            lock: lock_key(keyspace, place),
             clock: keyspace.key(LOCK_TAG, "clock", ""),
-            held: keyspace.key(LOCK_TAG, "held", account),
-            bucket,
+            line: keyspace.key(LOCK_TAG, "line", place),
+            tickets: keyspace.key(LOCK_TAG, "tickets", place),
+            pods: pods_key(keyspace),
+            held: held_key(keyspace, account),
+            waiting: waiting_key(keyspace, account),
+            bucket: bucket_key(keyspace, payment),
         }
     }
+
+    /// In the order in which scripts take them.
+    pub(super) fn all(&self) -> [&str; 8] {
+        let Self { lock, clock, line, tickets, pods, held, waiting, bucket } = self;
+        [lock, clock, line, tickets, pods, held, waiting, bucket]
+    }
+}
+
+pub(super) fn lock_key(keyspace: &Keyspace, place: &str) -> String {
+    keyspace.key(LOCK_TAG, "lock", place)
+}
+
+/// The locks that an account holds.
+pub(super) fn held_key(keyspace: &Keyspace, account: &str) -> String {
+    keyspace.key(LOCK_TAG, "held", account)
+}
+
+/// The attempts with which an account waits.
+pub(super) fn waiting_key(keyspace: &Keyspace, account: &str) -> String {
+    keyspace.key(LOCK_TAG, "waiting", account)
+}
+
+/// The rate that is charged. One is named in any case, so that a script always
+/// has the same keys.
+pub(super) fn bucket_key(keyspace: &Keyspace, payment: &Payment) -> String {
+    match payment {
+        Payment::Due(due) => due.bucket.clone(),
+        Payment::Paid => keyspace.key(LOCK_TAG, "rate", "-"),
+    }
+}
+
+/// The servers that are there.
+pub(super) fn pods_key(keyspace: &Keyspace) -> String {
+    keyspace.key(LOCK_TAG, "pods", "")
+}
+
+/// The channel of a server.
+pub(super) fn pod_channel(keyspace: &Keyspace, id: &str) -> String {
+    keyspace.key(LOCK_TAG, "pod", id)
 }
 
 /// The rate as scripts take it: the interval and the burst in microseconds,

@@ -1,8 +1,10 @@
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::{
     keyspace::{BadReply, Reply},
-    lock::{Holder, Label, Note, Owner},
+    lock::{Held, Holder, Info, Label, Note, Owner},
 };
 
 /// Reads the time at `index` of a reply, in milliseconds since 1970.
@@ -10,11 +12,18 @@ pub(super) fn read_time(reply: &Reply, index: usize) -> Result<Timestamp, BadRep
     Timestamp::from_millisecond(reply.word(index)?).map_err(|_| reply.bad())
 }
 
-/// Reads a grant as `lua/acquire.lua` writes it: one field to a line.
+/// Reads what many replies end with, beginning at `index`: the rest of the lease
+/// in ms, the time at which it lapses, and the grant.
+pub(super) fn read_held(reply: &Reply, index: usize) -> Result<Held, BadReply> {
+    let rest = Duration::from_millis(reply.word(index)?);
+    Ok(Held { holder: read_holder(reply, index + 2, index + 1)?, rest })
+}
+
+/// Reads a grant as `lua/line.lua` describes it: one field to a line.
 pub(super) fn read_holder(reply: &Reply, grant: usize, expires: usize) -> Result<Holder, BadReply> {
     let expires_at = read_time(reply, expires)?;
-    let lines: Vec<&str> = reply.text(grant)?.splitn(7, '\n').collect();
-    let [account, owner, fence, _attempt, acquired_ms, label, note] = lines[..] else { return Err(reply.bad()) };
+    let lines: Vec<&str> = reply.text(grant)?.splitn(8, '\n').collect();
+    let [account, owner, fence, _attempt, acquired_ms, label, note, info] = lines[..] else { return Err(reply.bad()) };
     let parsed = || {
         Some(Holder {
             account: account.parse().ok()?,
@@ -22,6 +31,7 @@ pub(super) fn read_holder(reply: &Reply, grant: usize, expires: usize) -> Result
             fence: fence.parse().ok()?,
             label: Label::parse(label).ok()?,
             note: Note::parse(note).ok()?,
+            info: Info::parse(info).ok()?,
             acquired_at: Timestamp::from_millisecond(acquired_ms.parse().ok()?).ok()?,
             expires_at,
         })

@@ -1,26 +1,21 @@
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use tokio::{runtime::Handle, sync::Semaphore, time};
+use tokio::{runtime::Handle, time};
 
 use super::{
     Locks,
-    release::release_attempt,
     request::{AcquireRequest, Claimant, LockId},
 };
-use crate::{
-    keyspace::Keyspace,
-    lock::{Attempt, Lease},
-};
+use crate::lock::{Attempt, Lease};
 
-/// Takes back what an attempt may have been granted when it is dropped, unless
-/// disarmed before: a grant whose answer nobody has must not stay for a lease.
+/// Withdraws an attempt when it is dropped, unless disarmed before: a grant whose
+/// answer nobody has must not stay for a lease, nor a place in line for a wait.
 pub(super) struct Undo {
     armed: Option<Undoing>,
 }
 
 struct Undoing {
-    keyspace: Keyspace,
-    places: Arc<Semaphore>,
+    locks: Locks,
     lock: LockId,
     claimant: Claimant,
     attempt: Attempt,
@@ -30,8 +25,7 @@ struct Undoing {
 impl Undo {
     pub(super) fn armed(locks: &Locks, request: &AcquireRequest, attempt: Attempt) -> Self {
         let undoing = Undoing {
-            keyspace: locks.keyspace.clone(),
-            places: locks.undoings.clone(),
+            locks: locks.clone(),
             lock: request.lock.clone(),
             claimant: request.claimant.clone(),
             attempt,
@@ -62,13 +56,13 @@ impl Undoing {
     /// Tries until the keyspace answers, at the longest until the lease has
     /// lapsed by itself.
     async fn run(self) {
-        let Ok(_place) = self.places.try_acquire() else {
+        let Ok(_place) = self.locks.undoings.try_acquire() else {
             tracing::warn!("too many acquires without an answer: their grants are left to lapse");
             return;
         };
         let mut pause = Self::PAUSE_MIN;
         let tries = async {
-            while release_attempt(&self.keyspace, &self.lock, &self.claimant, self.attempt).await.is_err() {
+            while self.locks.withdraw(&self.lock, &self.claimant, self.attempt).await.is_err() {
                 time::sleep(pause).await;
                 pause = (pause * 2).min(Self::PAUSE_MAX);
             }

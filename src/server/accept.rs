@@ -1,6 +1,6 @@
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use axum::{Router, extract::ConnectInfo};
+use axum::Router;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -15,8 +15,9 @@ use tower::ServiceExt;
 use super::{
     Tls,
     patience::{Patient, Requests},
+    transport::Transport,
 };
-use crate::config::ListenSettings;
+use crate::{config::ListenSettings, http::Connection};
 
 /// How many bytes the request line and the headers may have together; more are
 /// answered with 431.
@@ -29,7 +30,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves connections from `listener` until `shutdown`, then lets requests
 /// finish for as long as `settings.drain_timeout` and closes what is left.
 ///
-/// Every request carries its peer's address as [`ConnectInfo<SocketAddr>`].
+/// Every request carries its [`Connection`].
 /// With `tls`, the certificate is watched and read again when it changes.
 pub async fn serve(
     listener: TcpListener,
@@ -126,11 +127,13 @@ impl Connections {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
         }
+        let stream = Transport::new(stream);
+        let connection = Connection::new(peer, stream.shared());
         let served = self.close.run_until_cancelled(async {
             match &self.tls {
-                None => self.serve_http(stream, peer).await,
+                None => self.serve_http(stream, connection).await,
                 Some(tls) => match time::timeout(self.header_timeout, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => self.serve_http(stream, peer).await,
+                    Ok(Ok(stream)) => self.serve_http(stream, connection).await,
                     Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                     Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
                 },
@@ -139,11 +142,12 @@ impl Connections {
         served.await;
     }
 
-    async fn serve_http(&self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: SocketAddr) {
+    async fn serve_http(&self, stream: impl AsyncRead + AsyncWrite + Unpin, client: Connection) {
+        let peer = client.peer;
         let requests = Requests::default();
         let io = TokioIo::new(Patient::new(stream, requests.clone(), self.header_timeout));
         let service = service_fn(|mut request| {
-            request.extensions_mut().insert(ConnectInfo(peer));
+            request.extensions_mut().insert(client.clone());
             let in_hand = requests.begin();
             let answer = self.router.clone().oneshot(request);
             async move {

@@ -22,9 +22,13 @@ pub(super) struct Parts {
     _exclusive: Option<Exclusive>,
 }
 
-/// Starts the parts in the order in which they need each other. What runs in the
-/// background ends with `stop`.
-pub(super) async fn start(settings: &ServeSettings, stop: &CancellationToken) -> anyhow::Result<Parts> {
+/// Starts the parts in the order in which they need each other. With `draining`
+/// nobody is let wait any more; what runs in the background ends with `stop`.
+pub(super) async fn start(
+    settings: &ServeSettings,
+    draining: &CancellationToken,
+    stop: &CancellationToken,
+) -> anyhow::Result<Parts> {
     let is_embedded = settings.redis.url.is_none();
     let exclusive = is_embedded.then(|| Exclusive::hold(&settings.database.url)).transpose()?;
     let keyspace = open_keyspace(settings).await?;
@@ -37,13 +41,17 @@ pub(super) async fn start(settings: &ServeSettings, stop: &CancellationToken) ->
     let background = TaskTracker::new();
     let directory = Directory::new(database, keyspace.clone());
     background.spawn(directory.clone().run(stop.clone()));
+    let locks = Locks::new(keyspace.clone(), settings.limits.waiters as usize);
+    background.spawn(locks.clone().run(stop.clone()));
     let app = Arc::new(App {
-        locks: Locks::new(keyspace.clone()),
+        locks,
         directory,
         tokens: Tokens::new(keyspace),
         addresses: Addresses::new(NonZeroU32::new(settings.limits.auth_failures_per_minute).unwrap_or(NonZeroU32::MIN)),
         trusted_proxies: settings.listen.trusted_proxies.clone(),
         request_timeout: settings.listen.request_timeout,
+        wait_max: settings.limits.wait_max,
+        draining: draining.clone(),
     });
     Ok(Parts { app, background, first_token, _exclusive: exclusive })
 }
@@ -51,6 +59,13 @@ pub(super) async fn start(settings: &ServeSettings, stop: &CancellationToken) ->
 /// Finds settings that do not go together.
 pub(super) fn check(settings: &ServeSettings) -> anyhow::Result<()> {
     Database::check_address(&settings.database)?;
+    let (waiters, connections) = (settings.limits.waiters, settings.listen.connections);
+    if waiters >= connections {
+        bail!(
+            "LOCKABLE_WAITERS ({waiters}) leaves no connection of LOCKABLE_CONNECTIONS ({connections}) for heartbeats \
+             and releases; make it smaller"
+        );
+    }
     if settings.redis.url.is_none() && settings.database.url.scheme() != "sqlite" {
         bail!(
             "without LOCKABLE_REDIS_URL every server on this database would keep locks of its own; \

@@ -16,7 +16,10 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use tokio::{net::TcpStream, time};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time,
+};
 use tokio_rustls::{Accept, TlsAcceptor};
 use tokio_util::sync::CancellationToken;
 
@@ -77,7 +80,7 @@ impl Tls {
     }
 
     /// Begins the handshake with a client.
-    pub fn accept(&self, stream: TcpStream) -> Accept<TcpStream> {
+    pub fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Accept<S> {
         self.acceptor.accept(stream)
     }
 

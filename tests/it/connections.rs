@@ -2,10 +2,11 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use axum::{Router, extract::ConnectInfo, routing::get};
+use axum::{Extension, Router, routing::get};
 use clap::Parser;
 use lockable::{
     config::ListenSettings,
+    http::Connection,
     server::{HEAD_BYTES_MAX, serve},
 };
 use tokio::{
@@ -34,7 +35,7 @@ impl Server {
     async fn start(flags: &[&str]) -> Self {
         let router = Router::new()
             .route("/", get(|| async { "hello" }))
-            .route("/peer", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }))
+            .route("/peer", get(|Extension(client): Extension<Connection>| async move { client.peer.to_string() }))
             .route("/slow", get(|| async { sleep(Duration::from_millis(500)).await }))
             .route("/hang", get(std::future::pending::<()>));
         let settings = Settings::parse_from([&["test"], flags].concat()).listen;

@@ -11,8 +11,8 @@ use std::{
 use lockable::{
     keyspace::{Clock, Embedded, Keyspace},
     lock::{
-        AccountId, Acquired, Heartbeaten, Label, Lease, LockName, NamespaceId, NotHeld, Note, Payment, Rate, RateDue,
-        Refusal, Released,
+        AccountId, Acquired, Heartbeaten, Info, Label, Lease, LockName, NamespaceId, NotHeld, Note, Payment, Rate,
+        RateDue, Refusal, Released,
     },
     locks::{AcquireRequest, Claimant, HeartbeatRequest, LockId, Locks, LocksError, ReleaseRequest},
 };
@@ -35,7 +35,7 @@ impl Clock for Striding {
 #[tokio::test]
 async fn a_late_acquire_grants_nothing_and_a_late_release_takes_nothing() {
     let clock = Striding { now: Arc::new(AtomicU64::new(1_000_000_000_000)), ..Striding::default() };
-    let locks = Locks::new(Keyspace::Embedded(Arc::new(Embedded::new(clock.clone()).unwrap())));
+    let locks = Locks::new(Keyspace::Embedded(Arc::new(Embedded::new(clock.clone()).unwrap())), 1);
     let lock = LockId { namespace: NamespaceId::Public, name: LockName::parse("late").unwrap() };
     let claimant = Claimant { account: AccountId(Uuid::new_v4()), owner: None };
     let acquire = AcquireRequest {
@@ -44,7 +44,9 @@ async fn a_late_acquire_grants_nothing_and_a_late_release_takes_nothing() {
         lease: Lease::from_secs(3600),
         label: Label::parse("test").unwrap(),
         note: Note::default(),
+        info: Info::default(),
         held_max: 100,
+        waiting_max: 0,
         payment: Payment::Paid,
     };
     let release =
@@ -61,7 +63,7 @@ async fn a_late_acquire_grants_nothing_and_a_late_release_takes_nothing() {
     clock.stride.store(10_000_000, Ordering::SeqCst);
     assert!(matches!(locks.release(&release).await, Err(LocksError::TooLate)));
     clock.stride.store(0, Ordering::SeqCst);
-    assert!(matches!(locks.acquire(&acquire).await.unwrap().outcome, Acquired::Refused(Refusal::Held { .. })));
+    assert!(matches!(locks.acquire(&acquire).await.unwrap().outcome, Acquired::Refused(Refusal::Held(_))));
     assert_eq!(locks.release(&release).await.unwrap().outcome, Released::Released);
 }
 
@@ -70,7 +72,7 @@ async fn a_late_acquire_grants_nothing_and_a_late_release_takes_nothing() {
 #[tokio::test]
 async fn fences_rise_though_the_clock_is_set_back() {
     let clock = Striding { now: Arc::new(AtomicU64::new(1_000_000_000_000)), ..Striding::default() };
-    let locks = Locks::new(Keyspace::Embedded(Arc::new(Embedded::new(clock.clone()).unwrap())));
+    let locks = Locks::new(Keyspace::Embedded(Arc::new(Embedded::new(clock.clone()).unwrap())), 1);
     let mut fences = Vec::new();
     for round in 0..10 {
         let request = AcquireRequest {
@@ -79,7 +81,9 @@ async fn fences_rise_though_the_clock_is_set_back() {
             lease: Lease::from_secs(1),
             label: Label::parse("test").unwrap(),
             note: Note::default(),
+            info: Info::default(),
             held_max: 100,
+            waiting_max: 0,
             payment: Payment::Paid,
         };
         match locks.acquire(&request).await.unwrap().outcome {
@@ -108,7 +112,7 @@ async fn a_rate_does_not_wait_for_a_time_that_was_set_back() {
         fence: None,
         payment: Payment::Due(RateDue { bucket: keyspace.key("0", "rate", "token"), rate }),
     };
-    let locks = Locks::new(keyspace);
+    let locks = Locks::new(keyspace, 1);
     let ask = async || locks.heartbeat(&request).await.unwrap().outcome;
     for _ in 0..rate.burst {
         assert_eq!(ask().await, Heartbeaten::Refused(NotHeld::Free));

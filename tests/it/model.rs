@@ -16,10 +16,10 @@ use lockable::{
     config::RedisSettings,
     keyspace::{Clock, Embedded, Keyspace, Redis},
     lock::{
-        AccountId, Acquired, Fence, Heartbeaten, Label, Lease, LockName, NamespaceId, Note, Owner, Payment, Rate,
-        RateDue, Released,
+        AccountId, Acquired, Attempt, Fence, Heartbeaten, Info, Label, Lease, LockName, NamespaceId, Note, Owner,
+        Payment, Rate, RateDue, Released,
     },
-    locks::{AcquireRequest, Answer, Claimant, HeartbeatRequest, LockId, Locks, ReleaseRequest},
+    locks::{AcquireRequest, Answer, Claimant, HeartbeatRequest, LockId, Locks, Look, ReleaseRequest, Turn},
 };
 use proptest::{
     collection::vec,
@@ -34,15 +34,47 @@ use crate::support::redis::{FakeClock, RedisServer};
 /// One request is refilled every tenth of a second.
 const RATE: Rate = Rate { per_second: 10, burst: 4 };
 const HELD_MAX: u64 = 2;
+const WAITING_MAX: u64 = 3;
 /// 2026-01-01, in microseconds since 1970.
 const START_US: u64 = 1_767_225_600_000_000;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Acquire { lock: usize, who: usize, lease_ms: u64, note: &'static str, due: bool },
-    Heartbeat { lock: usize, who: usize, lease_ms: u64, fence: Pick, due: bool },
-    Release { lock: usize, who: usize, fence: Pick, due: bool },
-    Pass { us: u64 },
+    Ask {
+        lock: usize,
+        who: usize,
+        lease_ms: u64,
+        note: &'static str,
+        due: bool,
+        wait_ms: u64,
+    },
+    /// These are about one of the last attempts that may have waited.
+    Collect {
+        ago: usize,
+        is_over: bool,
+    },
+    Withdraw {
+        ago: usize,
+    },
+    Look {
+        lock: usize,
+    },
+    Heartbeat {
+        lock: usize,
+        who: usize,
+        lease_ms: u64,
+        fence: Pick,
+        due: bool,
+    },
+    Release {
+        lock: usize,
+        who: usize,
+        fence: Pick,
+        due: bool,
+    },
+    Pass {
+        us: u64,
+    },
 }
 
 /// Which fence a client names.
@@ -54,7 +86,8 @@ enum Pick {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let lock = 0..4_usize;
+    // Mostly one lock, so that lines form.
+    let lock = prop_oneof![3 => Just(0), 2 => 0..4_usize];
     let who = 0..5_usize;
     let lease_ms = prop_oneof![Just(1000), Just(1500), Just(60_000), Just(3_600_000)];
     let pick = prop_oneof![3 => Just(Pick::None), 2 => Just(Pick::Last), 1 => Just(Pick::BeforeLast)];
@@ -65,26 +98,38 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         Just(999_000),
         Just(1_000_000),
         Just(1_001_000),
+        // What was handed over and not collected, and the place of an owner.
+        Just(5_000_000),
+        Just(5_001_000),
+        Just(10_000_000),
+        Just(10_001_000),
         Just(60_000_000),
         Just(60_001_000),
         Just(3_600_001_000),
     ];
     let due = prop::bool::weighted(0.3);
+    let wait_ms = prop_oneof![2 => Just(0), 3 => Just(30_000), 1 => Just(2_000)];
     let step = prop_oneof![
-        4 => (lock.clone(), who.clone(), lease_ms.clone(), note, due)
-            .prop_map(|(lock, who, lease_ms, note, due)| Step::Acquire { lock, who, lease_ms, note, due }),
+        6 => (lock.clone(), who.clone(), lease_ms.clone(), note, due, wait_ms)
+            .prop_map(|(lock, who, lease_ms, note, due, wait_ms)| Step::Ask { lock, who, lease_ms, note, due, wait_ms }),
+        4 => (0..6_usize, prop::bool::weighted(0.3)).prop_map(|(ago, is_over)| Step::Collect { ago, is_over }),
+        1 => (0..6_usize).prop_map(|ago| Step::Withdraw { ago }),
+        1 => lock.clone().prop_map(|lock| Step::Look { lock }),
         2 => (lock.clone(), who.clone(), lease_ms, pick.clone(), due)
             .prop_map(|(lock, who, lease_ms, fence, due)| Step::Heartbeat { lock, who, lease_ms, fence, due }),
         2 => (lock, who, pick, due).prop_map(|(lock, who, fence, due)| Step::Release { lock, who, fence, due }),
         3 => pass.prop_map(|us| Step::Pass { us }),
     ];
-    vec(step, 1..60)
+    vec(step, 1..80)
 }
 
 /// What the three must agree on.
 #[derive(Clone, Debug, PartialEq)]
 enum Seen {
-    Acquired(Answer<Acquired>),
+    Asked(Answer<Turn>),
+    Collected(Turn),
+    Looked(Look),
+    Withdrawn,
     Heartbeaten(Answer<Heartbeaten>),
     Released(Answer<Released>),
 }
@@ -123,18 +168,40 @@ struct Trial {
     keyspaces: Vec<(&'static str, Keyspace, Locks)>,
     model: Model,
     fences: HashMap<usize, Vec<Fence>>,
+    attempts: Vec<(usize, AcquireRequest, Attempt)>,
 }
 
 impl Trial {
     async fn take(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        if let Step::Ask { lock: index, who, lease_ms, note, .. } = *step {
+            let request = AcquireRequest {
+                lock: lock(index),
+                claimant: claimant(who),
+                lease: Lease::from_ms(lease_ms),
+                label: Label::parse("ci").unwrap(),
+                note: Note::parse(note).unwrap(),
+                info: Info::parse(if who == 1 { "{}" } else { "" }).unwrap(),
+                held_max: HELD_MAX,
+                waiting_max: WAITING_MAX,
+                payment: Payment::Paid,
+            };
+            self.attempts.push((index, request, Attempt::new()));
+        }
         let of_model = self.ask(step, None).await;
-        if let Seen::Acquired(Answer { outcome: Acquired::Granted(grant), .. }) = &of_model
-            && let Step::Acquire { lock, .. } = step
-        {
-            let fences = self.fences.entry(*lock).or_default();
-            if fences.last() != Some(&grant.fence) {
-                prop_assert!(fences.last().is_none_or(|last| *last < grant.fence), "a fence fell");
-                fences.push(grant.fence);
+        let granted = match (&of_model, step) {
+            (Seen::Asked(Answer { outcome: Turn::Over(Acquired::Granted(grant)), .. }), Step::Ask { lock, .. }) => {
+                Some((*lock, grant.fence))
+            }
+            (Seen::Collected(Turn::Over(Acquired::Granted(grant))), Step::Collect { ago, .. }) => {
+                self.attempt(*ago).map(|(lock, _, _)| (*lock, grant.fence))
+            }
+            _ => None,
+        };
+        if let Some((lock, fence)) = granted {
+            let fences = self.fences.entry(lock).or_default();
+            if fences.last() != Some(&fence) {
+                prop_assert!(fences.last().is_none_or(|last| *last < fence), "a fence fell");
+                fences.push(fence);
             }
         }
         for at in 0..self.keyspaces.len() {
@@ -142,6 +209,10 @@ impl Trial {
             prop_assert_eq!(&seen, &of_model, "{} differs at {:?}", self.keyspaces[at].0, step);
         }
         Ok(())
+    }
+
+    fn attempt(&self, ago: usize) -> Option<&(usize, AcquireRequest, Attempt)> {
+        self.attempts.iter().rev().nth(ago)
     }
 
     async fn ask_keyspace(&mut self, step: &Step, at: usize) -> Seen {
@@ -164,21 +235,35 @@ impl Trial {
             }
         };
         match *step {
-            Step::Acquire { lock: index, who, lease_ms, note, due } => {
-                let request = AcquireRequest {
-                    lock: lock(index),
-                    claimant: claimant(who),
-                    lease: Lease::from_ms(lease_ms),
-                    label: Label::parse("ci").unwrap(),
-                    note: Note::parse(note).unwrap(),
-                    held_max: HELD_MAX,
-                    payment: pay(due),
-                };
-                Seen::Acquired(match on {
-                    Some((_, locks)) => locks.acquire(&request).await.unwrap(),
-                    None => self.model.acquire(&request),
+            Step::Ask { due, wait_ms, .. } => {
+                let (_, request, attempt) = self.attempts.last().cloned().unwrap();
+                let request = AcquireRequest { payment: pay(due), ..request };
+                let wait = Duration::from_millis(wait_ms);
+                Seen::Asked(match on {
+                    Some((_, locks)) => locks.ask(&request, attempt, wait).await.unwrap(),
+                    None => self.model.ask(&request, attempt, wait),
                 })
             }
+            Step::Collect { ago, is_over } => match (self.attempt(ago).cloned(), on) {
+                (None, _) => Seen::Withdrawn,
+                (Some((_, request, attempt)), Some((_, locks))) => {
+                    Seen::Collected(locks.collect(&request, attempt, is_over).await.unwrap())
+                }
+                (Some((_, request, attempt)), None) => Seen::Collected(self.model.collect(&request, attempt, is_over)),
+            },
+            Step::Withdraw { ago } => {
+                if let Some((_, request, attempt)) = self.attempt(ago).cloned() {
+                    match on {
+                        Some((_, locks)) => locks.withdraw(&request.lock, &request.claimant, attempt).await.unwrap(),
+                        None => self.model.withdraw(&request, attempt),
+                    }
+                }
+                Seen::Withdrawn
+            }
+            Step::Look { lock: index } => Seen::Looked(match on {
+                Some((_, locks)) => locks.look(&lock(index)).await.unwrap(),
+                None => self.model.look(&lock(index)),
+            }),
             Step::Heartbeat { lock: index, who, lease_ms, fence, due } => {
                 let request = HeartbeatRequest {
                     lock: lock(index),
@@ -224,7 +309,7 @@ fn a_model_the_embedded_keyspace_and_redis_agree() {
     };
     let redis = Keyspace::Redis(runtime.block_on(Redis::start(&settings)).unwrap());
 
-    let mut runner = TestRunner::new(Config { cases: 300, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&steps(), |steps| runtime.block_on(run(&steps, &server, &clock, &redis)));
     outcome.unwrap();
 }
@@ -235,9 +320,10 @@ async fn run(steps: &[Step], server: &RedisServer, clock: &FakeClock, redis: &Ke
     let embedded = Keyspace::Embedded(Arc::new(Embedded::new(hand.clone()).unwrap()));
     let keyspaces = [("the embedded keyspace", embedded), ("Redis", redis.clone())];
     let mut trial = Trial {
-        keyspaces: keyspaces.map(|(name, keyspace)| (name, keyspace.clone(), Locks::new(keyspace))).to_vec(),
+        keyspaces: keyspaces.map(|(name, keyspace)| (name, keyspace.clone(), Locks::new(keyspace, 1))).to_vec(),
         model: Model::at(clock.now_us()),
         fences: HashMap::new(),
+        attempts: Vec::new(),
     };
     for step in steps {
         match step {

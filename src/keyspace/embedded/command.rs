@@ -61,7 +61,7 @@ fn perform(store: &mut Store, words: &[&str]) -> Result<Answer, Failure> {
         ["PEXPIRE", key, ms, "GT"] => expire(store, key, ms, true),
         ["ZADD", key, "XX", score, member] => {
             let score = integer(score)?;
-            if let Some(set) = store.sorted(key, false)?.filter(|set| set.contains(member)) {
+            if let Some(set) = store.sorted(key, false)?.filter(|set| set.score(member).is_some()) {
                 set.put(member, score);
             }
             Ok(Answer::Integer(0))
@@ -73,6 +73,33 @@ fn perform(store: &mut Store, words: &[&str]) -> Result<Answer, Failure> {
         }
         ["ZREM", key, member] => {
             let gone = store.sorted(key, false)?.is_some_and(|set| set.remove(member));
+            store.remove_if_empty(key);
+            Ok(Answer::Integer(gone.into()))
+        }
+        ["ZSCORE", key, member] => {
+            let score = store.sorted(key, false)?.and_then(|set| set.score(member));
+            Ok(score.map_or(Answer::Nil, |score| Answer::Text(score.to_string())))
+        }
+        ["ZRANGE", key, from, to, options @ ..] => ranked(store, key, (from, to), options),
+        ["ZRANGEBYSCORE", key, from, "+inf", "WITHSCORES", "LIMIT", "0", count] => {
+            let (from, count) = (integer(from)?, integer(count)?.max(0) as usize);
+            let found = store.sorted(key, false)?.map(|set| set.from(from).take(count).flat_map(with_score).collect());
+            Ok(Answer::Texts(found.unwrap_or_default()))
+        }
+        ["ZCOUNT", key, from, "+inf"] => {
+            let from = integer(from)?;
+            Ok(Answer::Integer(store.sorted(key, false)?.map_or(0, |set| set.from(from).count() as i64)))
+        }
+        ["HGET", key, field] => {
+            let found = store.hash(key, false)?.and_then(|hash| hash.get(*field));
+            Ok(found.map_or(Answer::Nil, |value| Answer::Text(value.clone())))
+        }
+        ["HSET", key, field, value] => {
+            let before = store.hash(key, true)?.and_then(|hash| hash.insert((*field).into(), (*value).into()));
+            Ok(Answer::Integer(before.is_none().into()))
+        }
+        ["HDEL", key, field] => {
+            let gone = store.hash(key, false)?.is_some_and(|hash| hash.remove(*field).is_some());
             store.remove_if_empty(key);
             Ok(Answer::Integer(gone.into()))
         }
@@ -89,10 +116,11 @@ fn perform(store: &mut Store, words: &[&str]) -> Result<Answer, Failure> {
 }
 
 fn set(store: &mut Store, key: &str, value: &str, options: &[&str]) -> Result<Answer, Failure> {
-    let (only_if_absent, ms) = match options {
-        [] => (false, None),
-        ["PX", ms] => (false, Some(*ms)),
-        ["NX", "PX", ms] => (true, Some(*ms)),
+    let (wanted, ms) = match options {
+        [] => (None, None),
+        ["PX", ms] => (None, Some(*ms)),
+        ["NX", "PX", ms] => (Some(false), Some(*ms)),
+        ["XX", "PX", ms] => (Some(true), Some(*ms)),
         _ => return Err(Failure("ERR syntax error".into())),
     };
     let expires_ms = match ms.map(integer).transpose()? {
@@ -100,11 +128,32 @@ fn set(store: &mut Store, key: &str, value: &str, options: &[&str]) -> Result<An
         Some(ms) => Some(store.now_ms().saturating_add_signed(ms)),
         None => None,
     };
-    if only_if_absent && store.exists(key) {
+    if wanted.is_some_and(|wanted| wanted != store.exists(key)) {
         return Ok(Answer::Nil);
     }
     store.set(key, Stored::Text(value.to_owned()), expires_ms);
     Ok(Answer::Ok)
+}
+
+/// The members between two ranks, of which only the first, the last and all of
+/// them are known here.
+fn ranked(store: &mut Store, key: &str, ranks: (&str, &str), options: &[&str]) -> Result<Answer, Failure> {
+    let Some(set) = store.sorted(key, false)? else { return Ok(Answer::Texts(Vec::new())) };
+    let found: Vec<_> = match ranks {
+        ("0", "0") => set.ranked().take(1).collect(),
+        ("-1", "-1") => set.ranked().next_back().into_iter().collect(),
+        ("0", "-1") => set.ranked().collect(),
+        _ => return Err(Failure("ERR the embedded keyspace does not know such ranks".into())),
+    };
+    Ok(Answer::Texts(match options {
+        [] => found.into_iter().map(|(_, member)| member.to_owned()).collect(),
+        ["WITHSCORES"] => found.into_iter().flat_map(with_score).collect(),
+        _ => return Err(Failure("ERR syntax error".into())),
+    }))
+}
+
+fn with_score((score, member): (i64, &str)) -> [String; 2] {
+    [member.to_owned(), score.to_string()]
 }
 
 /// With `only_later` an expiry is not brought forward, and a key without one,

@@ -23,6 +23,7 @@ struct Entry {
 pub(super) enum Stored {
     Text(String),
     Sorted(SortedSet),
+    Hash(HashMap<String, String>),
 }
 
 /// Members with a score each. Scores are times in ms: whole, and exact.
@@ -67,7 +68,7 @@ impl Store {
     pub(super) fn text(&mut self, key: &str) -> Result<Option<&str>, WrongType> {
         match self.live(key).map(|entry| &entry.value) {
             Some(Stored::Text(text)) => Ok(Some(text)),
-            Some(Stored::Sorted(_)) => Err(WrongType),
+            Some(_) => Err(WrongType),
             None => Ok(None),
         }
     }
@@ -80,7 +81,19 @@ impl Store {
         }
         match self.live(key).map(|entry| &mut entry.value) {
             Some(Stored::Sorted(set)) => Ok(Some(set)),
-            Some(Stored::Text(_)) => Err(WrongType),
+            Some(_) => Err(WrongType),
+            None => Ok(None),
+        }
+    }
+
+    /// The hash at `key`; where there is none, an empty one is made if asked for.
+    pub(super) fn hash(&mut self, key: &str, make: bool) -> Result<Option<&mut HashMap<String, String>>, WrongType> {
+        if make && !self.exists(key) {
+            self.set(key, Stored::Hash(HashMap::new()), None);
+        }
+        match self.live(key).map(|entry| &mut entry.value) {
+            Some(Stored::Hash(hash)) => Ok(Some(hash)),
+            Some(_) => Err(WrongType),
             None => Ok(None),
         }
     }
@@ -117,9 +130,15 @@ impl Store {
         Some(entry.value)
     }
 
-    /// Drops a sorted set from which the last member has gone, as Redis does.
+    /// Drops a sorted set or hash from which the last member has gone, as Redis
+    /// does.
     pub(super) fn remove_if_empty(&mut self, key: &str) {
-        if matches!(self.sorted(key, false), Ok(Some(set)) if set.len() == 0) {
+        let is_empty = match self.live(key).map(|entry| &entry.value) {
+            Some(Stored::Sorted(set)) => set.len() == 0,
+            Some(Stored::Hash(hash)) => hash.is_empty(),
+            Some(Stored::Text(_)) | None => false,
+        };
+        if is_empty {
             self.remove(key);
         }
     }
@@ -157,8 +176,18 @@ impl SortedSet {
         self.scores.len()
     }
 
-    pub(super) fn contains(&self, member: &str) -> bool {
-        self.scores.contains_key(member)
+    pub(super) fn score(&self, member: &str) -> Option<i64> {
+        self.scores.get(member).copied()
+    }
+
+    /// The members from the lowest score to the highest.
+    pub(super) fn ranked(&self) -> impl DoubleEndedIterator<Item = (i64, &str)> {
+        self.ranks.iter().map(|(score, member)| (*score, &**member))
+    }
+
+    /// The members with at least that score, from the lowest to the highest.
+    pub(super) fn from(&self, score: i64) -> impl Iterator<Item = (i64, &str)> {
+        self.ranks.range((score, "".into())..).map(|(score, member)| (*score, &**member))
     }
 
     /// Returns whether the member is new.

@@ -1,22 +1,61 @@
 //! The model: what the scripts do, in Rust, with no store and no script.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use lockable::{
-    lock::{Acquired, Fence, Grant, Heartbeaten, Holder, Lease, NotHeld, Payment, RateStanding, Refusal, Released},
-    locks::{AcquireRequest, Answer, Claimant, HeartbeatRequest, LockId, ReleaseRequest},
+    lock::{
+        AccountId, Acquired, Attempt, Fence, Grant, Heartbeaten, Held, Holder, NotHeld, Payment, RateStanding, Refusal,
+        Released,
+    },
+    locks::{AcquireRequest, Answer, Claimant, HeartbeatRequest, LockId, Look, ReleaseRequest, Turn},
 };
 
-use super::HELD_MAX;
+use super::{HELD_MAX, WAITING_MAX};
+
+const COLLECT: Duration = Duration::from_secs(5);
+const KEEP: Duration = Duration::from_secs(10);
 
 /// The rules of the contract, once more and as plainly as possible.
 #[derive(Default)]
 pub struct Model {
     pub now_us: u64,
     last_fence: u64,
-    held: HashMap<LockId, (Claimant, Holder)>,
+    locks: HashMap<LockId, Lock>,
+    /// The attempts with which each account waits, and when these are over.
+    waiting: HashMap<AccountId, HashMap<String, Timestamp>>,
     full_at_us: u64,
+}
+
+#[derive(Default)]
+struct Lock {
+    held: Option<Holding>,
+    line: VecDeque<Ticket>,
+    line_kept_until: Timestamp,
+}
+
+struct Holding {
+    claimant: Claimant,
+    holder: Holder,
+    attempt: String,
+    /// It has been collected, or was never waited for.
+    is_collected: bool,
+}
+
+struct Ticket {
+    request: AcquireRequest,
+    attempt: String,
+    /// Until when the place is kept that nobody asks for.
+    kept_until: Option<Timestamp>,
+}
+
+impl Ticket {
+    fn is_of(&self, claimant: &Claimant, attempt: &str) -> bool {
+        self.request.claimant == *claimant && (claimant.owner.is_some() || self.attempt == attempt)
+    }
 }
 
 impl Model {
@@ -25,46 +64,94 @@ impl Model {
         Self { now_us, ..Self::default() }
     }
 
-    pub fn acquire(&mut self, request: &AcquireRequest) -> Answer<Acquired> {
-        self.forget_lapsed();
+    pub fn ask(&mut self, request: &AcquireRequest, attempt: Attempt, wait: Duration) -> Answer<Turn> {
         let standing = match self.charge(&request.payment) {
             Ok(standing) => standing,
             Err((standing, retry_after)) => {
-                let outcome = Acquired::Refused(Refusal::RateLimited { retry_after });
+                let outcome = Turn::Over(Acquired::Refused(Refusal::RateLimited { retry_after }));
                 return Answer { outcome, standing: Some(standing) };
             }
         };
-        let expires_at = self.after(request.lease);
-        let now = self.now();
-        let of_account = |held: &&(Claimant, Holder)| held.0.account == request.claimant.account;
-        let held_by_account = self.held.values().filter(of_account).count() as u64;
-        let outcome = match self.held.get_mut(&request.lock) {
-            Some((claimant, holder)) if *claimant == request.claimant && claimant.owner.is_some() => {
-                holder.expires_at = expires_at;
-                Acquired::Granted(Grant { fence: holder.fence, lease: request.lease, expires_at })
+        Answer { outcome: self.ask_paid(request, &attempt.to_string(), wait), standing }
+    }
+
+    fn ask_paid(&mut self, request: &AcquireRequest, attempt: &str, wait: Duration) -> Turn {
+        let AcquireRequest { lock, claimant, .. } = request;
+        let Some(holding) = self.settled(lock) else { return self.hold(request, attempt, None) };
+        let is_own = holding.claimant == *claimant && claimant.owner.is_some();
+        let (fence, is_collected) = (holding.holder.fence, holding.is_collected);
+        let held = self.held(lock);
+        match is_own {
+            true if is_collected => self.hold_on(request, fence),
+            true => self.hold(request, attempt, Some(fence)),
+            false if wait.is_zero() => Turn::Waiting(held),
+            false => match self.stand_in_line(request, attempt, wait) {
+                Ok(()) => Turn::Waiting(held),
+                Err(waiting) => Turn::Over(Acquired::Refused(Refusal::TooManyWaiting { waiting })),
+            },
+        }
+    }
+
+    pub fn collect(&mut self, request: &AcquireRequest, attempt: Attempt, is_over: bool) -> Turn {
+        let AcquireRequest { lock, claimant, .. } = request;
+        let attempt = attempt.to_string();
+        let mut is_held = false;
+        if let Some(holding) = self.settled(lock) {
+            is_held = true;
+            let (fence, is_own) = (holding.holder.fence, holding.claimant == *claimant);
+            if is_own && !holding.is_collected && (holding.attempt == attempt || claimant.owner.is_some()) {
+                self.stop_waiting(claimant, &attempt);
+                let turn = self.hold(request, &attempt, Some(fence));
+                if matches!(turn, Turn::Over(Acquired::Refused(_))) {
+                    self.locks.get_mut(lock).unwrap().held = None;
+                    self.settled(lock);
+                }
+                return turn;
             }
-            Some((_, holder)) => {
-                let rest = Duration::try_from(holder.expires_at.duration_since(now)).unwrap();
-                Acquired::Refused(Refusal::Held { holder: holder.clone(), rest })
+            if is_own && claimant.owner.is_some() {
+                self.stop_waiting(claimant, &attempt);
+                return self.hold_on(request, fence);
             }
-            None if held_by_account >= HELD_MAX => Acquired::Refused(Refusal::OverQuota { held: held_by_account }),
-            None => {
-                self.last_fence = self.now_us.max(self.last_fence + 1);
-                let fence: Fence = self.last_fence.to_string().parse().unwrap();
-                let holder = Holder {
-                    account: request.claimant.account,
-                    owner: request.claimant.owner.clone(),
-                    fence,
-                    label: request.label.clone(),
-                    note: request.note.clone(),
-                    acquired_at: now,
-                    expires_at,
-                };
-                self.held.insert(request.lock.clone(), (request.claimant.clone(), holder));
-                Acquired::Granted(Grant { fence, lease: request.lease, expires_at })
+        }
+        let line = &self.lock(lock).line;
+        let stands = line.iter().any(|ticket| ticket.is_of(claimant, &attempt));
+        if is_over {
+            self.leave(lock, claimant, &attempt);
+        }
+        if !is_held || !(stands || is_over) {
+            self.stop_waiting(claimant, &attempt);
+            return Turn::Gone;
+        }
+        Turn::Waiting(self.held(lock))
+    }
+
+    pub fn withdraw(&mut self, request: &AcquireRequest, attempt: Attempt) {
+        let AcquireRequest { lock, claimant, .. } = request;
+        let attempt = attempt.to_string();
+        let kept_until = self.now() + KEEP;
+        self.forget_lapsed();
+        let holding = self.lock(lock).held.as_mut();
+        if let Some(holding) = holding.filter(|held| held.claimant == *claimant && held.attempt == attempt) {
+            if !holding.is_collected && claimant.owner.is_some() {
+                holding.holder.expires_at = kept_until;
+            } else {
+                self.lock(lock).held = None;
+                self.settled(lock);
             }
-        };
-        Answer { outcome, standing }
+            self.stop_waiting(claimant, &attempt);
+            return;
+        }
+        self.leave(lock, claimant, &attempt);
+    }
+
+    pub fn look(&mut self, lock: &LockId) -> Look {
+        if self.settled(lock).is_none() {
+            return Look::Free;
+        }
+        let rest = self.held(lock).rest;
+        let Lock { held, line, .. } = self.lock(lock);
+        let to_collect = held.as_ref().filter(|held| !held.is_collected).map(|held| held.attempt.clone());
+        Look::Held { rest, waiting: line.len(), to_collect }
     }
 
     pub fn heartbeat(&mut self, request: &HeartbeatRequest) -> Answer<Heartbeaten> {
@@ -75,18 +162,20 @@ impl Model {
                 return Answer { outcome: Heartbeaten::RateLimited { retry_after }, standing: Some(standing) };
             }
         };
-        let expires_at = self.after(request.lease);
+        let expires_at = self.now() + request.lease.as_duration();
         let outcome = match self.find(&request.lock, &request.claimant, request.fence) {
-            Ok(holder) => {
-                holder.expires_at = expires_at;
-                Heartbeaten::Renewed(Grant { fence: holder.fence, lease: request.lease, expires_at })
+            Ok(holding) if holding.is_collected => {
+                holding.holder.expires_at = expires_at;
+                Heartbeaten::Renewed(Grant { fence: holding.holder.fence, lease: request.lease, expires_at })
             }
+            Ok(_) => Heartbeaten::Refused(NotHeld::Free),
             Err(reason) => Heartbeaten::Refused(reason),
         };
         Answer { outcome, standing }
     }
 
     pub fn release(&mut self, request: &ReleaseRequest) -> Answer<Released> {
+        let ReleaseRequest { lock, claimant, .. } = request;
         self.forget_lapsed();
         let standing = match self.charge(&request.payment) {
             Ok(standing) => standing,
@@ -94,20 +183,143 @@ impl Model {
                 return Answer { outcome: Released::RateLimited { retry_after }, standing: Some(standing) };
             }
         };
-        let outcome = match self.find(&request.lock, &request.claimant, request.fence) {
-            Ok(_) => {
-                self.held.remove(&request.lock);
+        let is_owners = self.lock(lock).held.as_ref().is_some_and(|held| held.claimant == *claimant);
+        let outcome = match self.find(lock, claimant, request.fence) {
+            Ok(holding) if holding.is_collected || claimant.owner.is_some() => {
+                self.lock(lock).held = None;
+                self.settled(lock);
                 Released::Released
             }
+            Ok(_) => Released::Refused(NotHeld::Free),
             Err(reason) => Released::Refused(reason),
         };
+        if !is_owners && claimant.owner.is_some() && request.fence.is_none() {
+            let line = &mut self.lock(lock).line;
+            if let Some(at) = line.iter().position(|ticket| ticket.request.claimant == *claimant) {
+                let ticket = line.remove(at).unwrap();
+                self.stop_waiting(claimant, &ticket.attempt);
+            }
+        }
         Answer { outcome, standing }
     }
 
-    fn find(&mut self, lock: &LockId, claimant: &Claimant, fence: Option<Fence>) -> Result<&mut Holder, NotHeld> {
-        let (holding, holder) = self.held.get_mut(lock).ok_or(NotHeld::Free)?;
-        let is_meant = holding == claimant && fence.is_none_or(|fence| fence == holder.fence);
-        if is_meant { Ok(holder) } else { Err(NotHeld::HeldByAnother) }
+    fn find(&mut self, lock: &LockId, claimant: &Claimant, fence: Option<Fence>) -> Result<&mut Holding, NotHeld> {
+        let holding = self.lock(lock).held.as_mut().ok_or(NotHeld::Free)?;
+        let is_meant = holding.claimant == *claimant && fence.is_none_or(|fence| fence == holding.holder.fence);
+        if is_meant { Ok(holding) } else { Err(NotHeld::HeldByAnother) }
+    }
+
+    /// The holding of a lock, which the first in line has if nobody else.
+    fn settled(&mut self, lock: &LockId) -> Option<&Holding> {
+        self.forget_lapsed();
+        let now = self.now();
+        while self.lock(lock).held.is_none() {
+            let ticket = self.lock(lock).line.pop_front()?;
+            let window = match ticket.kept_until {
+                Some(until) if until > now => Duration::try_from(until.duration_since(now)).unwrap(),
+                Some(_) => continue,
+                None => COLLECT,
+            };
+            let fence = self.next_fence();
+            let holder = self.holder(&ticket.request, fence, now + window);
+            let claimant = ticket.request.claimant.clone();
+            let holding = Holding { claimant, holder, attempt: ticket.attempt, is_collected: false };
+            self.lock(lock).held = Some(holding);
+        }
+        self.lock(lock).held.as_ref()
+    }
+
+    fn hold(&mut self, request: &AcquireRequest, attempt: &str, fence: Option<Fence>) -> Turn {
+        let account = request.claimant.account;
+        let of_account =
+            |lock: &&Lock| lock.held.as_ref().is_some_and(|held| held.is_collected && held.claimant.account == account);
+        let held = self.locks.values().filter(of_account).count() as u64;
+        if held >= HELD_MAX {
+            return Turn::Over(Acquired::Refused(Refusal::OverQuota { held }));
+        }
+        let fence = fence.unwrap_or_else(|| self.next_fence());
+        let expires_at = self.now() + request.lease.as_duration();
+        let holder = self.holder(request, fence, expires_at);
+        let claimant = request.claimant.clone();
+        let holding = Holding { claimant, holder, attempt: attempt.to_owned(), is_collected: true };
+        self.lock(&request.lock).held = Some(holding);
+        Turn::Over(Acquired::Granted(Grant { fence, lease: request.lease, expires_at }))
+    }
+
+    fn hold_on(&mut self, request: &AcquireRequest, fence: Fence) -> Turn {
+        let expires_at = self.now() + request.lease.as_duration();
+        let holding = self.lock(&request.lock).held.as_mut().unwrap();
+        holding.holder.expires_at = expires_at;
+        holding.attempt = String::new();
+        Turn::Over(Acquired::Granted(Grant { fence, lease: request.lease, expires_at }))
+    }
+
+    fn stand_in_line(&mut self, request: &AcquireRequest, attempt: &str, wait: Duration) -> Result<(), u64> {
+        let AcquireRequest { lock, claimant, .. } = request;
+        let now = self.now();
+        let place = self.lock(lock).line.iter().position(|ticket| ticket.is_of(claimant, attempt));
+        if let Some(place) = place {
+            let before = self.lock(lock).line[place].attempt.clone();
+            self.stop_waiting(claimant, &before);
+        }
+        let waiting = self.waiting.entry(claimant.account).or_default();
+        waiting.retain(|_, over| *over >= now);
+        if waiting.len() as u64 >= WAITING_MAX {
+            return Err(waiting.len() as u64);
+        }
+        waiting.insert(attempt.to_owned(), now + wait + KEEP);
+        let ticket = Ticket { request: request.clone(), attempt: attempt.to_owned(), kept_until: None };
+        let entry = self.lock(lock);
+        match place {
+            Some(place) => entry.line[place] = ticket,
+            None => entry.line.push_back(ticket),
+        }
+        entry.line_kept_until = entry.line_kept_until.max(now + wait + KEEP + KEEP);
+        Ok(())
+    }
+
+    fn leave(&mut self, lock: &LockId, claimant: &Claimant, attempt: &str) {
+        self.stop_waiting(claimant, attempt);
+        let kept_until = self.now() + KEEP;
+        let line = &mut self.lock(lock).line;
+        let is_meant = |ticket: &Ticket| ticket.is_of(claimant, attempt) && ticket.attempt == attempt;
+        match line.iter().position(is_meant) {
+            Some(place) if claimant.owner.is_some() => line[place].kept_until = Some(kept_until),
+            Some(place) => _ = line.remove(place),
+            None => {}
+        }
+    }
+
+    fn stop_waiting(&mut self, claimant: &Claimant, attempt: &str) {
+        self.waiting.entry(claimant.account).or_default().remove(attempt);
+    }
+
+    fn lock(&mut self, lock: &LockId) -> &mut Lock {
+        self.locks.entry(lock.clone()).or_default()
+    }
+
+    fn held(&self, lock: &LockId) -> Held {
+        let holder = self.locks[lock].held.as_ref().unwrap().holder.clone();
+        let rest = Duration::try_from(holder.expires_at.duration_since(self.now())).unwrap();
+        Held { holder, rest }
+    }
+
+    fn holder(&self, request: &AcquireRequest, fence: Fence, expires_at: Timestamp) -> Holder {
+        Holder {
+            account: request.claimant.account,
+            owner: request.claimant.owner.clone(),
+            fence,
+            label: request.label.clone(),
+            note: request.note.clone(),
+            info: request.info.clone(),
+            acquired_at: self.now(),
+            expires_at,
+        }
+    }
+
+    fn next_fence(&mut self) -> Fence {
+        self.last_fence = self.now_us.max(self.last_fence + 1);
+        self.last_fence.to_string().parse().unwrap()
     }
 
     /// A leaking bucket: it drains one request each interval, and holds a burst.
@@ -130,14 +342,21 @@ impl Model {
 
     fn forget_lapsed(&mut self) {
         let now = self.now();
-        self.held.retain(|_, (_, holder)| holder.expires_at >= now);
+        for lock in self.locks.values_mut() {
+            if lock.held.as_ref().is_some_and(|held| held.holder.expires_at < now) {
+                lock.held = None;
+            }
+            // Nobody asks for that long.
+            if lock.line_kept_until < now {
+                lock.line.clear();
+            }
+            if lock.line.is_empty() {
+                lock.line_kept_until = Timestamp::default();
+            }
+        }
     }
 
     fn now(&self) -> Timestamp {
         Timestamp::from_millisecond((self.now_us / 1000) as i64).unwrap()
-    }
-
-    fn after(&self, lease: Lease) -> Timestamp {
-        self.now() + lease.as_duration()
     }
 }

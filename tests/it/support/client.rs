@@ -43,6 +43,11 @@ impl Client {
         self.request("GET", path, &[]).await
     }
 
+    /// Asks, and has nothing when the server goes away.
+    pub async fn try_get(&self, path: &str) -> Option<Answer> {
+        self.try_send(self.http.get(format!("{}{path}", self.origin))).await.ok()
+    }
+
     /// Asks for a path exactly as it is written, which other clients do not do.
     pub async fn get_raw(&self, path: &str) -> Answer {
         let authority = self.origin.strip_prefix("http://").expect("a pod without TLS");
@@ -91,14 +96,18 @@ impl Client {
         format!("Basic {}", STANDARD.encode(format!("{}:", self.token.as_deref().unwrap_or_default())))
     }
 
-    async fn send(&self, mut request: reqwest::RequestBuilder) -> Answer {
+    async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+        self.try_send(request).await.unwrap()
+    }
+
+    async fn try_send(&self, mut request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
         if let Some(token) = &self.token {
             request = request.basic_auth(token, Some(""));
         }
-        let response = request.send().await.unwrap();
+        let response = request.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let text = response.text().await.unwrap();
-        Answer { status, json: serde_json::from_str(&text).unwrap_or_default(), text, headers }
+        let text = response.text().await?;
+        Ok(Answer { status, json: serde_json::from_str(&text).unwrap_or_default(), text, headers })
     }
 }
 

@@ -82,9 +82,16 @@ impl Pod {
     }
 
     /// The token that was printed at the first start.
+    #[expect(clippy::disallowed_methods, reason = "what was printed is read by another thread, a moment later")]
     pub fn first_token(&self) -> String {
-        let stdout = self.stdout.lock().unwrap();
-        stdout.lines().map(str::trim).find(|line| uuid::Uuid::try_parse(line).is_ok()).unwrap().to_owned()
+        let start = Instant::now();
+        loop {
+            if let Some(token) = token_in(&self.stdout.lock().unwrap()) {
+                return token.to_owned();
+            }
+            assert!(start.elapsed() < Duration::from_secs(10), "no token was printed");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// What it has printed for the person at the terminal.
@@ -117,6 +124,16 @@ impl Pod {
         let ran = lockable(args).envs(self.variables.clone()).output().await.unwrap();
         let [stdout, stderr] = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
         (ran.status.code(), stdout, stderr)
+    }
+
+    /// Ends it without a chance to say anything.
+    pub fn kill(&mut self) {
+        self.process.signal(libc::SIGKILL);
+    }
+
+    /// Asks it to stop.
+    pub fn terminate(&self) {
+        self.process.signal(libc::SIGTERM);
     }
 
     /// Asks it to stop, and waits until it has.
@@ -192,6 +209,11 @@ fn collect(stream: impl Read + Send + 'static, into: &Arc<Mutex<String>>) {
             text.push('\n');
         }
     });
+}
+
+/// Finds the token that is printed when the first account is made.
+fn token_in(stdout: &str) -> Option<&str> {
+    stdout.lines().map(str::trim).find(|line| uuid::Uuid::try_parse(line).is_ok())
 }
 
 /// Finds in the log on which port the server listens.

@@ -1,0 +1,42 @@
+-- What it is to hold a lock. It stands behind line.lua, before the scripts that
+-- grant one.
+
+-- Gives the lock to an account for a lease, unless it holds as many as it may:
+-- then returns how many these are, as a word, else nothing and the fence. `head`
+-- is account and owner, each with its line break. With a `fence` the lock was
+-- handed over under it, else it is free.
+local function hold(now, head, fence, attempt, about, place, lease_ms, held_max)
+  local now_ms = math.floor(now / 1000)
+  local held = redis.call('ZCARD', HELD)
+  if held >= held_max then
+    -- Locks that lapsed are still counted: strike them out, and count again.
+    redis.call('ZREMRANGEBYSCORE', HELD, '-inf', '(' .. word(now_ms))
+    held = redis.call('ZCARD', HELD)
+    if held >= held_max then
+      return word(held)
+    end
+  end
+  local condition = fence and 'XX' or 'NX'
+  fence = fence or next_fence(now)
+  local grant = head .. table.concat({fence, attempt, word(now_ms), about}, '\n')
+  redis.call('SET', LOCK, grant, condition, 'PX', lease_ms)
+  redis.call('ZADD', HELD, word(now_ms + tonumber(lease_ms)), place)
+  -- The index lasts as long as the last lease in it, so that nothing is left of
+  -- an account that went away. GT alone would never end one that has no end yet.
+  if held == 0 then
+    redis.call('PEXPIRE', HELD, lease_ms)
+  else
+    redis.call('PEXPIRE', HELD, lease_ms, 'GT')
+  end
+  return nil, fence
+end
+
+-- Renews the lease of a lock for its owner, who has asked for it once more. No
+-- attempt may take the grant back from now on, neither the one that made it,
+-- whose answer may have been lost, nor this one, since the holder may rely on
+-- an answer to the first. `rest` is what stands behind the attempt.
+local function hold_on(now, head, fence, rest, place, lease_ms)
+  redis.call('SET', LOCK, head .. fence .. '\n\n' .. rest, 'PX', lease_ms)
+  redis.call('ZADD', HELD, 'XX', word(math.floor(now / 1000) + tonumber(lease_ms)), place)
+  redis.call('PEXPIRE', HELD, lease_ms, 'GT')
+end

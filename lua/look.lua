@@ -1,0 +1,16 @@
+-- Looks after a line for a server that has waiters in it: a lock whose lease
+-- has lapsed is handed to the first of them.
+--
+-- KEYS[1...8] as in line.lua; nothing of an account is touched
+--
+-- Returns one of
+--   {'held', rest_ms, waiting, attempt}   how many tickets wait, and the attempt
+--                                         that has the lock to collect, or ''
+--   {'free', '0'}                         nobody holds it, and nobody waits
+local now = time_us()
+local grant = redis.call('GET', LOCK) or hand_over(now)
+if not grant then
+  return {'free', '0'}
+end
+local attempt = string.match(grant, '^[^\n]*\n[^\n]*\n%d+\n%?([^\n]*)') or ''
+return {'held', word(redis.call('PTTL', LOCK)), word(redis.call('ZCARD', LINE)), attempt}

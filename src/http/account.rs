@@ -1,0 +1,103 @@
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use super::{
+    caller::{Authorized, Look},
+    problem::Problem,
+};
+use crate::{
+    accounts::{Caller, Plan},
+    app::App,
+    lock::{Lease, Namespace, NamespaceId},
+    locks::{Census, Looked},
+};
+
+/// What an account may use, and how much of it is in use.
+#[derive(Serialize)]
+pub(super) struct AccountView<'a> {
+    plan: PlanView<'a>,
+    /// The lease of those who ask for none.
+    lease_ms: u64,
+    namespaces: Vec<&'a str>,
+    /// Where names live that a request with this token puts nowhere else.
+    default_namespace: Option<&'a str>,
+    token: TokenView<'a>,
+    locks_held: u64,
+    requests_waiting: u64,
+}
+
+/// The figures of a plan.
+#[derive(Serialize)]
+pub(super) struct PlanView<'a> {
+    name: &'a str,
+    lease_default_ms: u64,
+    lease_min_ms: u64,
+    lease_max_ms: u64,
+    /// How many requests a token may make a second, and at once.
+    rate_per_second: u32,
+    burst: u32,
+    locks_max: u64,
+    waiting_max: u64,
+    private_namespaces: bool,
+}
+
+/// The token that asks.
+#[derive(Serialize)]
+pub(super) struct TokenView<'a> {
+    label: &'a str,
+    scopes: Vec<&'static str>,
+}
+
+/// `GET /v1/account`.
+pub(super) async fn account(State(app): State<Arc<App>>, caller: Authorized<Look>) -> Result<Response, Problem> {
+    let account = caller.account();
+    match caller.settle(app.locks.census(account.account, &caller.payment()).await?) {
+        Looked::Found(census) => Ok(Json(AccountView::new(account, census)).into_response()),
+        Looked::RateLimited { retry_after } => Err(caller.rate_limited(retry_after)),
+    }
+}
+
+impl<'a> AccountView<'a> {
+    fn new(caller: &'a Caller, census: Census) -> Self {
+        let private = caller.namespaces.iter().filter(|_| caller.plan.private_namespaces);
+        let default_namespace = match caller.default_namespace {
+            NamespaceId::Public => Some(Namespace::PUBLIC),
+            id => caller.namespaces.iter().find(|namespace| namespace.id == id).map(|found| found.name.as_str()),
+        };
+        let scopes = [("lock", caller.scopes.lock), ("manage", caller.scopes.manage)];
+        Self {
+            plan: PlanView::new(&caller.plan),
+            lease_ms: caller.lease(None).map_or(0, Lease::as_ms),
+            namespaces: std::iter::once(Namespace::PUBLIC).chain(private.map(|found| found.name.as_str())).collect(),
+            default_namespace,
+            token: TokenView {
+                label: caller.label.as_str(),
+                scopes: scopes.into_iter().filter_map(|(scope, has)| has.then_some(scope)).collect(),
+            },
+            locks_held: census.held,
+            requests_waiting: census.waiting,
+        }
+    }
+}
+
+impl<'a> PlanView<'a> {
+    fn new(plan: &'a Plan) -> Self {
+        Self {
+            name: &plan.name,
+            lease_default_ms: plan.lease_default.as_ms(),
+            lease_min_ms: plan.lease_min.as_ms(),
+            lease_max_ms: plan.lease_max.as_ms(),
+            rate_per_second: plan.rate.per_second,
+            burst: plan.rate.burst,
+            locks_max: plan.locks_max,
+            waiting_max: plan.waiters_max,
+            private_namespaces: plan.private_namespaces,
+        }
+    }
+}

@@ -1,0 +1,73 @@
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use super::{
+    caller::{Authorized, Look},
+    cursor,
+    lock::HolderView,
+    params::ListParams,
+    problem::Problem,
+};
+use crate::{
+    accounts::Caller,
+    app::App,
+    lock::{Holder, Namespace, NamespaceId},
+    locks::{ListRequest, LockId, Looked},
+};
+
+/// Some of the locks that the account holds, those that lapse first first.
+#[derive(Serialize)]
+pub(super) struct PageView<'a> {
+    locks: Vec<HeldView<'a>>,
+    /// What to send as `cursor` for the next page; `null` on the last.
+    next_cursor: Option<String>,
+}
+
+/// A lock that the account holds.
+#[derive(Serialize)]
+pub(super) struct HeldView<'a> {
+    name: &'a str,
+    namespace: &'a str,
+    holder: HolderView<'a>,
+}
+
+/// `GET /v1/locks`.
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    caller: Authorized<Look>,
+    params: ListParams,
+) -> Result<Response, Problem> {
+    let account = caller.account();
+    let namespace = params.namespace.as_deref().map(|name| caller.namespace(Some(name))).transpose()?;
+    let request = ListRequest {
+        account: account.account,
+        namespace: namespace.map(|namespace| namespace.id),
+        prefix: params.prefix,
+        limit: params.limit,
+        after: params.cursor,
+        payment: caller.payment(),
+    };
+    let page = match caller.settle(app.locks.list(&request).await?) {
+        Looked::Found(page) => page,
+        Looked::RateLimited { retry_after } => return Err(caller.rate_limited(retry_after)),
+    };
+    let locks = page.locks.iter().filter_map(|(lock, holder)| HeldView::new(account, lock, holder)).collect();
+    Ok(Json(PageView { locks, next_cursor: page.next.as_ref().map(cursor::text) }).into_response())
+}
+
+impl<'a> HeldView<'a> {
+    /// `None` for what is in a namespace that was taken away, and has no name.
+    fn new(account: &'a Caller, lock: &'a LockId, holder: &'a Holder) -> Option<Self> {
+        let namespace = match lock.namespace {
+            NamespaceId::Public => Namespace::PUBLIC,
+            id => &account.namespaces.iter().find(|namespace| namespace.id == id)?.name,
+        };
+        Some(Self { name: lock.name.as_str(), namespace, holder: HolderView::new(holder) })
+    }
+}

@@ -1,0 +1,139 @@
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    answer::{LockAnswer, NotChanged, rfc_3339},
+    caller::{Authorized, Look, Manage},
+    lock_path::LockPath,
+    params::LookParams,
+    problem::Problem,
+};
+use crate::{
+    accounts::Caller,
+    app::App,
+    lock::{Broken, Fence, Holder, LockName, Namespace, NotHeld, Owner, Standing},
+    locks::{BreakRequest, LockId, Looked},
+};
+
+/// How a lock stands.
+#[derive(Serialize)]
+pub(super) struct LockView<'a> {
+    name: &'a str,
+    namespace: &'a str,
+    held: bool,
+    /// Left out when the lock is free, and when another account holds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holder: Option<HolderView<'a>>,
+    /// How many wait for it.
+    waiting: u64,
+}
+
+/// Who holds a lock, for its account.
+#[derive(Serialize)]
+pub(super) struct HolderView<'a> {
+    owner: Option<&'a str>,
+    note: &'a str,
+    /// What the token is called with which it was acquired.
+    token_label: &'a str,
+    fencing_token: Fence,
+    #[serde(serialize_with = "rfc_3339")]
+    acquired_at: Timestamp,
+    #[serde(serialize_with = "rfc_3339")]
+    expires_at: Timestamp,
+}
+
+impl<'a> HolderView<'a> {
+    pub(super) fn new(holder: &'a Holder) -> Self {
+        Self {
+            owner: holder.owner.as_ref().map(Owner::as_str),
+            note: holder.note.as_str(),
+            token_label: holder.label.as_str(),
+            fencing_token: holder.fence,
+            acquired_at: holder.acquired_at,
+            expires_at: holder.expires_at,
+        }
+    }
+}
+
+/// `GET /v1/locks/{name}`.
+pub(super) async fn inspect(
+    State(app): State<Arc<App>>,
+    caller: Authorized<Look>,
+    LockPath(name): LockPath,
+    params: LookParams,
+) -> Result<Response, Problem> {
+    let namespace = caller.namespace(params.namespace.as_deref())?;
+    let lock = LockId { namespace: namespace.id, name };
+    let Standing { held, waiting } = look(&app, &caller, &lock).await?;
+    let of_caller = held.as_ref().map(|held| &held.holder).filter(|holder| holder.account == caller.account().account);
+    let view = LockView {
+        name: lock.name.as_str(),
+        namespace: &namespace.name,
+        held: held.is_some(),
+        holder: of_caller.map(HolderView::new),
+        waiting,
+    };
+    Ok(Json(view).into_response())
+}
+
+/// `DELETE /v1/locks/{name}`: breaks the grant that is there. It is in the audit
+/// log, or it has not been done.
+pub(super) async fn break_lock(
+    State(app): State<Arc<App>>,
+    caller: Authorized<Manage>,
+    LockPath(name): LockPath,
+    params: LookParams,
+) -> Result<Response, Problem> {
+    let namespace = caller.namespace(params.namespace.as_deref())?;
+    let lock = LockId { namespace: namespace.id, name };
+    let standing = look(&app, &caller, &lock).await?;
+    let account = caller.account();
+    let no = |reason: NotHeld| Ok(LockAnswer::no(&lock.name, namespace, false, NotChanged::from(reason)));
+    let holder = match standing.held {
+        None => return no(NotHeld::Free),
+        Some(held) if held.holder.account != account.account => return no(NotHeld::HeldByAnother),
+        Some(held) => held.holder,
+    };
+    let detail = audit_detail(account, &lock.name, namespace, &holder);
+    let recording = app.directory.record(account, "lock.break", detail).await?;
+    let request = BreakRequest { lock: lock.clone(), account: account.account, fence: holder.fence };
+    match app.locks.break_grant(&request).await? {
+        Broken::Refused(reason) => no(reason),
+        Broken::Broken => {
+            recording.commit().await.inspect_err(|error| {
+                tracing::error!(%error, fence = %holder.fence, "a lock was broken, and the audit log does not say so");
+            })?;
+            Ok(LockAnswer::yes(&lock.name, namespace, Was { holder: HolderView::new(&holder) }))
+        }
+    }
+}
+
+/// Whose the lock was that was broken.
+#[derive(Serialize)]
+pub(super) struct Was<'a> {
+    holder: HolderView<'a>,
+}
+
+fn audit_detail(caller: &Caller, name: &LockName, namespace: &Namespace, holder: &Holder) -> serde_json::Value {
+    json!({
+        "by": caller.label,
+        "namespace": namespace.name,
+        "name": name.as_str(),
+        "holder": HolderView::new(holder),
+    })
+}
+
+async fn look<P>(app: &App, caller: &Authorized<P>, lock: &LockId) -> Result<Standing, Problem> {
+    match caller.settle(app.locks.inspect(lock, &caller.payment()).await?) {
+        Looked::Found(standing) => Ok(standing),
+        Looked::RateLimited { retry_after } => Err(caller.rate_limited(retry_after)),
+    }
+}

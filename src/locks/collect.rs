@@ -1,0 +1,52 @@
+use super::{
+    Locks, LocksError, Turn,
+    acquire::read_turn,
+    request::{AcquireRequest, Claimant, Keys, LockId, script},
+};
+use crate::{
+    keyspace::{KeyspaceError, Script},
+    lock::{Attempt, Payment},
+};
+
+static COLLECT: Script = script!("collect" on "line" on "places" on "hold");
+static WITHDRAW: Script = script!("withdraw" on "line" on "places");
+
+impl Locks {
+    /// Asks how an attempt stands that waits, and takes the lock if it was
+    /// handed to it. When the wait `is_over`, the attempt leaves the line.
+    ///
+    /// # Errors
+    /// When the keyspace gave no answer in time.
+    pub async fn collect(&self, request: &AcquireRequest, attempt: Attempt, is_over: bool) -> Result<Turn, LocksError> {
+        let deadline_us = self.deadline_us()?;
+        let account = request.claimant.account.to_string();
+        let place = request.lock.to_string();
+        let keys = Keys::new(&self.keyspace, &place, &account, &Payment::Paid);
+        let args = [
+            &*account,
+            request.claimant.owner_text(),
+            &place,
+            &request.lease.as_ms().to_string(),
+            &attempt.to_string(),
+            &deadline_us.to_string(),
+            &request.held_max.to_string(),
+            &request.about(),
+            if is_over { "1" } else { "" },
+        ];
+        let reply = self.keyspace.run_replicated(&COLLECT, &keys.all(), &args).await?;
+        read_turn(&reply, 1, request.lease)
+    }
+
+    /// Takes back one attempt, however far it came and however late: no other is
+    /// touched. The place of an owner is kept for a while.
+    ///
+    /// # Errors
+    /// When the keyspace gave no answer in time.
+    pub async fn withdraw(&self, lock: &LockId, claimant: &Claimant, attempt: Attempt) -> Result<(), KeyspaceError> {
+        let account = claimant.account.to_string();
+        let place = lock.to_string();
+        let keys = Keys::new(&self.keyspace, &place, &account, &Payment::Paid);
+        let args = [&*account, claimant.owner_text(), &place, &attempt.to_string()];
+        self.keyspace.run(&WITHDRAW, &keys.all(), &args).await.map(drop)
+    }
+}

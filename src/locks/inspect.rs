@@ -1,0 +1,56 @@
+use std::time::Duration;
+
+use super::{
+    Locks, LocksError,
+    list::Looked,
+    request::{Answer, BreakRequest, Keys, LockId, rate_args, read_standing, script},
+    stored::read_held,
+};
+use crate::{
+    keyspace::Script,
+    lock::{Broken, NotHeld, Payment, Standing},
+};
+
+static INSPECT: Script = script!("inspect");
+static BREAK: Script = script!("break" on "line");
+
+impl Locks {
+    /// Says who holds a lock, and how many wait for it.
+    ///
+    /// # Errors
+    /// When the keyspace gave no answer in time.
+    pub async fn inspect(&self, lock: &LockId, payment: &Payment) -> Result<Answer<Looked<Standing>>, LocksError> {
+        let keys = Keys::new(&self.keyspace, &lock.to_string(), "-", payment);
+        let [interval_us, burst_us] = rate_args(payment);
+        let keys = [&*keys.lock, &keys.line, &keys.bucket];
+        let reply = self.keyspace.run(&INSPECT, &keys, &[&interval_us, &burst_us]).await?;
+        let outcome = match reply.status() {
+            "held" => Looked::Found(Standing { held: Some(read_held(&reply, 2)?), waiting: reply.word(5)? }),
+            "free" => Looked::Found(Standing { held: None, waiting: reply.word(2)? }),
+            "rate_limited" => Looked::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) },
+            _ => return Err(reply.bad().into()),
+        };
+        Ok(Answer { outcome, standing: read_standing(&reply, payment)? })
+    }
+
+    /// Breaks one grant of an account, whoever of it holds the lock; the first
+    /// in line has it then.
+    ///
+    /// # Errors
+    /// When the keyspace gave no answer in time; the grant may be broken then.
+    pub async fn break_grant(&self, request: &BreakRequest) -> Result<Broken, LocksError> {
+        let deadline_us = self.deadline_us()?;
+        let account = request.account.to_string();
+        let place = request.lock.to_string();
+        let keys = Keys::new(&self.keyspace, &place, &account, &Payment::Paid);
+        let args = [&*account, &place, &request.fence.to_string(), &deadline_us.to_string()];
+        let reply = self.keyspace.run(&BREAK, &keys.all(), &args).await?;
+        Ok(match reply.status() {
+            "broken" => Broken::Broken,
+            "not_held" => Broken::Refused(NotHeld::Free),
+            "held_by_another" => Broken::Refused(NotHeld::HeldByAnother),
+            "late" => return Err(LocksError::TooLate),
+            _ => return Err(reply.bad().into()),
+        })
+    }
+}

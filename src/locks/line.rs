@@ -1,0 +1,140 @@
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::mpsc, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Locks, LocksError,
+    request::{Keys, LockId, pods_key, script},
+    waiters::{Line, Seat},
+};
+use crate::{
+    keyspace::Script,
+    lock::{Attempt, Payment},
+};
+
+static LOOK: Script = script!("look" on "line");
+static ALIVE: Script = script!("alive");
+
+/// How a line stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Somebody holds the lock.
+    Held {
+        /// The rest of the lease.
+        rest: Duration,
+        /// How many stand in line.
+        waiting: usize,
+        /// The attempt that has the lock to collect, if it is one.
+        to_collect: Option<String>,
+    },
+    /// Nobody holds the lock, and nobody waits for it.
+    Free,
+}
+
+impl Locks {
+    /// For how long a server counts as there after it has said so. Together with
+    /// the time to collect (`lua/line.lua`) it is how long a dead server can
+    /// hold up a line: 10 s.
+    const LIFE: Duration = Duration::from_secs(5);
+    const LIFE_INTERVAL: Duration = Duration::from_secs(1);
+    /// Since when nobody has said so, before it was the keyspace that was away.
+    const ABSENCE: Duration = Duration::from_millis(2500);
+
+    /// Listens to what this server is told of its waiters, and says that it is
+    /// there, until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let messages = self.keyspace.subscribe(&self.pod);
+        tokio::select! {
+            () = self.listen(messages) => {}
+            () = self.stay_alive() => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    /// Looks after a line: hands a lock whose lease has lapsed to the first.
+    ///
+    /// # Errors
+    /// When the keyspace gave no answer in time.
+    pub async fn look(&self, lock: &LockId) -> Result<Look, LocksError> {
+        let keys = Keys::new(&self.keyspace, &lock.to_string(), "-", &Payment::Paid);
+        let reply = self.keyspace.run(&LOOK, &keys.all(), &[]).await?;
+        Ok(match reply.status() {
+            "held" => {
+                let to_collect = Some(reply.text(3)?.to_owned()).filter(|attempt| !attempt.is_empty());
+                Look::Held { rest: Duration::from_millis(reply.word(1)?), waiting: reply.word(2)?, to_collect }
+            }
+            "free" => Look::Free,
+            _ => return Err(reply.bad().into()),
+        })
+    }
+
+    /// Says that this server is there. Returns whether it counted as such.
+    ///
+    /// # Errors
+    /// When the keyspace gave no answer in time.
+    pub async fn announce(&self) -> Result<bool, LocksError> {
+        let args = [&*self.pod, &Self::LIFE.as_millis().to_string(), &Self::ABSENCE.as_millis().to_string()];
+        let reply = self.keyspace.run(&ALIVE, &[&pods_key(&self.keyspace)], &args).await?;
+        match reply.status() {
+            "alive" => Ok(true),
+            "returned" => Ok(false),
+            _ => Err(reply.bad().into()),
+        }
+    }
+
+    /// Takes a seat for an attempt, and sees to it that its line is looked after.
+    pub(super) fn take_seat(&self, lock: &LockId, attempt: Attempt) -> Result<Seat, LocksError> {
+        let (seat, line) = self.waiters.take(lock, &attempt.to_string()).ok_or(LocksError::Full)?;
+        if let Some(line) = line {
+            tokio::spawn(self.clone().look_after(line));
+        }
+        Ok(seat)
+    }
+
+    async fn listen(&self, mut messages: mpsc::Receiver<String>) {
+        while let Some(message) = messages.recv().await {
+            match message.strip_prefix('!') {
+                None => self.waiters.wake(&message),
+                Some(attempt) => self.waiters.look(attempt),
+            }
+        }
+        // Cannot be while the keyspace is there; looks find everything then.
+        std::future::pending::<()>().await;
+    }
+
+    async fn stay_alive(&self) {
+        loop {
+            match self.announce().await {
+                Ok(true) => {}
+                Ok(false) => self.waiters.wake_all(),
+                Err(error) => tracing::debug!(%error, "the keyspace does not know that this server is there"),
+            }
+            sleep(Self::LIFE_INTERVAL).await;
+        }
+    }
+
+    /// Looks after a line for as long as somebody stands in it. What a message
+    /// would have said is found here, too, if it was lost.
+    async fn look_after(self, line: Arc<Line>) {
+        while line.is_due().await {
+            line.look_after(match self.look(&line.lock).await {
+                Ok(Look::Held { rest, waiting, to_collect }) => {
+                    if let Some(attempt) = &to_collect {
+                        self.waiters.wake(attempt);
+                    }
+                    self.waiters.wake_line_beyond(&line.lock, waiting + usize::from(to_collect.is_some()));
+                    Line::just_after(rest)
+                }
+                Ok(Look::Free) => {
+                    self.waiters.wake_line_beyond(&line.lock, 0);
+                    Line::LOOK_INTERVAL
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a line could not be looked after");
+                    Line::LOOK_INTERVAL
+                }
+            });
+        }
+    }
+}

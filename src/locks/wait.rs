@@ -1,0 +1,107 @@
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Locks, LocksError, Turn,
+    request::{AcquireRequest, Answer},
+    undo::Undo,
+};
+use crate::lock::{Acquired, Attempt, Held, Payment, Refusal};
+
+/// How long to pause when the keyspace could not be asked how a wait stands.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+impl Locks {
+    /// Acquires a lock, standing in line for it for as long as `wait`, or until
+    /// the server is to stop.
+    ///
+    /// # Errors
+    /// When as many requests wait in this server as may, or the keyspace gave no
+    /// answer in the end. The attempt is then withdrawn, as it is when the
+    /// future is dropped before it is ready.
+    pub async fn acquire_in_line(
+        &self,
+        request: &AcquireRequest,
+        wait: Duration,
+        draining: &CancellationToken,
+    ) -> Result<Answer<Acquired>, LocksError> {
+        if draining.is_cancelled() {
+            return self.acquire(request).await.map(Answer::drained);
+        }
+        let attempt = Attempt::new();
+        let ends = Instant::now() + wait;
+        let seat = self.take_seat(&request.lock, attempt)?;
+        let undo = Undo::armed(self, request, attempt);
+
+        let first = match self.ask(request, attempt, wait).await {
+            Err(error) if error.is_sure() => {
+                undo.disarm();
+                return Err(error);
+            }
+            answer => answer?,
+        };
+        let standing = first.standing;
+        let answered = |outcome| Answer { outcome, standing };
+        let again = AcquireRequest { payment: Payment::Paid, ..request.clone() };
+        let mut turn = Ok(first.outcome);
+        let mut is_over = false;
+        loop {
+            let next = match turn {
+                Ok(Turn::Over(acquired)) => {
+                    undo.disarm();
+                    return Ok(answered(acquired));
+                }
+                Ok(Turn::Waiting(held)) if is_over => {
+                    undo.disarm();
+                    return Ok(answered(given_up(Some(held), draining)));
+                }
+                Ok(Turn::Gone) if is_over => {
+                    undo.disarm();
+                    return Ok(answered(given_up(None, draining)));
+                }
+                Err(error) if is_over => return Err(error),
+                Ok(Turn::Waiting(held)) => {
+                    seat.expect_lapse(held.rest);
+                    ends
+                }
+                // It was skipped, or the keyspace has forgotten the line.
+                Ok(Turn::Gone) => {
+                    let rest = ends.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+                    turn = self.ask(&again, attempt, rest).await.map(|answer| answer.outcome);
+                    continue;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a wait goes on without an answer");
+                    ends.min(Instant::now() + RETRY_PAUSE)
+                }
+            };
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = seat.woken() => {}
+                () = draining.cancelled() => is_over = true,
+            }
+            is_over |= ends <= Instant::now();
+            turn = self.collect(request, attempt, is_over).await;
+        }
+    }
+}
+
+fn given_up(held: Option<Held>, draining: &CancellationToken) -> Acquired {
+    Acquired::Refused(match draining.is_cancelled() {
+        true => Refusal::Draining(held),
+        false => Refusal::TimedOut(held),
+    })
+}
+
+impl Answer<Acquired> {
+    /// What is refused by a server that is to stop can be had from another.
+    fn drained(self) -> Self {
+        let outcome = match self.outcome {
+            Acquired::Refused(Refusal::Held(held)) => Acquired::Refused(Refusal::Draining(Some(held))),
+            outcome => outcome,
+        };
+        Self { outcome, ..self }
+    }
+}

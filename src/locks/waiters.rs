@@ -1,0 +1,190 @@
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+use super::request::LockId;
+
+/// The requests that wait in this server, each on a seat, and the lines they
+/// stand in.
+pub(super) struct Waiters {
+    seats: Arc<Semaphore>,
+    seated: Mutex<Seated>,
+}
+
+#[derive(Default)]
+struct Seated {
+    /// By attempt, in the form in which scripts name it.
+    waiters: HashMap<Arc<str>, Arc<Waiter>>,
+    lines: HashMap<LockId, (Arc<Line>, HashSet<Arc<str>>)>,
+}
+
+struct Waiter {
+    line: Arc<Line>,
+    woken: Notify,
+}
+
+/// A line in which requests of this server stand.
+pub(super) struct Line {
+    pub(super) lock: LockId,
+    /// When to look after it next; `None` once nobody stands in it.
+    next_look: Mutex<Option<Instant>>,
+    changed: Notify,
+}
+
+/// A waiting request's place in this server. Dropping it gives it up.
+pub(super) struct Seat {
+    waiters: Arc<Waiters>,
+    waiter: Arc<Waiter>,
+    attempt: Arc<str>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Waiters {
+    pub(super) fn new(seats: usize) -> Arc<Self> {
+        let seats = Arc::new(Semaphore::new(seats.min(Semaphore::MAX_PERMITS)));
+        Arc::new(Self { seats, seated: Mutex::default() })
+    }
+
+    /// Takes a seat for an attempt, if one is free. Also returns the line if
+    /// nobody was in it yet: somebody has to look after it from now on.
+    pub(super) fn take(self: &Arc<Self>, lock: &LockId, attempt: &str) -> Option<(Seat, Option<Arc<Line>>)> {
+        let permit = self.seats.clone().try_acquire_owned().ok()?;
+        let attempt: Arc<str> = attempt.into();
+        let mut seated = self.seated();
+        let mut new_line = None;
+        let (line, attempts) = seated.lines.entry(lock.clone()).or_insert_with(|| {
+            let line = Arc::new(Line::new(lock.clone()));
+            new_line = Some(line.clone());
+            (line, HashSet::new())
+        });
+        attempts.insert(attempt.clone());
+        let waiter = Arc::new(Waiter { line: line.clone(), woken: Notify::new() });
+        seated.waiters.insert(attempt.clone(), waiter.clone());
+        drop(seated);
+        Some((Seat { waiters: self.clone(), waiter, attempt, _permit: permit }, new_line))
+    }
+
+    /// Has the request with this attempt ask how it stands.
+    pub(super) fn wake(&self, attempt: &str) {
+        if let Some(waiter) = self.seated().waiters.get(attempt) {
+            waiter.woken.notify_one();
+        }
+    }
+
+    /// Has the line looked after at once in which this attempt stands.
+    pub(super) fn look(&self, attempt: &str) {
+        if let Some(waiter) = self.seated().waiters.get(attempt) {
+            waiter.line.look_by(Instant::now());
+        }
+    }
+
+    /// Has all requests ask how they stand.
+    pub(super) fn wake_all(&self) {
+        for waiter in self.seated().waiters.values() {
+            waiter.woken.notify_one();
+        }
+    }
+
+    /// Has all requests in a line ask, if there are more of them than `counted`.
+    pub(super) fn wake_line_beyond(&self, lock: &LockId, counted: usize) {
+        let seated = self.seated();
+        let Some((_, attempts)) = seated.lines.get(lock).filter(|(_, attempts)| attempts.len() > counted) else {
+            return;
+        };
+        for waiter in attempts.iter().filter_map(|attempt| seated.waiters.get(attempt)) {
+            waiter.woken.notify_one();
+        }
+    }
+
+    fn seated(&self) -> MutexGuard<'_, Seated> {
+        self.seated.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    /// Waits until there may be news.
+    pub(super) async fn woken(&self) {
+        self.waiter.woken.notified().await;
+    }
+
+    /// Says when the lock lapses, as far as is known.
+    pub(super) fn expect_lapse(&self, rest: Duration) {
+        self.waiter.line.look_by(Instant::now() + Line::just_after(rest));
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut seated = self.waiters.seated();
+        seated.waiters.remove(&self.attempt);
+        let lock = &self.waiter.line.lock;
+        if let Some((_, attempts)) = seated.lines.get_mut(lock) {
+            attempts.remove(&self.attempt);
+            if attempts.is_empty() {
+                seated.lines.remove(lock);
+                self.waiter.line.close();
+            }
+        }
+    }
+}
+
+impl Line {
+    /// How often a line is looked after, come what may: more than once in the
+    /// time that a waiter has to collect (`lua/line.lua`).
+    pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+    fn new(lock: LockId) -> Self {
+        let next_look = Mutex::new(Some(Instant::now() + Self::LOOK_INTERVAL));
+        Self { lock, next_look, changed: Notify::new() }
+    }
+
+    /// When to look to find a lease lapsed that has so much left.
+    pub(super) fn just_after(rest: Duration) -> Duration {
+        // Redis drops a key in the millisecond after the one at which it expires.
+        (rest + Duration::from_millis(1)).min(Self::LOOK_INTERVAL)
+    }
+
+    /// Has it looked after at that time, or before.
+    fn look_by(&self, time: Instant) {
+        let mut next = self.next_look();
+        if next.is_some_and(|next| time < next) {
+            *next = Some(time);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Says when to look again, after a look.
+    pub(super) fn look_after(&self, pause: Duration) {
+        let mut next = self.next_look();
+        if next.is_some() {
+            *next = Some(Instant::now() + pause);
+        }
+    }
+
+    /// Waits until it is time to look. `false` when nobody stands in it any more.
+    pub(super) async fn is_due(&self) -> bool {
+        loop {
+            let Some(next) = *self.next_look() else { return false };
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => return true,
+                () = self.changed.notified() => {}
+            }
+        }
+    }
+
+    fn close(&self) {
+        *self.next_look() = None;
+        self.changed.notify_one();
+    }
+
+    fn next_look(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.next_look.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

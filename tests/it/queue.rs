@@ -1,0 +1,418 @@
+//! The line of those who wait: its order, who is skipped, and what it costs
+//! those who do not wait.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+};
+
+use crate::support::{Answer, Client, Cluster, Pod, eventually};
+
+/// How long a waiter has to collect, and a place with an owner is kept; together
+/// with what a busy machine adds.
+const SLACK: Duration = Duration::from_secs(2);
+const COLLECT: Duration = Duration::from_secs(5);
+const KEPT: Duration = Duration::from_secs(10);
+
+/// How many wait for a lock.
+async fn waiting(client: &Client, name: &str) -> u64 {
+    let view = client.get(&format!("/v1/locks/{name}")).await;
+    assert_eq!(view.status, 200, "{}", view.text);
+    view.json["waiting"].as_u64().unwrap()
+}
+
+/// Asks for a lock, and goes on when that request stands in line.
+async fn stand_in_line(client: &Client, name: &str, params: &str) -> JoinHandle<Answer> {
+    let before = waiting(client, name).await;
+    let asking = client.clone();
+    let path = format!("/v1/acquire/{name}?wait=50s&{params}");
+    let waiter = tokio::spawn(async move { asking.get(&path).await });
+    eventually(async || waiting(client, name).await > before).await;
+    waiter
+}
+
+async fn acquire(client: &Client, name: &str) -> Answer {
+    client.get(&format!("/v1/acquire/{name}")).await
+}
+
+async fn release(client: &Client, name: &str) {
+    let released = client.get(&format!("/v1/release/{name}")).await;
+    assert_eq!(released.json["response"], true, "{}", released.text);
+}
+
+#[track_caller]
+fn assert_granted(answer: &Answer) {
+    assert_eq!((answer.status, &answer.json["response"]), (200, &true.into()), "{}", answer.text);
+}
+
+#[track_caller]
+fn assert_refused(answer: &Answer, reason: &str) {
+    assert_eq!((answer.status, &answer.json["response"]), (200, &false.into()), "{}", answer.text);
+    assert_eq!(answer.json["reason"], reason, "{}", answer.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_came_first_has_it_first_on_every_keyspace() {
+    let cluster = Cluster::start(2).await;
+    let account = cluster.account("business").await;
+    let embedded = Pod::start().await;
+    let on_redis = cluster.pods.iter().map(|pod| pod.client(&account.token)).collect::<Vec<_>>();
+    for clients in [on_redis, vec![embedded.client(&embedded.first_token())]] {
+        assert_granted(&acquire(&clients[0], "line").await);
+        let mut waiters = Vec::new();
+        for number in 0..6 {
+            let client = &clients[number % clients.len()];
+            waiters.push(stand_in_line(client, "line", &format!("note=waiter-{number}")).await);
+            // Nobody passes those who wait.
+            assert_refused(&acquire(client, "line").await, "held");
+        }
+        let mut last = 0;
+        for waiter in waiters {
+            release(&clients[0], "line").await;
+            let granted = waiter.await.unwrap();
+            assert_granted(&granted);
+            let fence = granted.json["fencing_token"].as_u64().unwrap();
+            assert!(fence > last);
+            last = fence;
+            assert_refused(&acquire(&clients[0], "line").await, "held");
+        }
+        release(&clients[0], "line").await;
+        assert_granted(&acquire(&clients[0], "line").await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_waiters_on_three_pods_go_in_order_though_one_pod_is_killed() {
+    const WAITERS: usize = 200;
+    let mut cluster = Cluster::start(3).await;
+    cluster.operator(&["plan", "set", "business", "--rate", "100000", "--burst", "100000"]).await;
+    let account = cluster.account("business").await;
+    let clients: Vec<_> = cluster.pods.iter().map(|pod| pod.client(&account.token)).collect();
+    assert_granted(&clients[0].get("/v1/acquire/line?owner=first").await);
+
+    // Each says when it is granted, and releases as soon as that is known.
+    let (sender, mut granted) = tokio::sync::mpsc::unbounded_channel();
+    let mut waiters = Vec::new();
+    for number in 0..WAITERS {
+        let (client, sender) = (clients[number % 3].clone(), sender.clone());
+        waiters.push(tokio::spawn(async move {
+            let path = format!("/v1/acquire/line?wait=55s&lease=60s&owner=waiter-{number}");
+            let Some(answer) = client.try_get(&path).await else { return };
+            sender.send((number, Instant::now(), answer)).unwrap();
+        }));
+        eventually(async || waiting(&clients[0], "line").await > number as u64).await;
+    }
+    drop(sender);
+    assert_eq!(clients[0].get("/v1/release/line?owner=first").await.json["response"], true);
+
+    let mut order = Vec::new();
+    let mut pauses = Vec::new();
+    let mut last = Instant::now();
+    while let Some((number, at, answer)) = granted.recv().await {
+        assert_granted(&answer);
+        pauses.push(at - last);
+        order.push(number);
+        if order.len() == WAITERS / 2 {
+            cluster.pods[2].kill();
+        }
+        last = Instant::now();
+        let released = clients[0].get(&format!("/v1/release/line?owner=waiter-{number}")).await;
+        assert_eq!(released.json["response"], true, "{}", released.text);
+    }
+    for waiter in waiters {
+        waiter.await.unwrap();
+    }
+    assert!(order.is_sorted(), "{order:?}");
+    let lived = (0..WAITERS).filter(|number| number % 3 != 2);
+    for number in lived {
+        assert!(order.contains(&number), "{number} was passed over");
+    }
+    let long = pauses.iter().filter(|pause| **pause > Duration::from_secs(1)).collect::<Vec<_>>();
+    assert!(long.iter().all(|pause| **pause < Duration::from_secs(10) + SLACK), "{long:?}");
+    assert!(long.len() <= 2, "the others were held up {} times: {long:?}", long.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lapse_hands_over_at_the_moment_of_the_lapse() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.pods[0].client(&cluster.account("business").await.token);
+    let mut longest = Duration::ZERO;
+    for round in 0..3 {
+        let name = format!("lapse-{round}");
+        let held = client.get(&format!("/v1/acquire/{name}?lease=3s")).await;
+        let waiter = stand_in_line(&client, &name, "").await;
+        let granted = waiter.await.unwrap();
+        assert_granted(&granted);
+        let lapsed_at: jiff::Timestamp = held.json["expires_at"].as_str().unwrap().parse().unwrap();
+        let late = Duration::try_from(jiff::Timestamp::now().duration_since(lapsed_at)).unwrap();
+        longest = longest.max(late);
+        // The next one waits behind a lease that is known to nobody but the
+        // server that granted it.
+        let next = stand_in_line(&client, &name, "lease=1s").await;
+        release(&client, &name).await;
+        assert_granted(&next.await.unwrap());
+    }
+    assert!(longest < Duration::from_millis(500), "a waiter had the lock {longest:?} after it lapsed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_keeps_its_place_when_its_request_has_ended() {
+    let cluster = Cluster::start(2).await;
+    let account = cluster.account("business").await;
+    let [here, there] = [0, 1].map(|pod| cluster.pods[pod].client(&account.token));
+    assert_granted(&acquire(&here, "kept").await);
+
+    let short = here.get("/v1/acquire/kept?owner=ana&wait=500ms").await;
+    assert_refused(&short, "timed_out");
+    assert!(short.json["retry_after_ms"].as_u64().unwrap() > 50_000, "{}", short.text);
+    assert_eq!(short.json["holder"]["owner"], Value::Null, "{}", short.text);
+    let behind = stand_in_line(&here, "kept", "owner=bob").await;
+    // It asks another server the next time, and stands where it stood.
+    let again = {
+        let there = there.clone();
+        tokio::spawn(async move { there.get("/v1/acquire/kept?owner=ana&wait=50s").await })
+    };
+    eventually(async || here.get("/v1/account").await.json["requests_waiting"] == 2).await;
+    release(&here, "kept").await;
+    assert_granted(&again.await.unwrap());
+
+    // Now bob stands first; ana asks and goes away. While her place is kept the
+    // lock waits for her, and then it is the turn of whoever comes behind.
+    let away = here.get("/v1/acquire/kept?owner=eve&wait=200ms").await;
+    assert_refused(&away, "timed_out");
+    let last = stand_in_line(&here, "kept", "owner=zoe").await;
+    assert_eq!(there.get("/v1/release/kept?owner=ana").await.json["response"], true);
+    assert_granted(&behind.await.unwrap());
+    let released = Instant::now();
+    assert_eq!(there.get("/v1/release/kept?owner=bob").await.json["response"], true);
+    assert_granted(&last.await.unwrap());
+    let held_up = released.elapsed();
+    assert!(held_up < KEPT + SLACK, "held up for {held_up:?} by a place that nobody asks for");
+    assert!(held_up > Duration::from_secs(5), "the place was kept for {held_up:?} only");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_releases_while_it_waits_leaves_the_line() {
+    let pod = Pod::start().await;
+    let client = pod.client(&pod.first_token());
+    assert_granted(&acquire(&client, "left").await);
+    assert_refused(&client.get("/v1/acquire/left?owner=ana&wait=100ms").await, "timed_out");
+    assert_eq!(waiting(&client, "left").await, 1);
+    let released = client.get("/v1/release/left?owner=ana").await;
+    assert_eq!(released.json["reason"], "held_by_another");
+    assert_eq!(waiting(&client, "left").await, 0);
+}
+
+/// A request as bytes, so that its connection can be cut, or another request
+/// sent behind it.
+async fn send_raw(pod: &Pod, client: &Client, paths: &[&str]) -> TcpStream {
+    let mut stream = TcpStream::connect(pod.authority("127.0.0.1")).await.unwrap();
+    let authorization = client.authorization();
+    let requests: String = paths
+        .iter()
+        .map(|path| format!("GET {path} HTTP/1.1\r\nHost: test\r\nAuthorization: {authorization}\r\n\r\n"))
+        .collect();
+    stream.write_all(requests.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hangs_up_leaves_the_line_at_once() {
+    let cluster = Cluster::start(1).await;
+    let pod = &cluster.pods[0];
+    let client = pod.client(&cluster.account("business").await.token);
+    for behind in [&[][..], &["/v1/account"], &["/v1/account", "/v1/acquire/other"]] {
+        assert_granted(&acquire(&client, "gone").await);
+        let paths = [&["/v1/acquire/gone?wait=50s"], behind].concat();
+        let stream = send_raw(pod, &client, &paths).await;
+        eventually(async || waiting(&client, "gone").await == 1).await;
+        drop(stream);
+        let hung_up = Instant::now();
+        eventually(async || waiting(&client, "gone").await == 0).await;
+        assert!(hung_up.elapsed() < SLACK, "{:?}", hung_up.elapsed());
+        release(&client, "gone").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_granted_to_a_client_that_hangs_up_is_free_within_the_window() {
+    let cluster = Cluster::start(1).await;
+    let pod = &cluster.pods[0];
+    cluster.operator(&["plan", "set", "business", "--rate", "100000", "--burst", "100000"]).await;
+    let client = pod.client(&cluster.account("business").await.token);
+    let mut freed = 0;
+    for round in 0..40_u64 {
+        let name = format!("race-{round}");
+        let path = format!("/v1/acquire/{name}?wait=50s");
+        assert_granted(&acquire(&client, &name).await);
+        let behind: &[&str] = if round % 2 == 0 { &[] } else { &["/v1/account"] };
+        let mut streams = Vec::new();
+        for number in 0..2 {
+            streams.push(send_raw(pod, &client, &[&[path.as_str()], behind].concat()).await);
+            eventually(async || waiting(&client, &name).await == number + 1).await;
+        }
+        // Both hang up while the lock is on its way to the first of them.
+        let releasing = {
+            let (client, path) = (client.clone(), format!("/v1/release/{name}"));
+            tokio::spawn(async move { client.get(&path).await })
+        };
+        tokio::time::sleep(Duration::from_micros(50 * round)).await;
+        let ends = streams.into_iter().map(end);
+        let answers = futures_util::future::join_all(ends).await;
+        assert_granted(&releasing.await.unwrap());
+        // Who has the answer holds the lock, whatever becomes of the connection.
+        if answers.iter().any(|answer| answer.contains("\"response\":true")) {
+            continue;
+        }
+        freed += 1;
+        let hung_up = Instant::now();
+        eventually(async || client.get(&format!("/v1/locks/{name}")).await.json["held"] == false).await;
+        assert!(hung_up.elapsed() < COLLECT + SLACK, "round {round}: {:?}", hung_up.elapsed());
+    }
+    assert!(freed > 10, "{freed} locks had to be taken back, too few to mean anything");
+}
+
+/// Ends what is sent, which is how a client hangs up; returns what came back
+/// until the server has ended, too.
+async fn end(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    let _ = stream.shutdown().await;
+    let _ = stream.read_to_string(&mut text).await;
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn draining_answers_every_waiter_long_before_the_end() {
+    let mut cluster = Cluster::start(2).await;
+    let account = cluster.account("business").await;
+    let [staying, leaving] = [0, 1].map(|pod| cluster.pods[pod].client(&account.token));
+    assert_granted(&acquire(&staying, "drain").await);
+    let first = stand_in_line(&leaving, "drain", "owner=ana").await;
+    let second = stand_in_line(&leaving, "drain", "").await;
+    let third = stand_in_line(&staying, "drain", "").await;
+
+    let asked = Instant::now();
+    cluster.pods[1].terminate();
+    for waiter in [first, second] {
+        let answer = waiter.await.unwrap();
+        assert_refused(&answer, "draining");
+        assert_eq!(answer.header("retry-after"), Some("0"));
+        assert_eq!(answer.json["retry_after_ms"], 0);
+    }
+    assert_eq!(cluster.pods[1].stop().await, Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+
+    // She asks the other one, and is before the third.
+    let again = {
+        let staying = staying.clone();
+        tokio::spawn(async move { staying.get("/v1/acquire/drain?owner=ana&wait=50s").await })
+    };
+    eventually(async || staying.get("/v1/account").await.json["requests_waiting"] == 2).await;
+    release(&staying, "drain").await;
+    assert_granted(&again.await.unwrap());
+    assert_eq!(staying.get("/v1/release/drain?owner=ana").await.json["response"], true);
+    assert_granted(&third.await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_messages_waiters_get_their_locks_all_the_same() {
+    let cluster = Cluster::start(2).await;
+    let account = cluster.account("business").await;
+    let clients = [0, 1].map(|pod| cluster.pods[pod].client(&account.token));
+    // Nobody may listen to anything from now on.
+    cluster.redis.cli(&["ACL", "SETUSER", "default", "resetchannels"]);
+    cluster.redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    assert_granted(&acquire(&clients[0], "deaf").await);
+    let mut waiters = Vec::new();
+    for number in 0..4 {
+        waiters.push(stand_in_line(&clients[number % 2], "deaf", "").await);
+    }
+    for waiter in waiters {
+        let released = Instant::now();
+        release(&clients[0], "deaf").await;
+        assert_granted(&waiter.await.unwrap());
+        assert!(released.elapsed() < Duration::from_secs(4), "{:?}", released.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_survives_what_redis_forgets() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.pods[0].client(&cluster.account("business").await.token);
+    assert_granted(&acquire(&client, "flushed").await);
+    let waiter = stand_in_line(&client, "flushed", "").await;
+    cluster.redis.cli(&["FLUSHALL"]);
+    assert_granted(&waiter.await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waits_have_limits() {
+    let pod = Pod::builder().env("LOCKABLE_WAITERS", "3").start().await;
+    pod.operator(&["plan", "set", "business", "--waiters", "2"]).await;
+    let [one, other] = [pod.account("business").await, pod.account("business").await].map(|a| pod.client(&a.token));
+    assert_granted(&one.get("/v1/acquire/limits").await);
+
+    let too_long = one.get("/v1/acquire/limits?wait=56s").await;
+    too_long.assert_problem(400, "malformed-parameter");
+    assert!(too_long.json["detail"].as_str().unwrap().contains("55s"), "{}", too_long.text);
+    one.get("/v1/acquire/limits?wait=soon").await.assert_problem(400, "malformed-parameter");
+
+    let waiters = [stand_in_line(&one, "limits", "").await, stand_in_line(&one, "limits", "").await];
+    let third = one.get("/v1/acquire/limits?wait=10s").await;
+    third.assert_problem(429, "too-many-waiting");
+    assert!(third.header("retry-after").is_some());
+    // A plain acquire does not wait, and is answered.
+    assert_refused(&acquire(&one, "limits").await, "held");
+    let of_other = stand_in_line(&other, "limits", "").await;
+    let fourth = other.get("/v1/acquire/limits?wait=10s").await;
+    fourth.assert_problem(503, "unavailable");
+    assert_eq!(one.get("/v1/heartbeat/limits").await.json["response"], true);
+
+    release(&one, "limits").await;
+    for waiter in waiters {
+        assert_granted(&waiter.await.unwrap());
+        release(&one, "limits").await;
+    }
+    assert_granted(&of_other.await.unwrap());
+    assert_eq!(one.get("/v1/account").await.json["requests_waiting"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_waiters_as_connections_are_refused_at_start() {
+    let refusal = Pod::builder().env("LOCKABLE_WAITERS", "100").env("LOCKABLE_CONNECTIONS", "100");
+    let (code, complaint) = refusal.expect_refusal().await;
+    assert_ne!(code, Some(0));
+    assert!(complaint.contains("LOCKABLE_WAITERS"), "{complaint}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiter_beyond_the_plan_of_locks_lets_the_next_one_have_it() {
+    let pod = Pod::start().await;
+    pod.operator(&["plan", "set", "business", "--locks", "1"]).await;
+    let [full, other] = [pod.account("business").await, pod.account("business").await].map(|a| pod.client(&a.token));
+    assert_granted(&acquire(&other, "quota").await);
+    let first = stand_in_line(&full, "quota", "").await;
+    let second = stand_in_line(&other, "quota", "").await;
+    assert_granted(&acquire(&full, "elsewhere").await);
+    release(&other, "quota").await;
+    first.await.unwrap().assert_problem(429, "too-many-locks");
+    assert_granted(&second.await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_may_take_longer_than_others_for_what_it_waits() {
+    let pod = Pod::builder().env("LOCKABLE_REQUEST_TIMEOUT", "300ms").start().await;
+    let client = pod.client(&pod.first_token());
+    assert_granted(&acquire(&client, "long").await);
+    let mut stream = send_raw(&pod, &client, &["/v1/acquire/long?wait=1s"]).await;
+    let mut text = vec![0; 4096];
+    let asked = Instant::now();
+    let count = stream.read(&mut text).await.unwrap();
+    let text = String::from_utf8_lossy(&text[..count]);
+    assert!(text.starts_with("HTTP/1.1 200") && text.contains("timed_out"), "{text}");
+    assert!(asked.elapsed() >= Duration::from_secs(1));
+}
