@@ -20,5 +20,6 @@ mod params;
 mod problem;
 mod release;
 mod router;
+mod terraform;
 
 pub use self::{connection::Connection, router::router};

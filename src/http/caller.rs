@@ -92,6 +92,11 @@ fn check<P: Privilege>(caller: &Caller) -> Result<(), Problem> {
 }
 
 impl<P> Authorized<P> {
+    /// Checks for another privilege, which only some requests need.
+    pub(super) fn demand<Q: Privilege>(&self) -> Result<(), Problem> {
+        check::<Q>(&self.caller)
+    }
+
     /// The namespace of that name, or the token's default one.
     pub(super) fn namespace(&self, name: Option<&str>) -> Result<&Namespace, Problem> {
         self.caller

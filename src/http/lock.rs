@@ -94,24 +94,36 @@ pub(super) async fn break_lock(
 ) -> Result<Response, Problem> {
     let namespace = caller.namespace(params.namespace.as_deref())?;
     let lock = LockId { namespace: namespace.id, name };
-    let standing = look(&app, &caller, &lock).await?;
+    match break_held(&app, &caller, &lock, namespace).await? {
+        Ok(holder) => Ok(LockAnswer::yes(&lock.name, namespace, Was { holder: HolderView::new(&holder) })),
+        Err(reason) => Ok(LockAnswer::no(&lock.name, namespace, false, NotChanged::from(reason))),
+    }
+}
+
+/// Breaks the grant that is there, if it is one of the caller's account. Returns
+/// whose it was.
+pub(super) async fn break_held<P>(
+    app: &App,
+    caller: &Authorized<P>,
+    lock: &LockId,
+    namespace: &Namespace,
+) -> Result<Result<Holder, NotHeld>, Problem> {
     let account = caller.account();
-    let no = |reason: NotHeld| Ok(LockAnswer::no(&lock.name, namespace, false, NotChanged::from(reason)));
-    let holder = match standing.held {
-        None => return no(NotHeld::Free),
-        Some(held) if held.holder.account != account.account => return no(NotHeld::HeldByAnother),
+    let holder = match look(app, caller, lock).await?.held {
+        None => return Ok(Err(NotHeld::Free)),
+        Some(held) if held.holder.account != account.account => return Ok(Err(NotHeld::HeldByAnother)),
         Some(held) => held.holder,
     };
     let detail = audit_detail(account, &lock.name, namespace, &holder);
     let recording = app.directory.record(account, "lock.break", detail).await?;
     let request = BreakRequest { lock: lock.clone(), account: account.account, fence: holder.fence };
     match app.locks.break_grant(&request).await? {
-        Broken::Refused(reason) => no(reason),
+        Broken::Refused(reason) => Ok(Err(reason)),
         Broken::Broken => {
             recording.commit().await.inspect_err(|error| {
                 tracing::error!(%error, fence = %holder.fence, "a lock was broken, and the audit log does not say so");
             })?;
-            Ok(LockAnswer::yes(&lock.name, namespace, Was { holder: HolderView::new(&holder) }))
+            Ok(Ok(holder))
         }
     }
 }
@@ -131,7 +143,7 @@ fn audit_detail(caller: &Caller, name: &LockName, namespace: &Namespace, holder:
     })
 }
 
-async fn look<P>(app: &App, caller: &Authorized<P>, lock: &LockId) -> Result<Standing, Problem> {
+pub(super) async fn look<P>(app: &App, caller: &Authorized<P>, lock: &LockId) -> Result<Standing, Problem> {
     match caller.settle(app.locks.inspect(lock, &caller.payment()).await?) {
         Looked::Found(standing) => Ok(standing),
         Looked::RateLimited { retry_after } => Err(caller.rate_limited(retry_after)),

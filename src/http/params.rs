@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use axum::{
     body::Bytes,
-    extract::{FromRequest, Request},
-    http::{Method, header},
+    extract::{FromRequest, FromRequestParts, Request},
+    http::{Method, Uri, header, request::Parts},
 };
 use serde_json::Value;
 
@@ -105,6 +105,13 @@ pub(super) struct LookParams {
     pub namespace: Option<String>,
 }
 
+/// What Terraform's addresses may be told, whose bodies are not for parameters.
+pub(super) struct LockParams {
+    pub namespace: Option<String>,
+    pub lease: Option<Lease>,
+    pub wait: Duration,
+}
+
 /// What a list may be told.
 pub(super) struct ListParams {
     pub namespace: Option<String>,
@@ -118,22 +125,37 @@ impl ListParams {
     const LIMIT: usize = 100;
 }
 
-impl<S: Send + Sync> FromRequest<S> for LookParams {
+impl<S: Send + Sync> FromRequestParts<S> for LookParams {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
-        let mut params = Params::read(request, state).await?;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let mut params = Params::in_query(&parts.uri)?;
         let read = Self { namespace: params.text("namespace")? };
         params.finish(&["namespace"])?;
         Ok(read)
     }
 }
 
-impl<S: Send + Sync> FromRequest<S> for ListParams {
+impl<S: Send + Sync> FromRequestParts<S> for LockParams {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
-        let mut params = Params::read(request, state).await?;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let mut params = Params::in_query(&parts.uri)?;
+        let read = Self {
+            namespace: params.text("namespace")?,
+            lease: params.take("lease", lease)?,
+            wait: params.take("wait", duration)?.unwrap_or_default(),
+        };
+        params.finish(&["namespace", "lease", "wait"])?;
+        Ok(read)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for ListParams {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let mut params = Params::in_query(&parts.uri)?;
         let read = Self {
             namespace: params.text("namespace")?,
             prefix: params.take("prefix", prefix)?.unwrap_or_default(),
@@ -151,11 +173,20 @@ struct Params(Vec<(String, String)>);
 
 impl Params {
     async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Self, Problem> {
-        let mut pairs = decode_pairs(request.uri().query().unwrap_or_default())
-            .map_err(|_| malformed("the query string is not percent-encoded UTF-8"))?;
+        let Self(mut pairs) = Self::in_query(request.uri())?;
         if request.method() == Method::POST {
             pairs.extend(body_pairs(request, state).await?);
         }
+        Self::each_once(pairs)
+    }
+
+    fn in_query(uri: &Uri) -> Result<Self, Problem> {
+        let pairs = decode_pairs(uri.query().unwrap_or_default())
+            .map_err(|_| malformed("the query string is not percent-encoded UTF-8"))?;
+        Self::each_once(pairs)
+    }
+
+    fn each_once(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
         for (at, (name, _)) in pairs.iter().enumerate() {
             if pairs.iter().skip(at + 1).any(|(other, _)| other == name) {
                 return Err(malformed(format!("the parameter {name:?} is given twice")));
@@ -194,28 +225,39 @@ impl Params {
     }
 }
 
+/// The body of a request as text.
+pub(super) struct Body(pub String);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
+            if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
+                Problem::new(Kind::BodyTooLarge, format!("the body is longer than {BODY_BYTES_MAX} bytes"))
+            } else {
+                malformed_body("the body ended before its end")
+            }
+        })?;
+        let text = String::from_utf8(body.into()).map_err(|_| malformed_body("the body is not UTF-8"))?;
+        Ok(Self(text))
+    }
+}
+
 async fn body_pairs<S: Send + Sync>(request: Request, state: &S) -> Result<Vec<(String, String)>, Problem> {
     let media_type = request.headers().get(header::CONTENT_TYPE).map(|value| {
         let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
         essence.trim().to_ascii_lowercase()
     });
-    let body = Bytes::from_request(request, state).await.map_err(|rejection| {
-        if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
-            Problem::new(Kind::BodyTooLarge, format!("the body is longer than {BODY_BYTES_MAX} bytes"))
-        } else {
-            Problem::new(Kind::MalformedBody, "the body ended before its end")
-        }
-    })?;
-    if body.is_empty() {
+    let Body(text) = Body::from_request(request, state).await?;
+    if text.is_empty() {
         return Ok(Vec::new());
     }
-    let malformed_body = |detail: &str| Problem::new(Kind::MalformedBody, detail);
-    let text = std::str::from_utf8(&body).map_err(|_| malformed_body("the body is not UTF-8"))?;
     match media_type.as_deref() {
         Some("application/x-www-form-urlencoded") => {
-            decode_pairs(text).map_err(|_| malformed_body("the form is not percent-encoded UTF-8"))
+            decode_pairs(&text).map_err(|_| malformed_body("the form is not percent-encoded UTF-8"))
         }
-        Some("application/json") => json_pairs(text),
+        Some("application/json") => json_pairs(&text),
         _ => Err(Problem::new(
             Kind::UnsupportedMediaType,
             "the body is neither application/x-www-form-urlencoded nor application/json",
@@ -226,8 +268,7 @@ async fn body_pairs<S: Send + Sync>(request: Request, state: &S) -> Result<Vec<(
 /// Members of a JSON object become parameters as they would be written in a
 /// query string; `null` is the same as leaving one out.
 fn json_pairs(text: &str) -> Result<Vec<(String, String)>, Problem> {
-    let members = members(text)
-        .map_err(|error| Problem::new(Kind::MalformedBody, format!("the body is not a JSON object: {error}")))?;
+    let members = members(text).map_err(|error| malformed_body(format!("the body is not a JSON object: {error}")))?;
     let pair = |(name, value)| match value {
         Value::Null => None,
         Value::String(text) => Some(Ok((name, text))),
@@ -270,4 +311,8 @@ fn flag(text: String) -> Result<bool, &'static str> {
 
 pub(super) fn malformed(detail: impl Into<String>) -> Problem {
     Problem::new(Kind::MalformedParameter, detail)
+}
+
+pub(super) fn malformed_body(detail: impl Into<String>) -> Problem {
+    Problem::new(Kind::MalformedBody, detail)
 }

@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderValue, header},
     middleware,
     response::{IntoResponse, Response},
-    routing::{MethodRouter, get},
+    routing::{MethodRouter, any, get},
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -21,6 +21,7 @@ use super::{
     params::BODY_BYTES_MAX,
     problem::{Kind, Problem, explain},
     release::release,
+    terraform::terraform,
 };
 use crate::app::App;
 
@@ -37,6 +38,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/locks/", get(inspect).delete(break_lock))
         .route("/v1/locks/{*name}", get(inspect).delete(break_lock))
         .route("/v1/account", get(account))
+        .route("/v1/terraform/", any(terraform))
+        .route("/v1/terraform/{*name}", any(terraform))
         .route("/problems/{slug}", get(explain))
         .method_not_allowed_fallback(async || Problem::new(Kind::MethodNotAllowed, "the field Allow names the methods"))
         .fallback(async || Problem::new(Kind::NotFound, "there is nothing here"))

@@ -27,4 +27,5 @@ mod redis;
 mod seed;
 mod settings;
 mod support;
+mod terraform;
 mod tls;

@@ -1,0 +1,229 @@
+//! What Terraform's and OpenTofu's `http` backend asks of a server that locks.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json,
+    extract::{FromRequestParts, State},
+    http::{HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    acquire::{ask, over_plan},
+    answer::{Granted, LockAnswer, NotChanged, Nothing},
+    caller::{Authorized, Lock, Manage},
+    connection::Connection,
+    lock::{break_held, look},
+    lock_path::LockPath,
+    params::{Body, LockParams, malformed, malformed_body},
+    problem::{Kind, Problem},
+};
+use crate::{
+    app::App,
+    lock::{AccountId, Acquired, Holder, Info, LockName, Namespace, NotHeld, Note, Owner, Refusal, Released},
+    locks::{AcquireRequest, Claimant, LockId, ReleaseRequest},
+};
+
+/// What Terraform says of a lock, as far as it is understood here. It is kept,
+/// and handed out, as it came.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct LockInfo {
+    /// Names the lock's holder; Terraform makes a new one for each run.
+    #[serde(rename = "ID")]
+    id: String,
+    operation: String,
+    info: String,
+    who: String,
+    version: String,
+    created: String,
+    path: String,
+}
+
+/// `/v1/terraform/{name}`: `LOCK` and `UNLOCK`, which may also be called `POST`
+/// and `DELETE`.
+pub(super) async fn terraform(
+    operation: Operation,
+    State(app): State<Arc<App>>,
+    Extension(connection): Extension<Connection>,
+    caller: Authorized<Lock>,
+    LockPath(name): LockPath,
+    params: LockParams,
+    Body(body): Body,
+) -> Result<Response, Problem> {
+    let namespace = caller.namespace(params.namespace.as_deref())?;
+    let lock = LockId { namespace: namespace.id, name };
+    match operation {
+        Operation::Lock => acquire(&app, &connection, &caller, lock, namespace, &params, &body).await,
+        Operation::Unlock if params.lease.is_some() || !params.wait.is_zero() => {
+            Err(malformed("the parameters \"lease\" and \"wait\" are for locking"))
+        }
+        Operation::Unlock if body.trim().is_empty() => force_unlock(&app, &caller, lock, namespace).await,
+        Operation::Unlock => unlock(&app, &caller, lock, namespace, &body).await,
+    }
+}
+
+/// What the method asks for. axum has no name for `LOCK` and `UNLOCK`, so it lets
+/// all methods through.
+pub(super) enum Operation {
+    Lock,
+    Unlock,
+}
+
+impl<S: Sync> FromRequestParts<S> for Operation {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        match parts.method.as_str() {
+            "LOCK" | "POST" => Ok(Self::Lock),
+            "UNLOCK" | "DELETE" => Ok(Self::Unlock),
+            _ => {
+                let detail = "only LOCK, UNLOCK, POST and DELETE are allowed here";
+                let mut response = Problem::new(Kind::MethodNotAllowed, detail).into_response();
+                let allowed = HeaderValue::from_static("LOCK, UNLOCK, POST, DELETE");
+                response.headers_mut().insert(header::ALLOW, allowed);
+                Err(response)
+            }
+        }
+    }
+}
+
+async fn acquire(
+    app: &App,
+    connection: &Connection,
+    caller: &Authorized<Lock>,
+    lock: LockId,
+    namespace: &Namespace,
+    params: &LockParams,
+    body: &str,
+) -> Result<Response, Problem> {
+    let account = caller.account();
+    let (info, owner) = read(body)?;
+    let request = AcquireRequest {
+        lock,
+        claimant: Claimant { account: account.account, owner: Some(owner) },
+        lease: caller.lease(params.lease)?,
+        label: account.label.clone(),
+        note: info.note(),
+        info: compact(body)?,
+        held_max: account.plan.locks_max,
+        waiting_max: account.plan.waiters_max,
+        payment: caller.payment(),
+    };
+    let name = &request.lock.name;
+    match ask(app, connection, caller, &request, params.wait).await? {
+        Acquired::Granted(grant) => {
+            Ok(LockAnswer::yes(name, namespace, Granted::new(&grant, request.claimant.owner.as_ref())))
+        }
+        Acquired::Refused(Refusal::Held(held) | Refusal::TimedOut(Some(held))) => {
+            Ok(locked(&held.holder, account.account, name))
+        }
+        Acquired::Refused(Refusal::TimedOut(None) | Refusal::Draining(_)) => {
+            Err(Problem::unavailable("the lock could not be waited for here"))
+        }
+        Acquired::Refused(refusal) => Err(over_plan(caller, &refusal)),
+    }
+}
+
+/// A lock that is not held (any more) counts as unlocked: the request may have
+/// been sent again because its answer was lost.
+async fn unlock(
+    app: &App,
+    caller: &Authorized<Lock>,
+    lock: LockId,
+    namespace: &Namespace,
+    body: &str,
+) -> Result<Response, Problem> {
+    let (_, owner) = read(body)?;
+    let claimant = Claimant { account: caller.account().account, owner: Some(owner) };
+    let request = ReleaseRequest { lock, claimant, fence: None, payment: caller.payment() };
+    let ReleaseRequest { lock, .. } = &request;
+    match caller.settle(app.locks.release(&request).await?) {
+        Released::Released => Ok(LockAnswer::yes(&lock.name, namespace, Nothing {})),
+        Released::Refused(reason) => unlocked_unless_held(app, caller, lock, namespace, reason).await,
+        Released::RateLimited { retry_after } => Err(caller.rate_limited(retry_after)),
+    }
+}
+
+/// `terraform force-unlock` sends no body, and means whoever holds the lock.
+async fn force_unlock(
+    app: &App,
+    caller: &Authorized<Lock>,
+    lock: LockId,
+    namespace: &Namespace,
+) -> Result<Response, Problem> {
+    caller.demand::<Manage>()?;
+    match break_held(app, caller, &lock, namespace).await? {
+        Ok(_) => Ok(LockAnswer::yes(&lock.name, namespace, Nothing {})),
+        Err(reason) => unlocked_unless_held(app, caller, &lock, namespace, reason).await,
+    }
+}
+
+async fn unlocked_unless_held(
+    app: &App,
+    caller: &Authorized<Lock>,
+    lock: &LockId,
+    namespace: &Namespace,
+    reason: NotHeld,
+) -> Result<Response, Problem> {
+    let held = match reason {
+        NotHeld::Free => None,
+        NotHeld::HeldByAnother => look(app, caller, lock).await?.held,
+    };
+    Ok(match held {
+        Some(held) => locked(&held.holder, caller.account().account, &lock.name),
+        None => LockAnswer::no(&lock.name, namespace, false, NotChanged::from(NotHeld::Free)),
+    })
+}
+
+/// `423` with what the holder has said of itself. Terraform shows it, and tries
+/// again only where it finds an ID.
+fn locked(holder: &Holder, caller: AccountId, name: &LockName) -> Response {
+    if holder.account == caller && !holder.info.as_str().is_empty() {
+        let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        return (StatusCode::LOCKED, json, holder.info.as_str().to_owned()).into_response();
+    }
+    (StatusCode::LOCKED, Json(LockInfo::of_stranger(holder, caller, name))).into_response()
+}
+
+fn read(body: &str) -> Result<(LockInfo, Owner), Problem> {
+    let info: LockInfo =
+        serde_json::from_str(body).map_err(|error| malformed_body(format!("the body is no LockInfo: {error}")))?;
+    let owner =
+        Owner::parse(&*info.id).map_err(|error| malformed_body(format!("the lock's ID is malformed: {error}")))?;
+    Ok((info, owner))
+}
+
+/// The body on one line, with all that stands in it.
+fn compact(body: &str) -> Result<Info, Problem> {
+    let value: serde_json::Value = serde_json::from_str(body).map_err(|error| malformed_body(error.to_string()))?;
+    Info::parse(value.to_string()).map_err(|error| malformed_body(format!("the body is too much: {error}")))
+}
+
+impl LockInfo {
+    /// What people see who look at the lock elsewhere.
+    fn note(&self) -> Note {
+        let operation = self.operation.strip_prefix("OperationType").unwrap_or(&self.operation).to_lowercase();
+        Note::parse(format!("terraform {operation}, by {}", self.who)).unwrap_or_default()
+    }
+
+    /// Of a holder that came by another way, or is of another account, which is
+    /// not told who it is.
+    fn of_stranger(holder: &Holder, caller: AccountId, name: &LockName) -> Self {
+        let path = name.to_string();
+        if holder.account != caller {
+            let who = "another account".to_owned();
+            return Self { id: "held-by-another-account".into(), who, path, ..Self::default() };
+        }
+        Self {
+            id: holder.owner.as_ref().map_or_else(|| holder.fence.to_string(), |owner| owner.as_str().to_owned()),
+            info: holder.note.as_str().to_owned(),
+            who: holder.label.as_str().to_owned(),
+            created: format!("{:.3}", holder.acquired_at),
+            path,
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What Terraform 1.0.3 sends to its `http` backend, byte for byte but for the
+//! token, and what newer ones and OpenTofu send beside that.
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::support::{Client, Pod, eventually};
+
+const ADDRESS: &str = "/v1/terraform/prod/network";
+const APPLY: &str = r#"{"ID":"104cb9b4-cf79-7e0c-bc97-4e83004c93b2","Operation":"OperationTypeApply","Info":"","Who":"root@vm","Version":"1.0.3","Created":"2026-11-23T15:58:44.069636305Z","Path":""}"#;
+const PLAN: &str = r#"{"ID":"87713c44-b89e-f3fc-d702-73d2271f92a8","Operation":"OperationTypePlan","Info":"","Who":"ana@laptop","Version":"1.0.3","Created":"2026-11-23T15:58:44.199398858Z","Path":""}"#;
+
+/// Sends a request as Terraform does; returns status and body.
+async fn terraform(pod: &Pod, client: &Client, method: &str, address: &str, body: &str) -> (u16, Value) {
+    // Without a body it does not say how long that is.
+    let (length, content_md5, body) = match body {
+        "" => ("Transfer-Encoding: chunked".to_owned(), "1B2M2Y8AsgTpgAmY7PhCfg==", "0\r\n\r\n"),
+        body => (format!("Content-Length: {}", body.len()), "TJGpk2WnqjPEMvtg9Gmzkg==", body),
+    };
+    let authorization = client.authorization();
+    let request = format!(
+        "{method} {address} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: Go-http-client/1.1\r\n{length}\r\n\
+         Authorization: {authorization}\r\nContent-Md5: {content_md5}\r\nContent-Type: application/json\r\n\
+         Accept-Encoding: gzip\r\n\r\n{body}",
+        host = pod.authority("127.0.0.1")
+    );
+    let mut stream = TcpStream::connect(pod.authority("127.0.0.1")).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let (head, body) = read_answer(&mut stream).await;
+    assert!(head.to_lowercase().contains("application/"), "{head}");
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(&body).unwrap())
+}
+
+/// Reads one answer, whose connection stays open.
+async fn read_answer(stream: &mut TcpStream) -> (String, String) {
+    let mut answer = String::new();
+    let mut bytes = [0; 4096];
+    loop {
+        let count = stream.read(&mut bytes).await.unwrap();
+        assert!(count > 0, "the connection ended after {answer:?}");
+        answer.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+        let Some((head, body)) = answer.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        if body.len() == length.parse::<usize>().unwrap() {
+            return (head.to_owned(), body.to_owned());
+        }
+    }
+}
+
+fn info(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_locks_refuses_others_and_unlocks() {
+    let pod = Pod::start().await;
+    let client = pod.client(&pod.first_token());
+    let lease = format!("{ADDRESS}?lease=10m");
+    for (lock, unlock) in [("LOCK", "UNLOCK"), ("POST", "DELETE")] {
+        let (status, granted) = terraform(&pod, &client, lock, &lease, APPLY).await;
+        assert_eq!((status, &granted["lease_ms"]), (200, &600_000.into()), "{granted}");
+        // The same ID again: the answer to the first may have been lost.
+        let (status, again) = terraform(&pod, &client, lock, &lease, APPLY).await;
+        assert_eq!((status, &again["fencing_token"]), (200, &granted["fencing_token"]));
+        assert_eq!(terraform(&pod, &client, lock, &lease, PLAN).await, (423, info(APPLY)));
+        assert_eq!(terraform(&pod, &client, unlock, ADDRESS, PLAN).await, (423, info(APPLY)));
+
+        let shown = client.get("/v1/locks/prod/network").await.json;
+        assert_eq!(shown["holder"]["note"], "terraform apply, by root@vm");
+        assert_eq!(shown["holder"]["owner"], info(APPLY)["ID"]);
+
+        assert_eq!(terraform(&pod, &client, unlock, ADDRESS, APPLY).await.0, 200);
+        assert_eq!(client.get("/v1/locks/prod/network").await.json["held"], false);
+        // Sent once more, since the answer may have been lost here, too.
+        assert_eq!(terraform(&pod, &client, unlock, ADDRESS, APPLY).await.0, 200);
+    }
+    assert_eq!(terraform(&pod, &client, "LOCK", ADDRESS, PLAN).await.0, 200);
+    let only_id = json!({ "ID": info(PLAN)["ID"] }).to_string();
+    assert_eq!(terraform(&pod, &client, "UNLOCK", ADDRESS, &only_id).await.0, 200);
+    assert_eq!(client.get("/v1/locks/prod/network").await.json["held"], false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_wait_in_its_address_a_run_stands_in_line() {
+    let pod = Pod::start().await;
+    let client = pod.client(&pod.first_token());
+    assert_eq!(terraform(&pod, &client, "LOCK", ADDRESS, APPLY).await.0, 200);
+    let waiting = format!("{ADDRESS}?lease=10m&wait=30s");
+    let (status, refused) = terraform(&pod, &client, "LOCK", &format!("{ADDRESS}?wait=100ms"), PLAN).await;
+    assert_eq!((status, refused), (423, info(APPLY)));
+    let waiter = {
+        let client = client.clone();
+        let body = info(PLAN);
+        tokio::spawn(async move { client.post_json(&waiting, body).await })
+    };
+    eventually(async || client.get("/v1/account").await.json["requests_waiting"] == 1).await;
+    assert_eq!(terraform(&pod, &client, "UNLOCK", ADDRESS, APPLY).await.0, 200);
+    assert_eq!(waiter.await.unwrap().json["response"], true);
+    assert_eq!(terraform(&pod, &client, "LOCK", ADDRESS, APPLY).await, (423, info(PLAN)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn force_unlock_needs_the_scope_manage() {
+    let pod = Pod::start().await;
+    let account = pod.account("business").await;
+    let made = pod.operator(&["token", "create", "--account", &account.email, "--scope", "lock"]).await;
+    let worker = pod.client(made["token"].as_str().unwrap());
+    let boss = pod.client(&account.token);
+    assert_eq!(terraform(&pod, &worker, "LOCK", ADDRESS, APPLY).await.0, 200);
+    let (status, problem) = terraform(&pod, &worker, "UNLOCK", ADDRESS, "").await;
+    assert_eq!((status, &problem["type"]), (403, &"/problems/scope-missing".into()));
+    assert_eq!(terraform(&pod, &boss, "UNLOCK", ADDRESS, "").await.0, 200);
+    assert_eq!(terraform(&pod, &boss, "UNLOCK", ADDRESS, "").await.0, 200);
+    assert_eq!(worker.get("/v1/locks/prod/network").await.json["held"], false);
+    assert_eq!(terraform(&pod, &worker, "LOCK", ADDRESS, PLAN).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_came_by_another_way_is_shown_as_far_as_may_be() {
+    let pod = Pod::start().await;
+    let [ours, theirs] = [pod.account("business").await, pod.account("business").await].map(|a| pod.client(&a.token));
+    let held = ours.get("/v1/acquire/prod/network?note=by%20hand").await.json;
+    let (status, shown) = terraform(&pod, &ours, "LOCK", ADDRESS, PLAN).await;
+    assert_eq!(status, 423);
+    assert_eq!(shown["ID"], held["fencing_token"].to_string());
+    assert_eq!((&shown["Info"], &shown["Who"]), (&"by hand".into(), &"first".into()));
+
+    // Terraform tries again only where it finds an ID.
+    let (status, shown) = terraform(&pod, &theirs, "LOCK", ADDRESS, PLAN).await;
+    assert_eq!((status, &shown["ID"]), (423, &"held-by-another-account".into()));
+    assert!(!shown.to_string().contains("hand") && !shown.to_string().contains("first"), "{shown}");
+    assert_eq!(terraform(&pod, &theirs, "UNLOCK", ADDRESS, "").await.0, 423);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_lock_info_is_refused() {
+    let pod = Pod::start().await;
+    let client = pod.client(&pod.first_token());
+    let long = json!({ "ID": "x", "Info": "x".repeat(5000) }).to_string();
+    for body in ["", "{", "[]", "{}", r#"{"ID":""}"#, r#"{"ID":"with space"}"#, r#"{"ID":7}"#, &long] {
+        let (status, problem) = terraform(&pod, &client, "LOCK", ADDRESS, body).await;
+        assert_eq!((status, &problem["type"]), (400, &"/problems/malformed-body".into()), "{body}");
+    }
+    let too_large = json!({ "ID": "x".repeat(17 * 1024) }).to_string();
+    assert_eq!(client.post_body(ADDRESS, "application/json", &too_large).await.status, 413);
+    for (method, address) in [("LOCK", "?lese=5m"), ("UNLOCK", "?lease=5m"), ("UNLOCK", "?wait=5s")] {
+        let (status, problem) = terraform(&pod, &client, method, &format!("{ADDRESS}{address}"), APPLY).await;
+        assert_eq!((status, &problem["type"]), (400, &"/problems/malformed-parameter".into()), "{problem}");
+    }
+    assert_eq!(terraform(&pod, &client, "LOCK", &format!("{ADDRESS}?lease=48h"), APPLY).await.0, 403);
+    for method in ["GET", "HEAD", "PUT", "PATCH"] {
+        let refused = client.request(method, ADDRESS, &[]).await;
+        assert_eq!((refused.status, refused.header("allow")), (405, Some("LOCK, UNLOCK, POST, DELETE")), "{method}");
+    }
+    assert_eq!(client.get("/v1/locks/prod/network").await.json["held"], false);
+}
