@@ -6,9 +6,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     caller::{Authorized, Look},
+    openapi::Problems,
     problem::Problem,
 };
 use crate::{
@@ -19,7 +21,7 @@ use crate::{
 };
 
 /// What an account may use, and how much of it is in use.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct AccountView<'a> {
     plan: PlanView<'a>,
     /// The lease of those who ask for none.
@@ -33,7 +35,7 @@ pub(super) struct AccountView<'a> {
 }
 
 /// The figures of a plan.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct PlanView<'a> {
     name: &'a str,
     lease_default_ms: u64,
@@ -48,13 +50,21 @@ pub(super) struct PlanView<'a> {
 }
 
 /// The token that asks.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct TokenView<'a> {
     label: &'a str,
     scopes: Vec<&'static str>,
 }
 
 /// `GET /v1/account`.
+#[utoipa::path(
+    get,
+    path = "/v1/account",
+    tag = "looking",
+    summary = "What the account may use",
+    description = "Its plan, its namespaces, and how much is in use.",
+    responses((status = 200, description = "The account", body = AccountView<'static>), Problems),
+)]
 pub(super) async fn account(State(app): State<Arc<App>>, caller: Authorized<Look>) -> Result<Response, Problem> {
     let account = caller.account();
     match caller.settle(app.locks.census(account.account, &caller.payment()).await?) {

@@ -12,6 +12,7 @@ use super::{
     caller::{Authorized, Lock},
     connection::Connection,
     lock_path::LockPath,
+    openapi::{AcquireAnswer, BodyProblems, Problems},
     params::{AcquireParams, malformed},
     problem::{Kind, Problem},
 };
@@ -26,6 +27,24 @@ use crate::{
 const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// `GET` and `POST /v1/acquire/{name}`.
+#[utoipa::path(
+    post,
+    path = "/v1/acquire/{name}",
+    tag = "locks",
+    summary = "Acquire a lock, or wait for it",
+    description = "Grants the lock to one caller, until it releases it or its lease lapses for want of a heartbeat. With `wait` a request that finds the lock held stands in line, first come, first served.",
+    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), AcquireParams),
+    request_body(
+        content((AcquireParams = "application/x-www-form-urlencoded"), (AcquireParams = "application/json")),
+        description = "Parameters that do not stand in the address"
+    ),
+    responses(
+        (status = 200, description = "Yes or no: see `response`", body = AcquireAnswer),
+        (status = 423, description = "The \"no\" of a request with `strict=true`", body = AcquireAnswer),
+        Problems,
+        BodyProblems,
+    ),
+)]
 pub(super) async fn acquire(
     State(app): State<Arc<App>>,
     Extension(connection): Extension<Connection>,

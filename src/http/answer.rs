@@ -5,12 +5,13 @@ use axum::{
 };
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use crate::lock::{AccountId, Fence, Grant, Held, LockName, Namespace, NotHeld, Owner};
 
 /// An answer to a request about a lock. `response` stands first: for clients of
 /// the documented API it is all there is.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct LockAnswer<'a, T> {
     response: bool,
     name: &'a str,
@@ -20,7 +21,7 @@ pub(super) struct LockAnswer<'a, T> {
 }
 
 /// What comes with a grant that was made.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Granted<'a> {
     owner: Option<&'a str>,
     #[serde(flatten)]
@@ -28,16 +29,18 @@ pub(super) struct Granted<'a> {
 }
 
 /// What comes with a grant that was renewed.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Renewed {
+    #[schema(value_type = u64, maximum = 9_007_199_254_740_991_u64)]
     fencing_token: Fence,
     lease_ms: u64,
     #[serde(serialize_with = "rfc_3339")]
+    #[schema(value_type = String, format = DateTime)]
     expires_at: Timestamp,
 }
 
 /// Why the answer is no, for programs.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct NotAcquired<'a> {
     reason: &'static str,
     retry_after_ms: u64,
@@ -45,22 +48,24 @@ pub(super) struct NotAcquired<'a> {
     holder: Option<ShownHolder<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct ShownHolder<'a> {
     owner: Option<&'a str>,
     note: &'a str,
     #[serde(serialize_with = "rfc_3339")]
+    #[schema(value_type = String, format = DateTime)]
     acquired_at: Timestamp,
     #[serde(serialize_with = "rfc_3339")]
+    #[schema(value_type = String, format = DateTime)]
     expires_at: Timestamp,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct NotChanged {
     reason: &'static str,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Nothing {}
 
 impl<'a, T: Serialize> LockAnswer<'a, T> {

@@ -6,6 +6,7 @@ use super::{
     answer::{LockAnswer, NotChanged, Renewed},
     caller::{Authorized, Lock},
     lock_path::LockPath,
+    openapi::{BodyProblems, HeartbeatAnswer, Problems},
     params::HeartbeatParams,
     problem::Problem,
 };
@@ -16,6 +17,24 @@ use crate::{
 };
 
 /// `GET` and `POST /v1/heartbeat/{name}`.
+#[utoipa::path(
+    post,
+    path = "/v1/heartbeat/{name}",
+    tag = "locks",
+    summary = "Renew a lease",
+    description = "Send one at a third of the lease, and stop working when the answer is no.",
+    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), HeartbeatParams),
+    request_body(
+        content((HeartbeatParams = "application/x-www-form-urlencoded"), (HeartbeatParams = "application/json")),
+        description = "Parameters that do not stand in the address"
+    ),
+    responses(
+        (status = 200, description = "Yes or no: see `response`", body = HeartbeatAnswer),
+        (status = 423, description = "The \"no\" of a request with `strict=true`", body = HeartbeatAnswer),
+        Problems,
+        BodyProblems,
+    ),
+)]
 pub(super) async fn heartbeat(
     State(app): State<Arc<App>>,
     caller: Authorized<Lock>,

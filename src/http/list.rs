@@ -6,11 +6,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     caller::{Authorized, Look},
     cursor,
     lock::HolderView,
+    openapi::Problems,
     params::ListParams,
     problem::Problem,
 };
@@ -22,7 +24,7 @@ use crate::{
 };
 
 /// Some of the locks that the account holds, those that lapse first first.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct PageView<'a> {
     locks: Vec<HeldView<'a>>,
     /// What to send as `cursor` for the next page; `null` on the last.
@@ -30,7 +32,7 @@ pub(super) struct PageView<'a> {
 }
 
 /// A lock that the account holds.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct HeldView<'a> {
     name: &'a str,
     namespace: &'a str,
@@ -38,6 +40,15 @@ pub(super) struct HeldView<'a> {
 }
 
 /// `GET /v1/locks`.
+#[utoipa::path(
+    get,
+    path = "/v1/locks",
+    tag = "looking",
+    summary = "The locks that the account holds",
+    description = "Those that lapse first come first. A lock that is renewed between two pages may stand on both.",
+    params(ListParams),
+    responses((status = 200, description = "A page", body = PageView<'static>), Problems),
+)]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     caller: Authorized<Look>,

@@ -8,11 +8,13 @@ use axum::{
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
 use super::{
     answer::{LockAnswer, NotChanged, rfc_3339},
     caller::{Authorized, Look, Manage},
     lock_path::LockPath,
+    openapi::{BreakAnswer, Problems},
     params::LookParams,
     problem::Problem,
 };
@@ -24,7 +26,7 @@ use crate::{
 };
 
 /// How a lock stands.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct LockView<'a> {
     name: &'a str,
     namespace: &'a str,
@@ -37,16 +39,19 @@ pub(super) struct LockView<'a> {
 }
 
 /// Who holds a lock, for its account.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct HolderView<'a> {
     owner: Option<&'a str>,
     note: &'a str,
     /// What the token is called with which it was acquired.
     token_label: &'a str,
+    #[schema(value_type = u64, maximum = 9_007_199_254_740_991_u64)]
     fencing_token: Fence,
     #[serde(serialize_with = "rfc_3339")]
+    #[schema(value_type = String, format = DateTime)]
     acquired_at: Timestamp,
     #[serde(serialize_with = "rfc_3339")]
+    #[schema(value_type = String, format = DateTime)]
     expires_at: Timestamp,
 }
 
@@ -64,6 +69,15 @@ impl<'a> HolderView<'a> {
 }
 
 /// `GET /v1/locks/{name}`.
+#[utoipa::path(
+    get,
+    path = "/v1/locks/{name}",
+    tag = "looking",
+    summary = "Who holds a lock",
+    description = "The holder is shown to its own account alone.",
+    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), LookParams),
+    responses((status = 200, description = "How the lock stands", body = LockView<'static>), Problems),
+)]
 pub(super) async fn inspect(
     State(app): State<Arc<App>>,
     caller: Authorized<Look>,
@@ -86,6 +100,15 @@ pub(super) async fn inspect(
 
 /// `DELETE /v1/locks/{name}`: breaks the grant that is there. It is in the audit
 /// log, or it has not been done.
+#[utoipa::path(
+    delete,
+    path = "/v1/locks/{name}",
+    tag = "looking",
+    summary = "Break a lock",
+    description = "Takes it from whoever of the account holds it. Needs the scope `manage`, and is recorded in the audit log. The first in line has the lock then.",
+    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), LookParams),
+    responses((status = 200, description = "Yes or no: see `response`", body = BreakAnswer), Problems),
+)]
 pub(super) async fn break_lock(
     State(app): State<Arc<App>>,
     caller: Authorized<Manage>,
@@ -129,7 +152,7 @@ pub(super) async fn break_held<P>(
 }
 
 /// Whose the lock was that was broken.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Was<'a> {
     holder: HolderView<'a>,
 }

@@ -1,51 +1,146 @@
+//! What the parameters of each request are, and how they are read.
+
+mod reader;
+
 use std::time::Duration;
 
 use axum::{
-    body::Bytes,
     extract::{FromRequest, FromRequestParts, Request},
-    http::{Method, Uri, header, request::Parts},
+    http::request::Parts,
 };
-use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
 
-use super::{
-    cursor,
-    decode::decode_pairs,
-    json_object::members,
-    problem::{Kind, Problem},
-};
+use self::reader::Params;
+pub(super) use self::reader::{BODY_BYTES_MAX, Body, malformed, malformed_body};
+use super::{cursor, problem::Problem};
 use crate::{
     lock::{Fence, Lease, LockName, Note, Owner, parse_duration_ms},
     locks::{Cursor, Locks},
 };
 
-/// The longest body of a request, in bytes.
-pub(super) const BODY_BYTES_MAX: usize = 16 * 1024;
-
 /// What an acquire may be told.
+#[derive(IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 pub(super) struct AcquireParams {
+    /// Where the name lives: "public", or a private namespace of the account.
+    #[schema(max_length = 63)]
+    #[param(max_length = 63)]
     pub namespace: Option<String>,
+    /// One holder within the account, such as a CI job.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 128, pattern = r"^[!-~]+$")]
+    #[param(value_type = Option<String>, min_length = 1, max_length = 128, pattern = r"^[!-~]+$")]
     pub owner: Option<Owner>,
+    /// How long the lock is held unless renewed.
+    #[schema(value_type = Option<String>, pattern = r"^[0-9]{1,7}(ms|s|m|h)?$", max_length = 9, example = "90s")]
+    #[param(value_type = Option<String>, pattern = r"^[0-9]{1,7}(ms|s|m|h)?$", max_length = 9, example = "90s")]
     pub lease: Option<Lease>,
+    /// For how long to stand in line for the lock.
+    #[schema(value_type = Option<String>, pattern = r"^[0-9]{1,7}(ms|s|m|h)?$", max_length = 9, example = "30s")]
+    #[param(value_type = Option<String>, pattern = r"^[0-9]{1,7}(ms|s|m|h)?$", max_length = 9, example = "30s")]
     pub wait: Duration,
+    /// What people should know.
+    #[schema(value_type = Option<String>, max_length = 500, pattern = r"^[ -~]*$")]
+    #[param(value_type = Option<String>, max_length = 500, pattern = r"^[ -~]*$")]
     pub note: Note,
+    /// Answer a "no" with status 423.
+    #[schema(value_type = Option<bool>, default = false)]
+    #[param(value_type = Option<bool>, default = false)]
     pub strict: bool,
 }
 
 /// What a heartbeat may be told.
+#[derive(IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 pub(super) struct HeartbeatParams {
+    /// Where the name lives: "public", or a private namespace of the account.
+    #[schema(max_length = 63)]
+    #[param(max_length = 63)]
     pub namespace: Option<String>,
+    /// One holder within the account, such as a CI job.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 128, pattern = r"^[!-~]+$")]
+    #[param(value_type = Option<String>, min_length = 1, max_length = 128, pattern = r"^[!-~]+$")]
     pub owner: Option<Owner>,
+    /// How long the lock is held unless renewed.
+    #[schema(value_type = Option<String>, pattern = r"^[0-9]{1,7}(ms|s|m|h)?$", max_length = 9, example = "30s")]
+    #[param(value_type = Option<String>, pattern = r"^[0-9]{1,7}(ms|s|m|h)?$", max_length = 9, example = "30s")]
     pub lease: Option<Lease>,
+    /// Do it only if this is the current grant's.
+    #[schema(rename = "fencing_token", value_type = Option<u64>, minimum = 1, maximum = 9_007_199_254_740_991_u64)]
+    #[param(rename = "fencing_token", value_type = Option<u64>, minimum = 1, maximum = 9_007_199_254_740_991_u64)]
     pub fence: Option<Fence>,
+    /// Answer a "no" with status 423.
+    #[schema(value_type = Option<bool>, default = false)]
+    #[param(value_type = Option<bool>, default = false)]
     pub strict: bool,
 }
 
 /// What a release may be told.
+#[derive(IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ReleaseParams {
+    /// Where the name lives: "public", or a private namespace of the account.
+    #[schema(max_length = 63)]
+    #[param(max_length = 63)]
     pub namespace: Option<String>,
+    /// One holder within the account, such as a CI job.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 128, pattern = r"^[!-~]+$")]
+    #[param(value_type = Option<String>, min_length = 1, max_length = 128, pattern = r"^[!-~]+$")]
     pub owner: Option<Owner>,
+    /// Do it only if this is the current grant's.
+    #[schema(rename = "fencing_token", value_type = Option<u64>, minimum = 1, maximum = 9_007_199_254_740_991_u64)]
+    #[param(rename = "fencing_token", value_type = Option<u64>, minimum = 1, maximum = 9_007_199_254_740_991_u64)]
     pub fence: Option<Fence>,
+    /// Answer a "no" with status 423.
+    #[schema(value_type = Option<bool>, default = false)]
+    #[param(value_type = Option<bool>, default = false)]
     pub strict: bool,
+}
+
+/// What a request about one lock may be told that changes nothing of it, or breaks it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct LookParams {
+    /// Where the name lives: "public", or a private namespace of the account.
+    #[param(max_length = 63)]
+    pub namespace: Option<String>,
+}
+
+/// What Terraform's addresses may be told, whose bodies are not for parameters.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct LockParams {
+    /// Where the name lives: "public", or a private namespace of the account.
+    #[param(max_length = 63)]
+    pub namespace: Option<String>,
+    /// How long the lock is held unless renewed.
+    #[param(value_type = Option<String>, pattern = r"^[0-9]{1,7}(ms|s|m|h)?$", max_length = 9, example = "30s")]
+    pub lease: Option<Lease>,
+    /// For how long to stand in line for the lock.
+    #[param(value_type = Option<String>, pattern = r"^[0-9]{1,7}(ms|s|m|h)?$", max_length = 9, example = "30s")]
+    pub wait: Duration,
+}
+
+/// What a list may be told.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListParams {
+    /// Only locks in this namespace.
+    #[param(max_length = 63)]
+    pub namespace: Option<String>,
+    /// Only locks whose names begin like this.
+    #[param(value_type = Option<String>, max_length = 200)]
+    pub prefix: String,
+    /// How many locks at most.
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 1000, default = 100)]
+    pub limit: usize,
+    /// `next_cursor` of the page before.
+    #[param(value_type = Option<String>)]
+    pub cursor: Option<Cursor>,
+}
+
+impl ListParams {
+    /// How long a page is unless the request says.
+    const LIMIT: usize = 100;
 }
 
 impl<S: Send + Sync> FromRequest<S> for AcquireParams {
@@ -99,32 +194,6 @@ impl<S: Send + Sync> FromRequest<S> for ReleaseParams {
     }
 }
 
-/// What a request about one lock may be told that changes nothing of it, or
-/// breaks it.
-pub(super) struct LookParams {
-    pub namespace: Option<String>,
-}
-
-/// What Terraform's addresses may be told, whose bodies are not for parameters.
-pub(super) struct LockParams {
-    pub namespace: Option<String>,
-    pub lease: Option<Lease>,
-    pub wait: Duration,
-}
-
-/// What a list may be told.
-pub(super) struct ListParams {
-    pub namespace: Option<String>,
-    pub prefix: String,
-    pub limit: usize,
-    pub cursor: Option<Cursor>,
-}
-
-impl ListParams {
-    /// How long a page is unless the request says.
-    const LIMIT: usize = 100;
-}
-
 impl<S: Send + Sync> FromRequestParts<S> for LookParams {
     type Rejection = Problem;
 
@@ -167,120 +236,6 @@ impl<S: Send + Sync> FromRequestParts<S> for ListParams {
     }
 }
 
-/// The parameters of a request by name, each at most once, whether they came in
-/// the query string or in the body.
-struct Params(Vec<(String, String)>);
-
-impl Params {
-    async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Self, Problem> {
-        let Self(mut pairs) = Self::in_query(request.uri())?;
-        if request.method() == Method::POST {
-            pairs.extend(body_pairs(request, state).await?);
-        }
-        Self::each_once(pairs)
-    }
-
-    fn in_query(uri: &Uri) -> Result<Self, Problem> {
-        let pairs = decode_pairs(uri.query().unwrap_or_default())
-            .map_err(|_| malformed("the query string is not percent-encoded UTF-8"))?;
-        Self::each_once(pairs)
-    }
-
-    fn each_once(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
-        for (at, (name, _)) in pairs.iter().enumerate() {
-            if pairs.iter().skip(at + 1).any(|(other, _)| other == name) {
-                return Err(malformed(format!("the parameter {name:?} is given twice")));
-            }
-        }
-        Ok(Self(pairs))
-    }
-
-    /// Takes a parameter out and parses it.
-    fn take<T, E: ToString>(
-        &mut self,
-        name: &str,
-        parse: impl FnOnce(String) -> Result<T, E>,
-    ) -> Result<Option<T>, Problem> {
-        let Some(at) = self.0.iter().position(|(other, _)| other == name) else { return Ok(None) };
-        let (_, value) = self.0.swap_remove(at);
-        match parse(value) {
-            Ok(parsed) => Ok(Some(parsed)),
-            Err(error) => Err(malformed(format!("the parameter \"{name}\" is malformed: {}", error.to_string()))),
-        }
-    }
-
-    fn text(&mut self, name: &str) -> Result<Option<String>, Problem> {
-        self.take(name, Ok::<_, String>)
-    }
-
-    /// Whatever was not taken is unknown here.
-    fn finish(self, known: &[&str]) -> Result<(), Problem> {
-        match self.0.first() {
-            None => Ok(()),
-            Some((name, _)) => {
-                let known = known.join(", ");
-                Err(malformed(format!("the parameter {name:?} is unknown here; there are {known}")))
-            }
-        }
-    }
-}
-
-/// The body of a request as text.
-pub(super) struct Body(pub String);
-
-impl<S: Send + Sync> FromRequest<S> for Body {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
-        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
-            if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
-                Problem::new(Kind::BodyTooLarge, format!("the body is longer than {BODY_BYTES_MAX} bytes"))
-            } else {
-                malformed_body("the body ended before its end")
-            }
-        })?;
-        let text = String::from_utf8(body.into()).map_err(|_| malformed_body("the body is not UTF-8"))?;
-        Ok(Self(text))
-    }
-}
-
-async fn body_pairs<S: Send + Sync>(request: Request, state: &S) -> Result<Vec<(String, String)>, Problem> {
-    let media_type = request.headers().get(header::CONTENT_TYPE).map(|value| {
-        let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
-        essence.trim().to_ascii_lowercase()
-    });
-    let Body(text) = Body::from_request(request, state).await?;
-    if text.is_empty() {
-        return Ok(Vec::new());
-    }
-    match media_type.as_deref() {
-        Some("application/x-www-form-urlencoded") => {
-            decode_pairs(&text).map_err(|_| malformed_body("the form is not percent-encoded UTF-8"))
-        }
-        Some("application/json") => json_pairs(&text),
-        _ => Err(Problem::new(
-            Kind::UnsupportedMediaType,
-            "the body is neither application/x-www-form-urlencoded nor application/json",
-        )),
-    }
-}
-
-/// Members of a JSON object become parameters as they would be written in a
-/// query string; `null` is the same as leaving one out.
-fn json_pairs(text: &str) -> Result<Vec<(String, String)>, Problem> {
-    let members = members(text).map_err(|error| malformed_body(format!("the body is not a JSON object: {error}")))?;
-    let pair = |(name, value)| match value {
-        Value::Null => None,
-        Value::String(text) => Some(Ok((name, text))),
-        Value::Bool(flag) => Some(Ok((name, flag.to_string()))),
-        Value::Number(number) => Some(Ok((name, number.to_string()))),
-        Value::Array(_) | Value::Object(_) => {
-            Some(Err(malformed(format!("the parameter {name:?} is malformed: it is not a text, number or boolean"))))
-        }
-    };
-    members.into_iter().filter_map(pair).collect()
-}
-
 fn lease(text: String) -> Result<Lease, String> {
     parse_duration_ms(&text).map(Lease::from_ms).map_err(|error| error.to_string())
 }
@@ -307,12 +262,4 @@ fn flag(text: String) -> Result<bool, &'static str> {
         "false" => Ok(false),
         _ => Err("it is neither true nor false"),
     }
-}
-
-pub(super) fn malformed(detail: impl Into<String>) -> Problem {
-    Problem::new(Kind::MalformedParameter, detail)
-}
-
-pub(super) fn malformed_body(detail: impl Into<String>) -> Problem {
-    Problem::new(Kind::MalformedBody, detail)
 }

@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{accounts::AccountsError, keyspace::KeyspaceError, locks::LocksError};
 
@@ -90,6 +91,20 @@ kinds! {
         "The server could not ask in time those who know about locks or accounts. An acquire that is answered so leaves no lock behind; a heartbeat or a release may have been carried out. Ask again after Retry-After."
 }
 
+/// What is neither yes nor no, as RFC 9457 has it.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ProblemView<'a> {
+    /// Leads to an explanation.
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    /// What is wrong with this request.
+    detail: &'a str,
+    /// When to ask again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+}
+
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
         Self { kind, detail: detail.into(), retry_after: None }
@@ -145,17 +160,8 @@ impl From<KeyspaceError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            r#type: String,
-            title: &'a str,
-            status: u16,
-            detail: &'a str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            retry_after_ms: Option<u64>,
-        }
         let Description { status, slug, title, .. } = self.kind.describe();
-        let body = Body {
+        let body = ProblemView {
             r#type: format!("/problems/{slug}"),
             title,
             status: status.as_u16(),

@@ -6,6 +6,7 @@ use super::{
     answer::{LockAnswer, NotChanged, Nothing},
     caller::{Authorized, Lock},
     lock_path::LockPath,
+    openapi::{BodyProblems, Problems, ReleaseAnswer},
     params::ReleaseParams,
     problem::Problem,
 };
@@ -16,6 +17,24 @@ use crate::{
 };
 
 /// `GET` and `POST /v1/release/{name}`.
+#[utoipa::path(
+    post,
+    path = "/v1/release/{name}",
+    tag = "locks",
+    summary = "Release a lock",
+    description = "The first in line has it at once.",
+    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), ReleaseParams),
+    request_body(
+        content((ReleaseParams = "application/x-www-form-urlencoded"), (ReleaseParams = "application/json")),
+        description = "Parameters that do not stand in the address"
+    ),
+    responses(
+        (status = 200, description = "Yes or no: see `response`", body = ReleaseAnswer),
+        (status = 423, description = "The \"no\" of a request with `strict=true`", body = ReleaseAnswer),
+        Problems,
+        BodyProblems,
+    ),
+)]
 pub(super) async fn release(
     State(app): State<Arc<App>>,
     caller: Authorized<Lock>,

@@ -14,10 +14,12 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::{
     account::account,
     acquire::acquire,
+    docs::{docs, docs_file, to_docs},
     frame::frame,
     heartbeat::heartbeat,
     list::list,
     lock::{break_lock, inspect},
+    openapi::openapi,
     params::BODY_BYTES_MAX,
     problem::{Kind, Problem, explain},
     release::release,
@@ -40,6 +42,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/account", get(account))
         .route("/v1/terraform/", any(terraform))
         .route("/v1/terraform/{*name}", any(terraform))
+        .route("/openapi.json", get(openapi))
+        .route("/docs", get(to_docs))
+        .route("/docs/", get(docs))
+        .route("/docs/{*file}", get(docs_file))
         .route("/problems/{slug}", get(explain))
         .method_not_allowed_fallback(async || Problem::new(Kind::MethodNotAllowed, "the field Allow names the methods"))
         .fallback(async || Problem::new(Kind::NotFound, "there is nothing here"))

@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     acquire::{ask, over_plan},
@@ -17,8 +18,9 @@ use super::{
     connection::Connection,
     lock::{break_held, look},
     lock_path::LockPath,
-    params::{Body, LockParams, malformed, malformed_body},
-    problem::{Kind, Problem},
+    openapi::{AcquireAnswer, Problems, ReleaseAnswer},
+    params::{Body, LockParams, LookParams, malformed, malformed_body},
+    problem::{Kind, Problem, ProblemView},
 };
 use crate::{
     app::App,
@@ -28,16 +30,18 @@ use crate::{
 
 /// What Terraform says of a lock, as far as it is understood here. It is kept,
 /// and handed out, as it came.
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct LockInfo {
     /// Names the lock's holder; Terraform makes a new one for each run.
     #[serde(rename = "ID")]
+    #[schema(min_length = 1, max_length = 128, pattern = r"^[!-~]+$", required)]
     id: String,
     operation: String,
     info: String,
     who: String,
     version: String,
+    #[serde(skip_serializing_if = "String::is_empty")] // Terraform reads a time here, or fails.
     created: String,
     path: String,
 }
@@ -90,7 +94,24 @@ impl<S: Sync> FromRequestParts<S> for Operation {
     }
 }
 
-async fn acquire(
+/// Locks for the run that sends its `LockInfo`.
+#[utoipa::path(
+    post,
+    path = "/v1/terraform/{name}",
+    operation_id = "terraform_lock",
+    summary = "Lock for a run",
+    description = "The same `ID` again is granted again.",
+    tag = "terraform",
+    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), LockParams),
+    request_body = LockInfo,
+    responses(
+        (status = 200, description = "Locked", body = AcquireAnswer),
+        (status = 423, description = "Held by this one", body = LockInfo),
+        (status = 413, description = "The body is too large", body = ProblemView<'static>, content_type = "application/problem+json"),
+        Problems,
+    ),
+)]
+pub(super) async fn acquire(
     app: &App,
     connection: &Connection,
     caller: &Authorized<Lock>,
@@ -129,7 +150,23 @@ async fn acquire(
 
 /// A lock that is not held (any more) counts as unlocked: the request may have
 /// been sent again because its answer was lost.
-async fn unlock(
+#[utoipa::path(
+    delete,
+    path = "/v1/terraform/{name}",
+    operation_id = "terraform_unlock",
+    summary = "Unlock after a run",
+    description = "A lock that is not held any more counts as unlocked.",
+    tag = "terraform",
+    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), LookParams),
+    request_body(content = LockInfo, description = "What was locked with, or its ID. No body at all means whoever holds the lock, and needs the scope `manage`"),
+    responses(
+        (status = 200, description = "Unlocked, or not held any more", body = ReleaseAnswer),
+        (status = 423, description = "Held by this one", body = LockInfo),
+        (status = 413, description = "The body is too large", body = ProblemView<'static>, content_type = "application/problem+json"),
+        Problems,
+    ),
+)]
+pub(super) async fn unlock(
     app: &App,
     caller: &Authorized<Lock>,
     lock: LockId,

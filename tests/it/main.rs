@@ -19,6 +19,7 @@ mod late;
 mod layers;
 mod looking;
 mod model;
+mod openapi;
 mod operator;
 mod outage;
 mod queue;

@@ -131,6 +131,8 @@ async fn a_holder_that_came_by_another_way_is_shown_as_far_as_may_be() {
     // Terraform tries again only where it finds an ID.
     let (status, shown) = terraform(&pod, &theirs, "LOCK", ADDRESS, PLAN).await;
     assert_eq!((status, &shown["ID"]), (423, &"held-by-another-account".into()));
+    // What is there of a time must be one.
+    assert_eq!(shown.get("Created"), None);
     assert!(!shown.to_string().contains("hand") && !shown.to_string().contains("first"), "{shown}");
     assert_eq!(terraform(&pod, &theirs, "UNLOCK", ADDRESS, "").await.0, 423);
 }

@@ -4,11 +4,15 @@ use tokio::sync::OnceCell;
 
 /// Runs a script in the Python of the test run, with the published client.
 pub async fn run(script: &str, variables: &[(&str, &str)]) {
+    let ran = command().await.args(["-c", script]).envs(variables.iter().copied()).output().await.unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+/// The Python of the test run, and the packages that the tests use.
+pub async fn command() -> tokio::process::Command {
     static PYTHON: OnceCell<PathBuf> = OnceCell::const_new();
     let python = PYTHON.get_or_init(async || tokio::task::spawn_blocking(install).await.unwrap()).await;
-    let mut command = tokio::process::Command::new(python);
-    let ran = command.args(["-c", script]).envs(variables.iter().copied()).output().await.unwrap();
-    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    tokio::process::Command::new(python)
 }
 
 /// Makes a virtual environment once, next to what cargo builds.
@@ -20,11 +24,15 @@ fn install() -> PathBuf {
         assert!(ran.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ran.stderr));
     };
     let has_client = |python: &PathBuf| {
-        Command::new(python).args(["-c", "import lockable, requests"]).output().is_ok_and(|ran| ran.status.success())
+        let import = Command::new(python).args(["-c", "import lockable, requests, schemathesis"]).output();
+        import.is_ok_and(|ran| ran.status.success())
     };
     if !has_client(&python) {
         installs(&"python3".into(), &["-m", "venv", "--clear", folder.to_str().unwrap()]);
-        installs(&python, &["-m", "pip", "install", "--quiet", "requests", "lockable-dev==0.1.2"]);
+        installs(
+            &python,
+            &["-m", "pip", "install", "--quiet", "requests", "lockable-dev==0.1.2", "schemathesis==4.32.5"],
+        );
     }
     python
 }

@@ -1,0 +1,169 @@
+//! The description of the API for programs, `/openapi.json`, made from the types
+//! that the handlers read and write.
+
+use axum::Json;
+use utoipa::{
+    IntoResponses, Modify, OpenApi, ToSchema,
+    openapi::{
+        self, PathItem, RefOr, Schema,
+        schema::AnyOfBuilder,
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
+};
+
+use super::{
+    account, acquire,
+    answer::{Granted, LockAnswer, NotAcquired, NotChanged, Nothing, Renewed},
+    heartbeat, list, lock,
+    problem::ProblemView,
+    release, terraform,
+};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Lockable",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+        description = "`flock` for distributed systems, over plain HTTPS. Authenticate with HTTP basic authentication: \
+                       the token is the user name, the password is empty.\n\nA lock's name is the rest of the path; \
+                       `/` may stand in it. GET and POST are the same on the routes that change a lock; on POST \
+                       parameters may also come as a form or a JSON object."
+    ),
+    paths(
+        acquire::acquire,
+        heartbeat::heartbeat,
+        release::release,
+        lock::inspect,
+        lock::break_lock,
+        list::list,
+        account::account,
+        terraform::acquire,
+        terraform::unlock,
+    ),
+    tags(
+        (name = "locks", description = "The three calls"),
+        (name = "looking", description = "Who holds what, and breaking a lock"),
+        (name = "terraform", description = "For the `http` backend. It sends LOCK and UNLOCK, for which there is no \
+                                            place here; POST and DELETE are the same"),
+    ),
+    security(("token" = [])),
+    modifiers(&Token, &GetAsPost, &AnyCase),
+)]
+struct Description;
+
+/// What any request that needs a token may be answered.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "problems are answered as `Problem`; this says so")]
+pub(super) enum Problems {
+    /// Something cannot be understood; `detail` says what.
+    #[response(status = 400, content_type = "application/problem+json")]
+    Malformed(#[to_schema] ProblemView<'static>),
+    /// The token is missing, wrong or revoked.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthenticated(#[to_schema] ProblemView<'static>),
+    /// The token, the account or its plan does not allow this.
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(#[to_schema] ProblemView<'static>),
+    /// The rate of the token, or what the account may have at once, is used up.
+    #[response(status = 429, content_type = "application/problem+json")]
+    TooMany(#[to_schema] ProblemView<'static>),
+    /// Who knows of locks or accounts could not be asked in time.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(#[to_schema] ProblemView<'static>),
+}
+
+/// What a request with a body may be answered beside that.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "problems are answered as `Problem`; this says so")]
+pub(super) enum BodyProblems {
+    /// The body is longer than 16 KiB.
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(#[to_schema] ProblemView<'static>),
+    /// The body is neither a form nor JSON.
+    #[response(status = 415, content_type = "application/problem+json")]
+    UnsupportedMediaType(#[to_schema] ProblemView<'static>),
+}
+
+macro_rules! answers {
+    ($($(#[$doc:meta])* $name:ident: $($case:ident($answer:ty)),*;)*) => {
+        $(
+            $(#[$doc])*
+            #[derive(ToSchema, serde::Serialize)]
+            #[serde(untagged)]
+            #[expect(dead_code, reason = "each case is answered as it is; this says which there are")]
+            pub(super) enum $name { $($case(LockAnswer<'static, $answer>)),* }
+        )*
+    };
+}
+
+answers! {
+    /// The lock was acquired, or was not.
+    AcquireAnswer: Acquired(Granted<'static>), NotAcquired(NotAcquired<'static>);
+    /// The lease was renewed, or was not.
+    HeartbeatAnswer: Renewed(Renewed), NotRenewed(NotChanged);
+    /// The lock was released, or was not.
+    ReleaseAnswer: Released(Nothing), NotReleased(NotChanged);
+    /// The lock was broken, or was not.
+    BreakAnswer: Broken(lock::Was<'static>), NotBroken(NotChanged);
+}
+
+struct Token;
+
+impl Modify for Token {
+    fn modify(&self, openapi: &mut openapi::OpenApi) {
+        let basic =
+            HttpBuilder::new().scheme(HttpAuthScheme::Basic).description(Some("The token as the user name")).build();
+        openapi.components.get_or_insert_default().add_security_scheme("token", SecurityScheme::Http(basic));
+    }
+}
+
+/// A "no" may have all that a "yes" has, and then fits both.
+struct AnyCase;
+
+impl Modify for AnyCase {
+    fn modify(&self, openapi: &mut openapi::OpenApi) {
+        let components = openapi.components.get_or_insert_default();
+        for schema in components.schemas.values_mut() {
+            if let RefOr::T(Schema::OneOf(one)) = schema {
+                let any = one.items.iter().cloned().fold(AnyOfBuilder::new(), AnyOfBuilder::item);
+                *schema = any.description(one.description.take()).into();
+            }
+        }
+    }
+}
+
+/// The documented API asks by GET for what is described as a POST.
+struct GetAsPost;
+
+impl Modify for GetAsPost {
+    fn modify(&self, openapi: &mut openapi::OpenApi) {
+        for (path, item) in &mut openapi.paths.paths {
+            if let Some(name) = path.strip_prefix("/v1/").and_then(|rest| rest.strip_suffix("/{name}")) {
+                if ["acquire", "heartbeat", "release"].contains(&name) {
+                    copy_post(item, name);
+                }
+            }
+        }
+    }
+}
+
+fn copy_post(item: &mut PathItem, name: &str) {
+    if let Some(post) = &item.post {
+        let mut get = post.clone();
+        get.request_body = None;
+        get.operation_id = Some(format!("{name}_by_get"));
+        for status in ["413", "415"] {
+            get.responses.responses.remove(status);
+        }
+        item.get = Some(get);
+    }
+}
+
+/// `GET /openapi.json`.
+pub(super) async fn openapi() -> Json<openapi::OpenApi> {
+    Json(description())
+}
+
+pub(super) fn description() -> openapi::OpenApi {
+    Description::openapi()
+}

@@ -1,0 +1,137 @@
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, Request},
+    http::{Method, Uri, header},
+};
+use serde_json::Value;
+
+use crate::http::{
+    decode::decode_pairs,
+    json_object::members,
+    problem::{Kind, Problem},
+};
+
+/// The longest body of a request, in bytes.
+pub(in crate::http) const BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// The parameters of a request by name, each at most once, whether they came in
+/// the query string or in the body.
+pub(in crate::http) struct Params(Vec<(String, String)>);
+
+impl Params {
+    pub(super) async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Self, Problem> {
+        let Self(mut pairs) = Self::in_query(request.uri())?;
+        if request.method() == Method::POST {
+            pairs.extend(body_pairs(request, state).await?);
+        }
+        Self::each_once(pairs)
+    }
+
+    pub(super) fn in_query(uri: &Uri) -> Result<Self, Problem> {
+        let pairs = decode_pairs(uri.query().unwrap_or_default())
+            .map_err(|_| malformed("the query string is not percent-encoded UTF-8"))?;
+        Self::each_once(pairs)
+    }
+
+    fn each_once(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
+        for (at, (name, _)) in pairs.iter().enumerate() {
+            if pairs.iter().skip(at + 1).any(|(other, _)| other == name) {
+                return Err(malformed(format!("the parameter {name:?} is given twice")));
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    /// Takes a parameter out and parses it.
+    pub(super) fn take<T, E: ToString>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(String) -> Result<T, E>,
+    ) -> Result<Option<T>, Problem> {
+        let Some(at) = self.0.iter().position(|(other, _)| other == name) else { return Ok(None) };
+        let (_, value) = self.0.swap_remove(at);
+        match parse(value) {
+            Ok(parsed) => Ok(Some(parsed)),
+            Err(error) => Err(malformed(format!("the parameter \"{name}\" is malformed: {}", error.to_string()))),
+        }
+    }
+
+    pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, Problem> {
+        self.take(name, Ok::<_, String>)
+    }
+
+    /// Whatever was not taken is unknown here.
+    pub(super) fn finish(self, known: &[&str]) -> Result<(), Problem> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((name, _)) => {
+                let known = known.join(", ");
+                Err(malformed(format!("the parameter {name:?} is unknown here; there are {known}")))
+            }
+        }
+    }
+}
+
+/// The body of a request as text.
+pub(in crate::http) struct Body(pub String);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
+            if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
+                Problem::new(Kind::BodyTooLarge, format!("the body is longer than {BODY_BYTES_MAX} bytes"))
+            } else {
+                malformed_body("the body ended before its end")
+            }
+        })?;
+        let text = String::from_utf8(body.into()).map_err(|_| malformed_body("the body is not UTF-8"))?;
+        Ok(Self(text))
+    }
+}
+
+async fn body_pairs<S: Send + Sync>(request: Request, state: &S) -> Result<Vec<(String, String)>, Problem> {
+    let media_type = request.headers().get(header::CONTENT_TYPE).map(|value| {
+        let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+        essence.trim().to_ascii_lowercase()
+    });
+    let Body(text) = Body::from_request(request, state).await?;
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    match media_type.as_deref() {
+        Some("application/x-www-form-urlencoded") => {
+            decode_pairs(&text).map_err(|_| malformed_body("the form is not percent-encoded UTF-8"))
+        }
+        Some("application/json") => json_pairs(&text),
+        _ => Err(Problem::new(
+            Kind::UnsupportedMediaType,
+            "the body is neither application/x-www-form-urlencoded nor application/json",
+        )),
+    }
+}
+
+/// Members of a JSON object become parameters as they would be written in a
+/// query string; `null` is the same as leaving one out.
+fn json_pairs(text: &str) -> Result<Vec<(String, String)>, Problem> {
+    let members = members(text).map_err(|error| malformed_body(format!("the body is not a JSON object: {error}")))?;
+    let pair = |(name, value)| match value {
+        Value::Null => None,
+        Value::String(text) => Some(Ok((name, text))),
+        Value::Bool(flag) => Some(Ok((name, flag.to_string()))),
+        Value::Number(number) => Some(Ok((name, number.to_string()))),
+        Value::Array(_) | Value::Object(_) => {
+            Some(Err(malformed(format!("the parameter {name:?} is malformed: it is not a text, number or boolean"))))
+        }
+    };
+    members.into_iter().filter_map(pair).collect()
+}
+
+pub(in crate::http) fn malformed(detail: impl Into<String>) -> Problem {
+    Problem::new(Kind::MalformedParameter, detail)
+}
+
+pub(in crate::http) fn malformed_body(detail: impl Into<String>) -> Problem {
+    Problem::new(Kind::MalformedBody, detail)
+}
