@@ -28,6 +28,10 @@ pub use self::{
 /// # Errors
 /// When a part cannot start, in words for the operator.
 pub fn main(settings: ServeSettings) -> anyhow::Result<()> {
+    // Each connection is a file; systems let a process have many, but not unasked.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the number of files that may be open stays as it is");
+    }
     let runtime = runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();

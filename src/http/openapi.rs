@@ -138,10 +138,9 @@ struct GetAsPost;
 impl Modify for GetAsPost {
     fn modify(&self, openapi: &mut openapi::OpenApi) {
         for (path, item) in &mut openapi.paths.paths {
-            if let Some(name) = path.strip_prefix("/v1/").and_then(|rest| rest.strip_suffix("/{name}")) {
-                if ["acquire", "heartbeat", "release"].contains(&name) {
-                    copy_post(item, name);
-                }
+            let name = path.strip_prefix("/v1/").and_then(|rest| rest.strip_suffix("/{name}"));
+            if let Some(name @ ("acquire" | "heartbeat" | "release")) = name {
+                copy_post(item, name);
             }
         }
     }

@@ -102,9 +102,20 @@ impl Redis {
         keys: &[&str],
         args: &[&str],
     ) -> Result<Reply, KeyspaceError> {
-        if self.wait_replicas == 0 {
-            return self.run(script, keys, args).await;
+        match self.wait_replicas {
+            0 => self.run(script, keys, args).await,
+            // Boxed: its room would be taken in every request, most of which
+            // come by the other way.
+            _ => Box::pin(self.run_and_wait(script, keys, args)).await,
         }
+    }
+
+    async fn run_and_wait(
+        &self,
+        script: &'static Script,
+        keys: &[&str],
+        args: &[&str],
+    ) -> Result<Reply, KeyspaceError> {
         let deadline = Instant::now() + self.timeout;
         // The server behind the link was checked; while there is none, the
         // pool's connections lead to nowhere good either.

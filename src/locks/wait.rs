@@ -28,14 +28,16 @@ impl Locks {
         draining: &CancellationToken,
     ) -> Result<Answer<Acquired>, LocksError> {
         if draining.is_cancelled() {
-            return self.acquire(request).await.map(Answer::drained);
+            return Box::pin(self.acquire(request)).await.map(Answer::drained);
         }
         let attempt = Attempt::new();
         let ends = Instant::now() + wait;
         let seat = self.take_seat(&request.lock, attempt)?;
         let undo = Undo::armed(self, request, attempt);
 
-        let first = match self.ask(request, attempt, wait).await {
+        // What asks is boxed here and below, lest the room that it takes is held
+        // for as long as nobody asks.
+        let first = match Box::pin(self.ask(request, attempt, wait)).await {
             Err(error) if error.is_sure() => {
                 undo.disarm();
                 return Err(error);
@@ -69,7 +71,7 @@ impl Locks {
                 // It was skipped, or the keyspace has forgotten the line.
                 Ok(Turn::Gone) => {
                     let rest = ends.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-                    turn = self.ask(&again, attempt, rest).await.map(|answer| answer.outcome);
+                    turn = Box::pin(self.ask(&again, attempt, rest)).await.map(|answer| answer.outcome);
                     continue;
                 }
                 Err(error) => {
@@ -83,7 +85,7 @@ impl Locks {
                 () = draining.cancelled() => is_over = true,
             }
             is_over |= ends <= Instant::now();
-            turn = self.collect(request, attempt, is_over).await;
+            turn = Box::pin(self.collect(request, attempt, is_over)).await;
         }
     }
 }

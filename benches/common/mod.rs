@@ -1,0 +1,171 @@
+//! What the benchmarks share: servers that they start themselves, a client that
+//! costs little, and figures.
+
+#![allow(
+    dead_code,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a program for a person at a terminal, of which each part uses some of this"
+)]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// Redis and servers on it, which end with this.
+pub struct Servers {
+    pub redis: Child,
+    pub pods: Vec<Child>,
+    pub addresses: Vec<String>,
+    pub token: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Servers {
+    /// Starts Redis with its usual persistence off, since no disk is measured.
+    pub fn start(pods: usize, variables: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let redis_port = free_port();
+        let redis = Command::new("redis-server")
+            .args(["--port", &redis_port.to_string(), "--save", "", "--maxclients", "20000"])
+            .current_dir(folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let database = format!("sqlite:{}", folder.path().join("accounts.db").display());
+        let redis_url = format!("redis://127.0.0.1:{redis_port}");
+        let home = folder.path().to_owned();
+        let lockable = |args: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_lockable"));
+            command.args(args).current_dir(&home);
+            command.env("LOCKABLE_REDIS_URL", &redis_url).env("LOCKABLE_DATABASE_URL", &database);
+            command.env("LOCKABLE_LISTEN", "127.0.0.1:0").env("LOCKABLE_LOG", "warn,lockable::server=info");
+            command.envs(variables.iter().copied());
+            command
+        };
+        assert!(lockable(&["migrate"]).stdout(Stdio::null()).status().unwrap().success());
+        let plan = ["plan", "set", "business", "--rate", "1000000", "--burst", "1000000", "--waiters", "100000"];
+        assert!(lockable(&plan).stdout(Stdio::null()).status().unwrap().success());
+        let create = ["account", "create", "--email", "bench@example.com", "--plan", "business", "--json"];
+        let made = lockable(&create).output().unwrap();
+        let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+        let token = made["token"].as_str().unwrap().to_owned();
+
+        let mut servers = Self { redis, pods: Vec::new(), addresses: Vec::new(), token, _folder: folder };
+        for _ in 0..pods {
+            let mut pod = lockable(&["serve"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            servers.addresses.push(address_in(pod.stderr.take().unwrap()));
+            servers.pods.push(pod);
+        }
+        servers
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for child in self.pods.iter_mut().chain([&mut self.redis]) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Reads a server's log until it says where it listens, and goes on reading.
+fn address_in(log: impl std::io::Read + Send + 'static) -> String {
+    let mut lines = BufReader::new(log).lines();
+    let begin = Instant::now();
+    loop {
+        assert!(begin.elapsed() < Duration::from_secs(20), "the server does not start");
+        let Some(Ok(line)) = lines.next() else {
+            sleep(Duration::from_millis(10));
+            continue;
+        };
+        if line.contains("listening") {
+            std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+            let address = line.split("127.0.0.1:").nth(1).unwrap();
+            let port: String = address.chars().take_while(char::is_ascii_digit).collect();
+            return format!("127.0.0.1:{port}");
+        }
+    }
+}
+
+/// A connection that sends one request after another.
+pub struct Connection {
+    stream: TcpStream,
+    head: String,
+}
+
+impl Connection {
+    pub async fn open(address: &str, token: &str) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let authorization = STANDARD.encode(format!("{token}:"));
+        let head = format!(" HTTP/1.1\r\nHost: bench\r\nAuthorization: Basic {authorization}\r\n\r\n");
+        Self { stream, head }
+    }
+
+    /// Sends a request, and returns the body of its answer.
+    pub async fn get(&mut self, path: &str) -> serde_json::Value {
+        self.send(path).await;
+        self.receive().await
+    }
+
+    pub async fn send(&mut self, path: &str) {
+        self.stream.write_all(format!("GET {path}{}", self.head).as_bytes()).await.unwrap();
+    }
+
+    pub async fn receive(&mut self) -> serde_json::Value {
+        let mut answer = Vec::with_capacity(1024);
+        loop {
+            let count = self.stream.read_buf(&mut answer).await.unwrap();
+            assert!(count > 0, "the server closed the connection");
+            let text = std::str::from_utf8(&answer).unwrap();
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+                if body.len() == length.parse::<usize>().unwrap() {
+                    return serde_json::from_str(body).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// Median, 99th percentile and the longest, in microseconds.
+pub fn figures(mut times: Vec<Duration>) -> String {
+    times.sort();
+    let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_micros();
+    format!("median {} µs, p99 {} µs, longest {} µs, of {}", at(0.5), at(0.99), at(1.0), times.len())
+}
+
+/// The memory of a process that is in use, in KiB (`VmRSS` in proc(5)).
+pub fn memory_kib(process: &Child) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").trim().parse().unwrap()
+}
+
+/// The processor time that a process has used (fields 14 and 15 of
+/// /proc/pid/stat, in ticks of 10 ms).
+pub fn cpu(process: &Child) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = [11, 12].map(|at: usize| fields[at].parse::<u64>().unwrap()).iter().sum();
+    Duration::from_millis(ticks * 10)
+}
