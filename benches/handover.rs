@@ -3,6 +3,13 @@
 //!
 //! `cargo bench --bench handover`, with an argument for the seconds it runs.
 
+#![allow(
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a program for a person at a terminal"
+)]
+
 mod common;
 
 use std::{
@@ -50,7 +57,6 @@ async fn main() {
     println!("turns per client: {least} to {most}");
 }
 
-#[expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a program for a person at a terminal")]
 async fn take_turns(number: usize, address: &str, token: &str, record: &Mutex<Record>, end: Instant) {
     let mut connection = Connection::open(address, token).await;
     let acquire = format!("/v1/acquire/bench?wait=50s&owner=client-{number}");

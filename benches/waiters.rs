@@ -3,6 +3,13 @@
 //!
 //! `cargo bench --bench waiters`, with an argument for how many wait.
 
+#![allow(
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a program for a person at a terminal"
+)]
+
 mod common;
 
 use std::time::{Duration, Instant};
@@ -12,7 +19,6 @@ use common::{Connection, Servers, cpu, figures, memory_kib};
 const WATCHED: Duration = Duration::from_secs(10);
 
 #[tokio::main]
-#[expect(clippy::print_stdout, reason = "for a person at a terminal")]
 async fn main() {
     let waiters: usize = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(10_000);
     let _ = rlimit::increase_nofile_limit(u64::MAX);
