@@ -1,6 +1,8 @@
--- Acquires a lock for a lease, stands in line for it, or says who holds it.
+-- Acquires a lock for a lease, stands in line for it, or says who holds it. Where
+-- somebody waits, or is to, it goes on in wait.lua: what a line takes is not
+-- even set up for those who find the lock free and nobody in line.
 --
--- KEYS[1...8] as in line.lua
+-- KEYS[1...9] as in keys.lua
 -- ARGV[1] interval_us, ARGV[2] burst_us: the rate; both '' when already paid
 -- ARGV[3] account, ARGV[4] owner: who asks; the owner is '' for none
 -- ARGV[5] place: namespace and name, what stands in `held`
@@ -35,35 +37,16 @@ end
 local now_ms = math.floor(now / 1000)
 local expires_ms = word(now_ms + tonumber(ARGV[6]))
 local head = ARGV[3] .. '\n' .. ARGV[4] .. '\n'
--- When a lease has lapsed those who wait come first, whoever asks now.
-local grant = redis.call('GET', LOCK) or hand_over(now)
-local fence = nil
+local grant = redis.call('GET', LOCK)
 
-if grant then
-  local is_own = ARGV[4] ~= '' and string.sub(grant, 1, #head) == head
-  if not is_own then
-    local rest_ms = redis.call('PTTL', LOCK)
-    local status = 'held'
-    if ARGV[11] ~= '0' then
-      local waiting = stand_in_line(now, head, ARGV[7], ARGV[12], ARGV[10], tonumber(ARGV[11]), tonumber(ARGV[13]))
-      if waiting then
-        return {'too_many_waiting', backlog, waiting}
-      end
-      status = 'in_line'
-    end
-    return {status, backlog, word(rest_ms), word(now_ms + rest_ms), grant}
+if not grant and redis.call('EXISTS', LINE) == 0 then
+  local held, fence = hold(now, head, nil, ARGV[7], ARGV[10], ARGV[5], ARGV[6], tonumber(ARGV[9]))
+  if held then
+    return {'over_quota', backlog, held}
   end
-  local mark, rest
-  fence, mark, rest = string.match(grant, '^(%d+)\n(%??)[^\n]*\n(.*)$', #head + 1)
-  if mark == '' then
-    hold_on(now, head, fence, rest, ARGV[5], ARGV[6])
-    return {'granted', backlog, fence, expires_ms}
-  end
+  return {'granted', backlog, fence, expires_ms}
 end
-
-local held
-held, fence = hold(now, head, fence, ARGV[7], ARGV[10], ARGV[5], ARGV[6], tonumber(ARGV[9]))
-if held then
-  return {'over_quota', backlog, held}
+if grant and ARGV[11] == '0' and (ARGV[4] == '' or string.sub(grant, 1, #head) ~= head) then
+  local rest_ms = redis.call('PTTL', LOCK)
+  return {'held', backlog, word(rest_ms), word(now_ms + rest_ms), grant}
 end
-return {'granted', backlog, fence, expires_ms}

@@ -1,6 +1,6 @@
 -- Counts the locks that an account holds, and the requests with which it waits.
 --
--- KEYS[1] held, KEYS[2] waiting, KEYS[3] bucket: as in line.lua
+-- KEYS[1] held, KEYS[2] waiting, KEYS[3] bucket: as in keys.lua
 -- ARGV[1] interval_us, ARGV[2] burst_us: the rate; both '' when already paid
 --
 -- Returns one of

@@ -1,6 +1,6 @@
 -- Collects the lock that was handed to a waiter, or says how its wait stands.
 --
--- KEYS[1...8] as in line.lua
+-- KEYS[1...9] as in keys.lua
 -- ARGV[1] account, ARGV[2] owner, ARGV[3] place, ARGV[4] lease_ms, ARGV[5] attempt,
 -- ARGV[6] deadline_us, ARGV[7] held_max, ARGV[8] about: as in acquire.lua
 -- ARGV[9] '1' when the wait is over: what is not there by now is not waited for
@@ -8,6 +8,7 @@
 -- Returns one of
 --   {'granted', fence, expires_ms}
 --   {'held', rest_ms, expires_ms, grant}   not yet, or not any more
+--   {'replaced', rest_ms, expires_ms, grant}   another request has its owner's place
 --   {'gone'}                               it does not stand in line (any more)
 --   {'over_quota', held}                   it has left the line
 --   {'late'}
@@ -25,6 +26,7 @@ if grant and string.sub(grant, 1, #head) == head then
   local fence, attempt, rest = string.match(grant, '^(%d+)\n([^\n]*)\n(.*)$', #head + 1)
   if attempt == '?' .. ARGV[5] or (ARGV[2] ~= '' and string.sub(attempt, 1, 1) == '?') then
     redis.call('ZREM', WAITING, ARGV[5])
+    redis.call('ZREM', WAITING, string.sub(attempt, 2))
     local held = hold(now, head, fence, ARGV[5], ARGV[8], ARGV[3], ARGV[4], tonumber(ARGV[7]))
     if held then
       redis.call('DEL', LOCK)
@@ -39,10 +41,11 @@ if grant and string.sub(grant, 1, #head) == head then
     end
     return {'granted', fence, expires_ms}
   end
-  if ARGV[2] ~= '' then
-    -- Another request of the same owner was quicker: it holds the lock.
+  if attempt == ARGV[5] or ARGV[2] ~= '' then
+    -- It has been collected, and that answer was lost, or another request of the
+    -- same owner was quicker.
     redis.call('ZREM', WAITING, ARGV[5])
-    hold_on(now, head, fence, rest, ARGV[3], ARGV[4])
+    hold_on(now, head, fence, attempt == ARGV[5] and attempt or '', rest, ARGV[3], ARGV[4])
     return {'granted', fence, expires_ms}
   end
 end
@@ -56,5 +59,6 @@ if not grant or (not record and ARGV[9] ~= '1') then
   redis.call('ZREM', WAITING, ARGV[5])
   return {'gone'}
 end
+local is_replaced = record and string.match(record, '^[^\n]*') ~= ARGV[5]
 local rest_ms = redis.call('PTTL', LOCK)
-return {'held', word(rest_ms), word(now_ms + rest_ms), grant}
+return {is_replaced and 'replaced' or 'held', word(rest_ms), word(now_ms + rest_ms), grant}

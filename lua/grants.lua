@@ -1,7 +1,7 @@
 -- Reads the grants of locks that an account is thought to hold, and takes from
 -- its index those that it does not.
 --
--- KEYS[1] held, KEYS[2...] the locks: as in line.lua
+-- KEYS[1] held, KEYS[2...] the locks: as in keys.lua
 -- ARGV[1] account, ARGV[2...] the places of these locks
 --
 -- Returns {'found', rest_ms, expires_ms, grant, rest_ms...}, three words for each

@@ -1,19 +1,25 @@
 -- Renews the lease of a lock for its holder.
 --
--- KEYS[1] lock, KEYS[2] held, KEYS[3] bucket: as in line.lua
+-- KEYS[1] lock, KEYS[2] held, KEYS[3] bucket: as in keys.lua
 -- ARGV[1] interval_us, ARGV[2] burst_us: the rate; both '' when already paid
 -- ARGV[3] account, ARGV[4] owner: who asks; the owner is '' for none
 -- ARGV[5] place: what stands in `held`
 -- ARGV[6] lease_ms
 -- ARGV[7] fence: that of the grant to renew, or '' for whichever is current
+-- ARGV[8] deadline_us: the time after which nothing may be done any more, lest a
+--         heartbeat that was held up makes a longer lease shorter
 --
 -- Returns one of
 --   {'renewed', backlog_us, fence, expires_ms}
 --   {'not_held', backlog_us}
 --   {'held_by_another', backlog_us}   also when the fence is not the current one
 --   {'rate_limited', backlog_us, retry_after_us}
+--   {'late', '0'}
 -- where backlog_us is how far the bucket's time lies ahead, '0' when paid.
 local now = time_us()
+if now > tonumber(ARGV[8]) then
+  return {'late', '0'}
+end
 local backlog, refusal = pay(KEYS[3], now, ARGV[1], ARGV[2])
 if refusal then
   return refusal
@@ -27,7 +33,7 @@ local holder = ARGV[3] .. '\n' .. ARGV[4] .. '\n'
 if string.sub(grant, 1, #holder) ~= holder then
   return {'held_by_another', backlog}
 end
-local fence, mark = string.match(grant, '^(%d+)\n(%??)', #holder + 1)
+local fence, mark, attempt, rest = string.match(grant, '^(%d+)\n(%??)([^\n]*)(\n.*)$', #holder + 1)
 if ARGV[7] ~= '' and ARGV[7] ~= fence then
   return {'held_by_another', backlog}
 end
@@ -39,6 +45,11 @@ end
 -- PEXPIRE stands first: with its memory full Redis lets a script go on that has
 -- begun to write, but not begin with a write that may need memory.
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
+if attempt ~= '' then
+  -- The holder relies on the grant: the attempt that made it may not take it
+  -- back any more.
+  redis.call('SET', KEYS[1], holder .. fence .. '\n' .. rest, 'PX', ARGV[6])
+end
 local expires_ms = word(math.floor(now / 1000) + tonumber(ARGV[6]))
 redis.call('ZADD', KEYS[2], 'XX', expires_ms, ARGV[5])
 redis.call('PEXPIRE', KEYS[2], ARGV[6], 'GT')

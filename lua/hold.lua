@@ -1,5 +1,4 @@
--- What it is to hold a lock. It stands behind line.lua, before the scripts that
--- grant one.
+-- What it is to hold a lock. It stands behind keys.lua.
 
 -- Gives the lock to an account for a lease, unless it holds as many as it may:
 -- then returns how many these are, as a word, else nothing and the fence. `head`
@@ -31,12 +30,13 @@ local function hold(now, head, fence, attempt, about, place, lease_ms, held_max)
   return nil, fence
 end
 
--- Renews the lease of a lock for its owner, who has asked for it once more. No
--- attempt may take the grant back from now on, neither the one that made it,
--- whose answer may have been lost, nor this one, since the holder may rely on
--- an answer to the first. `rest` is what stands behind the attempt.
-local function hold_on(now, head, fence, rest, place, lease_ms)
-  redis.call('SET', LOCK, head .. fence .. '\n\n' .. rest, 'PX', lease_ms)
+-- Renews the lease of a lock for its holder, who has asked for it once more.
+-- `rest` is what stands behind the attempt. The attempt that made the grant may
+-- take it back only if it is the same that asks now; else none may, neither that
+-- one, whose answer may have been lost, nor this one, since the holder may rely
+-- on an answer to the first: then `attempt` is ''.
+local function hold_on(now, head, fence, attempt, rest, place, lease_ms)
+  redis.call('SET', LOCK, head .. fence .. '\n' .. attempt .. '\n' .. rest, 'PX', lease_ms)
   redis.call('ZADD', HELD, 'XX', word(math.floor(now / 1000) + tonumber(lease_ms)), place)
   redis.call('PEXPIRE', HELD, lease_ms, 'GT')
 end

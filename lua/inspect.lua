@@ -1,6 +1,6 @@
 -- Says who holds a lock and how many wait for it, and changes nothing.
 --
--- KEYS[1] lock, KEYS[2] line, KEYS[3] bucket: as in line.lua
+-- KEYS[1] lock, KEYS[2] line, KEYS[3] bucket: as in keys.lua
 -- ARGV[1] interval_us, ARGV[2] burst_us: the rate; both '' when already paid
 --
 -- Returns one of

@@ -1,41 +1,10 @@
--- The line of those who wait for a lock. It stands behind prelude.lua, before
--- the scripts that grant, release or wait. These all have the same keys in the
--- same order, which stand here, once:
---
--- KEYS[1] lock     string: the grant, one field to a line: account, owner,
---                  fence, attempt, time of the grant in ms, token label, note,
---                  info. With a '?' before the attempt it was handed to a
---                  waiter who has yet to collect it
--- KEYS[2] clock    string: the last fence given in this hash slot
--- KEYS[3] line     sorted set: the tickets of those who wait, by the time in us
---                  at which each was drawn. A ticket is account, owner and
---                  attempt; the attempt is '' for one with an owner, who has
---                  one place in a line however often it asks
--- KEYS[4] tickets  hash: of each ticket its attempt, its pod, and the time in ms
---                  until which the place is kept though nobody asks, '' while a
---                  request waits; then label, note and info as in a grant
--- KEYS[5] pods     sorted set: servers, by the time in ms until which they count
---                  as alive. A server is called as the channel it listens to
--- KEYS[6] held     sorted set: the places of the locks that the account holds in
---                  this hash slot, by the time in ms at which they lapse
--- KEYS[7] waiting  sorted set: the attempts with which the account waits, by the
---                  time in ms at which they are over, come what may
--- KEYS[8] bucket   string: the token's rate, see prelude.lua
-local LOCK, CLOCK, LINE, TICKETS, PODS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local HELD, WAITING, BUCKET = KEYS[6], KEYS[7], KEYS[8]
+-- The line of those who wait for a lock. It stands behind keys.lua.
 
 -- How long a waiter has to collect the lock that was handed to it. Servers look
 -- after their lines more often than that, so a lost message costs no place.
 local COLLECT_MS = 5000
 -- How long a place with an owner is kept after its request has ended.
 local KEEP_MS = 10000
-
--- A hybrid logical clock: a fence rises even when the time is set back.
-local function next_fence(now)
-  local fence = word(math.max(now, tonumber(redis.call('GET', CLOCK) or 0) + 1))
-  redis.call('SET', CLOCK, fence)
-  return fence
-end
 
 -- Whether a server can be expected to collect. When none is heard of it is
 -- Redis that was away, and no server's fault.
@@ -48,6 +17,13 @@ local function is_alive(pod, now_ms)
   return not newest or tonumber(newest) < now_ms
 end
 
+-- Takes a ticket out of the line.
+local function drop_ticket(ticket)
+  redis.call('ZREM', LINE, ticket)
+  redis.call('HDEL', TICKETS, ticket)
+  redis.call('ZREM', KEPT, ticket)
+end
+
 -- Hands the lock, which must be free, to the first in line who can collect it,
 -- and tells its server. Returns the new grant, or nothing when nobody waits.
 local function hand_over(now)
@@ -56,8 +32,7 @@ local function hand_over(now)
     local now_ms = math.floor(now / 1000)
     local attempt, pod, kept_until_ms, about =
       string.match(redis.call('HGET', TICKETS, ticket) or '\n\n0\n', '^([^\n]*)\n([^\n]*)\n([^\n]*)\n(.*)$')
-    redis.call('ZREM', LINE, ticket)
-    redis.call('HDEL', TICKETS, ticket)
+    drop_ticket(ticket)
     local window_ms = 0
     if kept_until_ms ~= '' then
       window_ms = math.min(tonumber(kept_until_ms) - now_ms, KEEP_MS)
@@ -76,4 +51,12 @@ local function hand_over(now)
     ticket = redis.call('ZRANGE', LINE, 0, 0)[1]
   end
   return nil
+end
+
+-- Drops places that nobody has asked for in time. A few at a time, so that no
+-- script takes long; every request that joins the line calls this.
+local function sweep(now_ms)
+  for _, ticket in ipairs(redis.call('ZRANGEBYSCORE', KEPT, '-inf', word(now_ms), 'LIMIT', '0', '20')) do
+    drop_ticket(ticket)
+  end
 end

@@ -1,6 +1,6 @@
 -- Finds places of locks that an account holds, those that lapse first first.
 --
--- KEYS[1] held, KEYS[2] bucket: as in line.lua
+-- KEYS[1] held, KEYS[2] bucket: as in keys.lua
 -- ARGV[1] interval_us, ARGV[2] burst_us: the rate; both '' when already paid
 -- ARGV[3] namespace: only in this one; '' for any
 -- ARGV[4] prefix: what the name begins with

@@ -1,5 +1,4 @@
--- Places in the line of a lock. It stands behind line.lua, before the scripts
--- that take or leave one.
+-- Places in the line of a lock. It stands behind line.lua.
 
 -- Keeps a key for so long at least. GT alone would never end one that has no end
 -- yet.
@@ -11,14 +10,18 @@ local function keep(key, ms)
   end
 end
 
--- Takes a place at the end of the line, or the owner's own that it has already.
--- Returns how many of the account wait, when these are as many as may.
+-- Takes a place at the end of the line, or the owner's own that it has already:
+-- then another request of its owner has it no more, and is told. Returns how
+-- many of the account wait, as a word, when these are as many as may.
 local function stand_in_line(now, head, attempt, pod, about, wait_ms, waiting_max)
   local now_ms = math.floor(now / 1000)
+  sweep(now_ms)
   local ticket = string.sub(head, -2) == '\n\n' and head .. attempt or head
   local record = redis.call('HGET', TICKETS, ticket)
   if record then
-    redis.call('ZREM', WAITING, string.match(record, '^[^\n]*'))
+    local before, its_pod = string.match(record, '^([^\n]*)\n([^\n]*)\n')
+    redis.call('ZREM', WAITING, before)
+    redis.pcall('PUBLISH', its_pod, before)
   end
   if redis.call('ZCARD', WAITING) >= waiting_max then
     redis.call('ZREMRANGEBYSCORE', WAITING, '-inf', '(' .. word(now_ms))
@@ -36,8 +39,10 @@ local function stand_in_line(now, head, attempt, pod, about, wait_ms, waiting_ma
     redis.call('ZADD', LINE, word(math.max(now, tonumber(last or 0) + 1)), ticket)
   end
   redis.call('HSET', TICKETS, ticket, attempt .. '\n' .. pod .. '\n\n' .. about)
+  redis.call('ZREM', KEPT, ticket)
   keep(LINE, keep_ms)
   keep(TICKETS, keep_ms)
+  keep(KEPT, keep_ms)
   return nil
 end
 
@@ -50,11 +55,12 @@ local function leave(ticket, record, attempt, now_ms)
     return false
   end
   if string.sub(ticket, -#attempt) == attempt then
-    redis.call('ZREM', LINE, ticket)
-    redis.call('HDEL', TICKETS, ticket)
+    drop_ticket(ticket)
   else
     local kept_until_ms = word(now_ms + KEEP_MS)
     redis.call('HSET', TICKETS, ticket, table.concat({attempt, pod, kept_until_ms, about}, '\n'))
+    redis.call('ZADD', KEPT, kept_until_ms, ticket)
+    keep(KEPT, word(redis.call('PTTL', LINE)))
   end
   return true
 end

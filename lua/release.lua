@@ -1,7 +1,7 @@
--- Releases a lock for its holder, compares before that, and hands the lock to
--- the first in line.
+-- Releases a lock for its holder: compares, and deletes. Where somebody waits it
+-- goes on in next.lua, which hands the lock over.
 --
--- KEYS[1...8] as in line.lua
+-- KEYS[1...9] as in keys.lua
 -- ARGV[1] interval_us, ARGV[2] burst_us: the rate; both '' when already paid
 -- ARGV[3] account, ARGV[4] owner: who asks; the owner is '' for none
 -- ARGV[5] place: what stands in `held`
@@ -28,29 +28,31 @@ end
 
 local head = ARGV[3] .. '\n' .. ARGV[4] .. '\n'
 local grant = redis.call('GET', LOCK)
-if grant and string.sub(grant, 1, #head) == head then
-  local fence, mark = string.match(grant, '^(%d+)\n(%??)', #head + 1)
-  if ARGV[6] ~= '' and ARGV[6] ~= fence then
-    return {'held_by_another', backlog}
-  end
-  -- Without an owner whoever asks is not the waiter, who has no answer yet, but
-  -- somebody who held the lock before.
-  if mark == '?' and ARGV[4] == '' then
-    return {'not_held', backlog}
-  end
-  redis.call('DEL', LOCK)
-  redis.call('ZREM', HELD, ARGV[5])
-  hand_over(now)
-  return {'released', backlog}
-end
-
--- An owner that waits and releases does not want the lock any more.
-if ARGV[4] ~= '' and ARGV[6] == '' then
-  local record = redis.call('HGET', TICKETS, head)
+if not grant or string.sub(grant, 1, #head) ~= head then
+  -- An owner that waits and releases does not want the lock any more.
+  local record = ARGV[4] ~= '' and ARGV[6] == '' and redis.call('HGET', TICKETS, head)
   if record then
     redis.call('ZREM', LINE, head)
     redis.call('HDEL', TICKETS, head)
+    redis.call('ZREM', KEPT, head)
     redis.call('ZREM', WAITING, string.match(record, '^[^\n]*'))
   end
+  return {grant and 'held_by_another' or 'not_held', backlog}
 end
-return {grant and 'held_by_another' or 'not_held', backlog}
+local fence, mark, attempt = string.match(grant, '^(%d+)\n(%??)([^\n]*)', #head + 1)
+if ARGV[6] ~= '' and ARGV[6] ~= fence then
+  return {'held_by_another', backlog}
+end
+if mark == '?' then
+  -- Without an owner whoever asks is not the waiter, who has no answer yet, but
+  -- somebody who held the lock before.
+  if ARGV[4] == '' then
+    return {'not_held', backlog}
+  end
+  redis.call('ZREM', WAITING, attempt)
+end
+redis.call('DEL', LOCK)
+redis.call('ZREM', HELD, ARGV[5])
+if redis.call('EXISTS', LINE) == 0 then
+  return {'released', backlog}
+end

@@ -1,7 +1,7 @@
 -- Takes back one attempt, however far it came: leaves the line, or gives back
 -- what it was granted. No other attempt is touched.
 --
--- KEYS[1...8] as in line.lua
+-- KEYS[1...9] as in keys.lua
 -- ARGV[1] account, ARGV[2] owner, ARGV[3] place, ARGV[4] attempt: as in acquire.lua
 --
 -- Returns one of

@@ -15,9 +15,10 @@ mod undo;
 mod wait;
 mod waiters;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
+use tokio_util::task::TaskTracker;
 
 use crate::{
     keyspace::{BadReply, Keyspace, KeyspaceError},
@@ -37,6 +38,7 @@ use self::{request::pod_channel, waiters::Waiters};
 pub struct Locks {
     keyspace: Keyspace,
     undoings: Arc<Semaphore>,
+    undo_tasks: TaskTracker,
     waiters: Arc<Waiters>,
     /// The channel on which this server is told of its waiters. It has a new one
     /// with each start.
@@ -64,14 +66,26 @@ impl Locks {
     /// there are were granted is left to lapse.
     pub const UNDOINGS_MAX: usize = 10_000;
 
+    /// How long the server waits for that when it stops.
+    const FINISH_MAX: Duration = Duration::from_secs(2);
+
     /// Locks in a keyspace, for which `waiters_max` requests may wait at once in
     /// this server.
     pub fn new(keyspace: Keyspace, waiters_max: usize) -> Self {
         Self {
             undoings: Arc::new(Semaphore::new(Self::UNDOINGS_MAX)),
+            undo_tasks: TaskTracker::new(),
             waiters: Waiters::new(waiters_max),
             pod: pod_channel(&keyspace, &Attempt::new().to_string()).into(),
             keyspace,
+        }
+    }
+
+    /// Lets attempts be withdrawn for a moment longer, when no more are made.
+    pub async fn finish(&self) {
+        self.undo_tasks.close();
+        if timeout(Self::FINISH_MAX, self.undo_tasks.wait()).await.is_err() {
+            tracing::warn!(attempts = self.undo_tasks.len(), "attempts without an answer are left to lapse");
         }
     }
 

@@ -68,6 +68,7 @@ pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: Canc
     }
     tracing::info!(%address, scheme, "listening");
     serve(listener, http::router(parts.app.clone()), &settings.listen, tls, shutdown).await;
+    parts.app.locks.finish().await;
     drained.cancel();
     parts.background.close();
     parts.background.wait().await;

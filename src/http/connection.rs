@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{io::Interest, net::tcp::OwnedWriteHalf, time::sleep};
 
 /// The connection on which a request came.
@@ -20,6 +21,11 @@ impl Connection {
     /// How soon to look again when the client has sent more than its request.
     const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
+    /// After what silence a waiting client is asked whether it is there, and how
+    /// often again; together less than a place without a request is kept.
+    const SILENCE: Duration = Duration::from_secs(5);
+    const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+
     pub fn new(peer: SocketAddr, stream: Arc<Mutex<OwnedWriteHalf>>) -> Self {
         Self { peer, stream }
     }
@@ -29,9 +35,20 @@ impl Connection {
     /// request behind the first: then it reads no further, and does not see the
     /// end.
     pub(super) async fn hung_up(&self) {
+        self.probe();
         while poll_fn(|cx| self.poll_readable(cx)).await == Readable::Bytes {
             // Readiness says nothing more once there are bytes to read.
             sleep(Self::LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Has the system ask a silent client whether it is there: a machine that lost
+    /// its power says nothing, and must not be granted a lock for a whole lease.
+    fn probe(&self) {
+        let probes = TcpKeepalive::new().with_time(Self::SILENCE).with_interval(Self::PROBE_INTERVAL).with_retries(2);
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = SockRef::from(stream.as_ref()).set_tcp_keepalive(&probes) {
+            tracing::debug!(%error, "a waiting client is not asked whether it is there");
         }
     }
 

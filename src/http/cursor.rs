@@ -12,7 +12,9 @@ pub(super) fn parse(text: String) -> Result<Cursor, &'static str> {
     let inside = || {
         let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
         let (expires_ms, place) = text.split_once(':')?;
-        Some(Cursor { expires_ms: expires_ms.parse().ok()?, place: place.to_owned() })
+        // Times are signed where they are kept.
+        let expires_ms = expires_ms.parse::<i64>().ok()?.try_into().ok()?;
+        Some(Cursor { expires_ms, place: place.to_owned() })
     };
     inside().ok_or("it is none that this server made")
 }

@@ -98,7 +98,7 @@ pub(super) async fn inspect(
     Ok(Json(view).into_response())
 }
 
-/// `DELETE /v1/locks/{name}`: breaks the grant that is there. It is in the audit
+/// `DELETE /v1/locks/{name}`: breaks the grant that is there. That is in the audit
 /// log, or it has not been done.
 #[utoipa::path(
     delete,
@@ -126,7 +126,7 @@ pub(super) async fn break_lock(
 /// Breaks the grant that is there, if it is one of the caller's account. Returns
 /// whose it was.
 pub(super) async fn break_held<P>(
-    app: &App,
+    app: &Arc<App>,
     caller: &Authorized<P>,
     lock: &LockId,
     namespace: &Namespace,
@@ -138,17 +138,35 @@ pub(super) async fn break_held<P>(
         Some(held) => held.holder,
     };
     let detail = audit_detail(account, &lock.name, namespace, &holder);
-    let recording = app.directory.record(account, "lock.break", detail).await?;
     let request = BreakRequest { lock: lock.clone(), account: account.account, fence: holder.fence };
-    match app.locks.break_grant(&request).await? {
-        Broken::Refused(reason) => Ok(Err(reason)),
-        Broken::Broken => {
-            recording.commit().await.inspect_err(|error| {
-                tracing::error!(%error, fence = %holder.fence, "a lock was broken, and the audit log does not say so");
-            })?;
-            Ok(Ok(holder))
-        }
+    // In a task of its own: a client that hangs up now must not keep what it has
+    // done out of the log.
+    let breaking = tokio::spawn(break_and_record(app.clone(), caller.shared_account(), request, detail));
+    let broken = breaking.await.map_err(|error| {
+        tracing::error!(%error, "breaking a lock ended early");
+        Problem::internal()
+    })??;
+    Ok(match broken {
+        Broken::Broken => Ok(holder),
+        Broken::Refused(reason) => Err(reason),
+    })
+}
+
+async fn break_and_record(
+    app: Arc<App>,
+    account: Arc<Caller>,
+    request: BreakRequest,
+    detail: serde_json::Value,
+) -> Result<Broken, Problem> {
+    let recording = app.directory.record(&account, "lock.break", detail).await?;
+    let broken = app.locks.break_grant(&request).await;
+    // Without an answer it may be broken; the log says what was tried, then.
+    if broken.as_ref().map_or_else(|error| !error.is_sure(), |broken| *broken == Broken::Broken) {
+        recording.commit().await.inspect_err(|error| {
+            tracing::error!(%error, fence = %request.fence, "a lock was broken, and the audit log does not say so");
+        })?;
     }
+    Ok(broken?)
 }
 
 /// Whose the lock was that was broken.

@@ -1,6 +1,8 @@
 //! The description of the API for programs, `/openapi.json`, made from the types
 //! that the handlers read and write.
 
+use std::sync::LazyLock;
+
 use axum::Json;
 use utoipa::{
     IntoResponses, Modify, OpenApi, ToSchema,
@@ -159,10 +161,7 @@ fn copy_post(item: &mut PathItem, name: &str) {
 }
 
 /// `GET /openapi.json`.
-pub(super) async fn openapi() -> Json<openapi::OpenApi> {
-    Json(description())
-}
-
-pub(super) fn description() -> openapi::OpenApi {
-    Description::openapi()
+pub(super) async fn openapi() -> Json<&'static openapi::OpenApi> {
+    static DESCRIPTION: LazyLock<openapi::OpenApi> = LazyLock::new(Description::openapi);
+    Json(&DESCRIPTION)
 }

@@ -186,7 +186,7 @@ pub(super) async fn unlock(
 
 /// `terraform force-unlock` sends no body, and means whoever holds the lock.
 async fn force_unlock(
-    app: &App,
+    app: &Arc<App>,
     caller: &Authorized<Lock>,
     lock: LockId,
     namespace: &Namespace,

@@ -120,35 +120,30 @@ impl Redis {
         // The server behind the link was checked; while there is none, the
         // pool's connections lead to nowhere good either.
         self.link.live(deadline).await?;
-        let mut pooled = match timeout_at(deadline, self.pool.get()).await {
-            Ok(Ok(pooled)) => pooled,
+        let mut lent = match timeout_at(deadline, self.pool.get()).await {
+            Ok(Ok(pooled)) => Lent(Some(pooled)),
             Ok(Err(error)) => return Err(KeyspaceError::NotSent(error.to_string())),
             Err(_) => return Err(KeyspaceError::NotSent("no connection was free in time".into())),
         };
         let replicated = async {
-            let reply = evaluate(&mut *pooled, script, keys, args).await?;
+            let pooled = lent.connection()?;
+            let reply = evaluate(&mut **pooled, script, keys, args).await?;
             let rest = deadline.saturating_duration_since(Instant::now());
             // Zero would mean to wait for ever.
             let rest_ms = rest.as_millis().max(1) as u64;
             let mut wait = ::redis::cmd("WAIT");
-            let acknowledged: u32 =
-                wait.arg(self.wait_replicas).arg(rest_ms).query_async(&mut *pooled).await.map_err(Fault::from)?;
-            Ok::<_, Fault>((reply, acknowledged))
+            let acknowledged = wait.arg(self.wait_replicas).arg(rest_ms).query_async::<u32>(&mut **pooled).await;
+            // Whatever was answered, the script has run.
+            Ok::<_, Fault>((reply, acknowledged.map_err(|error| Fault::Gone(error.to_string()))?))
         };
-        let outcome = timeout_at(deadline, replicated).await.unwrap_or(Err(Fault::Slow));
-        match outcome {
-            Ok((reply, acknowledged)) if acknowledged >= self.wait_replicas => Ok(reply),
-            Ok((_, acknowledged)) => Err(KeyspaceError::NoAnswer(format!(
-                "{acknowledged} of {} replicas acknowledged in time",
-                self.wait_replicas
-            ))),
-            Err(fault) => {
-                // Whatever is still to come on this connection is not for its
-                // next user, and after a fail-over it leads to the old master.
-                drop(deadpool_redis::Connection::take(pooled));
-                Err(fault.into())
-            }
+        let (reply, acknowledged) = timeout_at(deadline, replicated).await.unwrap_or(Err(Fault::Slow))?;
+        lent.give_back();
+        if acknowledged < self.wait_replicas {
+            let wanted = self.wait_replicas;
+            let complaint = format!("{acknowledged} of {wanted} replicas acknowledged in time");
+            return Err(KeyspaceError::NoAnswer(complaint));
         }
+        Ok(reply)
     }
 
     /// Listens to a channel for as long as the receiver is kept.
@@ -168,5 +163,28 @@ impl Redis {
     /// What the name of every key begins with.
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+}
+
+/// A connection of the pool that is not given back unless all that was asked on
+/// it has been answered: whatever is still to come is not for its next user, and
+/// after a fail-over it leads to the old master.
+struct Lent(Option<deadpool_redis::Connection>);
+
+impl Lent {
+    fn connection(&mut self) -> Result<&mut deadpool_redis::Connection, Fault> {
+        self.0.as_mut().ok_or_else(|| Fault::Gone("the connection was given back".into()))
+    }
+
+    fn give_back(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(pooled) = self.0.take() {
+            drop(deadpool_redis::Connection::take(pooled));
+        }
     }
 }

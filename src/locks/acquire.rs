@@ -11,7 +11,7 @@ use crate::{
     lock::{Acquired, Attempt, Grant, Held, Lease, Refusal},
 };
 
-static ACQUIRE: Script = script!("acquire" on "line" on "places" on "hold");
+static ACQUIRE: Script = script!("acquire" = "keys" "hold" "acquire" "line" "places" "wait");
 
 /// How an acquire stands that may wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub enum Turn {
     Over(Acquired),
     /// It is not, while somebody else holds the lock.
     Waiting(Held),
+    /// Another request of the same owner has its place.
+    Replaced(Held),
     /// It does not stand in line, and the lock is not held for it.
     Gone,
 }
@@ -46,7 +48,7 @@ impl Locks {
         undo.disarm();
         let outcome = match answer.outcome {
             Turn::Over(acquired) => acquired,
-            Turn::Waiting(held) => Acquired::Refused(Refusal::Held(held)),
+            Turn::Waiting(held) | Turn::Replaced(held) => Acquired::Refused(Refusal::Held(held)),
             Turn::Gone => Acquired::Refused(Refusal::TimedOut(None)),
         };
         Ok(Answer { outcome, standing: answer.standing })
@@ -92,7 +94,7 @@ impl Locks {
 
 impl LocksError {
     /// Whether it is sure that nothing was done.
-    pub(super) fn is_sure(&self) -> bool {
+    pub fn is_sure(&self) -> bool {
         matches!(
             self,
             Self::TooLate | Self::Full | Self::Keyspace(KeyspaceError::NotSent(_) | KeyspaceError::Refused(_))
@@ -108,6 +110,7 @@ pub(super) fn read_turn(reply: &Reply, index: usize, lease: Lease) -> Result<Tur
             Acquired::Granted(Grant { fence, lease, expires_at })
         }
         "held" | "in_line" => return Ok(Turn::Waiting(read_held(reply, index)?)),
+        "replaced" => return Ok(Turn::Replaced(read_held(reply, index)?)),
         "gone" => return Ok(Turn::Gone),
         "over_quota" => Acquired::Refused(Refusal::OverQuota { held: reply.word(index)? }),
         "too_many_waiting" => Acquired::Refused(Refusal::TooManyWaiting { waiting: reply.word(index)? }),

@@ -4,12 +4,12 @@ use super::{
     request::{AcquireRequest, Claimant, Keys, LockId, script},
 };
 use crate::{
-    keyspace::{KeyspaceError, Script},
+    keyspace::Script,
     lock::{Attempt, Payment},
 };
 
-static COLLECT: Script = script!("collect" on "line" on "places" on "hold");
-static WITHDRAW: Script = script!("withdraw" on "line" on "places");
+static COLLECT: Script = script!("collect" = "keys" "hold" "line" "places" "collect");
+static WITHDRAW: Script = script!("withdraw" = "keys" "line" "places" "withdraw");
 
 impl Locks {
     /// Asks how an attempt stands that waits, and takes the lock if it was
@@ -38,15 +38,21 @@ impl Locks {
     }
 
     /// Takes back one attempt, however far it came and however late: no other is
-    /// touched. The place of an owner is kept for a while.
+    /// touched. The place of an owner is kept for a while. Returns whether there
+    /// was anything of it.
     ///
     /// # Errors
     /// When the keyspace gave no answer in time.
-    pub async fn withdraw(&self, lock: &LockId, claimant: &Claimant, attempt: Attempt) -> Result<(), KeyspaceError> {
+    pub async fn withdraw(&self, lock: &LockId, claimant: &Claimant, attempt: Attempt) -> Result<bool, LocksError> {
         let account = claimant.account.to_string();
         let place = lock.to_string();
         let keys = Keys::new(&self.keyspace, &place, &account, &Payment::Paid);
         let args = [&*account, claimant.owner_text(), &place, &attempt.to_string()];
-        self.keyspace.run(&WITHDRAW, &keys.all(), &args).await.map(drop)
+        let reply = self.keyspace.run(&WITHDRAW, &keys.all(), &args).await?;
+        match reply.status() {
+            "released" | "left" => Ok(true),
+            "absent" => Ok(false),
+            _ => Err(reply.bad().into()),
+        }
     }
 }

@@ -18,6 +18,7 @@ impl Locks {
     /// # Errors
     /// When the keyspace gave no answer in time; the lease may be renewed then.
     pub async fn heartbeat(&self, request: &HeartbeatRequest) -> Result<Answer<Heartbeaten>, LocksError> {
+        let deadline_us = self.deadline_us()?;
         let account = request.claimant.account.to_string();
         let place = request.lock.to_string();
         let keys = Keys::new(&self.keyspace, &place, &account, &request.payment);
@@ -30,8 +31,9 @@ impl Locks {
             &place,
             &request.lease.as_ms().to_string(),
             &request.fence.map(|fence| fence.to_string()).unwrap_or_default(),
+            &deadline_us.to_string(),
         ];
-        let reply = self.keyspace.run(&HEARTBEAT, &[&keys.lock, &keys.held, &keys.bucket], &args).await?;
+        let reply = self.keyspace.run_replicated(&HEARTBEAT, &[&keys.lock, &keys.held, &keys.bucket], &args).await?;
         let outcome = read_heartbeaten(&reply, request.lease)?;
         Ok(Answer { outcome, standing: read_standing(&reply, &request.payment)? })
     }
@@ -43,6 +45,7 @@ fn read_heartbeaten(reply: &Reply, lease: Lease) -> Result<Heartbeaten, LocksErr
         "not_held" => Heartbeaten::Refused(NotHeld::Free),
         "held_by_another" => Heartbeaten::Refused(NotHeld::HeldByAnother),
         "rate_limited" => Heartbeaten::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) },
+        "late" => return Err(LocksError::TooLate),
         _ => return Err(reply.bad().into()),
     })
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 static INSPECT: Script = script!("inspect");
-static BREAK: Script = script!("break" on "line");
+static BREAK: Script = script!("break" = "keys" "line" "break");
 
 impl Locks {
     /// Says who holds a lock, and how many wait for it.

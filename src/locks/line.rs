@@ -1,6 +1,9 @@
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -13,7 +16,7 @@ use crate::{
     lock::{Attempt, Payment},
 };
 
-static LOOK: Script = script!("look" on "line");
+static LOOK: Script = script!("look" = "keys" "line" "look");
 static ALIVE: Script = script!("alive");
 
 /// How a line stands.
@@ -104,11 +107,20 @@ impl Locks {
     }
 
     async fn stay_alive(&self) {
+        // What was said last is not known for sure when no answer came.
+        let mut is_sure = true;
         loop {
             match self.announce().await {
-                Ok(true) => {}
-                Ok(false) => self.waiters.wake_all(),
-                Err(error) => tracing::debug!(%error, "the keyspace does not know that this server is there"),
+                Ok(was_alive) => {
+                    if !(was_alive && is_sure) {
+                        self.waiters.wake_all();
+                    }
+                    is_sure = true;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the keyspace does not know that this server is there");
+                    is_sure = false;
+                }
             }
             sleep(Self::LIFE_INTERVAL).await;
         }
@@ -118,23 +130,17 @@ impl Locks {
     /// would have said is found here, too, if it was lost.
     async fn look_after(self, line: Arc<Line>) {
         while line.is_due().await {
-            line.look_after(match self.look(&line.lock).await {
+            match self.look(&line.lock).await {
                 Ok(Look::Held { rest, waiting, to_collect }) => {
                     if let Some(attempt) = &to_collect {
                         self.waiters.wake(attempt);
                     }
                     self.waiters.wake_line_beyond(&line.lock, waiting + usize::from(to_collect.is_some()));
-                    Line::just_after(rest)
+                    line.look_by(Instant::now() + Line::just_after(rest));
                 }
-                Ok(Look::Free) => {
-                    self.waiters.wake_line_beyond(&line.lock, 0);
-                    Line::LOOK_INTERVAL
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "a line could not be looked after");
-                    Line::LOOK_INTERVAL
-                }
-            });
+                Ok(Look::Free) => self.waiters.wake_line_beyond(&line.lock, 0),
+                Err(error) => tracing::debug!(%error, "a line could not be looked after"),
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     lock::{NotHeld, Released},
 };
 
-static RELEASE: Script = script!("release" on "line");
+static RELEASE: Script = script!("release" = "keys" "release" "line" "next");
 
 impl Locks {
     /// Releases a lock, if the claimant holds it; the first in line has it then.

@@ -115,33 +115,37 @@ pub struct NotAPlace;
 /// cluster to spread them over.
 const LOCK_TAG: &str = "0";
 
-/// The script in the file of that name, behind the prelude and the other files
-/// that it stands on.
+/// A script made of files, one behind the other, the prelude first. A file that
+/// returns where there is nothing more to do spares Redis the setting up of what
+/// stands behind it.
 macro_rules! script {
-    ($name:literal $(on $library:literal)*) => {
+    ($name:literal) => {
+        script!($name = $name)
+    };
+    ($name:literal = $($part:literal)*) => {
         Script::new(
             $name,
             concat!(
                 include_str!("../../lua/prelude.lua"),
-                $(include_str!(concat!("../../lua/", $library, ".lua")),)*
-                include_str!(concat!("../../lua/", $name, ".lua"))
+                $(include_str!(concat!("../../lua/", $part, ".lua")),)*
             ),
         )
     };
 }
 pub(super) use script;
 
-/// The names of the keys of a lock and of an account, as `lua/line.lua` lists
+/// The names of the keys of a lock and of an account, as `lua/keys.lua` lists
 /// them.
 pub(super) struct Keys {
     pub lock: String,
     clock: String,
+    pub held: String,
+    pub bucket: String,
     pub line: String,
     tickets: String,
+    kept: String,
     pods: String,
-    pub held: String,
     waiting: String,
-    pub bucket: String,
 }
 
 impl Keys {
@@ -149,19 +153,20 @@ impl Keys {
         Self {
             lock: lock_key(keyspace, place),
             clock: keyspace.key(LOCK_TAG, "clock", ""),
+            held: held_key(keyspace, account),
+            bucket: bucket_key(keyspace, payment),
             line: keyspace.key(LOCK_TAG, "line", place),
             tickets: keyspace.key(LOCK_TAG, "tickets", place),
+            kept: keyspace.key(LOCK_TAG, "kept", place),
             pods: pods_key(keyspace),
-            held: held_key(keyspace, account),
             waiting: waiting_key(keyspace, account),
-            bucket: bucket_key(keyspace, payment),
         }
     }
 
     /// In the order in which scripts take them.
-    pub(super) fn all(&self) -> [&str; 8] {
-        let Self { lock, clock, line, tickets, pods, held, waiting, bucket } = self;
-        [lock, clock, line, tickets, pods, held, waiting, bucket]
+    pub(super) fn all(&self) -> [&str; 9] {
+        let Self { lock, clock, held, bucket, line, tickets, kept, pods, waiting } = self;
+        [lock, clock, held, bucket, line, tickets, kept, pods, waiting]
     }
 }
 

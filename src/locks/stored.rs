@@ -19,7 +19,7 @@ pub(super) fn read_held(reply: &Reply, index: usize) -> Result<Held, BadReply> {
     Ok(Held { holder: read_holder(reply, index + 2, index + 1)?, rest })
 }
 
-/// Reads a grant as `lua/line.lua` describes it: one field to a line.
+/// Reads a grant as `lua/keys.lua` describes it: one field to a line.
 pub(super) fn read_holder(reply: &Reply, grant: usize, expires: usize) -> Result<Holder, BadReply> {
     let expires_at = read_time(reply, expires)?;
     let lines: Vec<&str> = reply.text(grant)?.splitn(8, '\n').collect();

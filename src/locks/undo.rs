@@ -44,7 +44,8 @@ impl Drop for Undo {
         let Some(undoing) = self.armed.take() else { return };
         // Without a runtime the process is about to end; the lease will lapse.
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(undoing.run());
+            let tasks = undoing.locks.undo_tasks.clone();
+            tasks.spawn_on(undoing.run(), &runtime);
         }
     }
 }
@@ -60,15 +61,30 @@ impl Undoing {
             tracing::warn!("too many acquires without an answer: their grants are left to lapse");
             return;
         };
-        let mut pause = Self::PAUSE_MIN;
         let tries = async {
-            while self.locks.withdraw(&self.lock, &self.claimant, self.attempt).await.is_err() {
-                time::sleep(pause).await;
-                pause = (pause * 2).min(Self::PAUSE_MAX);
+            if !self.withdraw().await {
+                // It may be on its way yet, by another connection; what comes
+                // after its deadline does nothing.
+                time::sleep(self.locks.keyspace.timeout() + Self::PAUSE_MIN).await;
+                self.withdraw().await;
             }
         };
         if time::timeout(self.lease.as_duration(), tries).await.is_err() {
             tracing::debug!("a grant whose answer was lost lapsed before it could be taken back");
+        }
+    }
+
+    /// Withdraws the attempt, trying until the keyspace answers. Returns whether
+    /// there was anything of it.
+    async fn withdraw(&self) -> bool {
+        let mut pause = Self::PAUSE_MIN;
+        loop {
+            match self.locks.withdraw(&self.lock, &self.claimant, self.attempt).await {
+                Ok(found) => return found,
+                Err(error) => tracing::debug!(%error, "an attempt could not be withdrawn yet"),
+            }
+            time::sleep(pause).await;
+            pause = (pause * 2).min(Self::PAUSE_MAX);
         }
     }
 }

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::lock::{Acquired, Attempt, Held, Payment, Refusal};
 
+/// How often a request asks how it stands, come what may. Messages and looks
+/// after the line find out sooner.
+const ASK_INTERVAL: Duration = Duration::from_secs(10);
 /// How long to pause when the keyspace could not be asked how a wait stands.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -55,6 +58,11 @@ impl Locks {
                     undo.disarm();
                     return Ok(answered(acquired));
                 }
+                // The other request has the lock when it is handed over.
+                Ok(Turn::Replaced(held)) => {
+                    undo.disarm();
+                    return Ok(answered(given_up(Some(held), draining)));
+                }
                 Ok(Turn::Waiting(held)) if is_over => {
                     undo.disarm();
                     return Ok(answered(given_up(Some(held), draining)));
@@ -66,7 +74,7 @@ impl Locks {
                 Err(error) if is_over => return Err(error),
                 Ok(Turn::Waiting(held)) => {
                     seat.expect_lapse(held.rest);
-                    ends
+                    ends.min(Instant::now() + ASK_INTERVAL)
                 }
                 // It was skipped, or the keyspace has forgotten the line.
                 Ok(Turn::Gone) => {

@@ -152,19 +152,11 @@ impl Line {
     }
 
     /// Has it looked after at that time, or before.
-    fn look_by(&self, time: Instant) {
+    pub(super) fn look_by(&self, time: Instant) {
         let mut next = self.next_look();
         if next.is_some_and(|next| time < next) {
             *next = Some(time);
             self.changed.notify_one();
-        }
-    }
-
-    /// Says when to look again, after a look.
-    pub(super) fn look_after(&self, pause: Duration) {
-        let mut next = self.next_look();
-        if next.is_some() {
-            *next = Some(Instant::now() + pause);
         }
     }
 
@@ -173,9 +165,14 @@ impl Line {
         loop {
             let Some(next) = *self.next_look() else { return false };
             tokio::select! {
-                () = tokio::time::sleep_until(next) => return true,
-                () = self.changed.notified() => {}
+                () = tokio::time::sleep_until(next) => {}
+                () = self.changed.notified() => continue,
             }
+            // What is heard while one looks makes the next look earlier again.
+            if let Some(next) = &mut *self.next_look() {
+                *next = Instant::now() + Self::LOOK_INTERVAL;
+            }
+            return true;
         }
     }
 

@@ -179,6 +179,10 @@ async fn a_parameter_that_is_unknown_malformed_or_twice_is_named_and_nothing_is_
         assert_eq!(client.get(&path).await.status, 200, "{parameter} at its limit");
     }
     client.get("/v1/acquire/params?owner=%f").await.assert_problem(400, "malformed-parameter");
+    let many: String = (0..17).map(|number| format!("x{number}=1&")).collect();
+    let many = client.get(&format!("/v1/acquire/params?{many}")).await;
+    many.assert_problem(400, "malformed-parameter");
+    assert!(many.json["detail"].as_str().unwrap().contains("16"), "{}", many.text);
     assert_eq!(client.get("/v1/acquire/params").await.json["response"], true, "nothing was acquired on the way");
 }
 

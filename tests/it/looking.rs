@@ -1,8 +1,9 @@
 //! Looking at locks and at the account, and breaking locks.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use crate::support::{Client, Cluster, Pod, eventually, postgres::Postgres, redis::RedisServer};
 
@@ -204,6 +205,39 @@ async fn breaking_takes_the_lock_from_its_holder_and_the_line_moves_on() {
     {
         assert!(rows[0].contains(text), "{text} is not in {}", rows[0]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_broken_is_recorded_though_the_client_hangs_up() {
+    let mut cluster = Cluster::start(1).await;
+    let account = cluster.account("business").await;
+    let pod = &mut cluster.pods[0];
+    let client = pod.client(&account.token);
+    for round in 0..30 {
+        let name = format!("race-{round}");
+        assert_eq!(client.get(&format!("/v1/acquire/{name}")).await.json["response"], true);
+        let mut stream = TcpStream::connect(pod.authority("127.0.0.1")).await.unwrap();
+        let authorization = client.authorization();
+        let request =
+            format!("DELETE /v1/locks/{name} HTTP/1.1\r\nHost: test\r\nAuthorization: {authorization}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_micros(400 * round)).await;
+        drop(stream);
+    }
+    // What was begun ends when the server has: it answers what it has in hand.
+    assert_eq!(pod.stop().await, Some(0));
+    let again = Pod::builder().redis(&cluster.redis).database(&cluster.postgres.url).start().await;
+    let client = again.client(&account.token);
+    let mut broken = 0;
+    for round in 0..30 {
+        let is_broken = client.get(&format!("/v1/locks/race-{round}")).await.json["held"] == false;
+        let query =
+            format!("SELECT count(*) FROM audit WHERE action = 'lock.break' AND detail LIKE '%\"race-{round}\"%'");
+        let is_recorded = cluster.postgres.query(&query).unwrap().trim() == "1";
+        assert_eq!(is_broken, is_recorded, "race-{round}");
+        broken += u32::from(is_broken);
+    }
+    assert!(broken > 5, "{broken} were broken, too few to mean anything");
 }
 
 #[tokio::test(flavor = "multi_thread")]

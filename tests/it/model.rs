@@ -129,7 +129,7 @@ enum Seen {
     Asked(Answer<Turn>),
     Collected(Turn),
     Looked(Look),
-    Withdrawn,
+    Withdrawn(bool),
     Heartbeaten(Answer<Heartbeaten>),
     Released(Answer<Released>),
 }
@@ -245,7 +245,7 @@ impl Trial {
                 })
             }
             Step::Collect { ago, is_over } => match (self.attempt(ago).cloned(), on) {
-                (None, _) => Seen::Withdrawn,
+                (None, _) => Seen::Withdrawn(false),
                 (Some((_, request, attempt)), Some((_, locks))) => {
                     Seen::Collected(locks.collect(&request, attempt, is_over).await.unwrap())
                 }
@@ -253,12 +253,13 @@ impl Trial {
             },
             Step::Withdraw { ago } => {
                 if let Some((_, request, attempt)) = self.attempt(ago).cloned() {
-                    match on {
+                    let found = match on {
                         Some((_, locks)) => locks.withdraw(&request.lock, &request.claimant, attempt).await.unwrap(),
                         None => self.model.withdraw(&request, attempt),
-                    }
+                    };
+                    return Seen::Withdrawn(found);
                 }
-                Seen::Withdrawn
+                Seen::Withdrawn(false)
             }
             Step::Look { lock: index } => Seen::Looked(match on {
                 Some((_, locks)) => locks.look(&lock(index)).await.unwrap(),

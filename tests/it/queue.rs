@@ -196,6 +196,28 @@ async fn an_owner_keeps_its_place_when_its_request_has_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_asks_twice_waits_with_the_later_request() {
+    let cluster = Cluster::start(2).await;
+    let account = cluster.account("business").await;
+    let [here, there] = [0, 1].map(|pod| cluster.pods[pod].client(&account.token));
+    assert_granted(&acquire(&here, "twice").await);
+    let first = stand_in_line(&here, "twice", "owner=ana").await;
+    let behind = stand_in_line(&here, "twice", "owner=bob").await;
+    let second = {
+        let there = there.clone();
+        tokio::spawn(async move { there.get("/v1/acquire/twice?owner=ana&wait=50s").await })
+    };
+    let asked = Instant::now();
+    assert_refused(&first.await.unwrap(), "timed_out");
+    assert!(asked.elapsed() < SLACK, "{:?}", asked.elapsed());
+    assert_eq!(here.get("/v1/account").await.json["requests_waiting"], 2);
+    release(&here, "twice").await;
+    assert_granted(&second.await.unwrap());
+    assert_eq!(there.get("/v1/release/twice?owner=ana").await.json["response"], true);
+    assert_granted(&behind.await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_releases_while_it_waits_leaves_the_line() {
     let pod = Pod::start().await;
     let client = pod.client(&pod.first_token());

@@ -19,6 +19,9 @@ pub(in crate::http) const BODY_BYTES_MAX: usize = 16 * 1024;
 pub(in crate::http) struct Params(Vec<(String, String)>);
 
 impl Params {
+    /// How many parameters a request may have: more than any has use for.
+    const COUNT_MAX: usize = 16;
+
     pub(super) async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Self, Problem> {
         let Self(mut pairs) = Self::in_query(request.uri())?;
         if request.method() == Method::POST {
@@ -34,6 +37,9 @@ impl Params {
     }
 
     fn each_once(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
+        if pairs.len() > Self::COUNT_MAX {
+            return Err(malformed(format!("there are more than {} parameters", Self::COUNT_MAX)));
+        }
         for (at, (name, _)) in pairs.iter().enumerate() {
             if pairs.iter().skip(at + 1).any(|(other, _)| other == name) {
                 return Err(malformed(format!("the parameter {name:?} is given twice")));

@@ -52,6 +52,7 @@ fn perform(store: &mut Store, words: &[&str]) -> Result<Answer, Failure> {
             let gone = keys.iter().filter(|key| store.exists(key) && store.remove(key).is_some()).count();
             Ok(Answer::Integer(gone as i64))
         }
+        ["EXISTS", key] => Ok(Answer::Integer(store.exists(key).into())),
         ["PTTL", key] => Ok(Answer::Integer(match store.expiry_ms(key) {
             None => -2,
             Some(None) => -1,
@@ -84,6 +85,23 @@ fn perform(store: &mut Store, words: &[&str]) -> Result<Answer, Failure> {
         ["ZRANGEBYSCORE", key, from, "+inf", "WITHSCORES", "LIMIT", "0", count] => {
             let (from, count) = (integer(from)?, integer(count)?.max(0) as usize);
             let found = store.sorted(key, false)?.map(|set| set.from(from).take(count).flat_map(with_score).collect());
+            Ok(Answer::Texts(found.unwrap_or_default()))
+        }
+        ["ZRANGEBYSCORE", key, from, "+inf"] => {
+            let from = integer(from)?;
+            let found =
+                store.sorted(key, false)?.map(|set| set.from(from).map(|(_, member)| member.to_owned()).collect());
+            Ok(Answer::Texts(found.unwrap_or_default()))
+        }
+        ["ZRANGEBYSCORE", key, "-inf", to, "LIMIT", "0", count] => {
+            let (to, count) = (integer(to)?, integer(count)?.max(0) as usize);
+            let found = store.sorted(key, false)?.map(|set| {
+                set.ranked()
+                    .take_while(|(score, _)| *score <= to)
+                    .take(count)
+                    .map(|(_, member)| member.to_owned())
+                    .collect()
+            });
             Ok(Answer::Texts(found.unwrap_or_default()))
         }
         ["ZCOUNT", key, from, "+inf"] => {

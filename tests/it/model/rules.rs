@@ -82,8 +82,8 @@ impl Model {
         let (fence, is_collected) = (holding.holder.fence, holding.is_collected);
         let held = self.held(lock);
         match is_own {
-            true if is_collected => self.hold_on(request, fence),
-            true => self.hold(request, attempt, Some(fence)),
+            true if is_collected => self.hold_on(request, fence, ""),
+            true => self.hold_handed_over(request, attempt, fence),
             false if wait.is_zero() => Turn::Waiting(held),
             false => match self.stand_in_line(request, attempt, wait) {
                 Ok(()) => Turn::Waiting(held),
@@ -99,22 +99,20 @@ impl Model {
         if let Some(holding) = self.settled(lock) {
             is_held = true;
             let (fence, is_own) = (holding.holder.fence, holding.claimant == *claimant);
+            let holding_attempt = holding.attempt.clone();
             if is_own && !holding.is_collected && (holding.attempt == attempt || claimant.owner.is_some()) {
                 self.stop_waiting(claimant, &attempt);
-                let turn = self.hold(request, &attempt, Some(fence));
-                if matches!(turn, Turn::Over(Acquired::Refused(_))) {
-                    self.locks.get_mut(lock).unwrap().held = None;
-                    self.settled(lock);
-                }
-                return turn;
+                return self.hold_handed_over(request, &attempt, fence);
             }
-            if is_own && claimant.owner.is_some() {
+            let is_collected_before = holding_attempt == attempt;
+            if is_own && (is_collected_before || claimant.owner.is_some()) {
                 self.stop_waiting(claimant, &attempt);
-                return self.hold_on(request, fence);
+                return self.hold_on(request, fence, if is_collected_before { &attempt } else { "" });
             }
         }
         let line = &self.lock(lock).line;
         let stands = line.iter().any(|ticket| ticket.is_of(claimant, &attempt));
+        let is_replaced = line.iter().any(|ticket| ticket.is_of(claimant, &attempt) && ticket.attempt != attempt);
         if is_over {
             self.leave(lock, claimant, &attempt);
         }
@@ -122,10 +120,11 @@ impl Model {
             self.stop_waiting(claimant, &attempt);
             return Turn::Gone;
         }
-        Turn::Waiting(self.held(lock))
+        let held = self.held(lock);
+        if is_replaced { Turn::Replaced(held) } else { Turn::Waiting(held) }
     }
 
-    pub fn withdraw(&mut self, request: &AcquireRequest, attempt: Attempt) {
+    pub fn withdraw(&mut self, request: &AcquireRequest, attempt: Attempt) -> bool {
         let AcquireRequest { lock, claimant, .. } = request;
         let attempt = attempt.to_string();
         let kept_until = self.now() + KEEP;
@@ -139,15 +138,16 @@ impl Model {
                 self.settled(lock);
             }
             self.stop_waiting(claimant, &attempt);
-            return;
+            return true;
         }
-        self.leave(lock, claimant, &attempt);
+        self.leave(lock, claimant, &attempt)
     }
 
     pub fn look(&mut self, lock: &LockId) -> Look {
         if self.settled(lock).is_none() {
             return Look::Free;
         }
+        self.sweep(lock);
         let rest = self.held(lock).rest;
         let Lock { held, line, .. } = self.lock(lock);
         let to_collect = held.as_ref().filter(|held| !held.is_collected).map(|held| held.attempt.clone());
@@ -166,6 +166,7 @@ impl Model {
         let outcome = match self.find(&request.lock, &request.claimant, request.fence) {
             Ok(holding) if holding.is_collected => {
                 holding.holder.expires_at = expires_at;
+                holding.attempt = String::new();
                 Heartbeaten::Renewed(Grant { fence: holding.holder.fence, lease: request.lease, expires_at })
             }
             Ok(_) => Heartbeaten::Refused(NotHeld::Free),
@@ -186,6 +187,10 @@ impl Model {
         let is_owners = self.lock(lock).held.as_ref().is_some_and(|held| held.claimant == *claimant);
         let outcome = match self.find(lock, claimant, request.fence) {
             Ok(holding) if holding.is_collected || claimant.owner.is_some() => {
+                if !holding.is_collected {
+                    let attempt = holding.attempt.clone();
+                    self.stop_waiting(claimant, &attempt);
+                }
                 self.lock(lock).held = None;
                 self.settled(lock);
                 Released::Released
@@ -246,17 +251,31 @@ impl Model {
         Turn::Over(Acquired::Granted(Grant { fence, lease: request.lease, expires_at }))
     }
 
-    fn hold_on(&mut self, request: &AcquireRequest, fence: Fence) -> Turn {
+    /// Who holds too many locks lets the next one have it.
+    fn hold_handed_over(&mut self, request: &AcquireRequest, attempt: &str, fence: Fence) -> Turn {
+        let AcquireRequest { lock, claimant, .. } = request;
+        let before = self.lock(lock).held.as_ref().unwrap().attempt.clone();
+        self.stop_waiting(claimant, &before);
+        let turn = self.hold(request, attempt, Some(fence));
+        if matches!(turn, Turn::Over(Acquired::Refused(_))) {
+            self.lock(lock).held = None;
+            self.settled(lock);
+        }
+        turn
+    }
+
+    fn hold_on(&mut self, request: &AcquireRequest, fence: Fence, attempt: &str) -> Turn {
         let expires_at = self.now() + request.lease.as_duration();
         let holding = self.lock(&request.lock).held.as_mut().unwrap();
         holding.holder.expires_at = expires_at;
-        holding.attempt = String::new();
+        attempt.clone_into(&mut holding.attempt);
         Turn::Over(Acquired::Granted(Grant { fence, lease: request.lease, expires_at }))
     }
 
     fn stand_in_line(&mut self, request: &AcquireRequest, attempt: &str, wait: Duration) -> Result<(), u64> {
         let AcquireRequest { lock, claimant, .. } = request;
         let now = self.now();
+        self.sweep(lock);
         let place = self.lock(lock).line.iter().position(|ticket| ticket.is_of(claimant, attempt));
         if let Some(place) = place {
             let before = self.lock(lock).line[place].attempt.clone();
@@ -278,7 +297,7 @@ impl Model {
         Ok(())
     }
 
-    fn leave(&mut self, lock: &LockId, claimant: &Claimant, attempt: &str) {
+    fn leave(&mut self, lock: &LockId, claimant: &Claimant, attempt: &str) -> bool {
         self.stop_waiting(claimant, attempt);
         let kept_until = self.now() + KEEP;
         let line = &mut self.lock(lock).line;
@@ -286,8 +305,15 @@ impl Model {
         match line.iter().position(is_meant) {
             Some(place) if claimant.owner.is_some() => line[place].kept_until = Some(kept_until),
             Some(place) => _ = line.remove(place),
-            None => {}
+            None => return false,
         }
+        true
+    }
+
+    /// Drops places that nobody has asked for in time.
+    fn sweep(&mut self, lock: &LockId) {
+        let now = self.now();
+        self.lock(lock).line.retain(|ticket| ticket.kept_until.is_none_or(|until| until > now));
     }
 
     fn stop_waiting(&mut self, claimant: &Claimant, attempt: &str) {

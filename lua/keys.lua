@@ -1,0 +1,33 @@
+-- The keys of the scripts that grant, release or wait: the same for all of them,
+-- in the same order. They stand here, once, behind prelude.lua.
+--
+-- KEYS[1] lock     string: the grant, one field to a line: account, owner,
+--                  fence, attempt, time of the grant in ms, token label, note,
+--                  info. With a '?' before the attempt it was handed to a
+--                  waiter who has yet to collect it. The attempt is '' once its
+--                  owner has shown that it knows of the grant
+-- KEYS[2] clock    string: the last fence given in this hash slot
+-- KEYS[3] held     sorted set: the places of the locks that the account holds in
+--                  this hash slot, by the time in ms at which they lapse
+-- KEYS[4] bucket   string: the token's rate, see prelude.lua
+-- KEYS[5] line     sorted set: the tickets of those who wait, by the time in us
+--                  at which each was drawn. A ticket is account, owner and
+--                  attempt; the attempt is '' for one with an owner, who has
+--                  one place in a line however often it asks
+-- KEYS[6] tickets  hash: of each ticket its attempt, its pod, and the time in ms
+--                  until which the place is kept though nobody asks, '' while a
+--                  request waits; then label, note and info as in a grant
+-- KEYS[7] kept     sorted set: the tickets for which nobody asks, by that time
+-- KEYS[8] pods     sorted set: servers, by the time in ms until which they count
+--                  as alive. A server is called as the channel it listens to
+-- KEYS[9] waiting  sorted set: the attempts with which the account waits, by the
+--                  time in ms at which they are over, come what may
+local LOCK, CLOCK, HELD, BUCKET = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local LINE, TICKETS, KEPT, PODS, WAITING = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+
+-- A hybrid logical clock: a fence rises even when the time is set back.
+local function next_fence(now)
+  local fence = word(math.max(now, tonumber(redis.call('GET', CLOCK) or 0) + 1))
+  redis.call('SET', CLOCK, fence)
+  return fence
+end

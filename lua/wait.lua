@@ -1,0 +1,39 @@
+-- The rest of acquire.lua, with its KEYS[1...9] and ARGV[1...13]: for an owner that
+-- asks again, for those who are to wait, and where somebody does already. Returns
+-- what acquire.lua does.
+
+-- When a lease has lapsed those who wait come first, whoever asks now.
+grant = grant or hand_over(now)
+local fence = nil
+if grant then
+  if ARGV[4] == '' or string.sub(grant, 1, #head) ~= head then
+    local rest_ms = redis.call('PTTL', LOCK)
+    local status = 'held'
+    if ARGV[11] ~= '0' then
+      local waiting = stand_in_line(now, head, ARGV[7], ARGV[12], ARGV[10], tonumber(ARGV[11]), tonumber(ARGV[13]))
+      if waiting then
+        return {'too_many_waiting', backlog, waiting}
+      end
+      status = 'in_line'
+    end
+    return {status, backlog, word(rest_ms), word(now_ms + rest_ms), grant}
+  end
+  local mark, before, rest
+  fence, mark, before, rest = string.match(grant, '^(%d+)\n(%??)([^\n]*)\n(.*)$', #head + 1)
+  if mark == '' then
+    hold_on(now, head, fence, '', rest, ARGV[5], ARGV[6])
+    return {'granted', backlog, fence, expires_ms}
+  end
+  redis.call('ZREM', WAITING, before)
+end
+
+local held
+held, fence = hold(now, head, fence, ARGV[7], ARGV[10], ARGV[5], ARGV[6], tonumber(ARGV[9]))
+if held then
+  if grant then
+    redis.call('DEL', LOCK)
+    hand_over(now)
+  end
+  return {'over_quota', backlog, held}
+end
+return {'granted', backlog, fence, expires_ms}
