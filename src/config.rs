@@ -1,6 +1,7 @@
 //! Every setting: its flag, its variable, its default and its unit. One struct
 //! per concern; each is read from flags first, then from the environment.
 
+mod admin;
 mod database;
 mod in_force;
 mod limits;
@@ -10,6 +11,7 @@ mod redis;
 mod secret;
 
 pub use self::{
+    admin::AdminSettings,
     database::DatabaseSettings,
     in_force::{InForce, in_force},
     limits::LimitSettings,
@@ -34,6 +36,8 @@ pub struct ServeSettings {
     pub database: DatabaseSettings,
     #[command(flatten)]
     pub limits: LimitSettings,
+    #[command(flatten)]
+    pub admin: AdminSettings,
     #[command(flatten)]
     pub log: LogSettings,
 }

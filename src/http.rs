@@ -3,6 +3,7 @@
 
 mod account;
 mod acquire;
+mod admin;
 mod answer;
 mod basic;
 mod caller;
@@ -24,4 +25,4 @@ mod release;
 mod router;
 mod terraform;
 
-pub use self::{connection::Connection, router::router};
+pub use self::{admin::admin_router, connection::Connection, router::router};

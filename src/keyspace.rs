@@ -7,8 +7,12 @@ mod redis;
 mod reply;
 mod script;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use metrics::{counter, histogram};
 use tokio::sync::mpsc;
 
 pub use self::{
@@ -46,10 +50,13 @@ impl Keyspace {
     /// # Errors
     /// When no answer came within the keyspace's time-out, see [`KeyspaceError`].
     pub async fn run(&self, script: &'static Script, keys: &[&str], args: &[&str]) -> Result<Reply, KeyspaceError> {
-        match self {
+        let begun = Instant::now();
+        let reply = match self {
             Self::Redis(redis) => redis.run(script, keys, args).await,
             Self::Embedded(embedded) => embedded.run(script, keys, args),
-        }
+        };
+        measure(script, begun, &reply);
+        reply
     }
 
     /// Like [`run`](Self::run), and answers only once as many replicas have
@@ -64,10 +71,13 @@ impl Keyspace {
         keys: &[&str],
         args: &[&str],
     ) -> Result<Reply, KeyspaceError> {
-        match self {
+        let begun = Instant::now();
+        let reply = match self {
             Self::Redis(redis) => redis.run_replicated(script, keys, args).await,
             Self::Embedded(embedded) => embedded.run(script, keys, args),
-        }
+        };
+        measure(script, begun, &reply);
+        reply
     }
 
     /// The name of a key: keys with the same `tag` share a hash slot, and the
@@ -100,6 +110,14 @@ impl Keyspace {
         }
     }
 
+    /// Whether scripts can be run, as far as is known.
+    pub fn is_reachable(&self) -> bool {
+        match self {
+            Self::Redis(redis) => redis.is_reachable(),
+            Self::Embedded(_) => true,
+        }
+    }
+
     /// How long a script may take before it counts as unanswered.
     pub fn timeout(&self) -> Duration {
         match self {
@@ -107,4 +125,15 @@ impl Keyspace {
             Self::Embedded(_) => Duration::from_secs(1),
         }
     }
+}
+
+fn measure(script: &'static Script, begun: Instant, reply: &Result<Reply, KeyspaceError>) {
+    histogram!("lockable_keyspace_duration_seconds", "script" => script.name).record(begun.elapsed());
+    let kind = match reply {
+        Ok(_) => return,
+        Err(KeyspaceError::NotSent(_)) => "not_sent",
+        Err(KeyspaceError::NoAnswer(_)) => "no_answer",
+        Err(KeyspaceError::Refused(_)) => "refused",
+    };
+    counter!("lockable_keyspace_errors_total", "kind" => kind).increment(1);
 }

@@ -3,7 +3,7 @@
 //! # Layout
 //!
 //! - [`config`][]: every setting, with its variable, default and unit.
-//! - [`telemetry`][]: logs.
+//! - [`telemetry`][]: logs and metrics.
 //! - [`server`][]: listener, TLS, time-outs, drain.
 //! - [`app`][]: what handlers share.
 //! - [`lock`][]: the domain, pure: names, leases, fences, grants, outcomes.
@@ -12,12 +12,14 @@
 //! - [`accounts`][]: accounts, tokens, plans, namespaces, audit; the only room with SQL.
 //! - [`limits`][]: rates per token, in the pod and over all pods; failed authentication per address.
 //! - [`http`][]: the router, the middleware, extractors, problems, one file a route.
+//! - [`cli`][]: the commands that ask a server.
 //! - [`operator`][]: the operator's commands, which work on the account database.
 //!
 //! The scripts that decide about locks stand in `lua/`, one file per operation.
 
 pub mod accounts;
 pub mod app;
+pub mod cli;
 pub mod config;
 pub mod http;
 pub mod keyspace;

@@ -17,11 +17,12 @@ mod waiters;
 
 use std::{sync::Arc, time::Duration};
 
+use metrics::counter;
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    keyspace::{BadReply, Keyspace, KeyspaceError},
+    keyspace::{BadReply, Keyspace, KeyspaceError, Reply},
     lock::Attempt,
 };
 
@@ -81,12 +82,23 @@ impl Locks {
         }
     }
 
+    /// Whether locks can be asked for, as far as is known.
+    pub fn is_reachable(&self) -> bool {
+        self.keyspace.is_reachable()
+    }
+
     /// Lets attempts be withdrawn for a moment longer, when no more are made.
     pub async fn finish(&self) {
         self.undo_tasks.close();
         if timeout(Self::FINISH_MAX, self.undo_tasks.wait()).await.is_err() {
             tracing::warn!(attempts = self.undo_tasks.len(), "attempts without an answer are left to lapse");
         }
+    }
+
+    /// Counts what became of a request, in the words of its script.
+    fn count(operation: &'static str, reply: &Reply) {
+        let outcome = reply.status().to_owned();
+        counter!("lockable_lock_requests_total", "operation" => operation, "outcome" => outcome).increment(1);
     }
 
     /// The keyspace time in microseconds after which nobody waits for an answer

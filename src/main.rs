@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error::ContextKind};
 use lockable::{
+    cli::{Healthcheck, healthcheck},
     config::{ServeSettings, in_force},
     operator::{self, OperatorCommand},
     server, telemetry,
@@ -23,6 +24,7 @@ struct Cli {
 enum Command {
     /// Serve the API
     Serve(ServeSettings),
+    Healthcheck(Healthcheck),
     /// Look at the settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
     match Cli::from_arg_matches(&matches) {
         Ok(Cli { command: Command::Serve(settings) }) => serve(settings),
         Ok(Cli { command: Command::Config(ConfigCommand::Check(settings)) }) => check(&settings, &matches),
+        Ok(Cli { command: Command::Healthcheck(check) }) => ask_health(&check),
         Ok(Cli { command: Command::Operator(command) }) => operator::main(command),
         Err(error) => refuse(&error),
     }
@@ -55,6 +58,19 @@ fn serve(settings: ServeSettings) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lockable: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ask_health(check: &Healthcheck) -> ExitCode {
+    match healthcheck(check) {
+        Ok((is_ready, answer)) => {
+            println!("{answer}");
+            if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("lockable: the server does not answer: {error}");
             ExitCode::FAILURE
         }
     }

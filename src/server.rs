@@ -1,6 +1,7 @@
 //! The server: puts the parts together, listens, and drains.
 
 mod accept;
+mod admin;
 mod exclusive;
 mod patience;
 mod start;
@@ -62,16 +63,28 @@ pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: Canc
     let address = listener.local_addr().context("the listener has no address")?;
     // Requests that are finished while draining still need what runs beside them.
     let drained = CancellationToken::new();
-    let parts = start::start(settings, &shutdown, &drained).await?;
+    // Balancers take a while to notice that a server is leaving.
+    let closing = CancellationToken::new();
+    tokio::spawn({
+        let (shutdown, closing, delay) = (shutdown.clone(), closing.clone(), settings.admin.shutdown_delay);
+        async move {
+            shutdown.cancelled().await;
+            tokio::time::sleep(delay).await;
+            closing.cancel();
+        }
+    });
+    let parts = start::start(settings, &closing, &drained).await?;
     if let Some(token) = &parts.first_token {
         start::greet(&format!("{scheme}://{address}"), token);
     }
+    let admin = admin::start(&settings.admin, &settings.listen, &parts.app, &shutdown, &drained).await?;
     tracing::info!(%address, scheme, "listening");
-    serve(listener, http::router(parts.app.clone()), &settings.listen, tls, shutdown).await;
+    serve(listener, http::router(parts.app.clone()), &settings.listen, tls, closing).await;
     parts.app.locks.finish().await;
     drained.cancel();
     parts.background.close();
     parts.background.wait().await;
+    admin.wait().await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -1,9 +1,12 @@
-//! Logs: one line or one JSON object for each event, on standard error.
+//! Logs: one line or one JSON object for each event, on standard error. Metrics.
+
+mod metrics;
 
 use std::{io, panic};
 
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
+pub use self::metrics::Metrics;
 use crate::config::{LogFormat, LogSettings};
 
 /// Why no log can be written.
@@ -29,7 +32,10 @@ pub fn init(settings: &LogSettings) -> Result<(), TelemetryError> {
     set.map_err(|_| TelemetryError::Twice)?;
     // A panic is a fault of ours. It must be found where everything else is,
     // in the same form.
-    panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a task panicked")));
+    panic::set_hook(Box::new(|panic| {
+        ::metrics::counter!("lockable_panics_total").increment(1);
+        tracing::error!(%panic, "a task panicked");
+    }));
     Ok(())
 }
 

@@ -1,11 +1,12 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use metrics::counter;
 use moka::future::Cache;
 use tokio::time::timeout;
 
@@ -34,6 +35,7 @@ pub struct Directory {
     unknown: Cache<TokenHash, ()>,
     generation: AtomicU64,
     pub(super) usage: Usage,
+    is_following: AtomicBool,
 }
 
 /// What is remembered of a token.
@@ -84,7 +86,15 @@ impl Directory {
             .build();
         let unknown = Cache::builder().max_capacity(Self::UNKNOWN_MAX).time_to_live(Self::REMEMBERED).build();
         let shared = SharedCache::new(keyspace);
-        Arc::new(Self { database, shared, known, unknown, generation: AtomicU64::new(0), usage: Usage::default() })
+        Arc::new(Self {
+            database,
+            shared,
+            known,
+            unknown,
+            generation: AtomicU64::new(0),
+            usage: Usage::default(),
+            is_following: AtomicBool::new(false),
+        })
     }
 
     /// Finds whose a token is.
@@ -94,7 +104,10 @@ impl Directory {
     pub async fn find(self: &Arc<Self>, token: &Token, reach: Reach) -> Result<Arc<Caller>, FindError> {
         let hash = token.hash();
         let caller = match self.known.get(&hash).await {
-            Some(known) => known.caller,
+            Some(known) => {
+                count_lookup("memory");
+                known.caller
+            }
             // In a task of its own: whoever asks may go away in the middle, and
             // what was read must not be kept without the check at the end.
             None => match tokio::spawn(self.clone().look_up(hash, reach)).await {
@@ -104,6 +117,16 @@ impl Directory {
         };
         self.usage.note(&caller);
         Ok(caller)
+    }
+
+    /// Whether the database was there when it was last asked for changes, which
+    /// is twice a second.
+    pub fn is_following(&self) -> bool {
+        self.is_following.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_following(&self, is_following: bool) {
+        self.is_following.store(is_following, Ordering::Relaxed);
     }
 
     /// Forgets in memory what a change has made untrue.
@@ -170,6 +193,7 @@ impl Directory {
         // Asking the database would only make the answer late.
         let found = self.shared.find(&hash).await.map_err(|error| FindError::Unavailable(error.to_string()))?;
         let Some(entry) = found else { return Ok(None) };
+        count_lookup("keyspace");
         if !entry.is_fresh() {
             tokio::spawn(self.clone().refresh(hash));
         }
@@ -190,6 +214,7 @@ impl Directory {
             Ok(Err(error)) => return Err(FindError::Unavailable(error.to_string())),
             Err(_) => return Err(FindError::Unavailable("the database took too long".into())),
         };
+        count_lookup(if found.is_some() { "database" } else { "nowhere" });
         let (seq, caller) = found.ok_or(FindError::Unknown)?;
         let caller = Arc::new(caller);
         let (shared, kept) = (self.shared.clone(), caller.clone());
@@ -200,4 +225,9 @@ impl Directory {
         });
         Ok(caller)
     }
+}
+
+/// Counts where it was found whose a token is.
+fn count_lookup(source: &'static str) {
+    counter!("lockable_token_lookups_total", "source" => source).increment(1);
 }

@@ -61,6 +61,7 @@ impl Directory {
                         _ => {}
                     }
                     is_failing = outcome.is_err();
+                    self.note_following(!is_failing);
                     if is_failing {
                         position.rounds = 0;
                     }

@@ -9,10 +9,11 @@ use std::{
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use metrics::{counter, histogram};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -84,15 +85,33 @@ pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, nex
     if let Ok(value) = HeaderValue::try_from(&request_id) {
         headers.insert(REQUEST_ID.clone(), value);
     }
+    let route_name = route.as_ref().map_or("-", MatchedPath::as_str);
+    count(&method, route_name, response.status(), started.elapsed());
     tracing::info!(
         %method,
-        route = route.as_ref().map_or("-", MatchedPath::as_str),
+        route = route_name,
         status = response.status().as_u16(),
         duration_us = started.elapsed().as_micros() as u64,
         request_id,
         "request",
     );
     response
+}
+
+/// Methods are told apart as far as routes have them: anybody can make up more.
+fn count(method: &Method, route: &str, status: StatusCode, duration: Duration) {
+    let method = match method.as_str() {
+        "GET" => "GET",
+        "POST" => "POST",
+        "DELETE" => "DELETE",
+        "LOCK" => "LOCK",
+        "UNLOCK" => "UNLOCK",
+        _ => "other",
+    };
+    let route = route.to_owned();
+    counter!("lockable_http_requests_total", "method" => method, "route" => route.clone(), "status" => status.as_str().to_owned())
+        .increment(1);
+    histogram!("lockable_http_request_duration_seconds", "route" => route).record(duration);
 }
 
 /// The fields of draft-ietf-httpapi-ratelimit-headers-10: `q` requests in `w`

@@ -151,6 +151,11 @@ impl Redis {
         self.subscriptions.add(channel)
     }
 
+    /// Whether there is a connection to a server that was checked.
+    pub fn is_reachable(&self) -> bool {
+        self.link.is_live()
+    }
+
     /// The server's time in microseconds since 1970, or a little less.
     pub fn now_us(&self) -> Option<u64> {
         self.link.now_us()

@@ -87,6 +87,7 @@ impl Locks {
             &request.waiting_max.to_string(),
         ];
         let reply = self.keyspace.run_replicated(&ACQUIRE, &keys.all(), &args).await?;
+        Self::count("acquire", &reply);
         let outcome = read_turn(&reply, 2, request.lease)?;
         Ok(Answer { outcome, standing: read_standing(&reply, &request.payment)? })
     }

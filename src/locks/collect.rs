@@ -34,6 +34,7 @@ impl Locks {
             if is_over { "1" } else { "" },
         ];
         let reply = self.keyspace.run_replicated(&COLLECT, &keys.all(), &args).await?;
+        Self::count("collect", &reply);
         read_turn(&reply, 1, request.lease)
     }
 

@@ -34,6 +34,7 @@ impl Locks {
             &deadline_us.to_string(),
         ];
         let reply = self.keyspace.run_replicated(&HEARTBEAT, &[&keys.lock, &keys.held, &keys.bucket], &args).await?;
+        Self::count("heartbeat", &reply);
         let outcome = read_heartbeaten(&reply, request.lease)?;
         Ok(Answer { outcome, standing: read_standing(&reply, &request.payment)? })
     }

@@ -45,6 +45,7 @@ impl Locks {
         let keys = Keys::new(&self.keyspace, &place, &account, &Payment::Paid);
         let args = [&*account, &place, &request.fence.to_string(), &deadline_us.to_string()];
         let reply = self.keyspace.run(&BREAK, &keys.all(), &args).await?;
+        Self::count("break", &reply);
         Ok(match reply.status() {
             "broken" => Broken::Broken,
             "not_held" => Broken::Refused(NotHeld::Free),

@@ -33,6 +33,7 @@ impl Locks {
             &deadline_us.to_string(),
         ];
         let reply = self.keyspace.run(&RELEASE, &keys.all(), &args).await?;
+        Self::count("release", &reply);
         Ok(Answer { outcome: read_released(&reply)?, standing: read_standing(&reply, &request.payment)? })
     }
 }

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use metrics::histogram;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -8,7 +9,7 @@ use super::{
     request::{AcquireRequest, Answer},
     undo::Undo,
 };
-use crate::lock::{Acquired, Attempt, Held, Payment, Refusal};
+use crate::lock::{Acquired, Attempt, Grant, Held, Payment, Refusal};
 
 /// How often a request asks how it stands, come what may. Messages and looks
 /// after the line find out sooner.
@@ -94,7 +95,20 @@ impl Locks {
             }
             is_over |= ends <= Instant::now();
             turn = Box::pin(self.collect(request, attempt, is_over)).await;
+            if let Ok(Turn::Over(Acquired::Granted(grant))) = &turn {
+                self.measure_handover(grant);
+            }
         }
+    }
+}
+
+impl Locks {
+    /// A fence is the time at which its lock was handed over, in microseconds,
+    /// unless the keyspace's clock was set back before.
+    fn measure_handover(&self, grant: &Grant) {
+        let now_us = self.keyspace.now_us().unwrap_or_default();
+        let passed = Duration::from_micros(now_us.saturating_sub(grant.fence.as_u64()));
+        histogram!("lockable_handover_duration_seconds").record(passed);
     }
 }
 

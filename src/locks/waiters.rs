@@ -4,6 +4,7 @@ use std::{
     time::Duration,
 };
 
+use metrics::gauge;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -68,6 +69,7 @@ impl Waiters {
         let waiter = Arc::new(Waiter { line: line.clone(), woken: Notify::new() });
         seated.waiters.insert(attempt.clone(), waiter.clone());
         drop(seated);
+        gauge!("lockable_waiters").increment(1);
         Some((Seat { waiters: self.clone(), waiter, attempt, _permit: permit }, new_line))
     }
 
@@ -122,6 +124,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        gauge!("lockable_waiters").decrement(1);
         let mut seated = self.waiters.seated();
         seated.waiters.remove(&self.attempt);
         let lock = &self.waiter.line.lock;

@@ -3,6 +3,7 @@ use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use axum::Router;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use metrics::gauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -88,7 +89,10 @@ async fn accept_until(
                 failing = false;
                 let connections = connections.clone();
                 tasks.spawn(async move {
+                    let open = gauge!("lockable_connections");
+                    open.increment(1);
                     connections.serve(stream, peer).await;
+                    open.decrement(1);
                     drop(permit);
                 });
             }

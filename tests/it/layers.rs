@@ -21,9 +21,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("locks", &["keyspace", "lock"]),
     ("app", &["accounts", "config", "limits", "lock", "locks"]),
     ("http", &["accounts", "app", "limits", "lock", "locks"]),
-    ("server", &["accounts", "app", "config", "http", "keyspace", "limits", "lock", "locks"]),
+    ("server", &["accounts", "app", "config", "http", "keyspace", "limits", "lock", "locks", "telemetry"]),
     ("operator", &["accounts", "config", "lock"]),
-    ("main", &["config", "operator", "server", "telemetry"]),
+    ("cli", &["lock"]),
+    ("main", &["cli", "config", "operator", "server", "telemetry"]),
 ];
 
 /// Single files that may name one room more, and why.

@@ -20,6 +20,7 @@ mod layers;
 mod looking;
 mod model;
 mod openapi;
+mod operation;
 mod operator;
 mod outage;
 mod queue;

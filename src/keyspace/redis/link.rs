@@ -76,6 +76,10 @@ impl Link {
         }
     }
 
+    pub(super) fn is_live(&self) -> bool {
+        self.live.borrow().is_some()
+    }
+
     /// The server's time, at most the time of an answer behind: counted from
     /// when its word was heard, as if it had been spoken only then.
     pub(super) fn now_us(&self) -> Option<u64> {

@@ -81,6 +81,17 @@ impl Pod {
         format!("{host}:{}", self.port)
     }
 
+    /// A client of the admin listener.
+    pub fn admin(&self) -> Client {
+        Client::new(&format!("http://{}", self.admin_address()), None)
+    }
+
+    /// Where the admin listener is.
+    pub fn admin_address(&self) -> String {
+        let port = port_in(&self.log(), "listening for operators").expect("the pod has an admin listener");
+        format!("127.0.0.1:{port}")
+    }
+
     /// The token that was printed at the first start.
     #[expect(clippy::disallowed_methods, reason = "what was printed is read by another thread, a moment later")]
     pub fn first_token(&self) -> String {
@@ -188,7 +199,7 @@ impl Builder {
 
         let start = Instant::now();
         let port = loop {
-            if let Some(port) = port_in(&log.lock().unwrap()) {
+            if let Some(port) = port_in(&log.lock().unwrap(), "listening") {
                 break port;
             }
             let is_lost = process.has_ended() || start.elapsed() > Duration::from_secs(30);
@@ -217,8 +228,8 @@ fn token_in(stdout: &str) -> Option<&str> {
 }
 
 /// Finds in the log on which port the server listens.
-fn port_in(log: &str) -> Option<u16> {
-    let listening = log.lines().find(|line| line.contains("\"listening\""))?;
+fn port_in(log: &str, message: &str) -> Option<u16> {
+    let listening = log.lines().find(|line| line.contains(&format!("\"{message}\"")))?;
     let event: Value = serde_json::from_str(listening).ok()?;
     event["fields"]["address"].as_str()?.rsplit(':').next()?.parse().ok()
 }

@@ -1,0 +1,16 @@
+use std::{net::SocketAddr, time::Duration};
+
+use super::duration;
+
+/// What operators and their machines need to see, and how the server leaves.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Operation")]
+pub struct AdminSettings {
+    /// The address of /livez, /readyz and /metrics, which are for nobody outside; none unless set
+    #[arg(long, env = "LOCKABLE_ADMIN_LISTEN", value_name = "ADDRESS:PORT")]
+    pub admin_listen: Option<SocketAddr>,
+
+    /// How long to go on serving after SIGTERM, no longer ready, until balancers have noticed
+    #[arg(long, env = "LOCKABLE_SHUTDOWN_DELAY", default_value = "0s", value_parser = duration, value_name = "DURATION")]
+    pub shutdown_delay: Duration,
+}

@@ -1,0 +1,65 @@
+//! What operators and their machines ask, on a listener of its own.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+
+/// What the admin listener answers from.
+#[derive(Clone)]
+struct Admin {
+    app: Arc<App>,
+    leaving: CancellationToken,
+    render: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+/// How ready a server is. None of it is asked for when a probe comes: it is
+/// known from what goes on all the time.
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    /// It was asked to stop.
+    leaving: bool,
+    /// Whether those who know about locks can be reached.
+    locks: &'static str,
+    /// Whether the account database can. Without it tokens that are in use are
+    /// known all the same, so the server stays ready.
+    accounts: &'static str,
+}
+
+/// The routes of the admin listener. `leaving` is cancelled when the server is
+/// asked to stop; `render` says what was measured.
+pub fn admin_router(
+    app: Arc<App>,
+    leaving: CancellationToken,
+    render: Arc<dyn Fn() -> String + Send + Sync>,
+) -> Router {
+    Router::new()
+        .route("/livez", get(async || "alive\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(Admin { app, leaving, render })
+}
+
+async fn readyz(State(admin): State<Admin>) -> Response {
+    let word = |is_there: bool| if is_there { "ok" } else { "away" };
+    let leaving = admin.leaving.is_cancelled();
+    let locks = admin.app.locks.is_reachable();
+    let ready = locks && !leaving;
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let accounts = word(admin.app.directory.is_following());
+    (status, Json(Readiness { ready, leaving, locks: word(locks), accounts })).into_response()
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], (admin.render)()).into_response()
+}

@@ -1,0 +1,53 @@
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::{net::TcpListener, time::interval};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::serve;
+use crate::{
+    app::App,
+    config::{AdminSettings, ListenSettings},
+    http::admin_router,
+    telemetry::Metrics,
+};
+
+/// How many connections the admin listener holds: for probes, and whoever
+/// fetches metrics.
+const CONNECTIONS: u32 = 64;
+
+/// Listens for operators, if the settings say where, until `stop`. From
+/// `leaving` on the server is not ready any more.
+pub(super) async fn start(
+    settings: &AdminSettings,
+    listen: &ListenSettings,
+    app: &Arc<App>,
+    leaving: &CancellationToken,
+    stop: &CancellationToken,
+) -> anyhow::Result<TaskTracker> {
+    let tasks = TaskTracker::new();
+    tasks.close();
+    let Some(address) = settings.admin_listen else { return Ok(tasks) };
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let address = listener.local_addr().context("the admin listener has no address")?;
+    let metrics = Metrics::begin().context("cannot measure")?;
+    let upkeep = metrics.clone();
+    let stopped = stop.clone();
+    tasks.spawn(async move {
+        let mut tick = interval(Metrics::UPKEEP_INTERVAL);
+        let _ = stopped
+            .run_until_cancelled(async {
+                loop {
+                    tick.tick().await;
+                    upkeep.upkeep();
+                }
+            })
+            .await;
+    });
+    let router = admin_router(app.clone(), leaving.clone(), Arc::new(move || metrics.render()));
+    let listen = ListenSettings { connections: CONNECTIONS, ..listen.clone() };
+    let stop = stop.clone();
+    tasks.spawn(async move { serve(listener, router, &listen, None, stop).await });
+    tracing::info!(%address, "listening for operators");
+    Ok(tasks)
+}

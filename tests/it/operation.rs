@@ -1,0 +1,120 @@
+//! What an operator sees: health, metrics, and how a server leaves.
+
+use std::{process::Stdio, time::Duration};
+
+use serde_json::json;
+use tokio::{io::AsyncWriteExt as _, time::Instant};
+
+use crate::support::{Pod, eventually, pod::Builder, pod::lockable, redis::RedisServer};
+
+fn with_admin() -> Builder {
+    Pod::builder().env("LOCKABLE_ADMIN_LISTEN", "127.0.0.1:0")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_says_whether_it_is_ready_and_what_is_wrong() {
+    let mut redis = RedisServer::start();
+    let pod = with_admin().redis(&redis).start().await;
+    let admin = pod.admin();
+    assert_eq!((admin.get("/livez").await.status, admin.get("/livez").await.text.as_str()), (200, "alive\n"));
+    let ready = json!({ "ready": true, "leaving": false, "locks": "ok", "accounts": "ok" });
+    eventually(async || admin.get("/readyz").await.json == ready).await;
+    // None of it is for those who use locks, nor locks for those who look on.
+    assert_eq!(pod.client_without_token().get("/readyz").await.status, 404);
+    assert_eq!(pod.client_without_token().get("/metrics").await.status, 404);
+    assert_eq!(admin.get("/v1/account").await.status, 404);
+
+    let check = ["healthcheck", "--admin-listen", &pod.admin_address()];
+    let healthy = lockable(&check).output().await.unwrap();
+    assert_eq!(healthy.status.code(), Some(0));
+    redis.stop();
+    eventually(async || admin.get("/readyz").await.status == 503).await;
+    assert_eq!(admin.get("/readyz").await.json["locks"], "away");
+    assert_eq!(admin.get("/livez").await.status, 200);
+    let ill = lockable(&check).output().await.unwrap();
+    assert_eq!(ill.status.code(), Some(1));
+    assert!(String::from_utf8(ill.stdout).unwrap().contains("\"locks\":\"away\""));
+    let alive = lockable(&[&check[..], &["--live"]].concat()).output().await.unwrap();
+    assert_eq!(alive.status.code(), Some(0));
+    redis.restart();
+    eventually(async || admin.get("/readyz").await.json["ready"] == true).await;
+
+    let nobody = lockable(&["healthcheck", "--admin-listen", "127.0.0.1:1"]).output().await.unwrap();
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(!nobody.stderr.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_leaves_says_so_and_serves_on_until_balancers_know() {
+    let mut pod = with_admin().env("LOCKABLE_SHUTDOWN_DELAY", "2s").start().await;
+    let (admin, client) = (pod.admin(), pod.client(&pod.first_token()));
+    eventually(async || admin.get("/readyz").await.status == 200).await;
+    pod.terminate();
+    let asked = Instant::now();
+    eventually(async || admin.get("/readyz").await.status == 503).await;
+    let readiness = admin.get("/readyz").await.json;
+    assert_eq!((&readiness["ready"], &readiness["leaving"]), (&false.into(), &true.into()));
+    assert_eq!(client.get("/v1/acquire/late").await.json["response"], true);
+    assert_eq!(pod.stop().await, Some(0));
+    assert!(asked.elapsed() >= Duration::from_secs(2), "{:?}", asked.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_say_what_goes_on_and_name_nobody() {
+    let redis = RedisServer::start();
+    let pod = with_admin().redis(&redis).start().await;
+    let token = pod.account("business").await.token;
+    let client = pod.client(&token);
+    assert_eq!(client.get("/v1/acquire/secret-name?owner=secret-owner").await.json["response"], true);
+    assert_eq!(client.get("/v1/acquire/secret-name").await.json["response"], false);
+    let waiter = {
+        let client = client.clone();
+        tokio::spawn(async move { client.get("/v1/acquire/secret-name?wait=20s").await })
+    };
+    let admin = pod.admin();
+    let value = async |series: &str| -> Option<f64> {
+        let text = admin.get("/metrics").await.text;
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned))?;
+        line.parse().ok()
+    };
+    eventually(async || value("lockable_waiters").await == Some(1.0)).await;
+    assert_eq!(client.get("/v1/release/secret-name?owner=secret-owner").await.json["response"], true);
+    assert_eq!(waiter.await.unwrap().json["response"], true);
+    assert_eq!(client.request("BREW", "/v1/acquire/x", &[]).await.status, 405);
+    assert_eq!(client.get("/nowhere/secret-path").await.status, 404);
+
+    assert_eq!(value("lockable_waiters").await, Some(0.0));
+    assert_eq!(value("lockable_handover_duration_seconds_count").await, Some(1.0));
+    let acquired = r#"lockable_lock_requests_total{operation="acquire",outcome="granted"}"#;
+    assert_eq!(value(acquired).await, Some(1.0));
+    assert_eq!(value(r#"lockable_lock_requests_total{operation="acquire",outcome="held"}"#).await, Some(1.0));
+    let requests = r#"lockable_http_requests_total{method="GET",route="/v1/acquire/{*name}",status="200"}"#;
+    assert_eq!(value(requests).await, Some(3.0));
+    for series in [
+        r#"lockable_http_requests_total{method="other",route="/v1/acquire/{*name}",status="405"}"#,
+        r#"lockable_http_requests_total{method="GET",route="-",status="404"}"#,
+        r#"lockable_keyspace_duration_seconds_count{script="acquire"}"#,
+        r#"lockable_token_lookups_total{source="memory"}"#,
+        r#"lockable_token_lookups_total{source="database"}"#,
+        "lockable_connections",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+    ] {
+        assert!(value(series).await.is_some_and(|value| value >= 1.0), "{series}: {:?}", value(series).await);
+    }
+
+    let text = admin.get("/metrics").await.text;
+    assert!(!text.contains("secret") && !text.contains(&token), "{text}");
+    // The names are as Prometheus wants them.
+    let mut promtool = tokio::process::Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).await.unwrap();
+    let checked = promtool.wait_with_output().await.unwrap();
+    let said = [checked.stdout, checked.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    assert!(checked.status.success() && said.is_empty(), "{said}");
+}
