@@ -4,7 +4,7 @@ use super::SecretUrl;
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Account database")]
 pub struct DatabaseSettings {
-    /// Where accounts live: postgres://… or sqlite:FILE
+    /// Where accounts live: postgres://… or sqlite:FILE, or file: and the path of a file that says so
     #[arg(
         id = "database-url",
         long,

@@ -1,4 +1,4 @@
-use std::{fmt, str::FromStr};
+use std::{fmt, fs, io, str::FromStr};
 
 use url::Url;
 
@@ -17,11 +17,25 @@ impl SecretUrl {
     }
 }
 
+/// Why there is no address.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretUrlError {
+    #[error("it is no address: {0}")]
+    Malformed(#[from] url::ParseError),
+    #[error("the file {path:?} cannot be read: {reason}")]
+    Unreadable { path: String, reason: io::Error },
+}
+
+/// Reads an address, or with `file:PATH` the file that has it on its first line,
+/// as containers are given their secrets.
 impl FromStr for SecretUrl {
-    type Err = url::ParseError;
+    type Err = SecretUrlError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
+        let Some(path) = text.strip_prefix("file:") else { return Ok(Self(text.parse()?)) };
+        let content =
+            fs::read_to_string(path).map_err(|reason| SecretUrlError::Unreadable { path: path.to_owned(), reason })?;
+        Ok(Self(content.lines().next().unwrap_or_default().trim().parse()?))
     }
 }
 

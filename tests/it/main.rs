@@ -26,6 +26,7 @@ mod outage;
 mod queue;
 mod rates;
 mod redis;
+mod rolling;
 mod seed;
 mod settings;
 mod support;

@@ -21,6 +21,7 @@ async fn a_wrong_setting_stops_the_start_with_one_line() {
         (&[], &[("LOCKABLE_REDIS_PREFIX", "{x}")], "LOCKABLE_REDIS_PREFIX"),
         (&[], &[("LOCKABLE_REDIS_URL", "http://x")], "redis://"),
         (&[], &[("LOCKABLE_REDIS_URL", "nonsense")], "LOCKABLE_REDIS_URL"),
+        (&[], &[("LOCKABLE_REDIS_URL", "file:/nowhere/secret")], "/nowhere/secret"),
         (&[], &[("LOCKABLE_DATABASE_URL", "mysql://x/y"), ("LOCKABLE_REDIS_URL", "redis://127.0.0.1:1")], "postgres:"),
         (&[], &[("LOCKABLE_DATABASE_URL", "postgres://127.0.0.1:1/x")], "LOCKABLE_REDIS_URL"),
         (&[], &[("LOCKABLE_DATABASE_CONNECTIONS", "0")], "LOCKABLE_DATABASE_CONNECTIONS"),
@@ -102,4 +103,16 @@ async fn the_first_start_prints_a_token_once_and_no_log_ever_has_one() {
     let second = Pod::builder().database(&database).start().await;
     assert_eq!(second.stdout(), "");
     assert_eq!(second.client(&token).get("/v1/acquire/a").await.json["response"], true);
+}
+
+#[tokio::test]
+async fn an_address_with_a_password_can_stand_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("redis-url");
+    std::fs::write(&file, "redis://:s3cret@redis.example/3\n").unwrap();
+    let url = format!("file:{}", file.display());
+    let (_, stdout, _) = run(&["config", "check"], &[("LOCKABLE_REDIS_URL", &url)]).await;
+    let shown = stdout.lines().find(|line| line.starts_with("LOCKABLE_REDIS_URL=")).unwrap();
+    assert!(!stdout.contains("s3cret"), "{stdout}");
+    assert!(shown.contains("redis.example") || shown.contains(&url), "{shown}");
 }

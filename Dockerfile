@@ -1,0 +1,38 @@
+# syntax=docker/dockerfile:1
+
+# The program for a container: one file on a base with nothing but certificates,
+# no shell, and a user who is not root.
+
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+
+# Dependencies first, in a layer of their own: they change seldom, and take most
+# of the time.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir -p src benches \
+    && echo 'fn main() {}' >src/main.rs \
+    && cp src/main.rs benches/handover.rs \
+    && cp src/main.rs benches/waiters.rs \
+    && touch src/lib.rs \
+    && cargo build --release --locked --bin lockable \
+    && rm -rf src benches
+
+COPY src src
+COPY lua lua
+COPY benches benches
+# What was built above is older than no file of the program.
+RUN touch src/main.rs src/lib.rs \
+    && cargo build --release --locked --bin lockable
+
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /src/target/release/lockable /usr/local/bin/lockable
+COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/lockable/
+
+ENV LOCKABLE_LISTEN=0.0.0.0:8080 \
+    LOCKABLE_ADMIN_LISTEN=0.0.0.0:9090 \
+    LOCKABLE_LOG_FORMAT=json
+EXPOSE 8080 9090
+
+HEALTHCHECK --interval=5s --timeout=3s --start-period=10s CMD ["/usr/local/bin/lockable", "healthcheck"]
+ENTRYPOINT ["/usr/local/bin/lockable"]
+CMD ["serve"]

@@ -1,0 +1,152 @@
+//! All servers are replaced, one after the other, behind a real balancer and
+//! under load: nobody notices.
+
+use std::{
+    collections::HashMap,
+    process::{Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::support::{
+    Client, Pod, eventually,
+    postgres::Postgres,
+    process::{Process, free_port},
+    redis::RedisServer,
+};
+
+const CLIENTS: usize = 200;
+const NAMES: usize = 20;
+
+/// Where one server listens, before and after it was replaced.
+#[derive(Clone, Copy)]
+struct Place {
+    api: u16,
+    admin: u16,
+}
+
+struct Site {
+    redis: RedisServer,
+    postgres: Postgres,
+}
+
+impl Site {
+    async fn start(&self, place: Place) -> Pod {
+        let pod = Pod::builder()
+            .redis(&self.redis)
+            .database(&self.postgres.url)
+            .env("LOCKABLE_LISTEN", &format!("127.0.0.1:{}", place.api))
+            .env("LOCKABLE_ADMIN_LISTEN", &format!("127.0.0.1:{}", place.admin))
+            .env("LOCKABLE_SHUTDOWN_DELAY", "2s")
+            .start()
+            .await;
+        eventually(async || pod.admin().get("/readyz").await.status == 200).await;
+        pod
+    }
+}
+
+/// The balancer with the configuration that comes with the project, but for
+/// where the servers are found.
+fn balancer(places: &[Place], port: u16, folder: &std::path::Path) -> Process {
+    let config = include_str!("../../deploy/compose/haproxy.cfg");
+    let (before, after) =
+        (config.split("resolvers docker\n").next().unwrap(), config.split("\nfrontend").nth(1).unwrap());
+    let after = after.lines().filter(|line| !line.contains("server-template")).collect::<Vec<_>>().join("\n");
+    let mut config = format!("{before}\nfrontend{after}\n").replace("bind :8080", &format!("bind 127.0.0.1:{port}"));
+    for (number, Place { api, admin }) in places.iter().enumerate() {
+        let line = format!("    server s{number} 127.0.0.1:{api} check port {admin} inter 1s fall 1 rise 1\n");
+        config.push_str(&line);
+    }
+    let file = folder.join("haproxy.cfg");
+    std::fs::write(&file, config).unwrap();
+    let mut command = Command::new("haproxy");
+    command.arg("-db").arg("-f").arg(file).stdout(Stdio::null()).stderr(Stdio::null());
+    Process::start(command)
+}
+
+/// Who is in, as those see it who hold the locks.
+#[derive(Default)]
+struct Record {
+    holding: HashMap<usize, usize>,
+    faults: Vec<String>,
+}
+
+async fn take_turns(
+    number: usize,
+    client: Client,
+    record: Arc<Mutex<Record>>,
+    turns: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+) {
+    let name = number % NAMES;
+    let note = |fault: String| record.lock().unwrap().faults.push(fault);
+    let acquire = format!("/v1/acquire/rolling-{name}?owner=client-{number}&wait=20s");
+    while !over.load(Ordering::Relaxed) {
+        let granted = client.get(&acquire).await;
+        if granted.status != 200 {
+            note(format!("acquire: {} {}", granted.status, granted.text));
+            continue;
+        }
+        if granted.json["response"] != true {
+            // It is leaving; the next one has the place.
+            if granted.json["reason"] != "draining" && granted.json["reason"] != "timed_out" {
+                note(format!("acquire: {}", granted.text));
+            }
+            continue;
+        }
+        if let Some(other) = record.lock().unwrap().holding.insert(name, number) {
+            note(format!("{name}: {number} came in while {other} was there"));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let renewed = client.get(&format!("/v1/heartbeat/rolling-{name}?owner=client-{number}")).await;
+        record.lock().unwrap().holding.remove(&name);
+        let released = client.get(&format!("/v1/release/rolling-{name}?owner=client-{number}")).await;
+        for (what, answer) in [("heartbeat", renewed), ("release", released)] {
+            if answer.status != 200 || answer.json["response"] != true {
+                note(format!("{what}: {} {}", answer.status, answer.text));
+            }
+        }
+        turns.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_servers_are_replaced_and_no_client_notices() {
+    let site = Site { redis: RedisServer::start(), postgres: Postgres::database().await };
+    let places = [(); 3].map(|()| Place { api: free_port(), admin: free_port() });
+    let mut pods = Vec::new();
+    for place in places {
+        pods.push(site.start(place).await);
+    }
+    pods[0].operator(&["plan", "set", "business", "--rate", "100000", "--burst", "100000"]).await;
+    let token = pods[0].account("business").await.token;
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let _balancer = balancer(&places, port, folder.path());
+    let client = || Client::new(&format!("http://127.0.0.1:{port}"), Some(&token));
+    let probe = client();
+    eventually(async || probe.try_get("/v1/account").await.is_some_and(|answer| answer.status == 200)).await;
+
+    let (record, turns, over) = (Arc::default(), Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| tokio::spawn(take_turns(number, client(), Arc::clone(&record), turns.clone(), over.clone())))
+        .collect();
+    for (pod, place) in pods.iter_mut().zip(places) {
+        let before = turns.load(Ordering::Relaxed);
+        eventually(async || turns.load(Ordering::Relaxed) > before + 100).await;
+        assert_eq!(pod.stop().await, Some(0));
+        *pod = site.start(place).await;
+    }
+    let before = turns.load(Ordering::Relaxed);
+    eventually(async || turns.load(Ordering::Relaxed) > before + 200).await;
+    over.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+    let record: &Mutex<Record> = &record;
+    let faults = std::mem::take(&mut record.lock().unwrap().faults);
+    assert_eq!(faults, Vec::<String>::new(), "{} turns were taken", turns.load(Ordering::Relaxed));
+}
