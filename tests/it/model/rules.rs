@@ -289,6 +289,9 @@ impl Model {
         waiting.insert(attempt.to_owned(), now + wait + KEEP);
         let ticket = Ticket { request: request.clone(), attempt: attempt.to_owned(), kept_until: None };
         let entry = self.lock(lock);
+        if entry.line.is_empty() {
+            entry.line_kept_until = Timestamp::default();
+        }
         match place {
             Some(place) => entry.line[place] = ticket,
             None => entry.line.push_back(ticket),
