@@ -72,6 +72,11 @@ pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, nex
         },
     };
 
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        // Made for an empty body.
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        *response.body_mut() = problem.body(&request_id);
+    }
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(standing) = frame.standing() {

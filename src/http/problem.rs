@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use axum::{
+    body::Body,
     extract::Path,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -11,7 +12,7 @@ use utoipa::ToSchema;
 use crate::{accounts::AccountsError, keyspace::KeyspaceError, locks::LocksError};
 
 /// An answer that is neither yes nor no (RFC 9457).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Problem {
     kind: Kind,
     detail: String,
@@ -103,6 +104,8 @@ pub(super) struct ProblemView<'a> {
     /// When to ask again.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
+    /// The request, as the log calls it.
+    request_id: &'a str,
 }
 
 impl Problem {
@@ -114,6 +117,20 @@ impl Problem {
     pub(super) fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
+    }
+
+    /// What stands in the answer. The id leads to what the log has of the request.
+    pub(super) fn body(&self, request_id: &str) -> Body {
+        let Description { status, slug, title, .. } = self.kind.describe();
+        let view = ProblemView {
+            r#type: format!("/problems/{slug}"),
+            title,
+            status: status.as_u16(),
+            detail: &self.detail,
+            retry_after_ms: self.retry_after.map(|wait| wait.as_millis() as u64),
+            request_id,
+        };
+        Body::from(serde_json::to_vec(&view).unwrap_or_default())
     }
 
     pub(super) fn internal() -> Self {
@@ -158,18 +175,11 @@ impl From<KeyspaceError> for Problem {
     }
 }
 
+/// The body is written when the request's id is known, see [`Problem::body`].
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Description { status, slug, title, .. } = self.kind.describe();
-        let body = ProblemView {
-            r#type: format!("/problems/{slug}"),
-            title,
-            status: status.as_u16(),
-            detail: &self.detail,
-            retry_after_ms: self.retry_after.map(|wait| wait.as_millis() as u64),
-        };
-        let body = serde_json::to_vec(&body).unwrap_or_default();
-        let mut response = (status, body).into_response();
+        let status = self.kind.describe().status;
+        let mut response = status.into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {
@@ -179,6 +189,7 @@ impl IntoResponse for Problem {
             // Whole seconds, rounded up: who comes back then is not too early.
             headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1000) as u64));
         }
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -37,7 +37,10 @@ async fn wrong_revoked_and_missing_credentials_get_the_same_401() {
     missing.assert_problem(401, "unauthenticated");
     for header in &wrong {
         let answer = nobody.request("GET", "/v1/acquire/auth", &[("Authorization", header)]).await;
-        assert_eq!((answer.status, &answer.json), (401, &missing.json), "{header}");
+        answer.assert_problem(401, "unauthenticated");
+        // Nothing tells them apart but their numbers.
+        assert_eq!(answer.json["detail"], missing.json["detail"], "{header}");
+        assert_eq!(answer.text.len(), missing.text.len(), "{header}");
         assert_eq!(answer.header("www-authenticate"), Some("Basic realm=\"lockable\""), "{header}");
     }
     for header in [basic(format!("{token}:")), basic(format!("{token}:")).replace("Basic", "bAsIc")] {

@@ -123,6 +123,7 @@ impl Answer {
         assert_eq!(self.header("content-type"), Some("application/problem+json"));
         assert_eq!(self.header("cache-control"), Some("no-store"));
         assert_eq!(self.json["status"], status);
+        assert_eq!(self.json["request_id"], *self.header("x-request-id").unwrap(), "{}", self.text);
         assert!(self.json["title"].is_string() && self.json["detail"].is_string(), "{}", self.text);
     }
 }
