@@ -23,6 +23,8 @@ pub struct App {
     pub trusted_proxies: Vec<IpNet>,
     /// How long a request may take in all, beside what it waits for a lock.
     pub request_timeout: Duration,
+    /// Whether requests are counted: only where somebody can fetch the figures.
+    pub measures: bool,
     /// For how long a request may wait for a lock.
     pub wait_max: Duration,
     /// Cancelled when the server is to stop: nobody waits any more then.

@@ -91,7 +91,9 @@ pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, nex
         headers.insert(REQUEST_ID.clone(), value);
     }
     let route_name = route.as_ref().map_or("-", MatchedPath::as_str);
-    count(&method, route_name, response.status(), started.elapsed());
+    if app.measures {
+        count(&method, route_name, response.status(), started.elapsed());
+    }
     tracing::info!(
         %method,
         route = route_name,

@@ -50,6 +50,7 @@ pub(super) async fn start(
         addresses: Addresses::new(NonZeroU32::new(settings.limits.auth_failures_per_minute).unwrap_or(NonZeroU32::MIN)),
         trusted_proxies: settings.listen.trusted_proxies.clone(),
         request_timeout: settings.listen.request_timeout,
+        measures: settings.admin.admin_listen.is_some(),
         wait_max: settings.limits.wait_max,
         draining: draining.clone(),
     });

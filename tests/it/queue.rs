@@ -1,21 +1,19 @@
 //! The line of those who wait: its order, who is skipped, and what it costs
 //! those who do not wait.
 
+mod leaving;
+mod limits;
+
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    task::JoinHandle,
-};
+use tokio::task::JoinHandle;
 
 use crate::support::{Answer, Client, Cluster, Pod, eventually};
 
-/// How long a waiter has to collect, and a place with an owner is kept; together
-/// with what a busy machine adds.
+/// What a busy machine adds.
 const SLACK: Duration = Duration::from_secs(2);
-const COLLECT: Duration = Duration::from_secs(5);
+/// How long a place with an owner is kept.
 const KEPT: Duration = Duration::from_secs(10);
 
 /// How many wait for a lock.
@@ -229,117 +227,6 @@ async fn an_owner_that_releases_while_it_waits_leaves_the_line() {
     assert_eq!(waiting(&client, "left").await, 0);
 }
 
-/// A request as bytes, so that its connection can be cut, or another request
-/// sent behind it.
-async fn send_raw(pod: &Pod, client: &Client, paths: &[&str]) -> TcpStream {
-    let mut stream = TcpStream::connect(pod.authority("127.0.0.1")).await.unwrap();
-    let authorization = client.authorization();
-    let requests: String = paths
-        .iter()
-        .map(|path| format!("GET {path} HTTP/1.1\r\nHost: test\r\nAuthorization: {authorization}\r\n\r\n"))
-        .collect();
-    stream.write_all(requests.as_bytes()).await.unwrap();
-    stream
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_hangs_up_leaves_the_line_at_once() {
-    let cluster = Cluster::start(1).await;
-    let pod = &cluster.pods[0];
-    let client = pod.client(&cluster.account("business").await.token);
-    for behind in [&[][..], &["/v1/account"], &["/v1/account", "/v1/acquire/other"]] {
-        assert_granted(&acquire(&client, "gone").await);
-        let paths = [&["/v1/acquire/gone?wait=50s"], behind].concat();
-        let stream = send_raw(pod, &client, &paths).await;
-        eventually(async || waiting(&client, "gone").await == 1).await;
-        drop(stream);
-        let hung_up = Instant::now();
-        eventually(async || waiting(&client, "gone").await == 0).await;
-        assert!(hung_up.elapsed() < SLACK, "{:?}", hung_up.elapsed());
-        release(&client, "gone").await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lock_granted_to_a_client_that_hangs_up_is_free_within_the_window() {
-    let cluster = Cluster::start(1).await;
-    let pod = &cluster.pods[0];
-    cluster.operator(&["plan", "set", "business", "--rate", "100000", "--burst", "100000"]).await;
-    let client = pod.client(&cluster.account("business").await.token);
-    let mut freed = 0;
-    for round in 0..40_u64 {
-        let name = format!("race-{round}");
-        let path = format!("/v1/acquire/{name}?wait=50s");
-        assert_granted(&acquire(&client, &name).await);
-        let behind: &[&str] = if round % 2 == 0 { &[] } else { &["/v1/account"] };
-        let mut streams = Vec::new();
-        for number in 0..2 {
-            streams.push(send_raw(pod, &client, &[&[path.as_str()], behind].concat()).await);
-            eventually(async || waiting(&client, &name).await == number + 1).await;
-        }
-        // Both hang up while the lock is on its way to the first of them.
-        let releasing = {
-            let (client, path) = (client.clone(), format!("/v1/release/{name}"));
-            tokio::spawn(async move { client.get(&path).await })
-        };
-        tokio::time::sleep(Duration::from_micros(50 * round)).await;
-        let ends = streams.into_iter().map(end);
-        let answers = futures_util::future::join_all(ends).await;
-        assert_granted(&releasing.await.unwrap());
-        // Who has the answer holds the lock, whatever becomes of the connection.
-        if answers.iter().any(|answer| answer.contains("\"response\":true")) {
-            continue;
-        }
-        freed += 1;
-        let hung_up = Instant::now();
-        eventually(async || client.get(&format!("/v1/locks/{name}")).await.json["held"] == false).await;
-        assert!(hung_up.elapsed() < COLLECT + SLACK, "round {round}: {:?}", hung_up.elapsed());
-    }
-    assert!(freed > 10, "{freed} locks had to be taken back, too few to mean anything");
-}
-
-/// Ends what is sent, which is how a client hangs up; returns what came back
-/// until the server has ended, too.
-async fn end(mut stream: TcpStream) -> String {
-    let mut text = String::new();
-    let _ = stream.shutdown().await;
-    let _ = stream.read_to_string(&mut text).await;
-    text
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn draining_answers_every_waiter_long_before_the_end() {
-    let mut cluster = Cluster::start(2).await;
-    let account = cluster.account("business").await;
-    let [staying, leaving] = [0, 1].map(|pod| cluster.pods[pod].client(&account.token));
-    assert_granted(&acquire(&staying, "drain").await);
-    let first = stand_in_line(&leaving, "drain", "owner=ana").await;
-    let second = stand_in_line(&leaving, "drain", "").await;
-    let third = stand_in_line(&staying, "drain", "").await;
-
-    let asked = Instant::now();
-    cluster.pods[1].terminate();
-    for waiter in [first, second] {
-        let answer = waiter.await.unwrap();
-        assert_refused(&answer, "draining");
-        assert_eq!(answer.header("retry-after"), Some("0"));
-        assert_eq!(answer.json["retry_after_ms"], 0);
-    }
-    assert_eq!(cluster.pods[1].stop().await, Some(0));
-    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
-
-    // She asks the other one, and is before the third.
-    let again = {
-        let staying = staying.clone();
-        tokio::spawn(async move { staying.get("/v1/acquire/drain?owner=ana&wait=50s").await })
-    };
-    eventually(async || staying.get("/v1/account").await.json["requests_waiting"] == 2).await;
-    release(&staying, "drain").await;
-    assert_granted(&again.await.unwrap());
-    assert_eq!(staying.get("/v1/release/drain?owner=ana").await.json["response"], true);
-    assert_granted(&third.await.unwrap());
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn without_messages_waiters_get_their_locks_all_the_same() {
     let cluster = Cluster::start(2).await;
@@ -369,72 +256,4 @@ async fn a_line_survives_what_redis_forgets() {
     let waiter = stand_in_line(&client, "flushed", "").await;
     cluster.redis.cli(&["FLUSHALL"]);
     assert_granted(&waiter.await.unwrap());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn waits_have_limits() {
-    let pod = Pod::builder().env("LOCKABLE_WAITERS", "3").start().await;
-    pod.operator(&["plan", "set", "business", "--waiters", "2"]).await;
-    let [one, other] = [pod.account("business").await, pod.account("business").await].map(|a| pod.client(&a.token));
-    assert_granted(&one.get("/v1/acquire/limits").await);
-
-    let too_long = one.get("/v1/acquire/limits?wait=56s").await;
-    too_long.assert_problem(400, "malformed-parameter");
-    assert!(too_long.json["detail"].as_str().unwrap().contains("55s"), "{}", too_long.text);
-    one.get("/v1/acquire/limits?wait=soon").await.assert_problem(400, "malformed-parameter");
-
-    let waiters = [stand_in_line(&one, "limits", "").await, stand_in_line(&one, "limits", "").await];
-    let third = one.get("/v1/acquire/limits?wait=10s").await;
-    third.assert_problem(429, "too-many-waiting");
-    assert!(third.header("retry-after").is_some());
-    // A plain acquire does not wait, and is answered.
-    assert_refused(&acquire(&one, "limits").await, "held");
-    let of_other = stand_in_line(&other, "limits", "").await;
-    let fourth = other.get("/v1/acquire/limits?wait=10s").await;
-    fourth.assert_problem(503, "unavailable");
-    assert_eq!(one.get("/v1/heartbeat/limits").await.json["response"], true);
-
-    release(&one, "limits").await;
-    for waiter in waiters {
-        assert_granted(&waiter.await.unwrap());
-        release(&one, "limits").await;
-    }
-    assert_granted(&of_other.await.unwrap());
-    assert_eq!(one.get("/v1/account").await.json["requests_waiting"], 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn as_many_waiters_as_connections_are_refused_at_start() {
-    let refusal = Pod::builder().env("LOCKABLE_WAITERS", "100").env("LOCKABLE_CONNECTIONS", "100");
-    let (code, complaint) = refusal.expect_refusal().await;
-    assert_ne!(code, Some(0));
-    assert!(complaint.contains("LOCKABLE_WAITERS"), "{complaint}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_waiter_beyond_the_plan_of_locks_lets_the_next_one_have_it() {
-    let pod = Pod::start().await;
-    pod.operator(&["plan", "set", "business", "--locks", "1"]).await;
-    let [full, other] = [pod.account("business").await, pod.account("business").await].map(|a| pod.client(&a.token));
-    assert_granted(&acquire(&other, "quota").await);
-    let first = stand_in_line(&full, "quota", "").await;
-    let second = stand_in_line(&other, "quota", "").await;
-    assert_granted(&acquire(&full, "elsewhere").await);
-    release(&other, "quota").await;
-    first.await.unwrap().assert_problem(429, "too-many-locks");
-    assert_granted(&second.await.unwrap());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_request_may_take_longer_than_others_for_what_it_waits() {
-    let pod = Pod::builder().env("LOCKABLE_REQUEST_TIMEOUT", "300ms").start().await;
-    let client = pod.client(&pod.first_token());
-    assert_granted(&acquire(&client, "long").await);
-    let mut stream = send_raw(&pod, &client, &["/v1/acquire/long?wait=1s"]).await;
-    let mut text = vec![0; 4096];
-    let asked = Instant::now();
-    let count = stream.read(&mut text).await.unwrap();
-    let text = String::from_utf8_lossy(&text[..count]);
-    assert!(text.starts_with("HTTP/1.1 200") && text.contains("timed_out"), "{text}");
-    assert!(asked.elapsed() >= Duration::from_secs(1));
 }

@@ -11,14 +11,16 @@ use crate::support::{Client, Pod, eventually};
 
 const ADDRESS: &str = "/v1/terraform/prod/network";
 const APPLY: &str = r#"{"ID":"104cb9b4-cf79-7e0c-bc97-4e83004c93b2","Operation":"OperationTypeApply","Info":"","Who":"root@vm","Version":"1.0.3","Created":"2026-11-23T15:58:44.069636305Z","Path":""}"#;
-const PLAN: &str = r#"{"ID":"87713c44-b89e-f3fc-d702-73d2271f92a8","Operation":"OperationTypePlan","Info":"","Who":"ana@laptop","Version":"1.0.3","Created":"2026-11-23T15:58:44.199398858Z","Path":""}"#;
+const PLAN: &str = r#"{"ID":"87713c44-b89e-f3fc-d702-73d2271f92a8","Operation":"OperationTypePlan","Info":"","Who":"root@vm","Version":"1.0.3","Created":"2026-11-23T15:58:44.199398858Z","Path":""}"#;
 
 /// Sends a request as Terraform does; returns status and body.
 async fn terraform(pod: &Pod, client: &Client, method: &str, address: &str, body: &str) -> (u16, Value) {
     // Without a body it does not say how long that is.
     let (length, content_md5, body) = match body {
         "" => ("Transfer-Encoding: chunked".to_owned(), "1B2M2Y8AsgTpgAmY7PhCfg==", "0\r\n\r\n"),
-        body => (format!("Content-Length: {}", body.len()), "TJGpk2WnqjPEMvtg9Gmzkg==", body),
+        PLAN => ("Content-Length: 174".to_owned(), "r9jqqk/ncxQu2Xueg78RnA==", PLAN),
+        APPLY => ("Content-Length: 175".to_owned(), "TJGpk2WnqjPEMvtg9Gmzkg==", APPLY),
+        body => (format!("Content-Length: {}", body.len()), "AAAAAAAAAAAAAAAAAAAAAA==", body),
     };
     let authorization = client.authorization();
     let request = format!(
