@@ -4,14 +4,18 @@
 -- KEYS[1...9] as in keys.lua; nothing of an account is touched
 --
 -- Returns one of
---   {'held', rest_ms, waiting, attempt}   how many tickets wait, and the attempt
---                                         that has the lock to collect, or ''
+--   {'held', rest_ms, waiting, attempt, handed_over}
+--                       how many tickets wait, the attempt that has the lock to
+--                       collect, or '', and '1' if it was handed over here
 --   {'free', '0'}                         nobody holds it, and nobody waits
 local now = time_us()
-local grant = redis.call('GET', LOCK) or hand_over(now)
+local grant, handed_over = redis.call('GET', LOCK), '0'
+if not grant then
+  grant, handed_over = hand_over(now), '1'
+end
 if not grant then
   return {'free', '0'}
 end
 sweep(math.floor(now / 1000))
 local attempt = string.match(grant, '^[^\n]*\n[^\n]*\n%d+\n%?([^\n]*)') or ''
-return {'held', word(redis.call('PTTL', LOCK)), word(redis.call('ZCARD', LINE)), attempt}
+return {'held', word(redis.call('PTTL', LOCK)), word(redis.call('ZCARD', LINE)), attempt, handed_over}

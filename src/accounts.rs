@@ -11,6 +11,7 @@ mod database;
 mod directory;
 mod error;
 mod lookup;
+mod measure;
 mod namespace;
 mod plan;
 mod token;

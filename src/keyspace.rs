@@ -12,8 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
 use tokio::sync::mpsc;
+use tracing::{Instrument, Span, debug_span};
 
 pub use self::{
     embedded::{Clock, Embedded, SystemClock},
@@ -52,7 +53,7 @@ impl Keyspace {
     pub async fn run(&self, script: &'static Script, keys: &[&str], args: &[&str]) -> Result<Reply, KeyspaceError> {
         let begun = Instant::now();
         let reply = match self {
-            Self::Redis(redis) => redis.run(script, keys, args).await,
+            Self::Redis(redis) => redis.run(script, keys, args).instrument(span(script)).await,
             Self::Embedded(embedded) => embedded.run(script, keys, args),
         };
         measure(script, begun, &reply);
@@ -73,7 +74,7 @@ impl Keyspace {
     ) -> Result<Reply, KeyspaceError> {
         let begun = Instant::now();
         let reply = match self {
-            Self::Redis(redis) => redis.run_replicated(script, keys, args).await,
+            Self::Redis(redis) => redis.run_replicated(script, keys, args).instrument(span(script)).await,
             Self::Embedded(embedded) => embedded.run(script, keys, args),
         };
         measure(script, begun, &reply);
@@ -118,6 +119,14 @@ impl Keyspace {
         }
     }
 
+    /// Measures how the way there stands.
+    pub fn measure(&self) {
+        gauge!("lockable_keyspace_up").set(f64::from(u8::from(self.is_reachable())));
+        if let Self::Redis(redis) = self {
+            redis.measure();
+        }
+    }
+
     /// How long a script may take before it counts as unanswered.
     pub fn timeout(&self) -> Duration {
         match self {
@@ -125,6 +134,11 @@ impl Keyspace {
             Self::Embedded(_) => Duration::from_secs(1),
         }
     }
+}
+
+/// What a trace shows of a script: which it was, and nothing of whom it is about.
+fn span(script: &'static Script) -> Span {
+    debug_span!(target: "lockable::spans", "redis", otel.kind = "client", db.system.name = "redis", db.operation.name = script.name)
 }
 
 fn measure(script: &'static Script, begun: Instant, reply: &Result<Reply, KeyspaceError>) {

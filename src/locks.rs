@@ -119,6 +119,11 @@ impl Locks {
         self.keyspace.is_reachable()
     }
 
+    /// Measures how the way to the locks stands.
+    pub fn measure(&self) {
+        self.keyspace.measure();
+    }
+
     /// Lets attempts be withdrawn for a moment longer, when no more are made.
     pub async fn finish(&self) {
         self.undo_tasks.close();
@@ -131,6 +136,12 @@ impl Locks {
     fn count(operation: &'static str, reply: &Reply) {
         let outcome = OUTCOMES.iter().find(|outcome| **outcome == reply.status()).copied().unwrap_or("other");
         counter!("lockable_lock_requests_total", "operation" => operation, "outcome" => outcome).increment(1);
+    }
+
+    /// Counts a lease that has lapsed and that somebody has noticed: the holder, who
+    /// thought that it held the lock, or a server for those who stand in line.
+    fn count_lapse(noticed_by: &'static str) {
+        counter!("lockable_lapses_total", "noticed_by" => noticed_by).increment(1);
     }
 
     /// The keyspace time in microseconds after which nobody waits for an answer

@@ -1,7 +1,7 @@
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::{AccountsError, Caller, Directory, change::Change};
+use super::{AccountsError, Caller, Directory, change::Change, measure::measured};
 
 /// A row for the audit log that is written, and not there yet: what it tells of
 /// is done while it can still be taken back, by dropping this.
@@ -18,7 +18,7 @@ impl Directory {
             change.record(Some(caller.account), action, detail).await?;
             Ok(Recording(change))
         };
-        timeout(Self::DATABASE_TIMEOUT, recorded).await.unwrap_or(Err(AccountsError::TooSlow))
+        timeout(Self::DATABASE_TIMEOUT, measured("record", recorded)).await.unwrap_or(Err(AccountsError::TooSlow))
     }
 }
 
@@ -28,6 +28,8 @@ impl Recording<'_> {
     /// # Errors
     /// When the database could not be asked in time; it may be kept then.
     pub async fn commit(self) -> Result<(), AccountsError> {
-        timeout(Directory::DATABASE_TIMEOUT, self.0.commit()).await.unwrap_or(Err(AccountsError::TooSlow))
+        timeout(Directory::DATABASE_TIMEOUT, measured("commit", self.0.commit()))
+            .await
+            .unwrap_or(Err(AccountsError::TooSlow))
     }
 }

@@ -6,11 +6,11 @@ use std::{
     time::Duration,
 };
 
-use metrics::counter;
+use metrics::{counter, gauge};
 use moka::future::Cache;
 use tokio::time::timeout;
 
-use super::{Caller, Database, Token, TokenHash, cache::SharedCache, usage::Usage};
+use super::{Caller, Database, Token, TokenHash, cache::SharedCache, measure::measured, usage::Usage};
 use crate::keyspace::Keyspace;
 
 /// Says whose a token is: from memory, where it was asked of late, else from the
@@ -125,6 +125,14 @@ impl Directory {
         self.is_following.load(Ordering::Relaxed)
     }
 
+    /// Measures how the account database stands.
+    pub fn measure(&self) {
+        gauge!("lockable_database_up").set(f64::from(u8::from(self.is_following())));
+        let (open, idle) = (self.database.pool().size() as usize, self.database.pool().num_idle());
+        gauge!("lockable_database_connections", "state" => "idle").set(idle as f64);
+        gauge!("lockable_database_connections", "state" => "used").set(open.saturating_sub(idle) as f64);
+    }
+
     pub(super) fn note_following(&self, is_following: bool) {
         self.is_following.store(is_following, Ordering::Relaxed);
     }
@@ -209,11 +217,12 @@ impl Directory {
     }
 
     async fn read_database(&self, hash: TokenHash) -> Result<Arc<Caller>, FindError> {
-        let found = match timeout(Self::DATABASE_TIMEOUT, self.database.find_caller(&hash)).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => return Err(FindError::Unavailable(error.to_string())),
-            Err(_) => return Err(FindError::Unavailable("the database took too long".into())),
-        };
+        let found =
+            match timeout(Self::DATABASE_TIMEOUT, measured("find_caller", self.database.find_caller(&hash))).await {
+                Ok(Ok(found)) => found,
+                Ok(Err(error)) => return Err(FindError::Unavailable(error.to_string())),
+                Err(_) => return Err(FindError::Unavailable("the database took too long".into())),
+            };
         count_lookup(if found.is_some() { "database" } else { "nowhere" });
         let (seq, caller) = found.ok_or(FindError::Unknown)?;
         let caller = Arc::new(caller);

@@ -5,7 +5,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Caller, Database, change::now_ms};
+use super::{Caller, Database, change::now_ms, measure::measured};
 
 /// Which tokens were used in which hour, collected in memory so that no request
 /// waits for it to be written.
@@ -38,7 +38,7 @@ impl Usage {
             return;
         }
         let used: Vec<_> = used.into_iter().collect();
-        if let Err(error) = database.note_used(&used).await {
+        if let Err(error) = measured("note_used", database.note_used(&used)).await {
             // The hour is lost; the next use is noted again.
             tracing::warn!(%error, "cannot note when tokens were used");
         }

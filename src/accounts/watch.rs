@@ -6,7 +6,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Caller, Directory, cache::Notice, lookup::Changes};
+use super::{Caller, Directory, cache::Notice, lookup::Changes, measure::measured};
 use crate::lock::AccountId;
 
 /// How often to ask the database for changes. With the time that forgetting
@@ -85,7 +85,7 @@ impl Directory {
         let (since, newest) = self.since(position).await?;
         // Asked after the keyspace was, so that it cannot be behind without
         // having lost something.
-        let last = self.database.last_change().await.map_err(|error| error.to_string())?;
+        let last = measured("last_change", self.database.last_change()).await.map_err(|error| error.to_string())?;
         let changes = if last < newest {
             // Restored from a backup, perhaps. Numbers must rise for changes to
             // be noticed, and what was kept of the lost ones is not true.
@@ -93,7 +93,7 @@ impl Directory {
             let seq = self.database.count_from(newest + 1).await.map_err(|error| error.to_string())?;
             Changes::everything(seq)
         } else if last > since {
-            self.database.changes_since(since).await.map_err(|error| error.to_string())?
+            measured("changes_since", self.database.changes_since(since)).await.map_err(|error| error.to_string())?
         } else {
             position.seen = Some(last);
             return Ok(());

@@ -4,6 +4,7 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, request::Parts},
 };
+use metrics::counter;
 
 use super::{
     basic::{Credentials, credentials},
@@ -151,6 +152,7 @@ impl<P> Authorized<P> {
 }
 
 fn rate_limited(caller: &Caller) -> Problem {
+    counter!("lockable_rate_limited_total").increment(1);
     let rate = caller.plan.rate;
     let detail = format!("this token may make {} requests a second, and {} at once", rate.per_second, rate.burst);
     Problem::new(Kind::RateLimited, detail)
@@ -207,5 +209,6 @@ async fn authenticate(parts: &Parts, app: &App) -> Result<Arc<Caller>, Problem> 
 }
 
 fn unauthenticated() -> Problem {
+    counter!("lockable_unauthenticated_total").increment(1);
     Problem::new(Kind::Unauthenticated, "send a valid token as the user name of HTTP basic authentication")
 }

@@ -10,6 +10,7 @@ mod subscriptions;
 use std::{sync::Arc, time::Duration};
 
 use deadpool_redis::Pool;
+use metrics::gauge;
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
@@ -154,6 +155,14 @@ impl Redis {
     /// Whether there is a connection to a server that was checked.
     pub fn is_reachable(&self) -> bool {
         self.link.is_live()
+    }
+
+    /// Measures the pool's connections.
+    pub fn measure(&self) {
+        let status = self.pool.status();
+        gauge!("lockable_redis_pool_connections", "state" => "idle").set(status.available as f64);
+        gauge!("lockable_redis_pool_connections", "state" => "used")
+            .set(status.size.saturating_sub(status.available) as f64);
     }
 
     /// The server's time in microseconds since 1970, or a little less.

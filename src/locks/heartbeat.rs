@@ -36,6 +36,9 @@ impl Locks {
         let reply = self.keyspace.run_replicated(&HEARTBEAT, &[&keys.lock, &keys.held, &keys.bucket], &args).await?;
         Self::count("heartbeat", &reply);
         let outcome = read_heartbeaten(&reply, request.lease)?;
+        if matches!(outcome, Heartbeaten::Refused(_)) {
+            Self::count_lapse("holder");
+        }
         Ok(Answer { outcome, standing: read_standing(&reply, &request.payment)? })
     }
 }

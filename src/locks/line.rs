@@ -65,6 +65,9 @@ impl Locks {
         Ok(match reply.status() {
             "held" => {
                 let to_collect = Some(reply.text(3)?.to_owned()).filter(|attempt| !attempt.is_empty());
+                if reply.text(4)? == "1" {
+                    Self::count_lapse("line");
+                }
                 Look::Held { rest: Duration::from_millis(reply.word(1)?), waiting: reply.word(2)?, to_collect }
             }
             "free" => Look::Free,

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
 
@@ -31,6 +31,7 @@ impl Metrics {
         let metrics = Self { handle: builder.install_recorder()?, process: Collector::default() };
         metrics.process.describe();
         describe();
+        begin_at_zero();
         gauge!("lockable_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(metrics)
     }
@@ -44,6 +45,24 @@ impl Metrics {
     /// Keeps memory bounded while nobody fetches.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
+    }
+}
+
+/// Counts that alerts compare with what they were before: what has not happened
+/// yet must be there as 0, or the first time is missed.
+fn begin_at_zero() {
+    for (name, label, values) in [
+        ("lockable_panics_total", None, &[][..]),
+        ("lockable_rate_limited_total", None, &[]),
+        ("lockable_unauthenticated_total", None, &[]),
+        ("lockable_lapses_total", Some("noticed_by"), &["holder", "line"]),
+        ("lockable_keyspace_errors_total", Some("kind"), &["not_sent", "no_answer", "refused"]),
+        ("lockable_database_errors_total", Some("kind"), &["error", "too_slow"]),
+    ] {
+        match label {
+            None => counter!(name).increment(0),
+            Some(label) => values.iter().for_each(|value| counter!(name, label => *value).increment(0)),
+        }
     }
 }
 
@@ -71,4 +90,20 @@ fn describe() {
     describe_counter!("lockable_keyspace_errors_total", "Scripts without an answer, by what is known of them");
     describe_counter!("lockable_token_lookups_total", "Where it was found whose a token is");
     describe_counter!("lockable_panics_total", "Faults of the program that were caught");
+    describe_counter!(
+        "lockable_lapses_total",
+        "Leases found to have lapsed, by the holder's heartbeat or for the line"
+    );
+    describe_counter!("lockable_rate_limited_total", "Requests refused because their token's rate was used up");
+    describe_counter!("lockable_unauthenticated_total", "Requests without a token that anybody has");
+    describe_gauge!("lockable_keyspace_up", "Whether locks can be asked for: 1, or 0 while Redis is away");
+    describe_gauge!("lockable_redis_pool_connections", "Connections to Redis for one user at a time");
+    describe_gauge!("lockable_database_up", "Whether changes of accounts are followed: 1, or 0");
+    describe_gauge!("lockable_database_connections", "Connections to the account database");
+    describe_histogram!(
+        "lockable_database_duration_seconds",
+        Unit::Seconds,
+        "How long the account database took, waiting for a connection included"
+    );
+    describe_counter!("lockable_database_errors_total", "What the account database did not do");
 }
