@@ -50,8 +50,12 @@ async fn a_lock_granted_to_a_client_that_hangs_up_is_free_within_the_window() {
     let pod = &cluster.pods[0];
     cluster.operator(&["plan", "set", "business", "--rate", "100000", "--burst", "100000"]).await;
     let client = pod.client(&cluster.account("business").await.token);
-    let mut freed = 0;
-    for round in 0..40_u64 {
+    // How often the server wins is up to the machine: the race is run until enough
+    // of its grants had to be taken back to mean something.
+    let (mut freed, mut round) = (0, 0_u64);
+    while freed < 10 {
+        round += 1;
+        assert!(round <= 1_000, "only {freed} of {round} locks had to be taken back");
         let name = format!("race-{round}");
         let path = format!("/v1/acquire/{name}?wait=50s");
         assert_granted(&acquire(&client, &name).await);
@@ -66,7 +70,7 @@ async fn a_lock_granted_to_a_client_that_hangs_up_is_free_within_the_window() {
             let (client, path) = (client.clone(), format!("/v1/release/{name}"));
             tokio::spawn(async move { client.get(&path).await })
         };
-        tokio::time::sleep(Duration::from_micros(50 * round)).await;
+        tokio::time::sleep(Duration::from_micros(50 * (round % 40))).await;
         let ends = streams.into_iter().map(end);
         let answers = futures_util::future::join_all(ends).await;
         assert_granted(&releasing.await.unwrap());
@@ -79,7 +83,6 @@ async fn a_lock_granted_to_a_client_that_hangs_up_is_free_within_the_window() {
         eventually(async || client.get(&format!("/v1/locks/{name}")).await.json["held"] == false).await;
         assert!(hung_up.elapsed() < COLLECT + SLACK, "round {round}: {:?}", hung_up.elapsed());
     }
-    assert!(freed > 10, "{freed} locks had to be taken back, too few to mean anything");
 }
 
 /// Ends what is sent, which is how a client hangs up; returns what came back
