@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ipnet::IpNet;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -23,6 +24,8 @@ pub struct App {
     pub trusted_proxies: Vec<IpNet>,
     /// How long a request may take in all, beside what it waits for a lock.
     pub request_timeout: Duration,
+    /// Places for requests that are worked on.
+    pub requests: Arc<Semaphore>,
     /// Whether requests are counted: only where somebody can fetch the figures.
     pub measures: bool,
     /// For how long a request may wait for a lock.

@@ -13,6 +13,8 @@ mod cursor;
 mod decode;
 mod docs;
 mod frame;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod heartbeat;
 mod json_object;
 mod list;
@@ -23,6 +25,7 @@ mod params;
 mod problem;
 mod release;
 mod router;
+mod shed;
 mod terraform;
 
 pub use self::{admin::admin_router, connection::Connection, router::router};

@@ -4,11 +4,17 @@ mod accept;
 mod admin;
 mod exclusive;
 mod patience;
+#[cfg(not(fuzzing))]
+mod proxy;
+#[cfg(fuzzing)]
+pub mod proxy;
 mod start;
+mod systemd;
 mod tls;
 mod transport;
 
 use anyhow::Context;
+use metrics::gauge;
 use tokio::{
     net::TcpListener,
     runtime,
@@ -44,10 +50,11 @@ pub fn main(settings: ServeSettings) -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
             }
             tracing::info!("draining");
+            systemd::stopping();
             signalled.cancel();
         });
         let address = settings.listen.listen;
-        let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+        let listener = systemd::listen(address).await.with_context(|| format!("cannot listen on {address}"))?;
         run(&settings, listener, shutdown).await
     })
 }
@@ -78,7 +85,9 @@ pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: Canc
         start::greet(&format!("{scheme}://{address}"), token);
     }
     let admin = admin::start(&settings.admin, &settings.listen, &parts.app, &shutdown, &drained).await?;
+    gauge!("lockable_connections_max").set(settings.listen.connections);
     tracing::info!(%address, scheme, "listening");
+    systemd::serving();
     serve(listener, http::router(parts.app.clone()), &settings.listen, tls, closing).await;
     parts.app.locks.finish().await;
     drained.cancel();

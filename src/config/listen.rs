@@ -15,9 +15,13 @@ pub struct ListenSettings {
     #[command(flatten)]
     pub tls: TlsSettings,
 
-    /// Networks of proxies whose X-Forwarded-For is believed, separated by commas
+    /// Networks of proxies whose word is taken for where a client is, separated by commas: X-Forwarded-For, and the PROXY protocol if it is on
     #[arg(long, env = "LOCKABLE_TRUSTED_PROXIES", value_delimiter = ',', value_name = "NETWORK")]
     pub trusted_proxies: Vec<IpNet>,
+
+    /// Whether connections from those networks begin with a header of the PROXY protocol, version 2
+    #[arg(long, env = "LOCKABLE_PROXY_PROTOCOL", default_value_t = false, action = clap::ArgAction::Set, value_name = "true|false")]
+    pub proxy_protocol: bool,
 
     /// How long a client may take to send its request line and headers, and to finish a TLS handshake
     #[arg(long, env = "LOCKABLE_HEADER_TIMEOUT", default_value = "10s", value_parser = duration, value_name = "DURATION")]
@@ -34,6 +38,10 @@ pub struct ListenSettings {
     /// How many connections to hold at once; more wait in the system's queue
     #[arg(long, env = "LOCKABLE_CONNECTIONS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub connections: u32,
+
+    /// How many of them one client address may have; those of trusted proxies are not counted
+    #[arg(long, env = "LOCKABLE_CONNECTIONS_PER_ADDRESS", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pub connections_per_address: u32,
 }
 
 /// HTTPS, when both files are given. They are read again when they change.

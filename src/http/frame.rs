@@ -14,7 +14,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use metrics::{counter, histogram};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout_at},
+};
 use uuid::Uuid;
 
 use super::problem::Problem;
@@ -25,6 +28,8 @@ use crate::{app::App, lock::RateStanding};
 pub(super) struct Frame {
     standing: Mutex<Option<RateStanding>>,
     wait_ms: AtomicU64,
+    /// The request's place among those that are worked on, see `shed`.
+    place: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Frame {
@@ -33,9 +38,15 @@ impl Frame {
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
     }
 
-    /// Gives the request so much more time than others have, to wait in.
+    /// Gives the request so much more time than others have, to wait in. While it
+    /// waits it is not worked on.
     pub(super) fn may_wait(&self, wait: Duration) {
         self.wait_ms.store(wait.as_millis() as u64, Ordering::Relaxed);
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    pub(super) fn take_place(&self, place: OwnedSemaphorePermit) {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
     }
 
     fn wait(&self) -> Duration {

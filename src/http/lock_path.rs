@@ -21,7 +21,7 @@ impl<S: Sync> FromRequestParts<S> for LockPath {
     }
 }
 
-fn name_in(uri: &Uri) -> Result<LockName, NameError> {
+pub(super) fn name_in(uri: &Uri) -> Result<LockName, NameError> {
     let encoded = uri.path().splitn(4, '/').nth(3).unwrap_or_default();
     let name = decode(encoded).map_err(|error| match error {
         DecodeError::BadEscape => NameError::BadEscape,

@@ -74,6 +74,8 @@ kinds! {
         "The field Allow of the answer names the methods that this address knows."
     ClientGone REQUEST_TIMEOUT "client-gone" "The client has hung up"
         "The client closed its connection while it waited for a lock. What it was given is taken back; this stands in the log only."
+    BodyTooSlow REQUEST_TIMEOUT "body-too-slow" "The body took too long"
+        "The body of a request has five seconds to come. Nothing was done."
     BodyTooLarge PAYLOAD_TOO_LARGE "body-too-large" "Body too large"
         "The body of a request is at most 16 KiB."
     UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "unsupported-media-type" "Unsupported media type"

@@ -239,6 +239,16 @@ fn compact(body: &str) -> Result<Info, Problem> {
     Info::parse(value.to_string()).map_err(|error| malformed_body(format!("the body is too much: {error}")))
 }
 
+/// What is made of a body, for the fuzzer.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(body: &str) {
+    if let (Ok((info, owner)), Ok(kept)) = (read(body), compact(body)) {
+        assert_eq!(info.id, owner.as_str());
+        let _ = info.note();
+        assert!(!kept.as_str().contains('\n'));
+    }
+}
+
 impl LockInfo {
     /// What people see who look at the lock elsewhere.
     fn note(&self) -> Note {

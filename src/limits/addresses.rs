@@ -55,7 +55,7 @@ impl Addresses {
 
 /// What one client can be expected to have to itself: an IPv4 address, or a /64
 /// of IPv6, within which a client may choose its address (RFC 6177).
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),

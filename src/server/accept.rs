@@ -3,7 +3,8 @@ use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use axum::Router;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use metrics::gauge;
+use ipnet::IpNet;
+use metrics::{counter, gauge};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -16,9 +17,10 @@ use tower::ServiceExt;
 use super::{
     Tls,
     patience::{Patient, Requests},
+    proxy,
     transport::Transport,
 };
-use crate::{config::ListenSettings, http::Connection};
+use crate::{config::ListenSettings, http::Connection, limits::Neighbours};
 
 /// How many bytes the request line and the headers may have together; more are
 /// answered with 431.
@@ -48,6 +50,9 @@ pub async fn serve(
         router,
         tls,
         header_timeout: settings.header_timeout,
+        trusted_proxies: settings.trusted_proxies.clone(),
+        proxy_protocol: settings.proxy_protocol,
+        neighbours: Neighbours::new(settings.connections_per_address),
         shutdown: shutdown.clone(),
         close: CancellationToken::new(),
     };
@@ -119,6 +124,9 @@ struct Connections {
     router: Router,
     tls: Option<Tls>,
     header_timeout: Duration,
+    trusted_proxies: Vec<IpNet>,
+    proxy_protocol: bool,
+    neighbours: Arc<Neighbours>,
     /// Finish the request at hand, then close.
     shutdown: CancellationToken,
     /// Close at once.
@@ -126,11 +134,24 @@ struct Connections {
 }
 
 impl Connections {
-    async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+    async fn serve(&self, mut stream: TcpStream, peer: SocketAddr) {
         // Answers are small and written whole: there is nothing to wait for.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
         }
+        let Some(peer) = self.close.run_until_cancelled(self.client(&mut stream, peer)).await.flatten() else { return };
+        // Many clients come through one proxy.
+        let _neighbour = match self.is_trusted(peer) {
+            true => None,
+            false => match self.neighbours.admit(peer.ip()) {
+                Some(neighbour) => Some(neighbour),
+                None => {
+                    counter!("lockable_connections_refused_total").increment(1);
+                    tracing::debug!(%peer, "this address has as many connections as it may");
+                    return;
+                }
+            },
+        };
         let stream = Transport::new(stream);
         let connection = Connection::new(peer, stream.shared());
         let served = self.close.run_until_cancelled(async {
@@ -144,6 +165,28 @@ impl Connections {
             }
         });
         served.await;
+    }
+
+    /// Where the client is, by the word of the proxy that passes its connection on.
+    async fn client(&self, stream: &mut TcpStream, peer: SocketAddr) -> Option<SocketAddr> {
+        if !(self.proxy_protocol && self.is_trusted(peer)) {
+            return Some(peer);
+        }
+        match time::timeout(self.header_timeout, proxy::read_client(stream)).await {
+            Ok(Ok(client)) => Some(client.unwrap_or(peer)),
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, %error, "a proxy does not say whose connection it passes on");
+                None
+            }
+            Err(_) => {
+                tracing::debug!(%peer, "a proxy took too long to say whose connection it passes on");
+                None
+            }
+        }
+    }
+
+    fn is_trusted(&self, peer: SocketAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(&peer.ip().to_canonical()))
     }
 
     async fn serve_http(&self, stream: impl AsyncRead + AsyncWrite + Unpin, client: Connection) {

@@ -45,7 +45,12 @@ pub(super) async fn start(
             .await;
     });
     let router = admin_router(app.clone(), leaving.clone(), Arc::new(move || metrics.render()));
-    let listen = ListenSettings { connections: CONNECTIONS, ..listen.clone() };
+    let listen = ListenSettings {
+        connections: CONNECTIONS,
+        connections_per_address: CONNECTIONS,
+        proxy_protocol: false,
+        ..listen.clone()
+    };
     let stop = stop.clone();
     tasks.spawn(async move { serve(listener, router, &listen, None, stop).await });
     tracing::info!(%address, "listening for operators");

@@ -1,6 +1,7 @@
 use std::{num::NonZeroU32, sync::Arc};
 
 use anyhow::{Context, bail};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::exclusive::Exclusive;
@@ -50,6 +51,7 @@ pub(super) async fn start(
         addresses: Addresses::new(NonZeroU32::new(settings.limits.auth_failures_per_minute).unwrap_or(NonZeroU32::MIN)),
         trusted_proxies: settings.listen.trusted_proxies.clone(),
         request_timeout: settings.listen.request_timeout,
+        requests: Arc::new(Semaphore::new(settings.limits.requests as usize)),
         measures: settings.admin.admin_listen.is_some(),
         wait_max: settings.limits.wait_max,
         draining: draining.clone(),

@@ -54,6 +54,8 @@ fn begin_at_zero() {
     for (name, label, values) in [
         ("lockable_panics_total", None, &[][..]),
         ("lockable_rate_limited_total", None, &[]),
+        ("lockable_requests_shed_total", None, &[]),
+        ("lockable_connections_refused_total", None, &[]),
         ("lockable_unauthenticated_total", None, &[]),
         ("lockable_lapses_total", Some("noticed_by"), &["holder", "line"]),
         ("lockable_keyspace_errors_total", Some("kind"), &["not_sent", "no_answer", "refused"]),
@@ -75,6 +77,12 @@ fn describe() {
         "From a request to its answer, waiting included"
     );
     describe_gauge!("lockable_connections", "Connections that are open");
+    describe_gauge!("lockable_connections_max", "How many connections there may be");
+    describe_counter!(
+        "lockable_connections_refused_total",
+        "Connections that were closed because their address had as many as it may"
+    );
+    describe_counter!("lockable_requests_shed_total", "Requests that were refused because too many were worked on");
     describe_counter!("lockable_lock_requests_total", "What became of requests about locks");
     describe_gauge!("lockable_waiters", "Requests that wait for a lock in this server");
     describe_histogram!(

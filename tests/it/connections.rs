@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::support::Pod;
+use crate::support::{Pod, eventually};
 
 #[derive(Parser)]
 struct Settings {
@@ -129,6 +129,92 @@ async fn connections_over_the_limit_wait_for_their_turn() {
     assert!(early.is_err(), "served beyond the limit");
     drop(first);
     assert!(read_until(&mut second, "hello").await.ends_with("hello"));
+}
+
+#[tokio::test]
+async fn one_address_has_its_share_and_a_trusted_proxy_all() {
+    let share = ["--connections-per-address", "2"];
+    let server = Server::start(&share).await;
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        let mut stream = server.connect().await;
+        send(&mut stream, &["/"]).await;
+        assert!(read_until(&mut stream, "hello").await.ends_with("hello"));
+        kept.push(stream);
+    }
+    assert_eq!(read_until(&mut server.connect().await, "hello").await, "", "a third connection");
+    kept.pop();
+    eventually(async || {
+        let mut stream = server.connect().await;
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+        read_until(&mut stream, "hello").await.ends_with("hello")
+    })
+    .await;
+
+    let trusting = Server::start(&[&share[..], &["--trusted-proxies", "127.0.0.0/8"]].concat()).await;
+    let mut kept = Vec::new();
+    for _ in 0..5 {
+        let mut stream = trusting.connect().await;
+        send(&mut stream, &["/"]).await;
+        assert!(read_until(&mut stream, "hello").await.ends_with("hello"));
+        kept.push(stream);
+    }
+}
+
+/// A header of the PROXY protocol, version 2, for a TCP connection over IPv4.
+fn proxy_header(command: u8, client: [u8; 4], port: u16) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+    header.extend([0x20 | command, 0x11, 0, 12]);
+    header.extend(client);
+    header.extend([192, 0, 2, 1]);
+    header.extend(port.to_be_bytes());
+    header.extend(443_u16.to_be_bytes());
+    header
+}
+
+#[tokio::test]
+async fn a_trusted_balancer_says_by_the_proxy_protocol_where_a_client_is() {
+    let flags = ["--proxy-protocol", "true", "--connections-per-address", "1", "--header-timeout", "300ms"];
+    let trusting = Server::start(&[&flags[..], &["--trusted-proxies", "127.0.0.0/8"]].concat()).await;
+    let ask = async |head: &[u8]| {
+        let mut stream = trusting.connect().await;
+        stream.write_all(head).await.unwrap();
+        let _ = stream.write_all(b"GET /peer HTTP/1.1\r\nHost: test\r\n\r\n").await;
+        let answer = timeout(Duration::from_secs(5), async { read_until(&mut stream, "4711").await }).await;
+        (stream, answer.unwrap_or_default())
+    };
+    let (kept, answer) = ask(&proxy_header(1, [198, 51, 100, 7], 4711)).await;
+    assert!(answer.ends_with("198.51.100.7:4711"), "{answer}");
+    // The share is the client's, not the balancer's.
+    assert_eq!(ask(&proxy_header(1, [198, 51, 100, 7], 4711)).await.1, "");
+    assert!(ask(&proxy_header(1, [198, 51, 100, 8], 4711)).await.1.ends_with("198.51.100.8:4711"));
+    drop(kept);
+    // What it does for itself, such as a health check, is its own.
+    let mut own = trusting.connect().await;
+    own.write_all(&proxy_header(0, [0; 4], 0)).await.unwrap();
+    let peer = own.local_addr().unwrap().to_string();
+    send(&mut own, &["/peer"]).await;
+    assert!(read_until(&mut own, &peer).await.ends_with(&peer));
+    // Without the header, with a short one, with nothing: closed, nothing answered.
+    let mut too_long = proxy_header(1, [198, 51, 100, 9], 4711);
+    too_long[14..16].copy_from_slice(&[0xff, 0xff]);
+    for head in [&b""[..], b"PROXY TCP4 198.51.100.9 192.0.2.1 4711 443\r\n", &too_long] {
+        assert_eq!(ask(head).await.1, "", "{head:?}");
+    }
+    let asked = Instant::now();
+    assert_eq!(read_until(&mut trusting.connect().await, "hello").await, "");
+    assert!(asked.elapsed() < Duration::from_secs(2), "a silent balancer took {:?}", asked.elapsed());
+
+    // Nobody else is asked, or believed.
+    let server = Server::start(&flags).await;
+    let mut stream = server.connect().await;
+    stream.write_all(&proxy_header(1, [198, 51, 100, 7], 4711)).await.unwrap();
+    send(&mut stream, &["/peer"]).await;
+    assert!(!read_until(&mut stream, "4711").await.contains("198.51.100.7"));
+    let mut stream = server.connect().await;
+    let peer = stream.local_addr().unwrap().to_string();
+    send(&mut stream, &["/peer"]).await;
+    assert!(read_until(&mut stream, &peer).await.ends_with(&peer));
 }
 
 #[tokio::test]

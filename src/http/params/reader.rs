@@ -1,9 +1,12 @@
+use std::time::Duration;
+
 use axum::{
     body::Bytes,
     extract::{FromRequest, Request},
     http::{Method, Uri, header},
 };
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::http::{
     decode::decode_pairs,
@@ -13,6 +16,9 @@ use crate::http::{
 
 /// The longest body of a request, in bytes.
 pub(in crate::http) const BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// How long a body may take to come, which a packet or two can hold.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The parameters of a request by name, each at most once, whether they came in
 /// the query string or in the body.
@@ -85,7 +91,9 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
-        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
+        let read = timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await;
+        let read = read.map_err(|_| Problem::new(Kind::BodyTooSlow, "the body did not come in time"))?;
+        let body = read.map_err(|rejection| {
             if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
                 Problem::new(Kind::BodyTooLarge, format!("the body is longer than {BODY_BYTES_MAX} bytes"))
             } else {

@@ -1,0 +1,104 @@
+//! The parsers that read what strangers send, for the fuzzers in `fuzz/`. There
+//! is no other way to them without a server around, and nothing else is built
+//! with this file.
+
+#![expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "it is nobody's interface, and panics are what is looked for"
+)]
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use axum::{
+    body::Body,
+    extract::{FromRequest, Request},
+    http::{HeaderMap, HeaderValue, Method, Uri, header},
+};
+use futures_util::FutureExt;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::{
+    basic::{Credentials, credentials},
+    client_address::client_address,
+    cursor,
+    lock_path::name_in,
+    params::AcquireParams,
+    terraform,
+};
+use crate::lock::{LockName, parse_duration_ms};
+
+/// A path, and what is read from it written again and read again.
+pub fn name(path: &[u8]) {
+    let Ok(uri) = Uri::try_from([b"/v1/acquire/", path].concat()) else { return };
+    let Ok(name) = name_in(&uri) else { return };
+    assert!(name.as_str().len() <= LockName::BYTES_MAX);
+    let encoded = format!("/v1/acquire/{}", utf8_percent_encode(name.as_str(), NON_ALPHANUMERIC));
+    assert_eq!(name_in(&encoded.parse().expect("percent-encoded")).as_ref(), Ok(&name));
+}
+
+/// A duration, which is the same in milliseconds.
+pub fn duration(text: &str) {
+    if let Ok(ms) = parse_duration_ms(text) {
+        assert!(ms <= 8784 * 3_600_000);
+        // Not all can be written so: there are seven digits at most.
+        if ms < 10_000_000 {
+            assert_eq!(parse_duration_ms(&format!("{ms}ms")), Ok(ms));
+        }
+    }
+}
+
+/// A query string, a line end, and a body whose first byte says what it is.
+pub fn params(data: &[u8]) {
+    let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    let (query, body) = data.split_at(end);
+    let Ok(uri) = Uri::try_from([b"/v1/acquire/a?", query].concat()) else { return };
+    let mut request = Request::new(Body::from(body.get(2..).unwrap_or_default().to_vec()));
+    *request.uri_mut() = uri;
+    *request.method_mut() = if body.is_empty() { Method::GET } else { Method::POST };
+    let media_type = match body.get(1) {
+        Some(b'{') => "application/json",
+        _ => "application/x-www-form-urlencoded",
+    };
+    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    let read = AcquireParams::from_request(request, &()).now_or_never().expect("the body is there");
+    if let Ok(read) = read {
+        assert!(read.wait.as_millis() <= 8784 * 3_600_000);
+        assert!(read.note.as_str().chars().count() <= 500);
+    }
+}
+
+/// The `Authorization` header.
+pub fn basic(field: &[u8]) {
+    let Ok(field) = HeaderValue::from_bytes(field) else { return };
+    let headers = HeaderMap::from_iter([(header::AUTHORIZATION, field)]);
+    if let Credentials::Token(token) = credentials(&headers) {
+        assert!(crate::accounts::Token::parse(&token.reveal()).is_some());
+    }
+}
+
+/// What Terraform sends.
+pub fn lock_info(body: &str) {
+    terraform::fuzz(body);
+}
+
+/// `X-Forwarded-For`, several fields of it.
+pub fn forwarded_for(fields: &[u8]) {
+    let mut headers = HeaderMap::new();
+    for field in fields.split(|byte| *byte == b'\n') {
+        let Ok(field) = HeaderValue::from_bytes(field) else { continue };
+        headers.append("x-forwarded-for", field);
+    }
+    let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let trusted = ["127.0.0.0/8", "10.0.0.0/8", "fd00::/8"].map(|network| network.parse().expect("a network"));
+    let found = client_address(peer, &headers, &trusted);
+    assert_eq!(found, found.to_canonical());
+    assert_eq!(client_address(peer, &headers, &[]), peer, "nobody vouches for it");
+}
+
+/// The cursor of a list.
+pub fn cursor(text: &str) {
+    if let Ok(cursor) = cursor::parse(text.to_owned()) {
+        assert_eq!(cursor::parse(cursor::text(&cursor)), Ok(cursor));
+    }
+}

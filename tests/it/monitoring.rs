@@ -1,0 +1,114 @@
+//! The alerts and the dashboard, by the Prometheus that would read them.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::support::{
+    Client, Pod, eventually,
+    postgres::Postgres,
+    process::{Process, free_port},
+    redis::RedisServer,
+};
+
+const DASHBOARD: &str = include_str!("../../k8s/components/monitoring/dashboard.json");
+const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
+const OPERATIONS: &str = include_str!("../../docs/operations.md");
+
+fn prometheus(scrape: &str, folder: &Path) -> (Process, Client) {
+    let port = free_port();
+    let config = format!(
+        "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\
+         rule_files: [alerts.yml]\n\
+         scrape_configs:\n  - job_name: lockable\n    static_configs: [{{targets: [\"{scrape}\"]}}]\n"
+    );
+    fs::write(folder.join("prometheus.yml"), config).unwrap();
+    fs::write(folder.join("alerts.yml"), ALERTS).unwrap();
+    let mut command = Command::new("prometheus");
+    command
+        .current_dir(folder)
+        .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"])
+        .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    (Process::start(command), Client::new(&format!("http://127.0.0.1:{port}"), None))
+}
+
+async fn query(client: &Client, expression: &str) -> Value {
+    let encoded = percent_encoding::utf8_percent_encode(expression, percent_encoding::NON_ALPHANUMERIC);
+    let answer = client.get(&format!("/api/v1/query?query={encoded}")).await;
+    assert_eq!(answer.json["status"], "success", "{expression}: {}", answer.text);
+    answer.json["data"]["result"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_panel_shows_something_and_every_alert_is_known() {
+    let (redis, postgres) = (RedisServer::start(), Postgres::database().await);
+    let pod =
+        Pod::builder().redis(&redis).database(&postgres.url).env("LOCKABLE_ADMIN_LISTEN", "127.0.0.1:0").start().await;
+    let client = pod.client(&pod.account("business").await.token);
+    let folder = tempfile::tempdir().unwrap();
+    let (_process, prometheus) = prometheus(&pod.admin_address(), folder.path());
+    eventually(async || prometheus.try_get("/-/ready").await.is_some_and(|answer| answer.status == 200)).await;
+    // Something of everything, all the time.
+    let traffic = tokio::spawn(async move {
+        for number in 0.. {
+            let owner = |who: &str| format!("owner={who}-{number}");
+            client.get(&format!("/v1/acquire/seen?{}", owner("a"))).await;
+            client.get(&format!("/v1/heartbeat/seen?{}", owner("b"))).await;
+            let waits = {
+                let (client, path) = (client.clone(), format!("/v1/acquire/seen?wait=5s&{}", owner("b")));
+                tokio::spawn(async move { client.get(&path).await })
+            };
+            client.get(&format!("/v1/release/seen?{}", owner("a"))).await;
+            waits.await.unwrap();
+            client.get(&format!("/v1/release/seen?{}", owner("b"))).await;
+        }
+    });
+
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    for panel in panels {
+        for target in panel["targets"].as_array().unwrap() {
+            let expression = target["expr"].as_str().unwrap();
+            let expression = expression.replace("$__rate_interval", "30s").replace("$job", "lockable");
+            eventually(async || {
+                let found = query(&prometheus, &expression).await;
+                !found.as_array().unwrap().is_empty()
+            })
+            .await;
+        }
+    }
+    traffic.abort();
+    let _ = traffic.await;
+
+    let rules = prometheus.get("/api/v1/rules").await.json;
+    let rules = rules["data"]["groups"][0]["rules"].as_array().unwrap().clone();
+    assert_eq!(rules.len(), ALERTS.matches("- alert: ").count());
+    for rule in &rules {
+        assert_eq!((&rule["health"], &rule["lastError"]), (&"ok".into(), &Value::Null), "{rule}");
+        // What it means, and what to do.
+        let name = rule["name"].as_str().unwrap();
+        assert!(OPERATIONS.contains(&format!("### {name}\n")), "docs/operations.md does not explain {name}");
+    }
+}
+
+#[tokio::test]
+async fn alerts_come_when_they_should_and_are_the_same_for_the_operator() {
+    let rules = tokio::process::Command::new("promtool")
+        .args(["test", "rules", "alerts.test.yml"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus"))
+        .output()
+        .await
+        .unwrap();
+    assert!(rules.status.success(), "{}", String::from_utf8_lossy(&rules.stderr));
+
+    let resource = include_str!("../../k8s/components/monitoring/alerts.yaml");
+    let spec = resource.split("spec:\n").nth(1).unwrap().lines();
+    let spec: String = spec.map(|line| format!("{}\n", line.strip_prefix("  ").unwrap())).collect();
+    assert_eq!(spec, ALERTS, "k8s/components/monitoring/alerts.yaml is not what deploy/prometheus/alerts.yml says");
+}
