@@ -7,8 +7,10 @@
 local function hold(now, head, fence, attempt, about, place, lease_ms, held_max)
   local now_ms = math.floor(now / 1000)
   local held = redis.call('ZCARD', HELD)
-  if held >= held_max then
-    -- Locks that lapsed are still counted: strike them out, and count again.
+  -- Locks that lapsed are still counted. They are struck out when these are as
+  -- many as the account may hold, and whenever a few hundred have come: so many
+  -- names that were used once are no more to keep than the locks that are held.
+  if held >= held_max or held % 256 == 255 then
     redis.call('ZREMRANGEBYSCORE', HELD, '-inf', '(' .. word(now_ms))
     held = redis.call('ZCARD', HELD)
     if held >= held_max then

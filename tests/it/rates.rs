@@ -92,6 +92,27 @@ async fn an_account_holds_as_many_locks_as_its_plan_allows_and_heals_when_they_l
 }
 
 #[tokio::test]
+async fn names_that_were_used_once_are_forgotten() {
+    let cluster = Cluster::start(1).await;
+    cluster.operator(&["plan", "set", "business", "--rate", "100000", "--burst", "100000"]).await;
+    let client = cluster.pods[0].client(&cluster.account("business").await.token);
+    let acquire_all = async |round: &str, lease: &str| {
+        for number in 0..300 {
+            let path = format!("/v1/acquire/{round}-{number}?lease={lease}");
+            assert_eq!(client.get(&path).await.json["response"], true);
+        }
+    };
+    // While one is held, the index stays.
+    assert_eq!(client.get("/v1/acquire/always?lease=1h").await.json["response"], true);
+    acquire_all("once", "1s").await;
+    eventually(async || client.get("/v1/locks/once-299").await.json["held"] == false).await;
+    acquire_all("now", "1h").await;
+    let count = "return redis.call('ZCARD', redis.call('KEYS', '*:held:*')[1])";
+    let indexed: u32 = cluster.redis.cli(&["eval", count, "0"]).trim().parse().unwrap();
+    assert!((301..301 + 256).contains(&indexed), "{indexed} places are kept for 301 locks");
+}
+
+#[tokio::test]
 async fn the_headers_say_how_a_token_stands() {
     let pod = Pod::start().await;
     let client = pod.client(&pod.account("hobbyist").await.token);
