@@ -9,6 +9,7 @@ mod listen;
 mod log;
 mod redis;
 mod secret;
+mod traces;
 
 pub use self::{
     admin::AdminSettings,
@@ -19,6 +20,7 @@ pub use self::{
     log::{LogFormat, LogSettings},
     redis::RedisSettings,
     secret::SecretUrl,
+    traces::TraceSettings,
 };
 
 use std::time::Duration;
@@ -40,6 +42,8 @@ pub struct ServeSettings {
     pub admin: AdminSettings,
     #[command(flatten)]
     pub log: LogSettings,
+    #[command(flatten)]
+    pub traces: TraceSettings,
 }
 
 /// Reads a duration in the form that the API has for it, such as `500ms`.

@@ -27,5 +27,6 @@ mod release;
 mod router;
 mod shed;
 mod terraform;
+mod trace;
 
 pub use self::{admin::admin_router, connection::Connection, router::router};

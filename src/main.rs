@@ -53,7 +53,11 @@ fn main() -> ExitCode {
 }
 
 fn serve(settings: ServeSettings) -> ExitCode {
-    let outcome = telemetry::init(&settings.log).map_err(Into::into).and_then(|()| server::main(settings));
+    let outcome = telemetry::init(&settings.log, &settings.traces).map_err(Into::into).and_then(|traces| {
+        let outcome = server::main(settings);
+        traces.finish();
+        outcome
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

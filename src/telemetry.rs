@@ -1,34 +1,43 @@
-//! Logs: one line or one JSON object for each event, on standard error. Metrics.
+//! Logs: one line or one JSON object for each event, on standard error. Traces,
+//! to a collector. Metrics.
 
 mod metrics;
+mod traces;
 
 use std::{io, panic};
 
-use tracing_subscriber::{EnvFilter, filter::ParseError};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, filter::ParseError, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
-pub use self::metrics::Metrics;
-use crate::config::{LogFormat, LogSettings};
+pub use self::{metrics::Metrics, traces::Traces};
+use crate::config::{LogFormat, LogSettings, TraceSettings};
 
-/// Why no log can be written.
+/// Why there can be no log, or no traces.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     #[error("{filter:?} is no filter for logs, which look like \"info\" or \"warn,lockable=debug\": {reason}")]
     Filter { filter: String, reason: ParseError },
+    #[error("cannot send traces: {0}")]
+    Traces(String),
     #[error("logs are set up already")]
     Twice,
 }
 
-/// Sends what the process has to say to standard error, panics included.
+/// Sends what the process has to say to standard error, panics included, and
+/// traces to their collector, until [`Traces::finish`].
 ///
 /// # Errors
-/// When the filter cannot be read, or on a second call.
-pub fn init(settings: &LogSettings) -> Result<(), TelemetryError> {
-    let filter = read_filter(settings)?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let set = match settings.format {
-        LogFormat::Text => log.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
-        LogFormat::Json => log.json().try_init(),
+/// When a setting cannot be used, or on a second call.
+pub fn init(log: &LogSettings, traces: &TraceSettings) -> Result<Traces, TelemetryError> {
+    let filter = read_filter(log)?;
+    let (traces, exported) = Traces::start(traces)?;
+    let lines = fmt::layer().with_writer(io::stderr);
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match log.format {
+        LogFormat::Text => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).boxed(),
+        LogFormat::Json => lines.json().boxed(),
     };
+    let set = tracing_subscriber::registry().with(lines.with_filter(filter)).with(exported).try_init();
     set.map_err(|_| TelemetryError::Twice)?;
     // A panic is a fault of ours. It must be found where everything else is,
     // in the same form.
@@ -36,7 +45,7 @@ pub fn init(settings: &LogSettings) -> Result<(), TelemetryError> {
         ::metrics::counter!("lockable_panics_total").increment(1);
         tracing::error!(%panic, "a task panicked");
     }));
-    Ok(())
+    Ok(traces)
 }
 
 /// Finds a filter that cannot be read.

@@ -9,6 +9,7 @@ use std::{
 use metrics::{counter, gauge};
 use moka::future::Cache;
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use super::{Caller, Database, Token, TokenHash, cache::SharedCache, measure::measured, usage::Usage};
 use crate::keyspace::Keyspace;
@@ -110,7 +111,7 @@ impl Directory {
             }
             // In a task of its own: whoever asks may go away in the middle, and
             // what was read must not be kept without the check at the end.
-            None => match tokio::spawn(self.clone().look_up(hash, reach)).await {
+            None => match tokio::spawn(self.clone().look_up(hash, reach).in_current_span()).await {
                 Ok(found) => found?,
                 Err(error) => return Err(FindError::Unavailable(error.to_string())),
             },

@@ -18,9 +18,10 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, timeout_at},
 };
+use tracing::Instrument;
 use uuid::Uuid;
 
-use super::problem::Problem;
+use super::{problem::Problem, trace::Trace};
 use crate::{app::App, lock::RateStanding};
 
 /// What is learnt of a request on its way, for the headers of its answer.
@@ -68,12 +69,14 @@ static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy
 pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let request_id = Uuid::new_v4().simple().to_string();
-    let method = request.method().clone();
+    let method = method_name(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("-", MatchedPath::as_str);
+    let trace = Trace::begin(method, route, request.headers());
     let frame = Arc::new(Frame::default());
     request.extensions_mut().insert(frame.clone());
 
-    let mut answering = pin!(next.run(request));
+    let mut answering = pin!(next.run(request).instrument(trace.span.clone()));
     let mut response = match timeout_at(started + app.request_timeout, answering.as_mut()).await {
         Ok(response) => response,
         // That it may wait is known only when it has been read.
@@ -101,31 +104,36 @@ pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, nex
     if let Ok(value) = HeaderValue::try_from(&request_id) {
         headers.insert(REQUEST_ID.clone(), value);
     }
-    let route_name = route.as_ref().map_or("-", MatchedPath::as_str);
     if app.measures {
-        count(&method, route_name, response.status(), started.elapsed());
+        count(method, route, response.status(), started.elapsed());
     }
     tracing::info!(
-        %method,
-        route = route_name,
+        method,
+        route,
         status = response.status().as_u16(),
         duration_us = started.elapsed().as_micros() as u64,
         request_id,
+        trace_id = trace.id(),
         "request",
     );
+    trace.end(response.status(), response.headers_mut());
     response
 }
 
 /// Methods are told apart as far as routes have them: anybody can make up more.
-fn count(method: &Method, route: &str, status: StatusCode, duration: Duration) {
-    let method = match method.as_str() {
+fn method_name(method: &Method) -> &'static str {
+    match method.as_str() {
         "GET" => "GET",
+        "HEAD" => "HEAD",
         "POST" => "POST",
         "DELETE" => "DELETE",
         "LOCK" => "LOCK",
         "UNLOCK" => "UNLOCK",
         _ => "other",
-    };
+    }
+}
+
+fn count(method: &'static str, route: &str, status: StatusCode, duration: Duration) {
     let route = route.to_owned();
     counter!("lockable_http_requests_total", "method" => method, "route" => route.clone(), "status" => status.as_str().to_owned())
         .increment(1);

@@ -8,6 +8,7 @@ use axum::{
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
+use tracing::Instrument;
 use utoipa::ToSchema;
 
 use super::{
@@ -141,7 +142,8 @@ pub(super) async fn break_held<P>(
     let request = BreakRequest { lock: lock.clone(), account: account.account, fence: holder.fence };
     // In a task of its own: a client that hangs up now must not keep what it has
     // done out of the log.
-    let breaking = tokio::spawn(break_and_record(app.clone(), caller.shared_account(), request, detail));
+    let breaking =
+        tokio::spawn(break_and_record(app.clone(), caller.shared_account(), request, detail).in_current_span());
     let broken = breaking.await.map_err(|error| {
         tracing::error!(%error, "breaking a lock ended early");
         Problem::internal()

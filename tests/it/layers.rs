@@ -39,6 +39,8 @@ const OWNED: &[(&str, &str)] = &[
     ("mlua::", "keyspace/embedded"),
     ("sqlx::", "accounts"),
     ("rcgen::", "operator/dev_cert"),
+    ("opentelemetry_otlp::", "telemetry/traces"),
+    ("tracing_subscriber::", "telemetry"),
     ("StatusCode", "http"),
 ];
 

@@ -30,6 +30,10 @@ async fn a_wrong_setting_stops_the_start_with_one_line() {
         (&[], &[("LOCKABLE_LOG", "lockable=loud")], "filter"),
         (&[], &[("LOCKABLE_TLS_CERT", "/nowhere.pem")], "--tls-key"),
         (&[], &[("LOCKABLE_TLS_CERT", "/nowhere.pem"), ("LOCKABLE_TLS_KEY", "/nowhere.pem")], "/nowhere.pem"),
+        (&[], &[("LOCKABLE_OTLP_ENDPOINT", "collector:4318")], "LOCKABLE_OTLP_ENDPOINT"),
+        (&[], &[("LOCKABLE_OTLP_ENDPOINT", "https://ana:s3cret@collector")], "OTEL_EXPORTER_OTLP_HEADERS"),
+        (&[], &[("LOCKABLE_TRACE_RATIO", "1.1")], "LOCKABLE_TRACE_RATIO"),
+        (&[], &[("LOCKABLE_TRACE_RATIO", "NaN")], "LOCKABLE_TRACE_RATIO"),
         (&[], &[("LOCKABLE_AUTH_FAILURES_PER_MINUTE", "0")], "LOCKABLE_AUTH_FAILURES_PER_MINUTE"),
         (&["--nonsense"], &[], "--nonsense"),
     ];

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod pod;
 pub mod postgres;
 pub mod process;
@@ -16,6 +17,7 @@ use std::{
 pub use self::{
     client::{Answer, Client},
     cluster::Cluster,
+    collector::Collector,
     pod::{Account, Pod},
 };
 

@@ -1,0 +1,68 @@
+use std::time::Duration;
+
+use opentelemetry::{KeyValue, trace::TracerProvider};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{Sampler, SdkTracerProvider},
+};
+use tracing::{Subscriber, level_filters::LevelFilter};
+use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
+
+use super::TelemetryError;
+use crate::config::TraceSettings;
+
+/// How long the last spans may take to reach the collector.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The target of the spans that are for traces, and of no others: those of
+/// libraries hold what they please.
+const TARGET: &str = "lockable::spans";
+
+/// What sends spans to the collector, if there is one.
+pub struct Traces(Option<SdkTracerProvider>);
+
+impl Traces {
+    /// Begins to send spans. Returns what collects them, too.
+    pub(super) fn start<S>(settings: &TraceSettings) -> Result<(Self, Option<impl Layer<S>>), TelemetryError>
+    where
+        S: Subscriber + for<'span> LookupSpan<'span>,
+    {
+        let Some(endpoint) = &settings.otlp_endpoint else { return Ok((Self(None), None)) };
+        // TLS to the collector; another part may have installed the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let exporter = SpanExporter::builder()
+            .with_http()
+            .with_protocol(Protocol::HttpBinary)
+            .with_endpoint(format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/')))
+            .build()
+            .map_err(|error| TelemetryError::Traces(error.to_string()))?;
+        let resource = Resource::builder()
+            .with_service_name(env!("CARGO_PKG_NAME"))
+            .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+            .build();
+        let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.trace_ratio)));
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(exporter)
+            .with_resource(resource)
+            .with_sampler(sampler)
+            .build();
+        let layer = tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer(env!("CARGO_PKG_NAME")))
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            .with_filter(Targets::new().with_target(TARGET, LevelFilter::DEBUG));
+        Ok((Self(Some(provider)), Some(layer)))
+    }
+
+    /// Sends what is left, within two seconds.
+    pub fn finish(self) {
+        if let Some(provider) = self.0
+            && let Err(error) = provider.shutdown_with_timeout(FLUSH_TIMEOUT)
+        {
+            tracing::warn!(%error, "the last traces are lost");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What may be read nowhere: tokens, cookies, e-mail addresses, passwords.
+
+use std::{fs::File, process::Command};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use crate::support::{Collector, Pod, eventually, postgres::Postgres, process::Process, redis::RedisServer};
+
+const PASSWORD: &str = "pass-of-redis";
+const COOKIE: &str = "session=cookie-of-somebody";
+const STRANGER: &str = "11111111-2222-4333-8444-555555555555";
+const NO_TOKEN: &str = "what-is-no-token";
+
+#[tokio::test]
+async fn nothing_secret_leaves_the_process() {
+    let redis = RedisServer::builder().args(&["--requirepass", PASSWORD, "--slowlog-log-slower-than", "0"]).start();
+    let watched = tempfile::NamedTempFile::new().unwrap();
+    let _monitor = monitor(&redis, watched.reopen().unwrap());
+    eventually(async || std::fs::read_to_string(watched.path()).unwrap().contains("OK")).await;
+    let (postgres, collector) = (Postgres::database().await, Collector::start().await);
+    let mut pod = Pod::builder()
+        .env("LOCKABLE_REDIS_URL", &format!("redis://:{PASSWORD}@127.0.0.1:{}", redis.port()))
+        .database(&postgres.url)
+        .env("LOCKABLE_LOG", "trace")
+        .env("LOCKABLE_ADMIN_LISTEN", "127.0.0.1:0")
+        .env("LOCKABLE_OTLP_ENDPOINT", &collector.url)
+        .env("LOCKABLE_TRACE_RATIO", "1")
+        .start()
+        .await;
+    let account = pod.account("business").await;
+
+    let client = pod.client(&account.token);
+    let cookie = [("cookie", COOKIE)];
+    for (method, path) in [
+        ("GET", "/v1/acquire/a"),
+        ("GET", "/v1/acquire/a?wait=10ms&owner=another"),
+        ("GET", "/v1/heartbeat/a"),
+        ("GET", "/v1/locks/a"),
+        ("GET", "/v1/locks"),
+        ("GET", "/v1/account"),
+        ("DELETE", "/v1/locks/a"),
+        ("GET", "/v1/release/a"),
+        ("GET", "/v1/acquire/%ff"),
+        ("GET", "/nowhere"),
+    ] {
+        let answer = client.request(method, path, &cookie).await;
+        assert!(answer.status < 500, "{method} {path}: {}", answer.text);
+    }
+    let astray = format!("/v1/acquire/a?token={}", account.token);
+    assert_eq!(client.request("GET", &astray, &cookie).await.status, 400, "a token does not belong there");
+    assert_eq!(client.post_form("/v1/acquire/a", &[("password", &*account.token)]).await.status, 400);
+    for (token, status) in [(STRANGER, 401), (NO_TOKEN, 401)] {
+        assert_eq!(pod.client(token).get("/v1/acquire/a").await.status, status);
+    }
+    let bearer = [("authorization", &*format!("Bearer {}", account.token))];
+    pod.client_without_token().request("GET", "/v1/acquire/a", &bearer).await;
+    // Faults have words of their own.
+    let metrics = pod.admin().get("/metrics").await.text;
+    redis.cli(&["-a", PASSWORD, "--no-auth-warning", "config", "set", "requirepass", "another"]);
+    redis.cli(&["-a", "another", "--no-auth-warning", "client", "kill", "type", "normal"]);
+    eventually(async || client.get("/v1/acquire/b").await.status == 503).await;
+    let slow = redis.cli(&["-a", "another", "--no-auth-warning", "slowlog", "get", "-1"]);
+    assert_eq!(pod.stop().await, Some(0));
+
+    let emitted = [
+        ("the log", pod.log()),
+        ("standard output", pod.stdout()),
+        ("the metrics", metrics),
+        ("the traces", String::from_utf8_lossy(&collector.bytes()).into_owned()),
+        ("what Redis was asked", std::fs::read_to_string(watched.path()).unwrap()),
+        ("what was slow in Redis", slow),
+    ];
+    for (place, words) in [("the log", "/v1/acquire"), ("what Redis was asked", "EVALSHA"), ("the traces", "acquire")] {
+        let text = &emitted.iter().find(|(name, _)| *name == place).unwrap().1;
+        assert!(text.contains(words), "nothing was seen in {place}: {text}");
+    }
+    let encoded = |token: &str| STANDARD.encode(format!("{token}:"));
+    let secrets = [
+        account.token.clone(),
+        account.token.replace('-', ""),
+        encoded(&account.token),
+        account.email,
+        COOKIE.to_owned(),
+        PASSWORD.to_owned(),
+        STRANGER.to_owned(),
+        STRANGER.replace('-', ""),
+        encoded(STRANGER),
+        NO_TOKEN.to_owned(),
+        encoded(NO_TOKEN),
+    ];
+    for (place, text) in &emitted {
+        let leaks = secrets.iter().filter_map(|secret| text.lines().find(|line| line.contains(secret.as_str())));
+        assert_eq!(leaks.collect::<Vec<_>>(), Vec::<&str>::new(), "{place}");
+    }
+}
+
+/// Writes down every command that Redis is given.
+fn monitor(redis: &RedisServer, into: File) -> Process {
+    let mut command = Command::new("redis-cli");
+    command.args(["-p", &redis.port().to_string(), "-a", PASSWORD, "--no-auth-warning", "monitor"]).stdout(into);
+    Process::start(command)
+}
