@@ -17,6 +17,7 @@ mod contract;
 mod hot_path;
 mod late;
 mod layers;
+mod layout;
 mod looking;
 mod model;
 mod monitoring;

@@ -1,4 +1,5 @@
 use std::{
+    ffi::OsString,
     io::{BufRead, BufReader, Read},
     process::{Command, Stdio},
     sync::{
@@ -39,7 +40,19 @@ pub struct Builder {
 
 /// The program, with no setting from outside.
 pub fn lockable(args: &[&str]) -> tokio::process::Command {
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_lockable"));
+    command(env!("CARGO_BIN_EXE_lockable").into(), args)
+}
+
+/// The program of a server: this version, or, for `tests/mixed`, by turns this
+/// and another.
+fn server_program() -> OsString {
+    static STARTED: AtomicU32 = AtomicU32::new(0);
+    let is_other = STARTED.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+    std::env::var_os("TEST_OTHER_PROGRAM").filter(|_| is_other).unwrap_or(env!("CARGO_BIN_EXE_lockable").into())
+}
+
+fn command(program: OsString, args: &[&str]) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(program);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LOCKABLE_")) {
         command.env_remove(name);
     }
@@ -189,7 +202,7 @@ impl Builder {
 
     #[expect(clippy::disallowed_methods, reason = "it runs on a thread of its own, not on a worker")]
     fn start_here(self) -> Pod {
-        let mut command: Command = lockable(&["serve"]).into_std();
+        let mut command: Command = command(server_program(), &["serve"]).into_std();
         command.envs(self.variables.clone()).current_dir(self.folder.path());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = Process::start(command);

@@ -1,0 +1,70 @@
+//! What servers leave in Redis for each other. Two versions that work side by
+//! side must agree about all of it: whoever changes what is recorded here gives
+//! the layout another number, or shows that servers of both kinds do with it.
+
+use std::sync::LazyLock;
+
+use regex_lite::Regex;
+
+use crate::support::{Cluster, eventually, redis::RedisServer};
+
+/// What differs from one run to the next, and what stands for it.
+static VARIABLE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+    [
+        (r"\b1[0-9]{15}\b", "MICROSECONDS"),
+        (r"\b1[0-9]{12}\b", "MILLISECONDS"),
+        (r"(?P<before>[^\w-])[\w-]{22}(?P<after>[^\w-])", "${before}ACCOUNT${after}"),
+        (r"(?P<before>[^\w-])[\w-]{11}(?P<after>[^\w-])", "${before}RANDOM${after}"),
+    ]
+    .map(|(pattern, word)| (Regex::new(pattern).unwrap(), word))
+    .into()
+});
+
+#[tokio::test]
+async fn what_servers_leave_for_each_other_is_on_record() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.pods[0].client(&cluster.account("business").await.token);
+    let acquire = "/v1/acquire/line?lease=1h&owner=ana&note=for%20the%20record";
+    assert_eq!(client.get(acquire).await.json["response"], true);
+    let info = r#"{"ID":"8d0e1e1c-0000-4000-8000-1","Operation":"plan","Who":"bob@there"}"#;
+    assert_eq!(client.post_body("/v1/terraform/state?lease=1h", "application/json", info).await.status, 200);
+    // One waits, and one is between two requests.
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.get("/v1/acquire/line?wait=50s").await }
+    });
+    eventually(async || client.get("/v1/locks/line").await.json["waiting"] == 1).await;
+    assert_eq!(client.get("/v1/acquire/line?owner=eve&wait=50ms").await.json["reason"], "timed_out");
+
+    let layout = dump(&cluster.redis);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/layout.txt");
+    if std::env::var_os("RECORD_LAYOUT").is_some() {
+        std::fs::write(path, &layout).unwrap();
+    }
+    let recorded = std::fs::read_to_string(path).unwrap();
+    assert!(layout == recorded, "recorded is\n{recorded}\nfound is\n{layout}");
+    waiting.abort();
+}
+
+fn dump(redis: &RedisServer) -> String {
+    // Rates come and go, and the cached accounts have a version of their own.
+    let keys = redis.cli(&["keys", "*:{0}:*"]);
+    let mut lines = Vec::new();
+    for key in keys.lines().filter(|key| !key.contains(":bucket:")) {
+        let kind = redis.cli(&["type", key]);
+        let value = match kind.trim() {
+            "string" => redis.cli(&["--json", "get", key]),
+            "hash" => redis.cli(&["--json", "hgetall", key]),
+            "zset" => redis.cli(&["--json", "zrange", key, "0", "-1", "withscores"]),
+            other => panic!("{key} is a {other}"),
+        };
+        lines.push(format!("{key} {} {} ", kind.trim(), value.trim().replace("\\n", " / ")));
+    }
+    let mut lines: Vec<_> = lines.iter().map(|line| normalize(line)).collect();
+    lines.sort();
+    lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+fn normalize(line: &str) -> String {
+    VARIABLE.iter().fold(line.to_owned(), |line, (pattern, word)| pattern.replace_all(&line, *word).into_owned())
+}
