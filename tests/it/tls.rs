@@ -38,6 +38,19 @@ fn complaints(pod: &Pod) -> usize {
 }
 
 #[tokio::test]
+async fn the_server_chooses_the_cipher() {
+    let certificate = dev_cert().await;
+    let pod = Pod::builder().tls(&certificate).start().await;
+    let (strong, other) = ("ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-AES128-GCM-SHA256");
+    for offered in [format!("{strong}:{other}"), format!("{other}:{strong}")] {
+        let origin = pod.origin().replace("127.0.0.1", "localhost");
+        let cert = certificate.cert.display();
+        let line = format!("curl -sv --cacert {cert} --tls-max 1.2 --ciphers {offered} {origin}/openapi.json 2>&1");
+        assert!(run_shell(&line).await.contains(&format!("TLSv1.2 / {strong}")), "{offered}");
+    }
+}
+
+#[tokio::test]
 async fn a_changed_certificate_is_taken_into_use_and_half_of_one_is_not() {
     let (first, second) = (dev_cert().await, dev_cert().await);
     let pod = Pod::builder().tls(&first).start().await;
