@@ -21,7 +21,7 @@ use tokio::{
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{problem::Problem, trace::Trace};
+use super::{problem::Problem, shed, trace::Trace};
 use crate::{app::App, lock::RateStanding};
 
 /// What is learnt of a request on its way, for the headers of its answer.
@@ -44,10 +44,6 @@ impl Frame {
     pub(super) fn may_wait(&self, wait: Duration) {
         self.wait_ms.store(wait.as_millis() as u64, Ordering::Relaxed);
         *self.place.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    pub(super) fn take_place(&self, place: OwnedSemaphorePermit) {
-        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
     }
 
     fn wait(&self) -> Duration {
@@ -73,10 +69,18 @@ pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, nex
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("-", MatchedPath::as_str);
     let trace = Trace::begin(method, route, request.headers());
+    let place = shed::place(&app, &request);
     let frame = Arc::new(Frame::default());
     request.extensions_mut().insert(frame.clone());
 
-    let mut answering = pin!(next.run(request).instrument(trace.span.clone()));
+    let answering = async {
+        *frame.place.lock().unwrap_or_else(PoisonError::into_inner) = match place {
+            Ok(place) => place,
+            Err(problem) => return problem.into_response(),
+        };
+        next.run(request).await
+    };
+    let mut answering = pin!(answering.instrument(trace.span.clone()));
     let mut response = match timeout_at(started + app.request_timeout, answering.as_mut()).await {
         Ok(response) => response,
         // That it may wait is known only when it has been read.

@@ -23,7 +23,6 @@ use super::{
     params::BODY_BYTES_MAX,
     problem::{Kind, Problem, explain},
     release::release,
-    shed::shed,
     terraform::terraform,
 };
 use crate::app::App;
@@ -52,7 +51,6 @@ pub fn router(app: Arc<App>) -> Router {
         .fallback(async || Problem::new(Kind::NotFound, "there is nothing here"))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))
-        .layer(middleware::from_fn_with_state(app.clone(), shed))
         .layer(middleware::from_fn_with_state(app.clone(), frame))
         .with_state(app)
 }

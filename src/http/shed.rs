@@ -1,35 +1,26 @@
-use std::sync::Arc;
-
 use axum::{
-    extract::{MatchedPath, Request, State},
+    extract::{MatchedPath, Request},
     http::Method,
-    middleware::Next,
-    response::{IntoResponse, Response},
 };
 use metrics::counter;
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::{frame::Frame, problem::Problem};
+use super::problem::Problem;
 use crate::app::App;
 
-/// Works on no more requests at once than the settings say, so that under too
-/// much load those that are begun are still answered in time. What keeps a lock
-/// or frees it is let through: a holder must not lose its lock because others
-/// ask for theirs.
-pub(super) async fn shed(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if is_spared(&request) {
-        return next.run(request).await;
+/// Finds a place for a request among those that are worked on: no more at once
+/// than the settings say, so that under too much load those that are begun are
+/// still answered in time. What keeps a lock or frees it needs none: a holder
+/// must not lose its lock because others ask for theirs.
+pub(super) fn place(app: &App, request: &Request) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+    if is_spared(request) {
+        return Ok(None);
     }
     match app.requests.clone().try_acquire_owned() {
-        Ok(place) => {
-            // It is kept for as long as the request is worked on, see `Frame::may_wait`.
-            if let Some(frame) = request.extensions().get::<Arc<Frame>>() {
-                frame.take_place(place);
-            }
-            next.run(request).await
-        }
+        Ok(place) => Ok(Some(place)),
         Err(_) => {
             counter!("lockable_requests_shed_total").increment(1);
-            Problem::unavailable("too much is asked at once; heartbeats and releases go first").into_response()
+            Err(Problem::unavailable("too much is asked at once; heartbeats and releases go first"))
         }
     }
 }
