@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use opentelemetry::{KeyValue, trace::TracerProvider};
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{
     Resource,
     trace::{Sampler, SdkTracerProvider},
@@ -12,6 +12,8 @@ use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
 use super::TelemetryError;
 use crate::config::TraceSettings;
 
+/// How long the collector may take.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last spans may take to reach the collector.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -31,12 +33,14 @@ impl Traces {
         let Some(endpoint) = &settings.otlp_endpoint else { return Ok((Self(None), None)) };
         // TLS to the collector; another part may have installed the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::blocking::Client::builder().timeout(EXPORT_TIMEOUT).build();
         let exporter = SpanExporter::builder()
             .with_http()
+            .with_http_client(client.map_err(unusable)?)
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/')))
             .build()
-            .map_err(|error| TelemetryError::Traces(error.to_string()))?;
+            .map_err(unusable)?;
         let resource = Resource::builder()
             .with_service_name(env!("CARGO_PKG_NAME"))
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
@@ -65,4 +69,9 @@ impl Traces {
             tracing::warn!(%error, "the last traces are lost");
         }
     }
+}
+
+/// An error with its reasons, which tell more than itself.
+fn unusable(error: impl Into<anyhow::Error>) -> TelemetryError {
+    TelemetryError::Traces(format!("{:#}", error.into()))
 }
