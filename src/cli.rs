@@ -1,5 +1,12 @@
 //! Commands that ask a server over HTTP, one file each.
 
-mod healthcheck;
+#![expect(clippy::print_stderr, reason = "this is where the commands speak to a terminal")]
 
-pub use self::healthcheck::{Healthcheck, healthcheck};
+mod healthcheck;
+mod run;
+mod server;
+
+pub use self::{
+    healthcheck::{Healthcheck, healthcheck},
+    run::{Run, Watchdog, run, watchdog},
+};

@@ -12,6 +12,7 @@
 //! - [`accounts`][]: accounts, tokens, plans, namespaces, audit; the only room with SQL.
 //! - [`limits`][]: rates per token, in the pod and over all pods; failed authentication per address.
 //! - [`http`][]: the router, the middleware, extractors, problems, one file a route.
+//! - [`client`][]: the client of a server, for the commands and for Rust programs.
 //! - [`cli`][]: the commands that ask a server.
 //! - [`operator`][]: the operator's commands, which work on the account database.
 //!
@@ -20,6 +21,7 @@
 pub mod accounts;
 pub mod app;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod http;
 pub mod keyspace;

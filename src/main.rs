@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error::ContextKind};
 use lockable::{
-    cli::{Healthcheck, healthcheck},
+    cli::{self, Healthcheck, Run, Watchdog, healthcheck},
     config::{ServeSettings, in_force},
     operator::{self, OperatorCommand},
     server, telemetry,
@@ -24,6 +24,9 @@ struct Cli {
 enum Command {
     /// Serve the API
     Serve(ServeSettings),
+    Run(Run),
+    #[command(hide = true)]
+    Watchdog(Watchdog),
     Healthcheck(Healthcheck),
     /// Look at the settings
     #[command(subcommand)]
@@ -46,6 +49,11 @@ fn main() -> ExitCode {
     match Cli::from_arg_matches(&matches) {
         Ok(Cli { command: Command::Serve(settings) }) => serve(settings),
         Ok(Cli { command: Command::Config(ConfigCommand::Check(settings)) }) => check(&settings, &matches),
+        Ok(Cli { command: Command::Run(run) }) => cli::run(&run).into(),
+        Ok(Cli { command: Command::Watchdog(watchdog) }) => {
+            cli::watchdog(&watchdog);
+            ExitCode::SUCCESS
+        }
         Ok(Cli { command: Command::Healthcheck(check) }) => ask_health(&check),
         Ok(Cli { command: Command::Operator(command) }) => operator::main(command),
         Err(error) => refuse(&error),

@@ -23,7 +23,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("http", &["accounts", "app", "limits", "lock", "locks"]),
     ("server", &["accounts", "app", "config", "http", "keyspace", "limits", "lock", "locks", "telemetry"]),
     ("operator", &["accounts", "config", "lock"]),
-    ("cli", &["lock"]),
+    ("client", &["lock"]),
+    ("cli", &["client", "lock"]),
     ("main", &["cli", "config", "operator", "server", "telemetry"]),
 ];
 

@@ -29,6 +29,7 @@ mod queue;
 mod rates;
 mod redis;
 mod rolling;
+mod run;
 mod secrets;
 mod seed;
 mod settings;

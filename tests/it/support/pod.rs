@@ -155,6 +155,17 @@ impl Pod {
         self.process.signal(libc::SIGKILL);
     }
 
+    /// Lets it hang, as a network does that swallows everything.
+    pub fn pause(&self) {
+        self.process.signal(libc::SIGSTOP);
+    }
+
+    pub fn resume(&mut self) {
+        if !self.process.has_ended() {
+            self.process.signal(libc::SIGCONT);
+        }
+    }
+
     /// Asks it to stop.
     pub fn terminate(&self) {
         self.process.signal(libc::SIGTERM);

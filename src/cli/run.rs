@@ -1,0 +1,284 @@
+//! `lockable run`: a command that runs while a lock is held.
+
+mod command;
+mod signals;
+mod watchdog;
+
+use std::{ffi::OsString, process, time::Duration};
+
+use tokio::runtime;
+
+pub use self::watchdog::{Watchdog, watchdog};
+use self::{
+    command::{Command, State},
+    signals::Signals,
+    watchdog::Watch,
+};
+use super::server::ServerArgs;
+use crate::{
+    client::{Client, Error, FAREWELL_TIMEOUT, Lock, LockRequest, Moment, Progress},
+    lock::parse_duration_ms,
+};
+
+/// `EX_TEMPFAIL` of sysexits.h: try again later.
+const NOT_ACQUIRED: u8 = 75;
+/// `EX_IOERR`: the command was stopped, or the lock was lost under it.
+const LOST: u8 = 74;
+/// `EX_UNAVAILABLE`: the server said neither yes nor no.
+const FAILED: u8 = 69;
+
+/// How long the command has after TERM, unless the lease is short.
+const KILL_AFTER: Duration = Duration::from_secs(10);
+
+/// Run a command while holding a lock
+///
+/// Waits for the lock, runs the command, keeps the lock while it runs, and
+/// releases it in every ending. Nothing is written to standard output but what
+/// the command writes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit codes:
+  the command's own, 128+N when signal N ended it, 126 when it cannot be run, 127 when there is none
+  75  the lock was not acquired (-E chooses another)
+  74  the lock was lost, and the command was stopped
+  69  the server could not be asked, or said neither yes nor no
+  128+N  signal N came while it waited for the lock
+
+The command finds LOCKABLE_LOCK, LOCKABLE_FENCING_TOKEN, LOCKABLE_OWNER and LOCKABLE_EXPIRES_AT in its environment.
+
+Examples:
+  lockable run deploy-prod -- ./deploy.sh
+  lockable run -w 10m --lease 2m --note \"build $BUILD\" deploy-prod -- make deploy
+  lockable run -n nightly-report -- ./report || echo 'runs elsewhere'")]
+pub struct Run {
+    #[command(flatten)]
+    server: ServerArgs,
+
+    /// The lock
+    name: String,
+
+    /// The command and its arguments, run without a shell
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+
+    /// Do not wait for the lock
+    #[arg(short, long, conflicts_with = "wait")]
+    no_wait: bool,
+
+    /// How long to wait for the lock; for ever unless set
+    #[arg(short, long, value_parser = duration, value_name = "DURATION")]
+    wait: Option<Duration>,
+
+    /// The exit code when the lock was not acquired
+    #[arg(short = 'E', long, default_value_t = NOT_ACQUIRED, value_name = "CODE")]
+    conflict_exit_code: u8,
+
+    /// How long the lock is held without a heartbeat; the account's own lease unless set
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    lease: Option<Duration>,
+
+    /// Who holds the lock; a new name for every run unless set
+    #[arg(long)]
+    owner: Option<String>,
+
+    /// What others of the account can read who are refused
+    #[arg(long)]
+    note: Option<String>,
+
+    /// The namespace of the lock; the token's own unless set
+    #[arg(long)]
+    namespace: Option<String>,
+
+    /// What to do with the command when the lock cannot be relied on any more: send TERM, and KILL before the lease lapses; KILL at once; or nothing
+    #[arg(long, value_enum, default_value_t = OnLost::Term)]
+    on_lost: OnLost,
+
+    /// How long before the lease lapses TERM is sent, KILL when it lapses; at most a third of the lease [default: 10s, or a quarter of the lease]
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    kill_after: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum OnLost {
+    Term,
+    Kill,
+    Ignore,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration_ms(text).map(Duration::from_millis).map_err(|error| error.to_string())
+}
+
+/// Runs it. Returns the exit code.
+pub fn run(run: &Run) -> u8 {
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start: {error}")),
+    };
+    runtime.block_on(async {
+        match prepare(run) {
+            Ok((client, request)) => hold_and_run(run, &client, request).await,
+            Err(reason) => fail(&reason),
+        }
+    })
+}
+
+fn prepare(run: &Run) -> Result<(Client, LockRequest), String> {
+    let client = run.server.client()?;
+    let owner = run.owner.clone().unwrap_or_else(unique_owner);
+    let mut request =
+        LockRequest::new(&run.name).and_then(|request| request.owner(&owner)).map_err(|e| e.to_string())?;
+    if let Some(lease) = run.lease {
+        request = request.lease(lease);
+    }
+    if let Some(namespace) = &run.namespace {
+        request = request.namespace(namespace);
+    }
+    if let Some(note) = &run.note {
+        request = request.note(note);
+    }
+    Ok((client, request))
+}
+
+/// Says where a run is to be found, and is different for every run.
+fn unique_owner() -> String {
+    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok()).unwrap_or_default();
+    let host: String = host.chars().filter(char::is_ascii_graphic).take(64).collect();
+    format!("{host}:{}:{:08x}", process::id(), fastrand::u32(..))
+}
+
+async fn hold_and_run(run: &Run, client: &Client, request: LockRequest) -> u8 {
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("cannot listen to signals: {error}")),
+    };
+    let until = match (run.no_wait, run.wait) {
+        (true, _) => Some(Moment::now()),
+        (false, wait) => wait.map(|wait| Moment::now() + wait),
+    };
+    let acquired = tokio::select! {
+        acquired = client.acquire_until(&request, until, |progress| tell(run, progress)) => acquired,
+        signal = signals.ending() => {
+            // The lock may be ours already, though no answer has said so.
+            client.leave(&request).await;
+            return 128 + signal as u8;
+        }
+    };
+    let grant = match acquired {
+        Ok(grant) => grant,
+        Err(Error::NotAcquired) => {
+            say(&format!("{} is held by another", run.name));
+            return run.conflict_exit_code;
+        }
+        Err(error) => return fail(&error.to_string()),
+    };
+    let lock = Lock::keep(client.clone(), request, grant);
+    let code = run_while_held(run, &lock, &mut signals).await;
+    match tokio::time::timeout(FAREWELL_TIMEOUT, lock.release()).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => say(&format!("the lock is not released, its lease will lapse: {error}")),
+        Err(_) => say("the lock is not released, its lease will lapse: no answer in time"),
+    }
+    code
+}
+
+async fn run_while_held(run: &Run, lock: &Lock, signals: &mut Signals) -> u8 {
+    let lease = lock.grant().lease;
+    let kill_after = match (run.on_lost, run.kill_after) {
+        (OnLost::Kill, _) => Duration::ZERO,
+        (_, Some(kill_after)) => kill_after.min(lease / 3),
+        (_, None) => KILL_AFTER.min(lease / 4),
+    };
+    let mut watch = match run.on_lost {
+        OnLost::Ignore => None,
+        // Who is stopped or killed cannot stop the command. Another process can.
+        _ => match Watch::start(kill_after) {
+            Ok(watch) => Some(watch),
+            Err(error) => return fail(&format!("cannot start the watchdog: {error}")),
+        },
+    };
+    let mut command = match Command::start(&run.command, &environment(run, lock)) {
+        Ok(command) => command,
+        Err((code, reason)) => {
+            say(&reason);
+            return code;
+        }
+    };
+    if let Some(watch) = &mut watch {
+        watch.group(command.group());
+        watch.until(lock.deadline());
+    }
+
+    let mut changes = lock.changes();
+    let mut is_lost = false;
+    let mut kill_at = None;
+    let ended = loop {
+        tokio::select! {
+            state = command.changed() => match state {
+                State::Ended(code) => break code,
+                State::Stopped => command.stop_with_it(),
+            },
+            signal = signals.next() => command.signal(signal),
+            loss = lock.expiring(kill_after), if !is_lost => {
+                is_lost = true;
+                say(&loss.to_string());
+                if run.on_lost != OnLost::Ignore {
+                    command.terminate();
+                    kill_at = Some(Moment::now() + kill_after);
+                }
+            }
+            () = reached(kill_at) => {
+                command.kill();
+                kill_at = None;
+            }
+            trouble = changes.next(), if !is_lost => {
+                if let Some(reason) = trouble {
+                    say(&format!("heartbeats fail, and are tried again until the lease lapses: {reason}"));
+                }
+                if let Some(watch) = &mut watch {
+                    watch.until(lock.deadline());
+                }
+            }
+        }
+    };
+    command.end_group(kill_after).await;
+    if let Some(watch) = watch {
+        watch.end();
+    }
+    if is_lost && run.on_lost != OnLost::Ignore { LOST } else { ended }
+}
+
+async fn reached(moment: Option<Moment>) {
+    match moment {
+        Some(moment) => moment.reached().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn environment(run: &Run, lock: &Lock) -> [(&'static str, String); 4] {
+    [
+        ("LOCKABLE_LOCK", run.name.clone()),
+        ("LOCKABLE_FENCING_TOKEN", lock.fencing_token().to_string()),
+        ("LOCKABLE_OWNER", lock.owner().unwrap_or_default().to_owned()),
+        ("LOCKABLE_EXPIRES_AT", lock.grant().expires_at),
+    ]
+}
+
+fn tell(run: &Run, progress: Progress<'_>) {
+    match progress {
+        Progress::InLine(refusal) => match &refusal.holder {
+            Some(holder) => say(&format!("waiting for {}, held by {holder}", run.name)),
+            None => say(&format!("waiting for {}", run.name)),
+        },
+        Progress::Trouble(error) => say(&format!("{error}; trying again")),
+    }
+}
+
+fn fail(reason: &str) -> u8 {
+    say(reason);
+    FAILED
+}
+
+fn say(words: &str) {
+    eprintln!("lockable: {words}");
+}

@@ -1,0 +1,109 @@
+use std::{fmt, time::Duration};
+
+use serde::Deserialize;
+
+use super::Moment;
+
+/// What becomes of an acquire.
+#[derive(Clone, Debug)]
+pub enum Acquired {
+    Granted(Grant),
+    Refused(Refusal),
+}
+
+/// A grant, as its holder knows it.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// Rises with every new grant of the lock.
+    pub fencing_token: u64,
+    pub lease: Duration,
+    /// When it lapses unless renewed, as the server writes it.
+    pub expires_at: String,
+    /// When it lapses at the earliest: the lease counts from when the server had
+    /// the request, and that was after it was sent.
+    pub until: Moment,
+}
+
+/// Why the lock was not granted.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// `held`, `timed_out`, `draining`, and others that may come.
+    pub reason: String,
+    /// Known only when it is of the same account.
+    pub holder: Option<Holder>,
+}
+
+/// Who holds a lock.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Holder {
+    pub owner: Option<String>,
+    #[serde(default)]
+    pub note: String,
+    pub acquired_at: String,
+    pub expires_at: String,
+    pub token_label: Option<String>,
+    pub fencing_token: Option<u64>,
+}
+
+/// How a lock stands.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    pub name: String,
+    pub namespace: String,
+    pub held: bool,
+    /// Known only when it is of the same account.
+    pub holder: Option<Holder>,
+    pub waiting: u64,
+}
+
+/// Why nothing was renewed or released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotHeld {
+    Free,
+    ByAnother,
+}
+
+/// Every answer to a request about one lock.
+#[derive(Deserialize)]
+pub(super) struct LockAnswer {
+    response: bool,
+    fencing_token: Option<u64>,
+    lease_ms: Option<u64>,
+    expires_at: Option<String>,
+    reason: Option<String>,
+    holder: Option<Holder>,
+}
+
+impl LockAnswer {
+    /// What was granted or renewed by a request that was sent at `sent`.
+    pub fn grant(&self, sent: Moment) -> Option<Grant> {
+        let lease = Duration::from_millis(self.lease_ms.filter(|_| self.response)?);
+        let expires_at = self.expires_at.clone()?;
+        Some(Grant { fencing_token: self.fencing_token?, lease, expires_at, until: sent + lease })
+    }
+
+    pub fn refusal(self) -> Option<Refusal> {
+        let reason = self.reason.filter(|_| !self.response)?;
+        Some(Refusal { reason, holder: self.holder })
+    }
+
+    /// Whether it was done, or why not.
+    pub fn done(&self) -> Option<Result<(), NotHeld>> {
+        match (self.response, self.reason.as_deref()) {
+            (true, _) => Some(Ok(())),
+            (false, Some("not_held")) => Some(Err(NotHeld::Free)),
+            (false, Some(_)) => Some(Err(NotHeld::ByAnother)),
+            (false, None) => None,
+        }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.owner.as_deref().unwrap_or("somebody of this account"))?;
+        if !self.note.is_empty() {
+            write!(f, " ({})", self.note)?;
+        }
+        write!(f, " since {}", self.acquired_at)
+    }
+}

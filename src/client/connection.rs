@@ -1,0 +1,227 @@
+use std::{error::Error as _, fmt, iter, sync::Arc, time::Duration};
+
+use reqwest::{Method, header};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use super::{
+    Acquired, Error, Grant, LockRequest, Moment, NotHeld, Problem, Status, answer::LockAnswer, request::milliseconds,
+};
+
+/// How long a server may take to be reached.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it may take to answer, beside what the request waits for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// A client with a token, of one server or of several behind one address. Clones
+/// share their connections.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    origin: String,
+    token: Arc<str>,
+}
+
+/// Makes a [`Client`].
+pub struct Builder {
+    url: String,
+    token: String,
+    ca: Option<Vec<u8>>,
+}
+
+impl Client {
+    /// A client of the server at this address, such as `https://locks.example.com`.
+    pub fn builder(url: impl Into<String>) -> Builder {
+        Builder { url: url.into(), token: String::new(), ca: None }
+    }
+
+    /// The address, without what follows the host.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Asks once for a lock. With `wait` the server answers when it is granted, or
+    /// when that time is over; its own limit is 55 seconds unless it says otherwise.
+    ///
+    /// # Errors
+    /// When there is neither a yes nor a no. The lock may have been granted when no
+    /// answer came; asking again as the same owner finds out.
+    pub async fn acquire(&self, request: &LockRequest, wait: Duration) -> Result<Acquired, Error> {
+        let mut parameters = request.parameters(&["owner", "namespace", "lease", "note"]);
+        if !wait.is_zero() {
+            parameters.push(("wait", milliseconds(wait)));
+        }
+        let sent = Moment::now();
+        let answer: LockAnswer =
+            self.ask(Method::POST, &request.path("acquire"), &parameters, wait + ANSWER_TIMEOUT).await?;
+        match answer.grant(sent) {
+            Some(grant) => Ok(Acquired::Granted(grant)),
+            None => answer.refusal().map(Acquired::Refused).ok_or_else(|| self.stranger("an acquire is not answered")),
+        }
+    }
+
+    /// Renews the lease of the grant with this fencing token.
+    ///
+    /// # Errors
+    /// When there is neither a yes nor a no, also after `timeout`.
+    pub async fn heartbeat(
+        &self,
+        request: &LockRequest,
+        fencing_token: Option<u64>,
+        timeout: Duration,
+    ) -> Result<Result<Grant, NotHeld>, Error> {
+        let mut parameters = request.parameters(&["owner", "namespace", "lease"]);
+        parameters.extend(fencing_token.map(|token| ("fencing_token", token.to_string())));
+        let sent = Moment::now();
+        let answer: LockAnswer = self.ask(Method::POST, &request.path("heartbeat"), &parameters, timeout).await?;
+        match (answer.grant(sent), answer.done()) {
+            (Some(grant), _) => Ok(Ok(grant)),
+            (None, Some(Err(not_held))) => Ok(Err(not_held)),
+            _ => Err(self.stranger("a heartbeat is not answered")),
+        }
+    }
+
+    /// Gives the lock back.
+    ///
+    /// # Errors
+    /// When there is neither a yes nor a no.
+    pub async fn release(
+        &self,
+        request: &LockRequest,
+        fencing_token: Option<u64>,
+    ) -> Result<Result<(), NotHeld>, Error> {
+        let mut parameters = request.parameters(&["owner", "namespace"]);
+        parameters.extend(fencing_token.map(|token| ("fencing_token", token.to_string())));
+        let answer: LockAnswer = self.ask(Method::POST, &request.path("release"), &parameters, ANSWER_TIMEOUT).await?;
+        answer.done().ok_or_else(|| self.stranger("a release is not answered"))
+    }
+
+    /// Who holds a lock, and how many wait for it.
+    ///
+    /// # Errors
+    /// When the server does not say.
+    pub async fn status(&self, request: &LockRequest) -> Result<Status, Error> {
+        self.ask(Method::GET, &request.path("locks"), &request.parameters(&["namespace"]), ANSWER_TIMEOUT).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        parameters: &[(&str, String)],
+        timeout: Duration,
+    ) -> Result<T, Error> {
+        let mut url = format!("{}{path}", self.origin);
+        if !parameters.is_empty() {
+            let pairs = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
+            url = format!("{url}?{pairs}");
+        }
+        let request = self.http.request(method, url).basic_auth(&self.token, Some("")).timeout(timeout);
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = response.bytes().await.map_err(|error| self.unreachable(error))?;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|_| self.stranger("what it answers is no JSON that we know"));
+        }
+        let Ok(mut problem) = serde_json::from_slice::<Problem>(&body) else {
+            // A proxy that cannot reach its servers speaks for itself.
+            return Err(match status.is_server_error() {
+                true => Error::Unreachable { origin: self.origin.clone(), reason: format!("answered {status}") },
+                false => self.stranger(&format!("answered {status}")),
+            });
+        };
+        let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        problem.retry_after = seconds.map(Duration::from_secs);
+        problem.status = status.as_u16();
+        Err(Error::Problem(Box::new(problem)))
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> Error {
+        // The innermost reason says most, and names no address again.
+        let reasons = iter::successors(error.source(), |&reason| reason.source());
+        let reason = match (error.is_timeout(), reasons.last()) {
+            (true, _) => "no answer in time".to_owned(),
+            (false, Some(reason)) => reason.to_string(),
+            (false, None) => error.without_url().to_string(),
+        };
+        Error::Unreachable { origin: self.origin.clone(), reason }
+    }
+
+    fn stranger(&self, what: &str) -> Error {
+        Error::Stranger { origin: self.origin.clone(), what: what.to_owned() }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({})", self.origin)
+    }
+}
+
+impl Builder {
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = token.into();
+        self
+    }
+
+    /// Trusts the certificates in this PEM, too.
+    #[must_use]
+    pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.ca = Some(pem.into());
+        self
+    }
+
+    /// Makes the client. Nothing is asked yet.
+    ///
+    /// # Errors
+    /// When the address or the certificates cannot be used.
+    pub fn build(self) -> Result<Client, Error> {
+        let url = Url::parse(&self.url)
+            .map_err(|error| Error::Malformed(format!("{:?} is no address: {error}", self.url)))?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(Error::Malformed(format!("{:?} does not begin with https:// or http://", self.url)));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Error::Malformed(
+                "the address has a user or a password in it; the token stands elsewhere".to_owned(),
+            ));
+        }
+        let origin = format!("{}{}", url.origin().ascii_serialization(), url.path().trim_end_matches('/'));
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls(self.ca.as_deref())?)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("lockable/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| Error::Malformed(format!("no client can be made: {error}")))?;
+        Ok(Client { http, origin, token: self.token.into() })
+    }
+}
+
+/// Trusts whom the system trusts, if it does anybody, and who is in `ca`.
+fn tls(ca: Option<&[u8]>) -> Result<ClientConfig, Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(pem) = ca {
+        let malformed = |reason: String| Error::Malformed(format!("the file of certificates cannot be used: {reason}"));
+        let mut count = 0;
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|error| malformed(error.to_string()))?;
+            roots.add(certificate).map_err(|error| malformed(error.to_string()))?;
+            count += 1;
+        }
+        if count == 0 {
+            return Err(malformed("there is none in it".to_owned()));
+        }
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::Malformed(error.to_string()))?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}

@@ -1,0 +1,88 @@
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{Acquired, Client, Error, Grant, LockRequest, Moment, Refusal};
+
+/// How long a wait goes on while no server answers.
+pub const UNREACHABLE_MAX: Duration = Duration::from_secs(60);
+
+/// How long a server may take to hear that a client gives up.
+pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long one request waits: less than servers and balancers allow.
+const REQUEST_WAIT: Duration = Duration::from_secs(50);
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What happens during a wait.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// It is held, and we stand in line from now on.
+    InLine(&'a Refusal),
+    /// Nobody answers. Said once, until somebody does.
+    Trouble(&'a Error),
+}
+
+impl Client {
+    /// Acquires a lock, waiting for it until `until`, or for ever: in line from the
+    /// first refusal on, through as many requests as it takes. With an owner the
+    /// place is kept between two of them.
+    ///
+    /// # Errors
+    /// [`Error::NotAcquired`] when the time is over; else what the server objects
+    /// to, or why none has been reached for [`UNREACHABLE_MAX`].
+    pub async fn acquire_until(
+        &self,
+        request: &LockRequest,
+        until: Option<Moment>,
+        mut progress: impl FnMut(Progress<'_>),
+    ) -> Result<Grant, Error> {
+        let rest = || until.map_or(REQUEST_WAIT, |until| until.rest().min(REQUEST_WAIT));
+        let mut wait = Duration::ZERO;
+        let mut pause = PAUSE_MIN;
+        let mut troubled_since = None;
+        loop {
+            match self.acquire(request, wait).await {
+                Ok(Acquired::Granted(grant)) => return Ok(grant),
+                Ok(Acquired::Refused(refusal)) => {
+                    if wait.is_zero() && !rest().is_zero() {
+                        progress(Progress::InLine(&refusal));
+                    }
+                    (troubled_since, pause) = (None, PAUSE_MIN);
+                }
+                Err(error) if error.is_transient() => {
+                    if troubled_since.is_none() {
+                        progress(Progress::Trouble(&error));
+                    }
+                    let since = *troubled_since.get_or_insert_with(Moment::now);
+                    if since.elapsed() >= UNREACHABLE_MAX || rest().is_zero() {
+                        return Err(error);
+                    }
+                    let pause_now = error.retry_after().unwrap_or_default().max(pause).min(PAUSE_MAX).min(rest());
+                    tokio::time::sleep(pause_now.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            let has_place = !wait.is_zero();
+            wait = rest();
+            if wait.is_zero() {
+                if has_place {
+                    self.leave(request).await;
+                }
+                return Err(Error::NotAcquired);
+            }
+        }
+    }
+
+    /// Gives up the owner's place in the line, which would be kept for a while, and
+    /// whatever was granted to it in the meantime: for who has dropped a wait. It is
+    /// not waited for longer than [`FAREWELL_TIMEOUT`].
+    pub async fn leave(&self, request: &LockRequest) {
+        if request.owner.is_some() {
+            let _ = timeout(FAREWELL_TIMEOUT, self.release(request, None)).await;
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! `lockable run`: exit codes, signals, and what becomes of the command.
+
+mod lost;
+mod terminal;
+mod together;
+
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::{Child, Command},
+};
+
+use crate::support::{Client, Pod, eventually, pod::lockable};
+
+/// How long after an ending the lock is free, and nothing of the command is left.
+const SOON: Duration = Duration::from_secs(1);
+
+/// `lockable run` with the pod's address and a token.
+fn run(pod: &Pod, token: &str, args: &[&str]) -> Command {
+    let mut command = lockable(&[&["run"], args].concat());
+    command.env("LOCKABLE_URL", pod.origin()).env("LOCKABLE_AUTH_TOKEN", token);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().unwrap() as i32), signal).unwrap();
+}
+
+/// Starts it, and waits until the command has written a line.
+async fn start(mut command: Command) -> Child {
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).await.unwrap();
+    assert_eq!(line, "ready\n");
+    child
+}
+
+async fn is_held(client: &Client, name: &str) -> bool {
+    client.get(&format!("/v1/locks/{name}")).await.json["held"] == true
+}
+
+/// Whether a command is there that has this among its arguments, beside those
+/// that run it.
+fn runs(word: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut lines = processes.filter_map(|process| std::fs::read_to_string(process.path().join("cmdline")).ok());
+    lines.any(|line| !line.contains("lockable") && line.split('\0').any(|argument| argument == word))
+}
+
+#[tokio::test]
+async fn the_exit_code_is_the_commands_own() {
+    let pod = Pod::start().await;
+    let token = pod.first_token();
+    let client = pod.client(&token);
+    assert_eq!(client.get("/v1/acquire/busy?owner=another").await.json["response"], true);
+    let cases: &[(&[&str], i32, &str, &str)] = &[
+        (&["free", "--", "true"], 0, "", ""),
+        (&["free", "--", "sh", "-c", "echo said; exit 7"], 7, "said\n", ""),
+        (&["free", "--", "sh", "-c", "echo loud >&2; exit 255"], 255, "", "loud\n"),
+        (&["free", "--", "sh", "-c", "kill -KILL $$"], 137, "", ""),
+        (&["free", "--", "sh", "-c", "kill -SEGV $$"], 139, "", ""),
+        (&["free", "--", "/no/such/program"], 127, "", "lockable: /no/such/program: No such file"),
+        (&["free", "--", "/etc/passwd"], 126, "", "lockable: /etc/passwd: Permission denied"),
+        (&["-n", "free", "--", "echo", "-n", "--wait"], 0, "--wait", ""),
+        (&["-n", "busy", "--", "echo", "no"], 75, "", "lockable: busy is held by another"),
+        (&["-w", "300ms", "busy", "--", "echo", "no"], 75, "", "lockable: waiting for busy, held by another since"),
+        (&["-E", "42", "-w", "0", "busy", "--", "echo", "no"], 42, "", "lockable: busy is held by another"),
+        (&["a//b", "--", "echo", "no"], 69, "", "lockable: \"a//b\" is no name"),
+        (&["--lease", "8000h", "free", "--", "echo", "no"], 69, "", "lockable: Lease outside the plan's range"),
+    ];
+    for (args, code, stdout, stderr) in cases {
+        let ran = run(&pod, &token, args).output().await.unwrap();
+        let [said, complained] = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        assert_eq!((ran.status.code(), &*said), (Some(*code), *stdout), "{args:?}: {complained}");
+        assert!(complained.starts_with(stderr) && complained.is_empty() == stderr.is_empty(), "{args:?}: {complained}");
+        assert!(!is_held(&client, "free").await, "{args:?}");
+    }
+    let ran = run(&pod, "nobody", &["free", "--", "true"]).output().await.unwrap();
+    assert_eq!(ran.status.code(), Some(69));
+    let nowhere = run(&pod, &token, &["free", "--", "true"]).env_remove("LOCKABLE_URL").output().await.unwrap();
+    assert_eq!(nowhere.status.code(), Some(2));
+    // Nobody who gave up is still in line.
+    assert_eq!(client.get("/v1/locks/busy").await.json["waiting"], 0);
+}
+
+#[tokio::test]
+async fn signals_are_passed_on_and_nothing_is_left_behind() {
+    use Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+    let pod = Pod::start().await;
+    let token = pod.first_token();
+    let client = pod.client(&token);
+    for (sent, command, code) in [
+        (SIGINT, "sleep 4711 & wait", 130),
+        (SIGTERM, "sleep 4711 & wait", 143),
+        (SIGHUP, "sleep 4711 & wait", 129),
+        (SIGQUIT, "sleep 4711 & wait", 131),
+        (SIGUSR1, "sleep 4711 & wait", 138),
+        (SIGUSR2, "sleep 4711 & wait", 140),
+        (SIGTERM, "trap 'exit 9' TERM; sleep 4711 & wait", 9),
+        (SIGUSR1, "trap 'exit 0' USR1; sleep 4711 & wait", 0),
+        // The child does not hear it, and is ended when the command is.
+        (SIGTERM, "(trap '' TERM; exec sleep 4711) & wait", 143),
+    ] {
+        let script = format!("echo ready; {command}");
+        let args = ["--kill-after", "200ms", "signalled", "--", "sh", "-c", &script];
+        let mut child = start(run(&pod, &token, &args)).await;
+        assert!(is_held(&client, "signalled").await);
+        let begun = Instant::now();
+        signal(&child, sent);
+        assert_eq!(child.wait().await.unwrap().code(), Some(code), "{sent}: {command}");
+        assert!(begun.elapsed() < SOON, "{sent}: {command}: {:?}", begun.elapsed());
+        assert!(!is_held(&client, "signalled").await && !runs("4711"), "{sent}: {command}");
+    }
+}
+
+#[tokio::test]
+async fn a_command_has_the_input_the_lock_and_its_fence() {
+    let pod = Pod::start().await;
+    let token = pod.first_token();
+    let script = "cat; echo $LOCKABLE_LOCK $LOCKABLE_FENCING_TOKEN $LOCKABLE_OWNER $LOCKABLE_EXPIRES_AT";
+    let mut command = run(&pod, &token, &["--owner", "ci-1", "--note", "by ana", "a/b", "--", "sh", "-c", script]);
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let client = pod.client(&token);
+    eventually(async || is_held(&client, "a/b").await).await;
+    let holder = client.get("/v1/locks/a/b").await.json["holder"].clone();
+    assert_eq!((&holder["owner"], &holder["note"]), (&"ci-1".into(), &"by ana".into()));
+    child.stdin.take().unwrap().write_all(b"all of it\n").await.unwrap();
+    let ran = child.wait_with_output().await.unwrap();
+    let expected =
+        format!("all of it\na/b {} ci-1 {}\n", holder["fencing_token"], holder["expires_at"].as_str().unwrap());
+    assert_eq!(String::from_utf8(ran.stdout).unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_signal_ends_a_wait_and_its_place_is_free_at_once() {
+    let pod = Pod::start().await;
+    let token = pod.first_token();
+    let client = pod.client(&token);
+    assert_eq!(client.get("/v1/acquire/busy?owner=another").await.json["response"], true);
+    for (sent, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+        let mut child = run(&pod, &token, &["busy", "--", "true"]).spawn().unwrap();
+        eventually(async || client.get("/v1/locks/busy").await.json["waiting"] == 1).await;
+        let begun = Instant::now();
+        signal(&child, sent);
+        assert_eq!(child.wait().await.unwrap().code(), Some(code));
+        assert_eq!(client.get("/v1/locks/busy").await.json["waiting"], 0);
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn what_runs_longer_than_a_lease_keeps_the_lock() {
+    let pod = Pod::start().await;
+    let token = pod.first_token();
+    let client = pod.client(&token);
+    let mut child =
+        start(run(&pod, &token, &["--lease", "1s", "kept", "--", "sh", "-c", "echo ready; sleep 30"])).await;
+    let fence = client.get("/v1/locks/kept").await.json["holder"]["fencing_token"].clone();
+    let begun = Instant::now();
+    eventually(async || {
+        assert_eq!(client.get("/v1/locks/kept").await.json["holder"]["fencing_token"], fence);
+        begun.elapsed() > Duration::from_secs(3)
+    })
+    .await;
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(child.wait().await.unwrap().code(), Some(143));
+}
