@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     process::{Command, Stdio},
     sync::{
         Arc, Mutex,
@@ -11,8 +12,11 @@ use std::{
     time::Duration,
 };
 
+use tokio::task::JoinHandle;
+
 use crate::support::{
     Client, Pod, eventually,
+    pod::lockable,
     postgres::Postgres,
     process::{Process, free_port},
     redis::RedisServer,
@@ -113,8 +117,70 @@ async fn take_turns(
     }
 }
 
+/// Marks that it is in, and says so if somebody else is.
+const ALONE: &str = "mkdir \"$0\" || echo overlap; sleep 0.02; rmdir \"$0\"";
+
+/// Runs commands under a lock, one after the other: nothing goes wrong with any,
+/// and all that is said is that it waits.
+async fn run_commands(
+    number: usize,
+    program: impl Fn(&[&str]) -> tokio::process::Command,
+    folder: PathBuf,
+    record: Arc<Mutex<Record>>,
+    turns: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+) {
+    let name = format!("rolling-{}", number % NAMES);
+    let place = folder.join(&name);
+    while !over.load(Ordering::Relaxed) {
+        let args = ["run", &name, "--", "sh", "-c", ALONE, place.to_str().unwrap()];
+        let ran = program(&args).kill_on_drop(true).output().await.unwrap();
+        let [said, complained] = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        let is_quiet = complained.lines().all(|line| line.starts_with("lockable: waiting for "));
+        if ran.status.code() != Some(0) || !said.is_empty() || !is_quiet {
+            record.lock().unwrap().faults.push(format!("{:?} {said} {complained}", ran.status));
+        }
+        turns.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn all_servers_are_replaced_and_no_client_notices() {
+    replaced_under(|Clients { origin, token, record, turns, over, .. }| {
+        let client = |number| {
+            take_turns(number, Client::new(&origin, Some(&token)), record.clone(), turns.clone(), over.clone())
+        };
+        (0..CLIENTS).map(|number| tokio::spawn(client(number))).collect()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_servers_are_replaced_and_no_command_notices() {
+    replaced_under(|Clients { origin, token, folder, record, turns, over }| {
+        let program = move |args: &[&str]| {
+            let mut command = lockable(args);
+            command.env("LOCKABLE_URL", &origin).env("LOCKABLE_AUTH_TOKEN", &token);
+            command
+        };
+        let client =
+            |number| run_commands(number, program.clone(), folder.clone(), record.clone(), turns.clone(), over.clone());
+        (0..CLIENTS).map(|number| tokio::spawn(client(number))).collect()
+    })
+    .await;
+}
+
+/// What clients need to begin, and to say how it went.
+struct Clients {
+    origin: String,
+    token: String,
+    folder: PathBuf,
+    record: Arc<Mutex<Record>>,
+    turns: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+}
+
+async fn replaced_under(start: impl FnOnce(Clients) -> Vec<JoinHandle<()>>) {
     let site = Site { redis: RedisServer::start(), postgres: Postgres::database().await };
     let places = [(); 3].map(|()| Place { api: free_port(), admin: free_port() });
     let mut pods = Vec::new();
@@ -126,14 +192,20 @@ async fn all_servers_are_replaced_and_no_client_notices() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let _balancer = balancer(&places, port, folder.path());
-    let client = || Client::new(&format!("http://127.0.0.1:{port}"), Some(&token));
-    let probe = client();
+    let origin = format!("http://127.0.0.1:{port}");
+    let probe = Client::new(&origin, Some(&token));
     eventually(async || probe.try_get("/v1/account").await.is_some_and(|answer| answer.status == 200)).await;
 
-    let (record, turns, over) = (Arc::default(), Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    let clients: Vec<_> = (0..CLIENTS)
-        .map(|number| tokio::spawn(take_turns(number, client(), Arc::clone(&record), turns.clone(), over.clone())))
-        .collect();
+    let (record, turns, over) =
+        (Arc::<Mutex<Record>>::default(), Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let clients = start(Clients {
+        origin,
+        token,
+        folder: folder.path().to_owned(),
+        record: record.clone(),
+        turns: turns.clone(),
+        over: over.clone(),
+    });
     for (pod, place) in pods.iter_mut().zip(places) {
         let before = turns.load(Ordering::Relaxed);
         eventually(async || turns.load(Ordering::Relaxed) > before + 100).await;
@@ -146,7 +218,6 @@ async fn all_servers_are_replaced_and_no_client_notices() {
     for client in clients {
         client.await.unwrap();
     }
-    let record: &Mutex<Record> = &record;
     let faults = std::mem::take(&mut record.lock().unwrap().faults);
     assert_eq!(faults, Vec::<String>::new(), "{} turns were taken", turns.load(Ordering::Relaxed));
 }
