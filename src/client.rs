@@ -37,7 +37,7 @@ pub use self::{
     clock::Moment,
     connection::{Builder, Client},
     error::{Error, Problem},
-    guard::{Changes, Lock},
+    guard::{Changes, Lock, RELEASE_PATIENCE},
     keeper::Loss,
     request::LockRequest,
     wait::{FAREWELL_TIMEOUT, Progress, UNREACHABLE_MAX},

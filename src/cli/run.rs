@@ -16,7 +16,7 @@ use self::{
 };
 use super::server::ServerArgs;
 use crate::{
-    client::{Client, Error, FAREWELL_TIMEOUT, Lock, LockRequest, Moment, Progress},
+    client::{Client, Error, Lock, LockRequest, Moment, Progress},
     lock::parse_duration_ms,
 };
 
@@ -174,10 +174,8 @@ async fn hold_and_run(run: &Run, client: &Client, request: LockRequest) -> u8 {
     };
     let lock = Lock::keep(client.clone(), request, grant);
     let code = run_while_held(run, &lock, &mut signals).await;
-    match tokio::time::timeout(FAREWELL_TIMEOUT, lock.release()).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => say(&format!("the lock is not released, its lease will lapse: {error}")),
-        Err(_) => say("the lock is not released, its lease will lapse: no answer in time"),
+    if let Err(error) = lock.release().await {
+        say(&format!("the lock is not released, its lease will lapse: {error}"));
     }
     code
 }

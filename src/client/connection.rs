@@ -152,6 +152,10 @@ impl Client {
         Error::Unreachable { origin: self.origin.clone(), reason }
     }
 
+    pub(super) fn silent(&self) -> Error {
+        Error::Unreachable { origin: self.origin.clone(), reason: "no answer in time".to_owned() }
+    }
+
     fn stranger(&self, what: &str) -> Error {
         Error::Stranger { origin: self.origin.clone(), what: what.to_owned() }
     }

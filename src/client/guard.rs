@@ -1,12 +1,21 @@
 use std::{future, time::Duration};
 
-use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 use super::{
-    Client, Error, Grant, LockRequest, Loss, Moment, NotHeld,
+    Client, Error, Grant, LockRequest, Loss, Moment,
     keeper::{Hold, keep},
 };
 use crate::lock::Owner;
+
+/// How long a release is tried.
+pub const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
+const RELEASE_PAUSE: Duration = Duration::from_millis(100);
 
 /// A lock that is held: renewed in the background until it is released or dropped.
 /// Dropping it releases it, without waiting for an answer.
@@ -94,15 +103,24 @@ impl Lock {
         Changes(self.hold.clone())
     }
 
-    /// Gives it back. `false` when it was not held any more.
+    /// Gives it back. `false` when it was not held any more. A server that is away
+    /// is asked again for up to [`RELEASE_PATIENCE`].
     ///
     /// # Errors
-    /// When the server does not say whether it was.
+    /// When no server says whether it was.
     pub async fn release(mut self) -> Result<bool, Error> {
         self.is_given_back = true;
         self.keeper.abort();
-        let released = self.client.release(&self.request, Some(self.fencing_token())).await?;
-        Ok(!matches!(released, Err(NotHeld::Free | NotHeld::ByAnother)))
+        let give_up = Moment::now() + RELEASE_PATIENCE;
+        loop {
+            let released = timeout(give_up.rest(), self.client.release(&self.request, Some(self.fencing_token())));
+            match released.await {
+                Ok(Ok(released)) => return Ok(released.is_ok()),
+                Ok(Err(error)) if error.is_transient() && give_up.rest() > RELEASE_PAUSE => sleep(RELEASE_PAUSE).await,
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(self.client.silent()),
+            }
+        }
     }
 }
 

@@ -99,19 +99,18 @@ async fn signals_are_passed_on_and_nothing_is_left_behind() {
     let token = pod.first_token();
     let client = pod.client(&token);
     for (sent, command, code) in [
-        (SIGINT, "sleep 4711 & wait", 130),
-        (SIGTERM, "sleep 4711 & wait", 143),
-        (SIGHUP, "sleep 4711 & wait", 129),
-        (SIGQUIT, "sleep 4711 & wait", 131),
-        (SIGUSR1, "sleep 4711 & wait", 138),
-        (SIGUSR2, "sleep 4711 & wait", 140),
-        (SIGTERM, "trap 'exit 9' TERM; sleep 4711 & wait", 9),
-        (SIGUSR1, "trap 'exit 0' USR1; sleep 4711 & wait", 0),
+        (SIGINT, "echo ready; sleep 4711 & wait", 130),
+        (SIGTERM, "echo ready; sleep 4711 & wait", 143),
+        (SIGHUP, "echo ready; sleep 4711 & wait", 129),
+        (SIGQUIT, "echo ready; sleep 4711 & wait", 131),
+        (SIGUSR1, "echo ready; sleep 4711 & wait", 138),
+        (SIGUSR2, "echo ready; sleep 4711 & wait", 140),
+        (SIGTERM, "trap 'exit 9' TERM; echo ready; sleep 4711 & wait", 9),
+        (SIGUSR1, "trap 'exit 0' USR1; echo ready; sleep 4711 & wait", 0),
         // The child does not hear it, and is ended when the command is.
-        (SIGTERM, "(trap '' TERM; exec sleep 4711) & wait", 143),
+        (SIGTERM, "(trap '' TERM; echo ready; exec sleep 4711) & wait", 143),
     ] {
-        let script = format!("echo ready; {command}");
-        let args = ["--kill-after", "200ms", "signalled", "--", "sh", "-c", &script];
+        let args = ["--kill-after", "200ms", "signalled", "--", "sh", "-c", command];
         let mut child = start(run(&pod, &token, &args)).await;
         assert!(is_held(&client, "signalled").await);
         let begun = Instant::now();
