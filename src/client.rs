@@ -33,7 +33,7 @@ mod request;
 mod wait;
 
 pub use self::{
-    answer::{Acquired, Grant, Holder, NotHeld, Refusal, Status},
+    answer::{Acquired, Grant, Holder, Listed, NotHeld, Page, Refusal, Status},
     clock::Moment,
     connection::{Builder, Client},
     error::{Error, Problem},

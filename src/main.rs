@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error::ContextKind};
 use lockable::{
-    cli::{self, Healthcheck, Run, Watchdog, healthcheck},
+    cli::{self, ClientCommand, Healthcheck, Watchdog, healthcheck},
     config::{ServeSettings, in_force},
     operator::{self, OperatorCommand},
     server, telemetry,
@@ -24,7 +24,8 @@ struct Cli {
 enum Command {
     /// Serve the API
     Serve(ServeSettings),
-    Run(Run),
+    #[command(flatten)]
+    Client(ClientCommand),
     #[command(hide = true)]
     Watchdog(Watchdog),
     Healthcheck(Healthcheck),
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
     match Cli::from_arg_matches(&matches) {
         Ok(Cli { command: Command::Serve(settings) }) => serve(settings),
         Ok(Cli { command: Command::Config(ConfigCommand::Check(settings)) }) => check(&settings, &matches),
-        Ok(Cli { command: Command::Run(run) }) => cli::run(&run).into(),
+        Ok(Cli { command: Command::Client(command) }) => cli::main(&command).into(),
         Ok(Cli { command: Command::Watchdog(watchdog) }) => {
             cli::watchdog(&watchdog);
             ExitCode::SUCCESS

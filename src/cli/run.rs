@@ -6,26 +6,23 @@ mod watchdog;
 
 use std::{ffi::OsString, process, time::Duration};
 
-use tokio::runtime;
-
 pub use self::watchdog::{Watchdog, watchdog};
 use self::{
     command::{Command, State},
     signals::Signals,
     watchdog::Watch,
 };
-use super::server::ServerArgs;
-use crate::{
-    client::{Client, Error, Lock, LockRequest, Moment, Progress},
-    lock::parse_duration_ms,
+use super::{
+    args::{HoldArgs, LockArgs, duration},
+    fail, say,
+    server::ServerArgs,
 };
+use crate::client::{Client, Error, Lock, LockRequest, Moment, Progress};
 
 /// `EX_TEMPFAIL` of sysexits.h: try again later.
 const NOT_ACQUIRED: u8 = 75;
 /// `EX_IOERR`: the command was stopped, or the lock was lost under it.
 const LOST: u8 = 74;
-/// `EX_UNAVAILABLE`: the server said neither yes nor no.
-const FAILED: u8 = 69;
 
 /// How long the command has after TERM, unless the lease is short.
 const KILL_AFTER: Duration = Duration::from_secs(10);
@@ -52,10 +49,10 @@ Examples:
   lockable run -n nightly-report -- ./report || echo 'runs elsewhere'")]
 pub struct Run {
     #[command(flatten)]
-    server: ServerArgs,
+    lock: LockArgs,
 
-    /// The lock
-    name: String,
+    #[command(flatten)]
+    hold: HoldArgs,
 
     /// The command and its arguments, run without a shell
     #[arg(last = true, required = true, value_name = "COMMAND")]
@@ -73,22 +70,6 @@ pub struct Run {
     #[arg(short = 'E', long, default_value_t = NOT_ACQUIRED, value_name = "CODE")]
     conflict_exit_code: u8,
 
-    /// How long the lock is held without a heartbeat; the account's own lease unless set
-    #[arg(long, value_parser = duration, value_name = "DURATION")]
-    lease: Option<Duration>,
-
-    /// Who holds the lock; a new name for every run unless set
-    #[arg(long)]
-    owner: Option<String>,
-
-    /// What others of the account can read who are refused
-    #[arg(long)]
-    note: Option<String>,
-
-    /// The namespace of the lock; the token's own unless set
-    #[arg(long)]
-    namespace: Option<String>,
-
     /// What to do with the command when the lock cannot be relied on any more: send TERM, and KILL before the lease lapses; KILL at once; or nothing
     #[arg(long, value_enum, default_value_t = OnLost::Term)]
     on_lost: OnLost,
@@ -96,6 +77,9 @@ pub struct Run {
     /// How long before the lease lapses TERM is sent, KILL when it lapses; at most a third of the lease [default: 10s, or a quarter of the lease]
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     kill_after: Option<Duration>,
+
+    #[command(flatten)]
+    server: ServerArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -105,39 +89,19 @@ enum OnLost {
     Ignore,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration_ms(text).map(Duration::from_millis).map_err(|error| error.to_string())
-}
-
 /// Runs it. Returns the exit code.
-pub fn run(run: &Run) -> u8 {
-    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&format!("cannot start: {error}")),
-    };
-    runtime.block_on(async {
-        match prepare(run) {
-            Ok((client, request)) => hold_and_run(run, &client, request).await,
-            Err(reason) => fail(&reason),
-        }
-    })
+pub(super) async fn run(run: &Run) -> u8 {
+    match prepare(run) {
+        Ok((client, request)) => hold_and_run(run, &client, request).await,
+        Err(reason) => fail(&reason),
+    }
 }
 
 fn prepare(run: &Run) -> Result<(Client, LockRequest), String> {
     let client = run.server.client()?;
-    let owner = run.owner.clone().unwrap_or_else(unique_owner);
-    let mut request =
-        LockRequest::new(&run.name).and_then(|request| request.owner(&owner)).map_err(|e| e.to_string())?;
-    if let Some(lease) = run.lease {
-        request = request.lease(lease);
-    }
-    if let Some(namespace) = &run.namespace {
-        request = request.namespace(namespace);
-    }
-    if let Some(note) = &run.note {
-        request = request.note(note);
-    }
-    Ok((client, request))
+    let owner = run.lock.owner.clone().unwrap_or_else(unique_owner);
+    let request = run.lock.request().and_then(|request| request.owner(&owner)).map_err(|error| error.to_string())?;
+    Ok((client, run.hold.apply(request)))
 }
 
 /// Says where a run is to be found, and is different for every run.
@@ -166,8 +130,8 @@ async fn hold_and_run(run: &Run, client: &Client, request: LockRequest) -> u8 {
     };
     let grant = match acquired {
         Ok(grant) => grant,
-        Err(Error::NotAcquired) => {
-            say(&format!("{} is held by another", run.name));
+        Err(Error::NotAcquired(_)) => {
+            say(&format!("{} is held by another", run.lock.name));
             return run.conflict_exit_code;
         }
         Err(error) => return fail(&error.to_string()),
@@ -255,7 +219,7 @@ async fn reached(moment: Option<Moment>) {
 
 fn environment(run: &Run, lock: &Lock) -> [(&'static str, String); 4] {
     [
-        ("LOCKABLE_LOCK", run.name.clone()),
+        ("LOCKABLE_LOCK", run.lock.name.clone()),
         ("LOCKABLE_FENCING_TOKEN", lock.fencing_token().to_string()),
         ("LOCKABLE_OWNER", lock.owner().unwrap_or_default().to_owned()),
         ("LOCKABLE_EXPIRES_AT", lock.grant().expires_at),
@@ -265,18 +229,9 @@ fn environment(run: &Run, lock: &Lock) -> [(&'static str, String); 4] {
 fn tell(run: &Run, progress: Progress<'_>) {
     match progress {
         Progress::InLine(refusal) => match &refusal.holder {
-            Some(holder) => say(&format!("waiting for {}, held by {holder}", run.name)),
-            None => say(&format!("waiting for {}", run.name)),
+            Some(holder) => say(&format!("waiting for {}, held by {holder}", run.lock.name)),
+            None => say(&format!("waiting for {}", run.lock.name)),
         },
         Progress::Trouble(error) => say(&format!("{error}; trying again")),
     }
-}
-
-fn fail(reason: &str) -> u8 {
-    say(reason);
-    FAILED
-}
-
-fn say(words: &str) {
-    eprintln!("lockable: {words}");
 }

@@ -1,6 +1,7 @@
 use std::{fmt, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::Moment;
 
@@ -22,6 +23,8 @@ pub struct Grant {
     /// When it lapses at the earliest: the lease counts from when the server had
     /// the request, and that was after it was sent.
     pub until: Moment,
+    /// All that the server said.
+    pub answer: Value,
 }
 
 /// Why the lock was not granted.
@@ -31,29 +34,49 @@ pub struct Refusal {
     pub reason: String,
     /// Known only when it is of the same account.
     pub holder: Option<Holder>,
+    /// All that the server said.
+    pub answer: Value,
 }
 
 /// Who holds a lock.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Holder {
     pub owner: Option<String>,
     #[serde(default)]
     pub note: String,
     pub acquired_at: String,
     pub expires_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub token_label: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub fencing_token: Option<u64>,
 }
 
 /// How a lock stands.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Status {
     pub name: String,
     pub namespace: String,
     pub held: bool,
     /// Known only when it is of the same account.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<Holder>,
     pub waiting: u64,
+}
+
+/// Some of the locks that an account holds.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Page {
+    pub locks: Vec<Listed>,
+    /// What to ask the next page with, if there is one.
+    pub next_cursor: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Listed {
+    pub name: String,
+    pub namespace: String,
+    pub holder: Holder,
 }
 
 /// Why nothing was renewed or released.
@@ -63,9 +86,14 @@ pub enum NotHeld {
     ByAnother,
 }
 
-/// Every answer to a request about one lock.
-#[derive(Deserialize)]
+/// An answer to a request about one lock.
 pub(super) struct LockAnswer {
+    all: Value,
+    members: Members,
+}
+
+#[derive(Deserialize)]
+struct Members {
     response: bool,
     fencing_token: Option<u64>,
     lease_ms: Option<u64>,
@@ -75,21 +103,28 @@ pub(super) struct LockAnswer {
 }
 
 impl LockAnswer {
+    pub fn read(all: Value) -> Option<Self> {
+        let members = Members::deserialize(&all).ok()?;
+        Some(Self { all, members })
+    }
+
     /// What was granted or renewed by a request that was sent at `sent`.
     pub fn grant(&self, sent: Moment) -> Option<Grant> {
-        let lease = Duration::from_millis(self.lease_ms.filter(|_| self.response)?);
-        let expires_at = self.expires_at.clone()?;
-        Some(Grant { fencing_token: self.fencing_token?, lease, expires_at, until: sent + lease })
+        let members = &self.members;
+        let lease = Duration::from_millis(members.lease_ms.filter(|_| members.response)?);
+        let expires_at = members.expires_at.clone()?;
+        let fencing_token = members.fencing_token?;
+        Some(Grant { fencing_token, lease, expires_at, until: sent + lease, answer: self.all.clone() })
     }
 
     pub fn refusal(self) -> Option<Refusal> {
-        let reason = self.reason.filter(|_| !self.response)?;
-        Some(Refusal { reason, holder: self.holder })
+        let reason = self.members.reason.filter(|_| !self.members.response)?;
+        Some(Refusal { reason, holder: self.members.holder, answer: self.all })
     }
 
     /// Whether it was done, or why not.
     pub fn done(&self) -> Option<Result<(), NotHeld>> {
-        match (self.response, self.reason.as_deref()) {
+        match (self.members.response, self.members.reason.as_deref()) {
             (true, _) => Some(Ok(())),
             (false, Some("not_held")) => Some(Err(NotHeld::Free)),
             (false, Some(_)) => Some(Err(NotHeld::ByAnother)),

@@ -6,17 +6,20 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, pem::PemObject},
 };
-use serde::de::DeserializeOwned;
+use serde_json::Value;
 use url::Url;
 
 use super::{
-    Acquired, Error, Grant, LockRequest, Moment, NotHeld, Problem, Status, answer::LockAnswer, request::milliseconds,
+    Acquired, Error, Grant, LockRequest, Moment, NotHeld, Page, Problem, Status, answer::LockAnswer,
+    request::milliseconds,
 };
 
 /// How long a server may take to be reached.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it may take to answer, beside what the request waits for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
+
+const UNKNOWN: &str = "its answer is not one that we know";
 
 /// A client with a token, of one server or of several behind one address. Clones
 /// share their connections.
@@ -57,8 +60,7 @@ impl Client {
             parameters.push(("wait", milliseconds(wait)));
         }
         let sent = Moment::now();
-        let answer: LockAnswer =
-            self.ask(Method::POST, &request.path("acquire"), &parameters, wait + ANSWER_TIMEOUT).await?;
+        let answer = self.ask_about_lock(&request.path("acquire"), &parameters, wait + ANSWER_TIMEOUT).await?;
         match answer.grant(sent) {
             Some(grant) => Ok(Acquired::Granted(grant)),
             None => answer.refusal().map(Acquired::Refused).ok_or_else(|| self.stranger("an acquire is not answered")),
@@ -78,7 +80,7 @@ impl Client {
         let mut parameters = request.parameters(&["owner", "namespace", "lease"]);
         parameters.extend(fencing_token.map(|token| ("fencing_token", token.to_string())));
         let sent = Moment::now();
-        let answer: LockAnswer = self.ask(Method::POST, &request.path("heartbeat"), &parameters, timeout).await?;
+        let answer = self.ask_about_lock(&request.path("heartbeat"), &parameters, timeout).await?;
         match (answer.grant(sent), answer.done()) {
             (Some(grant), _) => Ok(Ok(grant)),
             (None, Some(Err(not_held))) => Ok(Err(not_held)),
@@ -97,8 +99,20 @@ impl Client {
     ) -> Result<Result<(), NotHeld>, Error> {
         let mut parameters = request.parameters(&["owner", "namespace"]);
         parameters.extend(fencing_token.map(|token| ("fencing_token", token.to_string())));
-        let answer: LockAnswer = self.ask(Method::POST, &request.path("release"), &parameters, ANSWER_TIMEOUT).await?;
+        let answer = self.ask_about_lock(&request.path("release"), &parameters, ANSWER_TIMEOUT).await?;
         answer.done().ok_or_else(|| self.stranger("a release is not answered"))
+    }
+
+    /// Takes the lock from whoever of the account holds it. For tokens with the
+    /// scope `manage`.
+    ///
+    /// # Errors
+    /// When there is neither a yes nor a no.
+    pub async fn break_lock(&self, request: &LockRequest) -> Result<Result<(), NotHeld>, Error> {
+        let parameters = request.parameters(&["namespace"]);
+        let answer = self.ask(Method::DELETE, &request.path("locks"), &parameters, ANSWER_TIMEOUT).await?;
+        let answer = LockAnswer::read(answer).ok_or_else(|| self.stranger(UNKNOWN))?;
+        answer.done().ok_or_else(|| self.stranger("breaking is not answered"))
     }
 
     /// Who holds a lock, and how many wait for it.
@@ -106,16 +120,43 @@ impl Client {
     /// # Errors
     /// When the server does not say.
     pub async fn status(&self, request: &LockRequest) -> Result<Status, Error> {
-        self.ask(Method::GET, &request.path("locks"), &request.parameters(&["namespace"]), ANSWER_TIMEOUT).await
+        let parameters = request.parameters(&["namespace"]);
+        let answer = self.ask(Method::GET, &request.path("locks"), &parameters, ANSWER_TIMEOUT).await?;
+        serde_json::from_value(answer).map_err(|_| self.stranger(UNKNOWN))
     }
 
-    async fn ask<T: DeserializeOwned>(
+    /// One page of the locks that the account holds in a namespace, those whose
+    /// names begin with `prefix`; after `cursor`, which the page before had.
+    ///
+    /// # Errors
+    /// When the server does not say.
+    pub async fn list(&self, namespace: Option<&str>, prefix: &str, cursor: Option<&str>) -> Result<Page, Error> {
+        let given = [("namespace", namespace), ("prefix", Some(prefix)), ("cursor", cursor)];
+        let parameters: Vec<_> = given
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?.to_owned())))
+            .collect();
+        let answer = self.ask(Method::GET, "/v1/locks", &parameters, ANSWER_TIMEOUT).await?;
+        serde_json::from_value(answer).map_err(|_| self.stranger(UNKNOWN))
+    }
+
+    async fn ask_about_lock(
+        &self,
+        path: &str,
+        parameters: &[(&str, String)],
+        timeout: Duration,
+    ) -> Result<LockAnswer, Error> {
+        let answer = self.ask(Method::POST, path, parameters, timeout).await?;
+        LockAnswer::read(answer).ok_or_else(|| self.stranger(UNKNOWN))
+    }
+
+    async fn ask(
         &self,
         method: Method,
         path: &str,
         parameters: &[(&str, String)],
         timeout: Duration,
-    ) -> Result<T, Error> {
+    ) -> Result<Value, Error> {
         let mut url = format!("{}{path}", self.origin);
         if !parameters.is_empty() {
             let pairs = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
@@ -126,7 +167,7 @@ impl Client {
         let (status, headers) = (response.status(), response.headers().clone());
         let body = response.bytes().await.map_err(|error| self.unreachable(error))?;
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|_| self.stranger("what it answers is no JSON that we know"));
+            return serde_json::from_slice(&body).map_err(|_| self.stranger("what it answers is no JSON"));
         }
         let Ok(mut problem) = serde_json::from_slice::<Problem>(&body) else {
             // A proxy that cannot reach its servers speaks for itself.

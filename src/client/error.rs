@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::Refusal;
+
 /// Why there is neither a yes nor a no.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -19,7 +21,7 @@ pub enum Error {
     Stranger { origin: String, what: String },
     /// The lock was not granted in time.
     #[error("the lock was not granted in time")]
-    NotAcquired,
+    NotAcquired(Box<Refusal>),
 }
 
 /// A problem document, as the server sent it.
@@ -46,7 +48,7 @@ impl Error {
         match self {
             Self::Unreachable { .. } => true,
             Self::Problem(problem) => matches!(problem.status, 408 | 429 | 500..),
-            Self::Stranger { .. } | Self::Malformed(_) | Self::NotAcquired => false,
+            Self::Stranger { .. } | Self::Malformed(_) | Self::NotAcquired(_) => false,
         }
     }
 

@@ -56,6 +56,10 @@ impl LockRequest {
         self
     }
 
+    pub fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
     pub(super) fn path(&self, route: &str) -> String {
         format!("/v1/{route}/{}", utf8_percent_encode(self.name.as_str(), NON_ALPHANUMERIC))
     }

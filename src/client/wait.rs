@@ -43,13 +43,14 @@ impl Client {
         let mut pause = PAUSE_MIN;
         let mut troubled_since = None;
         loop {
-            match self.acquire(request, wait).await {
+            let refusal = match self.acquire(request, wait).await {
                 Ok(Acquired::Granted(grant)) => return Ok(grant),
-                Ok(Acquired::Refused(refusal)) => {
+                Ok(Acquired::Refused(refused)) => {
                     if wait.is_zero() && !rest().is_zero() {
-                        progress(Progress::InLine(&refusal));
+                        progress(Progress::InLine(&refused));
                     }
                     (troubled_since, pause) = (None, PAUSE_MIN);
+                    refused
                 }
                 Err(error) if error.is_transient() => {
                     if troubled_since.is_none() {
@@ -65,14 +66,14 @@ impl Client {
                     continue;
                 }
                 Err(error) => return Err(error),
-            }
+            };
             let has_place = !wait.is_zero();
             wait = rest();
             if wait.is_zero() {
                 if has_place {
                     self.leave(request).await;
                 }
-                return Err(Error::NotAcquired);
+                return Err(Error::NotAcquired(Box::new(refusal)));
             }
         }
     }

@@ -10,6 +10,7 @@
 )]
 
 mod accounts;
+mod ask;
 mod auth;
 mod connections;
 mod contention;
