@@ -20,15 +20,32 @@ const NO: u8 = 1;
 /// `EX_UNAVAILABLE` of sysexits.h: the server said neither yes nor no.
 const FAILED: u8 = 69;
 
+const EXIT_CODES: &str = "\
+Exit codes: 0 yes, 1 no, 2 wrong usage, 69 the server could not be asked, or said neither yes nor no
+
+The token stands in LOCKABLE_AUTH_TOKEN, or in the file that --token-file names: never on the command line, which others can read.";
+
 /// What a client of a server can do.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
     Run(Run),
+    /// Acquire a lock, which somebody has to renew and release then
+    #[command(after_help = EXIT_CODES)]
     Acquire(Ask<Acquire>),
+    /// Renew the lease of a lock
+    #[command(after_help = EXIT_CODES)]
     Heartbeat(Ask<Heartbeat>),
+    /// Release a lock, or leave the line of those who wait for it
+    #[command(after_help = EXIT_CODES)]
     Release(Ask<Release>),
+    /// Say who holds a lock: yes if somebody does
+    #[command(after_help = EXIT_CODES)]
     Status(Ask<Stat>),
+    /// List the locks that the account holds
+    #[command(after_help = EXIT_CODES)]
     List(Ask<List>),
+    /// Take a lock from whoever of the account holds it; recorded in the audit log
+    #[command(after_help = EXIT_CODES)]
     Break(Ask<Break>),
 }
 

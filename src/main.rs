@@ -2,9 +2,10 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where the program speaks to a terminal")]
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error::ContextKind};
+use clap_complete::Shell;
 use lockable::{
     cli::{self, ClientCommand, Healthcheck, Watchdog, healthcheck},
     config::{ServeSettings, in_force},
@@ -34,6 +35,20 @@ enum Command {
     Config(ConfigCommand),
     #[command(flatten)]
     Operator(OperatorCommand),
+    /// Print completions for a shell
+    #[command(after_help = "\
+Examples:
+  lockable completions bash >/etc/bash_completion.d/lockable
+  lockable completions zsh >/usr/local/share/zsh/site-functions/_lockable
+  lockable completions fish >~/.config/fish/completions/lockable.fish")]
+    Completions {
+        shell: Shell,
+    },
+    /// Print a manual page: of lockable, or of one of its commands
+    #[command(after_help = "Example: lockable man run | man -l -")]
+    Man {
+        command: Option<String>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -57,6 +72,11 @@ fn main() -> ExitCode {
         }
         Ok(Cli { command: Command::Healthcheck(check) }) => ask_health(&check),
         Ok(Cli { command: Command::Operator(command) }) => operator::main(command),
+        Ok(Cli { command: Command::Completions { shell } }) => {
+            clap_complete::generate(shell, &mut Cli::command(), "lockable", &mut io::stdout());
+            ExitCode::SUCCESS
+        }
+        Ok(Cli { command: Command::Man { command } }) => print_page(command.as_deref()),
         Err(error) => refuse(&error),
     }
 }
@@ -73,6 +93,27 @@ fn serve(settings: ServeSettings) -> ExitCode {
             eprintln!("lockable: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn print_page(command: Option<&str>) -> ExitCode {
+    let mut cli = Cli::command();
+    // Names that a command is called by are known once it is built.
+    cli.build();
+    let page = match command {
+        None => Some(cli),
+        Some(name) => cli.find_subcommand(name).filter(|command| !command.is_hide_set()).map(|command| {
+            let title: &'static str = format!("lockable-{name}").leak();
+            command.clone().name(title).display_name(title)
+        }),
+    };
+    let Some(page) = page else {
+        eprintln!("lockable: there is no such command; see lockable --help");
+        return ExitCode::FAILURE;
+    };
+    match clap_mangen::Man::new(page).render(&mut io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }
 

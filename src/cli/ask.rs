@@ -14,12 +14,10 @@ use super::{
 };
 use crate::client::{Client, Error, Grant, LockRequest, Moment, NotHeld, Status};
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 yes, 1 no, 2 wrong usage, 69 the server could not be asked, or said neither yes nor no";
-
 /// How long a heartbeat may take.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(12);
 
+/// A question, of whom it is asked, and how it is answered.
 #[derive(Debug, clap::Args)]
 pub struct Ask<T: clap::Args> {
     #[command(flatten)]
@@ -31,9 +29,8 @@ pub struct Ask<T: clap::Args> {
     server: ServerArgs,
 }
 
-/// Acquire a lock, which somebody has to renew and release then
+/// Acquire a lock, which somebody has to renew and release then.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Acquire {
     #[command(flatten)]
     lock: LockArgs,
@@ -44,9 +41,8 @@ pub struct Acquire {
     wait: Option<Duration>,
 }
 
-/// Renew the lease of a lock
+/// Renew the lease of a lock.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Heartbeat {
     #[command(flatten)]
     lock: LockArgs,
@@ -58,9 +54,8 @@ pub struct Heartbeat {
     fencing_token: Option<u64>,
 }
 
-/// Release a lock, or leave the line of those who wait for it
+/// Release a lock, or leave the line of those who wait for it.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Release {
     #[command(flatten)]
     lock: LockArgs,
@@ -69,9 +64,8 @@ pub struct Release {
     fencing_token: Option<u64>,
 }
 
-/// Say who holds a lock: yes if somebody does
+/// Say who holds a lock: yes if somebody does.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Stat {
     /// The lock
     name: String,
@@ -80,9 +74,8 @@ pub struct Stat {
     namespace: Option<String>,
 }
 
-/// List the locks that the account holds
+/// List the locks that the account holds.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct List {
     /// Only those whose names begin like this
     #[arg(default_value = "")]
@@ -92,9 +85,8 @@ pub struct List {
     namespace: Option<String>,
 }
 
-/// Take a lock from whoever of the account holds it; recorded in the audit log
+/// Take a lock from whoever of the account holds it; recorded in the audit log.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Break {
     /// The lock
     name: String,

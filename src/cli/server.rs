@@ -4,10 +4,7 @@ use crate::client::Client;
 
 /// Where the server is, and as whom to ask it.
 #[derive(Clone, Debug, clap::Args)]
-#[command(
-    next_help_heading = "Server",
-    after_help = "The token stands in LOCKABLE_AUTH_TOKEN, or in the file that --token-file names: never on the command line, which others can read."
-)]
+#[command(next_help_heading = "Server")]
 pub struct ServerArgs {
     /// The server's address, such as `https://locks.example.com`
     #[arg(long, env = "LOCKABLE_URL", value_name = "URL")]

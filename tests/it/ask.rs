@@ -124,3 +124,24 @@ async fn the_token_stands_in_a_file_or_in_the_environment() {
         assert!(complained.contains(words) && !complained.contains(&token), "{variable}={value}: {complained}");
     }
 }
+
+#[tokio::test]
+async fn shells_and_manuals_know_every_command() {
+    let printed = async |args: &[&str]| {
+        let ran = lockable(args).output().await.unwrap();
+        assert!(ran.status.success(), "{args:?}");
+        String::from_utf8(ran.stdout).unwrap()
+    };
+    for shell in ["bash", "zsh", "fish"] {
+        let script = printed(&["completions", shell]).await;
+        assert!(script.contains("kill-after") && script.contains("fencing-token"), "{shell}");
+    }
+    assert!(printed(&["man"]).await.contains("lockable\\-run"));
+    for (command, words) in
+        [("run", "Exit codes"), ("acquire", "neither yes nor no"), ("status", "Say who holds a lock")]
+    {
+        assert!(printed(&["man", command]).await.contains(words), "{command}");
+        assert!(printed(&[command, "--help"]).await.contains(words), "{command}");
+    }
+    assert_eq!(lockable(&["man", "watchdog"]).output().await.unwrap().status.code(), Some(1));
+}
