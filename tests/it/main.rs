@@ -12,6 +12,7 @@
 mod accounts;
 mod ask;
 mod auth;
+mod ci;
 mod connections;
 mod contention;
 mod contract;

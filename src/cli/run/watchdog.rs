@@ -1,6 +1,8 @@
 use std::{
     env,
     io::{self, BufRead, Write},
+    os::unix::process::CommandExt,
+    path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
@@ -35,8 +37,8 @@ pub(super) struct Watch {
 
 impl Watch {
     pub fn start(kill_after: Duration) -> io::Result<Self> {
-        let mut command = Command::new(env::current_exe()?);
-        command.args(["watchdog", "--kill-after-ms", &kill_after.as_millis().to_string()]);
+        let mut command = Command::new(own_program()?);
+        command.arg0("lockable").args(["watchdog", "--kill-after-ms", &kill_after.as_millis().to_string()]);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         Ok(Self { input: process.stdin.take(), process })
     }
@@ -63,6 +65,12 @@ impl Watch {
             let _ = input.write_all(format!("{line}\n").as_bytes());
         }
     }
+}
+
+/// This program, on Linux even after its file was replaced.
+fn own_program() -> io::Result<PathBuf> {
+    let own = PathBuf::from("/proc/self/exe");
+    if own.exists() { Ok(own) } else { env::current_exe() }
 }
 
 /// Watches until it is told to end, or has ended the command.

@@ -1,0 +1,188 @@
+#!/bin/sh
+# Runs a command while holding a lock of Lockable, with nothing but curl:
+#
+#   lockable.sh NAME COMMAND [ARGUMENT...]
+#
+# LOCKABLE_URL, LOCKABLE_AUTH_TOKEN  the server, and who asks it
+# LOCKABLE_LEASE                     seconds without a heartbeat after which others get the lock; 60
+# LOCKABLE_WAIT                      seconds to wait for the lock; for ever unless set
+# LOCKABLE_OWNER, LOCKABLE_NOTE      who holds it, and what others of the account can read
+#
+# Exits with the command's code; 75 when the lock was not acquired, 74 when it was
+# lost and the command was stopped, 69 when the server said neither yes nor no.
+# The command finds its fencing token in LOCKABLE_FENCING_TOKEN.
+#
+# `lockable run` does more: it counts the lease on a clock that nobody can set, and
+# stops the command even when it was stopped itself.
+set -u
+
+say() { printf 'lockable: %s\n' "$*" >&2; }
+fail() {
+  say "$*"
+  exit 69
+}
+
+[ $# -ge 2 ] || fail "usage: lockable.sh NAME COMMAND [ARGUMENT...]"
+name=$1
+shift
+url=${LOCKABLE_URL:?}
+token=${LOCKABLE_AUTH_TOKEN:?}
+lease=${LOCKABLE_LEASE:-60}
+case $name in *[!A-Za-z0-9._~/-]*) fail "a name has letters, digits and . _ ~ - / here" ;; esac
+case $lease in *[!0-9]* | '') fail "LOCKABLE_LEASE is a number of seconds" ;; esac
+case ${LOCKABLE_WAIT:-0} in *[!0-9]*) fail "LOCKABLE_WAIT is a number of seconds" ;; esac
+[ "$lease" -ge 12 ] || fail "LOCKABLE_LEASE is at least 12"
+owner=${LOCKABLE_OWNER:-"$(uname -n):$$:$(date +%s)"}
+folder=$(mktemp -d) || fail "there is no place for temporary files"
+
+holding=no pid='' keeper='' asking='' grouped=''
+
+# Asks the server: route, seconds, parameters. The answer and the status of HTTP
+# are in the folder then. The token stands on no command line, which others read.
+ask() {
+  route=$1 seconds=$2 answer=$folder/$1
+  shift 2
+  for parameter in "owner=$owner" "$@"; do
+    printf 'data-urlencode = "%s"\n' "$(printf '%s' "$parameter" | sed 's/[\\"]/\\&/g')"
+  done >"$answer.parameters"
+  printf 'user = "%s:"\n' "$token" | cat - "$answer.parameters" |
+    curl --config - --silent --show-error --max-time "$seconds" --write-out '%{http_code}' \
+      --output "$answer" "$url/v1/$route/$name" >"$answer.status" 2>"$answer.error"
+}
+
+# What the last answer to a route was: yes, no, busy (ask again), or bad.
+outcome() {
+  case $(cat "$folder/$1.status" 2>/dev/null) in
+    200) if grep -q '"response":true' "$folder/$1"; then echo yes; else echo no; fi ;;
+    000 | '' | 408 | 429 | 5??) echo busy ;;
+    *) echo bad ;;
+  esac
+}
+
+reason() { cat "$folder/$1.error" "$folder/$1" 2>/dev/null | tr '\n' ' '; }
+member() { sed -n "s/.*\"$2\":\"\{0,1\}\([^,\"}]*\).*/\1/p" "$folder/$1"; }
+
+# A signal to the command, and to its children where they can be told from ours.
+signal() {
+  if [ -n "$grouped" ]; then kill "-$1" "-$pid" 2>/dev/null; else kill "-$1" "$pid" 2>/dev/null; fi
+}
+
+# shellcheck disable=SC2317 # A trap calls it.
+leave() {
+  code=$?
+  trap - EXIT
+  trap '' INT TERM HUP
+  [ -z "$asking" ] || kill "$asking" 2>/dev/null
+  [ -z "$keeper" ] || kill "$keeper" 2>/dev/null
+  [ ! -e "$folder/lost" ] || code=74
+  # A place in the line is given up the same way.
+  [ "$holding" = no ] || ask release 5
+  rm -rf "$folder"
+  exit "$code"
+}
+trap leave EXIT
+
+# Before the command runs a signal ends the wait; then it is for the command.
+# Commands in the background ignore INT, so they are sent TERM.
+ended_by=''
+# shellcheck disable=SC2317 # Traps call it.
+on_signal() {
+  ended_by=$1
+  if [ -n "$pid" ]; then signal TERM; else exit $((128 + $1)); fi
+}
+trap 'on_signal 1' HUP
+trap 'on_signal 2' INT
+trap 'on_signal 15' TERM
+
+# Renews the lease. When that has failed for two thirds of it, or the lock is not
+# ours any more, ends the command while nobody else can have the lock.
+keep() {
+  trap - EXIT HUP INT
+  trap 'kill "$nap" 2>/dev/null; exit 0' TERM
+  sent=$1 pause=$((lease / 3))
+  while :; do
+    sleep "$pause" &
+    nap=$!
+    wait "$nap"
+    began=$(date +%s)
+    ask heartbeat $((lease / 6)) "lease=$lease"
+    case $(outcome heartbeat) in
+      yes) sent=$began pause=$((lease / 3)) && continue ;;
+      no) break ;;
+    esac
+    pause=$((lease / 12))
+    [ $(($(date +%s) - sent)) -lt $((lease * 2 / 3)) ] || break
+  done
+  : >"$folder/lost"
+  say "the lock is lost, or may be: $(reason heartbeat)"
+  signal TERM
+  nap=''
+  rest=$((lease / 6))
+  while [ "$rest" -gt 0 ] && kill -0 "$pid" 2>/dev/null; do
+    sleep 1
+    rest=$((rest - 1))
+  done
+  signal KILL
+}
+
+holding=perhaps began=$(date +%s) told=''
+while :; do
+  wait=20
+  if [ -n "${LOCKABLE_WAIT:-}" ]; then
+    rest=$((LOCKABLE_WAIT - ($(date +%s) - began)))
+    [ "$rest" -ge "$wait" ] || wait=$rest
+    [ "$wait" -ge 0 ] || wait=0
+  fi
+  sent=$(date +%s)
+  # In the background, so that a signal is heard at once.
+  ask acquire $((wait + 12)) "wait=$wait" "lease=$lease" "note=${LOCKABLE_NOTE:-}" &
+  asking=$!
+  wait "$asking"
+  asking=''
+  case $(outcome acquire) in
+    yes) break ;;
+    no)
+      if [ -n "${LOCKABLE_WAIT:-}" ] && [ $(($(date +%s) - began)) -ge "$LOCKABLE_WAIT" ]; then
+        say "$name is held by another"
+        exit 75
+      fi
+      [ -n "$told" ] || say "waiting for $name"
+      told=yes
+      ;;
+    busy)
+      say "no answer, trying again: $(reason acquire)"
+      if [ -n "${LOCKABLE_WAIT:-}" ] && [ $(($(date +%s) - began)) -ge "$LOCKABLE_WAIT" ]; then exit 69; fi
+      sleep 2
+      ;;
+    bad) fail "$(reason acquire)" ;;
+  esac
+done
+holding=yes
+
+LOCKABLE_LOCK=$name LOCKABLE_OWNER=$owner
+LOCKABLE_FENCING_TOKEN=$(member acquire fencing_token)
+LOCKABLE_EXPIRES_AT=$(member acquire expires_at)
+export LOCKABLE_LOCK LOCKABLE_OWNER LOCKABLE_FENCING_TOKEN LOCKABLE_EXPIRES_AT
+
+# What runs in the background has no standard input unless it is given one.
+exec 3<&0
+if command -v setsid >/dev/null; then
+  setsid "$@" <&3 3<&- &
+  grouped=yes
+else
+  "$@" <&3 3<&- &
+fi
+pid=$!
+exec 3<&-
+keep "$sent" </dev/null >/dev/null &
+keeper=$!
+
+# A signal interrupts the wait, not the command.
+while :; do
+  wait "$pid"
+  code=$?
+  kill -0 "$pid" 2>/dev/null || break
+done
+[ -z "$grouped" ] || kill -TERM "-$pid" 2>/dev/null
+if [ -n "$ended_by" ] && [ "$code" -gt 128 ]; then code=$((128 + ended_by)); fi
+exit "$code"

@@ -1,0 +1,128 @@
+//! What pipelines use that have no more than a shell and curl.
+
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::{Child, Command},
+};
+
+use crate::support::{Client, Pod, eventually};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/ci/lockable.sh");
+const SHELLS: [&[&str]; 3] = [&["dash"], &["bash", "--posix"], &["busybox", "sh"]];
+
+fn script(shell: &[&str], pod: &Pod, token: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(shell[0]);
+    command.args(&shell[1..]).arg(SCRIPT).args(args);
+    command.env("LOCKABLE_URL", pod.origin()).env("LOCKABLE_AUTH_TOKEN", token).env("LOCKABLE_LEASE", "12");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().unwrap() as i32), signal).unwrap();
+}
+
+async fn start(mut command: Command) -> Child {
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).await.unwrap();
+    assert_eq!(line, "ready\n");
+    child
+}
+
+async fn is_held(client: &Client, name: &str) -> bool {
+    client.get(&format!("/v1/locks/{name}")).await.json["held"] == true
+}
+
+#[tokio::test]
+async fn the_script_runs_a_command_and_releases_in_every_ending() {
+    let pod = Pod::start().await;
+    let token = pod.first_token();
+    let client = pod.client(&token);
+    assert_eq!(client.get("/v1/acquire/busy?owner=another").await.json["response"], true);
+    for shell in SHELLS {
+        let echo = "cat; echo $LOCKABLE_LOCK $LOCKABLE_FENCING_TOKEN; exit 7";
+        let mut child = script(shell, &pod, &token, &["a/b", "sh", "-c", echo]).stdin(Stdio::piped()).spawn().unwrap();
+        eventually(async || is_held(&client, "a/b").await).await;
+        let fence = client.get("/v1/locks/a/b").await.json["holder"]["fencing_token"].to_string();
+        child.stdin.take().unwrap().write_all(b"read\n").await.unwrap();
+        let ran = child.wait_with_output().await.unwrap();
+        let [said, complained] = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        assert_eq!((ran.status.code(), said), (Some(7), format!("read\na/b {fence}\n")), "{shell:?}: {complained}");
+        assert!(complained.is_empty() && !is_held(&client, "a/b").await, "{shell:?}: {complained}");
+
+        let ran =
+            script(shell, &pod, &token, &["busy", "echo", "no"]).env("LOCKABLE_WAIT", "1").output().await.unwrap();
+        assert_eq!((ran.status.code(), ran.stdout.len()), (Some(75), 0), "{shell:?}");
+        assert_eq!(client.get("/v1/locks/busy").await.json["waiting"], 0, "{shell:?}");
+        let ran = script(shell, &pod, "nobody", &["a", "echo", "no"]).output().await.unwrap();
+        let complained = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(ran.status.code(), Some(69), "{shell:?}");
+        assert!(complained.contains("unauthenticated") && !complained.contains("nobody\""), "{shell:?}: {complained}");
+    }
+}
+
+#[tokio::test]
+async fn the_script_passes_signals_on_and_leaves_the_line() {
+    let pod = Pod::start().await;
+    let token = pod.first_token();
+    let client = pod.client(&token);
+    assert_eq!(client.get("/v1/acquire/busy?owner=another").await.json["response"], true);
+    for shell in SHELLS {
+        for (sent, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130), (Signal::SIGHUP, 129)] {
+            let command = ["signalled", "sh", "-c", "echo ready; sleep 600 & wait"];
+            let mut child = start(script(shell, &pod, &token, &command)).await;
+            signal(&child, sent);
+            assert_eq!(child.wait().await.unwrap().code(), Some(code), "{shell:?} {sent}");
+            assert!(!is_held(&client, "signalled").await, "{shell:?} {sent}");
+
+            let mut child = script(shell, &pod, &token, &["busy", "true"]).spawn().unwrap();
+            eventually(async || client.get("/v1/locks/busy").await.json["waiting"] == 1).await;
+            signal(&child, sent);
+            assert_eq!(child.wait().await.unwrap().code(), Some(code), "{shell:?} {sent}");
+            assert_eq!(client.get("/v1/locks/busy").await.json["waiting"], 0, "{shell:?} {sent}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_script_keeps_the_lock_and_stops_the_command_when_it_is_lost() {
+    let mut pod = Pod::start().await;
+    let token = pod.first_token();
+    let client = pod.client(&token);
+    let stubborn = "trap '' TERM; echo ready; while :; do sleep 0.1; done";
+    let mut children = Vec::new();
+    for (number, shell) in SHELLS.into_iter().enumerate() {
+        let kept = format!("kept-{number}");
+        children.push(start(script(shell, &pod, &token, &[&kept, "sh", "-c", stubborn])).await);
+    }
+    let begun = Instant::now();
+    eventually(async || {
+        for number in 0..SHELLS.len() {
+            assert!(is_held(&client, &format!("kept-{number}")).await);
+        }
+        begun.elapsed() > Duration::from_secs(13)
+    })
+    .await;
+    assert_eq!(client.request("DELETE", "/v1/locks/kept-0", &[]).await.json["response"], true);
+    let broken = children.remove(0).wait_with_output().await.unwrap();
+    assert_eq!(broken.status.code(), Some(74), "{}", String::from_utf8_lossy(&broken.stderr));
+    assert!(is_held(&client, "kept-1").await, "only the one that was broken is lost");
+
+    let gone = Instant::now();
+    pod.kill();
+    for child in children {
+        let ran = child.wait_with_output().await.unwrap();
+        assert_eq!(ran.status.code(), Some(74), "{}", String::from_utf8_lossy(&ran.stderr));
+    }
+    assert!(gone.elapsed() < Duration::from_secs(12), "it went on beyond the lease: {:?}", gone.elapsed());
+}
