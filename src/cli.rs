@@ -2,14 +2,21 @@
 
 mod args;
 mod ask;
+mod doctor;
 mod healthcheck;
+mod login;
+mod profile;
 mod run;
 mod server;
 
 use clap::Subcommand;
 use tokio::runtime;
 
-use self::ask::{Acquire, Ask, Break, Heartbeat, List, Release, Stat};
+use self::{
+    ask::{Acquire, Ask, Break, Heartbeat, List, Release, Stat},
+    doctor::{Doctor, doctor},
+    login::{Login, login},
+};
 pub use self::{
     healthcheck::{Healthcheck, healthcheck},
     run::{Run, Watchdog, watchdog},
@@ -23,7 +30,7 @@ const FAILED: u8 = 69;
 const EXIT_CODES: &str = "\
 Exit codes: 0 yes, 1 no, 2 wrong usage, 69 the server could not be asked, or said neither yes nor no
 
-The token stands in LOCKABLE_AUTH_TOKEN, or in the file that --token-file names: never on the command line, which others can read.";
+The token stands in LOCKABLE_AUTH_TOKEN, in the file that --token-file names, or where lockable login has put it: never on the command line, which others can read.";
 
 /// What a client of a server can do.
 #[derive(Debug, Subcommand)]
@@ -47,6 +54,11 @@ pub enum ClientCommand {
     /// Take a lock from whoever of the account holds it; recorded in the audit log
     #[command(after_help = EXIT_CODES)]
     Break(Ask<Break>),
+    /// Remember a server and a token, which is asked for or read from standard input
+    Login(Login),
+    /// Say what is wrong with address, TLS, token or plan
+    #[command(after_help = "Exit codes: 0 all is well, 1 something is wrong")]
+    Doctor(Doctor),
 }
 
 /// Carries out a command. Returns the exit code.
@@ -64,6 +76,8 @@ pub fn main(command: &ClientCommand) -> u8 {
             ClientCommand::Status(ask) => ask.answer().await,
             ClientCommand::List(ask) => ask.answer().await,
             ClientCommand::Break(ask) => ask.answer().await,
+            ClientCommand::Login(ask) => Ok(login(ask).await),
+            ClientCommand::Doctor(ask) => Ok(doctor(ask).await),
         }
     });
     answered.unwrap_or_else(|reason| fail(&reason))

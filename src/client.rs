@@ -33,7 +33,7 @@ mod request;
 mod wait;
 
 pub use self::{
-    answer::{Acquired, Grant, Holder, Listed, NotHeld, Page, Refusal, Status},
+    answer::{Account, Acquired, Grant, Holder, Listed, NotHeld, Page, Plan, Refusal, Status, TokenInfo},
     clock::Moment,
     connection::{Builder, Client},
     error::{Error, Problem},

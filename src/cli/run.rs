@@ -41,7 +41,7 @@ Exit codes:
   69  the server could not be asked, or said neither yes nor no
   128+N  signal N came while it waited for the lock
 
-The token stands in LOCKABLE_AUTH_TOKEN, or in the file that --token-file names: never on the command line, which others can read.
+The token stands in LOCKABLE_AUTH_TOKEN, in the file that --token-file names, or where lockable login has put it: never on the command line, which others can read.
 
 The command finds LOCKABLE_LOCK, LOCKABLE_FENCING_TOKEN, LOCKABLE_OWNER and LOCKABLE_EXPIRES_AT in its environment.
 

@@ -79,6 +79,28 @@ pub struct Listed {
     pub holder: Holder,
 }
 
+/// What a token may do, and how much of it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Account {
+    pub plan: Plan,
+    pub token: TokenInfo,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Plan {
+    pub name: String,
+    /// How many locks the account may hold at once.
+    pub locks_max: u64,
+    pub rate_per_second: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct TokenInfo {
+    pub label: String,
+    /// `lock`, `manage`, and others that may come.
+    pub scopes: Vec<String>,
+}
+
 /// Why nothing was renewed or released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotHeld {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::{
-    Acquired, Error, Grant, LockRequest, Moment, NotHeld, Page, Problem, Status, answer::LockAnswer,
+    Account, Acquired, Error, Grant, LockRequest, Moment, NotHeld, Page, Problem, Status, answer::LockAnswer,
     request::milliseconds,
 };
 
@@ -137,6 +137,15 @@ impl Client {
             .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?.to_owned())))
             .collect();
         let answer = self.ask(Method::GET, "/v1/locks", &parameters, ANSWER_TIMEOUT).await?;
+        serde_json::from_value(answer).map_err(|_| self.stranger(UNKNOWN))
+    }
+
+    /// What the token may do, and how much of it.
+    ///
+    /// # Errors
+    /// When the server does not say.
+    pub async fn account(&self) -> Result<Account, Error> {
+        let answer = self.ask(Method::GET, "/v1/account", &[], ANSWER_TIMEOUT).await?;
         serde_json::from_value(answer).map_err(|_| self.stranger(UNKNOWN))
     }
 

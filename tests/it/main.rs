@@ -20,6 +20,7 @@ mod hot_path;
 mod late;
 mod layers;
 mod layout;
+mod login;
 mod looking;
 mod model;
 mod monitoring;

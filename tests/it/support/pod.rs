@@ -56,6 +56,8 @@ fn command(program: OsString, args: &[&str]) -> tokio::process::Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LOCKABLE_")) {
         command.env_remove(name);
     }
+    // Nobody has logged in.
+    command.env("XDG_CONFIG_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/nobody"));
     // Whatever it makes here goes the way of all that is built.
     command.args(args).stdin(Stdio::null()).current_dir(env!("CARGO_TARGET_TMPDIR"));
     command

@@ -1,0 +1,81 @@
+//! What the command line remembers, and what it finds wrong.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio};
+
+use tokio::io::AsyncWriteExt;
+
+use crate::support::{Pod, dev_cert, pod::lockable, process::free_port};
+
+/// Runs a command for a user whose settings are in `home`.
+async fn run(home: &Path, args: &[&str], input: &str, variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    let mut command = lockable(args);
+    command.env("XDG_CONFIG_HOME", home).envs(variables.iter().copied());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Who refuses at once reads nothing.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes()).await;
+    let ran = child.wait_with_output().await.unwrap();
+    let said = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    (ran.status.code(), said)
+}
+
+#[tokio::test]
+async fn a_login_is_remembered_for_its_user_and_server_alone() {
+    let pod = Pod::start().await;
+    let (token, home) = (pod.first_token(), tempfile::tempdir().unwrap());
+    let login = ["login", "--url", &pod.origin()];
+    let profile = home.path().join("lockable/profile.json");
+
+    let (code, said) = run(home.path(), &login, "11111111-2222-4333-8444-555555555555\n", &[]).await;
+    assert!(code == Some(69) && said.contains("Not authenticated") && !profile.exists(), "{said}");
+    assert_eq!(run(home.path(), &login, "", &[]).await.0, Some(69));
+    assert_eq!(run(home.path(), &["status", "a"], "", &[]).await.0, Some(69));
+
+    let (code, said) = run(home.path(), &login, &format!("{token}\n"), &[]).await;
+    assert!(code == Some(0) && said.contains("profile.json") && !said.contains(&token), "{said}");
+    assert_eq!(fs::metadata(&profile).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(run(home.path(), &["acquire", "a"], "", &[]).await.0, Some(0));
+    assert_eq!(run(home.path(), &["run", "-n", "b", "--", "true"], "", &[]).await.0, Some(0));
+
+    // Another server is not told the token.
+    let (code, said) = run(home.path(), &["status", "a"], "", &[("LOCKABLE_URL", "http://127.0.0.1:1")]).await;
+    assert!(code == Some(69) && said.contains("there is no token"), "{said}");
+
+    fs::set_permissions(&profile, fs::Permissions::from_mode(0o640)).unwrap();
+    let (code, said) = run(home.path(), &["status", "a"], "", &[]).await;
+    assert!(code == Some(69) && said.contains("others can read it") && !said.contains(&token), "{said}");
+    fs::set_permissions(&profile, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&profile, "{\"ulr\": 1}").unwrap();
+    assert!(run(home.path(), &["status", "a"], "", &[]).await.1.contains("cannot be used"));
+}
+
+#[tokio::test]
+async fn the_doctor_says_what_is_wrong_and_what_to_do() {
+    let certificate = dev_cert().await;
+    let (plain, secure) = (Pod::start().await, Pod::builder().tls(&certificate).start().await);
+    let (token, ca) = (secure.first_token(), certificate.cert.to_str().unwrap());
+    let home = tempfile::tempdir().unwrap();
+    let address = |origin: &str| origin.replace("127.0.0.1", "localhost");
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let (plain_url, secure_url) = (address(&plain.origin()), address(&secure.origin()));
+    let limited = plain.operator(&["account", "create", "--email", "a@example.com", "--plan", "hobbyist"]).await;
+    for (url, token, ca, code, words) in [
+        ("", &*token, "", 1, "there is no server"),
+        ("locks.example.com", &token, "", 1, "is no address"),
+        ("http://locks.invalid", &token, "", 1, "locks.invalid cannot be found"),
+        (&nobody, &token, "", 1, "does the server run, on that port"),
+        (&secure_url, &token, "", 1, "name the CA's file in LOCKABLE_CA_FILE"),
+        (&secure_url.replace("https", "http"), &token, "", 1, "address begins with https://"),
+        (&plain_url.replace("http", "https"), &token, "", 1, "address begins with http://"),
+        (&plain_url, "wrong", "", 1, "is it the whole token"),
+        (&plain_url, " ", "", 1, "there is no token"),
+        (&secure_url, &token, "/nowhere.pem", 1, "/nowhere.pem cannot be read"),
+        (&secure_url, &token, ca, 0, "ok     plan: business"),
+        (&plain_url, limited["token"].as_str().unwrap(), "", 0, "ok     plan: hobbyist: 100 locks at once"),
+    ] {
+        let variables = [("LOCKABLE_URL", url), ("LOCKABLE_AUTH_TOKEN", token), ("LOCKABLE_CA_FILE", ca)];
+        let set: Vec<_> = variables.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        let (found, said) = run(home.path(), &["doctor"], "", &set).await;
+        assert_eq!(found, Some(code), "{url}: {said}");
+        assert!(said.contains(words) && (token == " " || !said.contains(token)), "{url}: {said}");
+    }
+}
