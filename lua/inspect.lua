@@ -2,21 +2,25 @@
 --
 -- KEYS[1] lock, KEYS[2] line, KEYS[3] bucket: as in keys.lua
 -- ARGV[1] interval_us, ARGV[2] burst_us: the rate; both '' when already paid
+-- ARGV[3] ticket: that of an owner whose place is asked for; '' for nobody's
 --
 -- Returns one of
---   {'held', backlog_us, rest_ms, expires_ms, grant, waiting}
---   {'free', backlog_us, waiting}   with waiters only between a lapse and the
+--   {'held', backlog_us, rest_ms, expires_ms, grant, waiting, place}
+--   {'free', backlog_us, waiting, place}   with waiters only between a lapse and the
 --                                   moment in which the first of them has it
 --   {'rate_limited', backlog_us, retry_after_us}
+-- where place is '1' for the first in line, '0' for who is not in it.
 local now = time_us()
 local backlog, refusal = pay(KEYS[3], now, ARGV[1], ARGV[2])
 if refusal then
   return refusal
 end
 local waiting = word(redis.call('ZCARD', KEYS[2]))
+local rank = ARGV[3] ~= '' and redis.call('ZRANK', KEYS[2], ARGV[3])
+local place = word(rank and rank + 1 or 0)
 local grant = redis.call('GET', KEYS[1])
 if not grant then
-  return {'free', backlog, waiting}
+  return {'free', backlog, waiting, place}
 end
 local rest_ms = redis.call('PTTL', KEYS[1])
-return {'held', backlog, word(rest_ms), word(math.floor(now / 1000) + rest_ms), grant, waiting}
+return {'held', backlog, word(rest_ms), word(math.floor(now / 1000) + rest_ms), grant, waiting, place}

@@ -8,6 +8,7 @@ mod login;
 mod profile;
 mod run;
 mod server;
+mod waiting;
 
 use clap::Subcommand;
 use tokio::runtime;

@@ -16,8 +16,9 @@ use super::{
     args::{HoldArgs, LockArgs, duration},
     fail, say,
     server::ServerArgs,
+    waiting,
 };
-use crate::client::{Client, Error, Lock, LockRequest, Moment, Progress};
+use crate::client::{Client, Error, Lock, LockRequest, Moment};
 
 /// `EX_TEMPFAIL` of sysexits.h: try again later.
 const NOT_ACQUIRED: u8 = 75;
@@ -123,7 +124,7 @@ async fn hold_and_run(run: &Run, client: &Client, request: LockRequest) -> u8 {
         (false, wait) => wait.map(|wait| Moment::now() + wait),
     };
     let acquired = tokio::select! {
-        acquired = client.acquire_until(&request, until, |progress| tell(run, progress)) => acquired,
+        acquired = waiting::acquire(client, &request, until) => acquired,
         signal = signals.ending() => {
             // The lock may be ours already, though no answer has said so.
             client.leave(&request).await;
@@ -226,14 +227,4 @@ fn environment(run: &Run, lock: &Lock) -> [(&'static str, String); 4] {
         ("LOCKABLE_OWNER", lock.owner().unwrap_or_default().to_owned()),
         ("LOCKABLE_EXPIRES_AT", lock.grant().expires_at),
     ]
-}
-
-fn tell(run: &Run, progress: Progress<'_>) {
-    match progress {
-        Progress::InLine(refusal) => match &refusal.holder {
-            Some(holder) => say(&format!("waiting for {}, held by {holder}", run.lock.name)),
-            None => say(&format!("waiting for {}", run.lock.name)),
-        },
-        Progress::Trouble(error) => say(&format!("{error}; trying again")),
-    }
 }

@@ -62,6 +62,9 @@ pub struct Status {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<Holder>,
     pub waiting: u64,
+    /// Which of them the owner is who asks, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<u64>,
 }
 
 /// Some of the locks that an account holds.

@@ -115,12 +115,13 @@ impl Client {
         answer.done().ok_or_else(|| self.stranger("breaking is not answered"))
     }
 
-    /// Who holds a lock, and how many wait for it.
+    /// Who holds a lock, how many wait for it, and where among them the owner of
+    /// this request stands.
     ///
     /// # Errors
     /// When the server does not say.
     pub async fn status(&self, request: &LockRequest) -> Result<Status, Error> {
-        let parameters = request.parameters(&["namespace"]);
+        let parameters = request.parameters(&["namespace", "owner"]);
         let answer = self.ask(Method::GET, &request.path("locks"), &parameters, ANSWER_TIMEOUT).await?;
         serde_json::from_value(answer).map_err(|_| self.stranger(UNKNOWN))
     }

@@ -16,14 +16,14 @@ use super::{
     caller::{Authorized, Look, Manage},
     lock_path::LockPath,
     openapi::{BreakAnswer, Problems},
-    params::LookParams,
+    params::{InspectParams, LookParams},
     problem::Problem,
 };
 use crate::{
     accounts::Caller,
     app::App,
     lock::{Broken, Fence, Holder, LockName, Namespace, NotHeld, Owner, Standing},
-    locks::{BreakRequest, LockId, Looked},
+    locks::{BreakRequest, Claimant, LockId, Looked},
 };
 
 /// How a lock stands.
@@ -37,6 +37,10 @@ pub(super) struct LockView<'a> {
     holder: Option<HolderView<'a>>,
     /// How many wait for it.
     waiting: u64,
+    /// Which of them the `owner` is that the request names, from 1; left out when
+    /// it does not wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<u64>,
 }
 
 /// Who holds a lock, for its account.
@@ -76,18 +80,19 @@ impl<'a> HolderView<'a> {
     tag = "looking",
     summary = "Who holds a lock",
     description = "The holder is shown to its own account alone.",
-    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), LookParams),
+    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), InspectParams),
     responses((status = 200, description = "How the lock stands", body = LockView<'static>), Problems),
 )]
 pub(super) async fn inspect(
     State(app): State<Arc<App>>,
     caller: Authorized<Look>,
     LockPath(name): LockPath,
-    params: LookParams,
+    params: InspectParams,
 ) -> Result<Response, Problem> {
     let namespace = caller.namespace(params.namespace.as_deref())?;
     let lock = LockId { namespace: namespace.id, name };
-    let Standing { held, waiting } = look(&app, &caller, &lock).await?;
+    let asking = params.owner.map(|owner| Claimant { account: caller.account().account, owner: Some(owner) });
+    let Standing { held, waiting, place } = look(&app, &caller, &lock, asking.as_ref()).await?;
     let of_caller = held.as_ref().map(|held| &held.holder).filter(|holder| holder.account == caller.account().account);
     let view = LockView {
         name: lock.name.as_str(),
@@ -95,6 +100,7 @@ pub(super) async fn inspect(
         held: held.is_some(),
         holder: of_caller.map(HolderView::new),
         waiting,
+        place,
     };
     Ok(Json(view).into_response())
 }
@@ -133,7 +139,7 @@ pub(super) async fn break_held<P>(
     namespace: &Namespace,
 ) -> Result<Result<Holder, NotHeld>, Problem> {
     let account = caller.account();
-    let holder = match look(app, caller, lock).await?.held {
+    let holder = match look(app, caller, lock, None).await?.held {
         None => return Ok(Err(NotHeld::Free)),
         Some(held) if held.holder.account != account.account => return Ok(Err(NotHeld::HeldByAnother)),
         Some(held) => held.holder,
@@ -186,8 +192,13 @@ fn audit_detail(caller: &Caller, name: &LockName, namespace: &Namespace, holder:
     })
 }
 
-pub(super) async fn look<P>(app: &App, caller: &Authorized<P>, lock: &LockId) -> Result<Standing, Problem> {
-    match caller.settle(app.locks.inspect(lock, &caller.payment()).await?) {
+pub(super) async fn look<P>(
+    app: &App,
+    caller: &Authorized<P>,
+    lock: &LockId,
+    asking: Option<&Claimant>,
+) -> Result<Standing, Problem> {
+    match caller.settle(app.locks.inspect(lock, asking, &caller.payment()).await?) {
         Looked::Found(standing) => Ok(standing),
         Looked::RateLimited { retry_after } => Err(caller.rate_limited(retry_after)),
     }

@@ -105,6 +105,18 @@ pub(super) struct LookParams {
     pub namespace: Option<String>,
 }
 
+/// What a look at one lock may be told.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct InspectParams {
+    /// Where the name lives: "public", or a private namespace of the account.
+    #[param(max_length = 63)]
+    pub namespace: Option<String>,
+    /// Whose place in the line to say.
+    #[param(value_type = Option<String>, min_length = 1, max_length = 128)]
+    pub owner: Option<Owner>,
+}
+
 /// What Terraform's addresses may be told, whose bodies are not for parameters.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -201,6 +213,17 @@ impl<S: Send + Sync> FromRequestParts<S> for LookParams {
         let mut params = Params::in_query(&parts.uri)?;
         let read = Self { namespace: params.text("namespace")? };
         params.finish(&["namespace"])?;
+        Ok(read)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for InspectParams {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let mut params = Params::in_query(&parts.uri)?;
+        let read = Self { namespace: params.text("namespace")?, owner: params.take("owner", Owner::parse)? };
+        params.finish(&["namespace", "owner"])?;
         Ok(read)
     }
 }

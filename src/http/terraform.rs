@@ -207,7 +207,7 @@ async fn unlocked_unless_held(
 ) -> Result<Response, Problem> {
     let held = match reason {
         NotHeld::Free => None,
-        NotHeld::HeldByAnother => look(app, caller, lock).await?.held,
+        NotHeld::HeldByAnother => look(app, caller, lock, None).await?.held,
     };
     Ok(match held {
         Some(held) => locked(&held.holder, caller.account().account, &lock.name),

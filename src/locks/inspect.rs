@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::{
     Locks, LocksError,
     list::Looked,
-    request::{Answer, BreakRequest, Keys, LockId, rate_args, read_standing, script},
+    request::{Answer, BreakRequest, Claimant, Keys, LockId, rate_args, read_standing, script},
     stored::read_held,
 };
 use crate::{
@@ -15,18 +15,28 @@ static INSPECT: Script = script!("inspect");
 static BREAK: Script = script!("break" = "keys" "line" "break");
 
 impl Locks {
-    /// Says who holds a lock, and how many wait for it.
+    /// Says who holds a lock, how many wait for it, and where among them the owner
+    /// stands that `asking` names.
     ///
     /// # Errors
     /// When the keyspace gave no answer in time.
-    pub async fn inspect(&self, lock: &LockId, payment: &Payment) -> Result<Answer<Looked<Standing>>, LocksError> {
+    pub async fn inspect(
+        &self,
+        lock: &LockId,
+        asking: Option<&Claimant>,
+        payment: &Payment,
+    ) -> Result<Answer<Looked<Standing>>, LocksError> {
         let keys = Keys::new(&self.keyspace, &lock.to_string(), "-", payment);
         let [interval_us, burst_us] = rate_args(payment);
         let keys = [&*keys.lock, &keys.line, &keys.bucket];
-        let reply = self.keyspace.run(&INSPECT, &keys, &[&interval_us, &burst_us]).await?;
+        let ticket = asking.map(|asking| format!("{}\n{}\n", asking.account, asking.owner_text())).unwrap_or_default();
+        let reply = self.keyspace.run(&INSPECT, &keys, &[&interval_us, &burst_us, &ticket]).await?;
+        let place = |index| Ok::<_, LocksError>(Some(reply.word(index)?).filter(|place| *place > 0));
         let outcome = match reply.status() {
-            "held" => Looked::Found(Standing { held: Some(read_held(&reply, 2)?), waiting: reply.word(5)? }),
-            "free" => Looked::Found(Standing { held: None, waiting: reply.word(2)? }),
+            "held" => {
+                Looked::Found(Standing { held: Some(read_held(&reply, 2)?), waiting: reply.word(5)?, place: place(6)? })
+            }
+            "free" => Looked::Found(Standing { held: None, waiting: reply.word(2)?, place: place(3)? }),
             "rate_limited" => Looked::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) },
             _ => return Err(reply.bad().into()),
         };

@@ -42,7 +42,7 @@ async fn a_lock_shows_its_holder_to_its_own_account_alone() {
     // Looking acquires nothing, and heads are looks.
     assert_eq!(ours.request("HEAD", "/v1/locks/other", &[]).await.status, 200);
     assert_eq!(ours.get("/v1/locks/other").await.json["held"], false);
-    ours.get("/v1/locks/other?owner=x").await.assert_problem(400, "malformed-parameter");
+    ours.get("/v1/locks/other?lease=5s").await.assert_problem(400, "malformed-parameter");
     ours.get("/v1/locks/").await.assert_problem(400, "malformed-name");
     ours.get("/v1/locks/x?namespace=theirs").await.assert_problem(403, "namespace-denied");
     pod.client_without_token().get("/v1/locks/x").await.assert_problem(401, "unauthenticated");

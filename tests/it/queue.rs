@@ -216,6 +216,30 @@ async fn an_owner_that_asks_twice_waits_with_the_later_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_owner_can_ask_for_its_place() {
+    let (cluster, embedded) = (Cluster::start(1).await, Pod::start().await);
+    let clustered = cluster.pods[0].client(&cluster.account("business").await.token);
+    for client in [clustered, embedded.client(&embedded.first_token())] {
+        assert_granted(&acquire(&client, "place").await);
+        let ana = stand_in_line(&client, "place", "owner=ana").await;
+        let nobody = stand_in_line(&client, "place", "").await;
+        let bob = stand_in_line(&client, "place", "owner=bob").await;
+        let place = async |query: &str| client.get(&format!("/v1/locks/place{query}")).await.json["place"].clone();
+        for (query, expected) in [("?owner=ana", Some(1)), ("?owner=bob", Some(3)), ("?owner=eve", None), ("", None)] {
+            assert_eq!(place(query).await.as_u64(), expected, "{query}");
+        }
+        release(&client, "place").await;
+        assert_granted(&ana.await.unwrap());
+        eventually(async || place("?owner=bob").await == 2).await;
+        assert!(place("?owner=ana").await.is_null(), "who holds it does not wait");
+        assert_eq!(client.get("/v1/release/place?owner=ana").await.json["response"], true);
+        nobody.await.unwrap();
+        release(&client, "place").await;
+        bob.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_releases_while_it_waits_leaves_the_line() {
     let pod = Pod::start().await;
     let client = pod.client(&pod.first_token());

@@ -81,6 +81,10 @@ fn perform(store: &mut Store, words: &[&str]) -> Result<Answer, Failure> {
             let score = store.sorted(key, false)?.and_then(|set| set.score(member));
             Ok(score.map_or(Answer::Nil, |score| Answer::Text(score.to_string())))
         }
+        ["ZRANK", key, member] => {
+            let rank = store.sorted(key, false)?.and_then(|set| set.ranked().position(|(_, other)| other == *member));
+            Ok(rank.map_or(Answer::Nil, |rank| Answer::Integer(rank as i64)))
+        }
         ["ZRANGE", key, from, to, options @ ..] => ranked(store, key, (from, to), options),
         ["ZRANGEBYSCORE", key, from, "+inf", "WITHSCORES", "LIMIT", "0", count] => {
             let (from, count) = (integer(from)?, integer(count)?.max(0) as usize);

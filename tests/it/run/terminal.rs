@@ -33,11 +33,18 @@ type("fg\n", "terminal")
 type("again\n", "again")
 type("\x03", "$ ")
 type("echo code=$?\n", "code=130")
+type(os.environ["RUN"] + " busy -- true\n", "waiting for busy, held by another (on purpose) since")
+expect("place 1 of 1, held by another (on purpose)")
+type("\x03", "$ ")
+type("echo code=$?\n", "code=130")
 "#;
 
 #[tokio::test]
-async fn a_command_reads_the_terminal_and_can_be_stopped_and_continued() {
+async fn a_command_has_the_terminal_and_a_wait_is_shown_there() {
     let pod = Pod::start().await;
+    let client = pod.client(&pod.first_token());
+    let acquire = "/v1/acquire/busy?owner=another&note=on%20purpose";
+    assert_eq!(client.get(acquire).await.json["response"], true);
     let command = run(&pod, &pod.first_token(), &[]);
     let variables: Vec<String> = command
         .as_std()
