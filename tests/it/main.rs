@@ -16,6 +16,7 @@ mod ci;
 mod connections;
 mod contention;
 mod contract;
+mod fencing;
 mod hot_path;
 mod late;
 mod layers;

@@ -24,14 +24,25 @@ fn install() -> PathBuf {
         assert!(ran.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ran.stderr));
     };
     let has_client = |python: &PathBuf| {
-        let import = Command::new(python).args(["-c", "import lockable, requests, schemathesis"]).output();
+        let import =
+            Command::new(python).args(["-c", "import boto3, lockable, moto.s3, requests, schemathesis"]).output();
         import.is_ok_and(|ran| ran.status.success())
     };
     if !has_client(&python) {
         installs(&"python3".into(), &["-m", "venv", "--clear", folder.to_str().unwrap()]);
         installs(
             &python,
-            &["-m", "pip", "install", "--quiet", "requests", "lockable-dev==0.1.2", "schemathesis==4.32.5"],
+            &[
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "requests",
+                "lockable-dev==0.1.2",
+                "schemathesis==4.32.5",
+                "boto3==1.44.5",
+                "moto[s3]==5.2.5",
+            ],
         );
     }
     python
