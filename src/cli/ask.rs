@@ -130,7 +130,7 @@ impl Question for Acquire {
     async fn ask(&self, client: &Client) -> Result<Said, Error> {
         let request = self.hold.apply(self.lock.request()?);
         let until = Moment::now() + self.wait.unwrap_or_default();
-        match waiting::acquire(client, &request, Some(until)).await {
+        match waiting::acquire(client, &request, Some(until), false).await {
             Ok(grant) => Ok(granted("acquired", &request, grant)),
             Err(Error::NotAcquired(refusal)) => {
                 let holder = refusal.holder.map_or("another".to_owned(), |holder| holder.to_string());

@@ -73,6 +73,10 @@ pub struct Run {
     #[arg(short = 'E', long, default_value_t = NOT_ACQUIRED, value_name = "CODE")]
     conflict_exit_code: u8,
 
+    /// Do not say that the lock is held by another; only what goes wrong
+    #[arg(short, long)]
+    quiet: bool,
+
     /// What to do with the command when the lock cannot be relied on any more: send TERM, and KILL before the lease lapses; KILL at once; or nothing
     #[arg(long, value_enum, default_value_t = OnLost::Term)]
     on_lost: OnLost,
@@ -124,7 +128,7 @@ async fn hold_and_run(run: &Run, client: &Client, request: LockRequest) -> u8 {
         (false, wait) => wait.map(|wait| Moment::now() + wait),
     };
     let acquired = tokio::select! {
-        acquired = waiting::acquire(client, &request, until) => acquired,
+        acquired = waiting::acquire(client, &request, until, run.quiet) => acquired,
         signal = signals.ending() => {
             // The lock may be ours already, though no answer has said so.
             client.leave(&request).await;
@@ -134,7 +138,9 @@ async fn hold_and_run(run: &Run, client: &Client, request: LockRequest) -> u8 {
     let grant = match acquired {
         Ok(grant) => grant,
         Err(Error::NotAcquired(_)) => {
-            say(&format!("{} is held by another", run.lock.name));
+            if !run.quiet {
+                say(&format!("{} is held by another", run.lock.name));
+            }
             return run.conflict_exit_code;
         }
         Err(error) => return fail(&error.to_string()),

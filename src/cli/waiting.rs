@@ -21,13 +21,19 @@ const LINE_INTERVAL_MAX: Duration = Duration::from_secs(900);
 
 /// Acquires a lock like [`Client::acquire_until`], and shows on standard error who
 /// holds it, the place in the line and the time: on a terminal in one line that
-/// changes, in a log in a few.
-pub(super) async fn acquire(client: &Client, request: &LockRequest, until: Option<Moment>) -> Result<Grant, Error> {
+/// changes, in a log in a few. Who wants it quiet is told of troubles alone.
+pub(super) async fn acquire(
+    client: &Client,
+    request: &LockRequest,
+    until: Option<Moment>,
+    is_quiet: bool,
+) -> Result<Grant, Error> {
     let is_waiting = Cell::new(false);
-    let line = Line { is_shown: io::stderr().is_terminal() };
+    let line = Line { is_shown: !is_quiet && io::stderr().is_terminal() };
     let acquire = client.acquire_until(request, until, |progress| {
         line.erase();
         match progress {
+            Progress::InLine(_) if is_quiet => {}
             Progress::InLine(refusal) => {
                 is_waiting.set(true);
                 let holder = refusal.holder.as_ref().map(|holder| format!(", held by {holder}")).unwrap_or_default();

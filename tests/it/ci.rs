@@ -14,7 +14,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::support::{Client, Pod, eventually};
+use crate::support::{Client, Pod, eventually, python};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/ci/lockable.sh");
 const SHELLS: [&[&str]; 3] = [&["dash"], &["bash", "--posix"], &["busybox", "sh"]];
@@ -125,4 +125,68 @@ async fn the_script_keeps_the_lock_and_stops_the_command_when_it_is_lost() {
         assert_eq!(ran.status.code(), Some(74), "{}", String::from_utf8_lossy(&ran.stderr));
     }
     assert!(gone.elapsed() < Duration::from_secs(12), "it went on beyond the lease: {:?}", gone.elapsed());
+}
+
+/// The line of a recipe that does it, as the vendor's runner gives it to a shell.
+fn command_in(recipe: &str) -> String {
+    let line = recipe.lines().find(|line| !line.contains('#') && line.contains("lockable.sh deploy-prod")).unwrap();
+    let line = line.trim().trim_start_matches("- ");
+    let line =
+        ["run: ", "command: ", "sh '"].iter().fold(line, |line, prefix| line.strip_prefix(prefix).unwrap_or(line));
+    // Buildkite reads variables when a pipeline is uploaded, but not these.
+    line.trim_end_matches('\'').replace("$$", "$")
+}
+
+#[tokio::test]
+async fn every_recipe_deploys_while_it_holds_the_lock() {
+    let pod = Pod::start().await;
+    let token = pod.first_token();
+    let client = pod.client(&token);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("ci")).unwrap();
+    std::fs::copy(SCRIPT, folder.path().join("ci/lockable.sh")).unwrap();
+    let deploy = folder.path().join("deploy.sh");
+    std::fs::write(&deploy, "#!/bin/sh\necho ready\nread -r line\n").unwrap();
+    std::fs::set_permissions(&deploy, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for recipe in [
+        include_str!("../../docs/ci/github-actions.yml"),
+        include_str!("../../docs/ci/gitlab-ci.yml"),
+        include_str!("../../docs/ci/buildkite.yml"),
+        include_str!("../../docs/ci/Jenkinsfile"),
+    ] {
+        let line = command_in(recipe);
+        let mut command = Command::new("sh");
+        command.args(["-c", &line]).current_dir(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.env("LOCKABLE_URL", pod.origin()).env("LOCKABLE_AUTH_TOKEN", &token);
+        command.env("BUILDKITE_JOB_ID", "4711").env("LOCKABLE_WAIT", "1800");
+        let mut child = start(command).await;
+        assert!(is_held(&client, "deploy-prod").await, "{line}");
+        child.stdin.take().unwrap().write_all(b"go on\n").await.unwrap();
+        assert_eq!(child.wait().await.unwrap().code(), Some(0), "{line}");
+        assert!(!is_held(&client, "deploy-prod").await, "{line}");
+    }
+    let read = "import sys, yaml\nfor name in ('github-actions', 'gitlab-ci', 'buildkite'):\n    \
+                assert yaml.safe_load(open(f'docs/ci/{name}.yml'))";
+    python::run(&format!("import os\nos.chdir('{}')\n{read}", env!("CARGO_MANIFEST_DIR")), &[]).await;
+}
+
+#[tokio::test]
+async fn cron_runs_it_on_one_machine_alone() {
+    let pod = Pod::start().await;
+    let token = pod.first_token();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, &token).unwrap();
+    let job = include_str!("../../docs/ci/crontab").lines().last().unwrap();
+    let line = job.split_once("lockable run").unwrap().1.replace("/usr/local/bin/nightly-report", "echo reported");
+    let night = async || {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{} run{line}", env!("CARGO_BIN_EXE_lockable"))]);
+        command.env("LOCKABLE_URL", pod.origin()).env("LOCKABLE_TOKEN_FILE", &file);
+        let ran = command.output().await.unwrap();
+        (ran.status.code(), String::from_utf8([ran.stdout, ran.stderr].concat()).unwrap())
+    };
+    assert_eq!(night().await, (Some(0), "reported\n".to_owned()));
+    assert_eq!(pod.client(&token).get("/v1/acquire/nightly-report?owner=other").await.json["response"], true);
+    assert_eq!(night().await, (Some(0), String::new()));
 }

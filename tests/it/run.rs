@@ -73,6 +73,8 @@ async fn the_exit_code_is_the_commands_own() {
         (&["-n", "free", "--", "echo", "-n", "--wait"], 0, "--wait", ""),
         (&["-n", "busy", "--", "echo", "no"], 75, "", "lockable: busy is held by another"),
         (&["-w", "300ms", "busy", "--", "echo", "no"], 75, "", "lockable: waiting for busy, held by another since"),
+        (&["-nq", "busy", "--", "echo", "no"], 75, "", ""),
+        (&["-q", "-w", "100ms", "busy", "--", "echo", "no"], 75, "", ""),
         (&["-E", "42", "-w", "0", "busy", "--", "echo", "no"], 42, "", "lockable: busy is held by another"),
         (&["a//b", "--", "echo", "no"], 69, "", "lockable: \"a//b\" is no name"),
         (&["--lease", "8000h", "free", "--", "echo", "no"], 69, "", "lockable: Lease outside the plan's range"),
