@@ -211,6 +211,31 @@ mod tests {
     }
 
     #[test]
+    fn what_was_used_just_before_counts() {
+        let meter = meter(BUSINESS);
+        let start = Instant::now();
+        for _ in 0..9 {
+            meter.draw(start);
+        }
+        let just_after = start + Tokens::PERMIT_LIFE;
+        assert!(matches!(meter.draw(just_after), Draw::Refill { .. }), "as many may come again");
+        let long_after = just_after + Tokens::PERMIT_LIFE * 2;
+        assert_eq!(meter.draw(long_after), Draw::PayInScript);
+    }
+
+    #[test]
+    fn permits_in_hand_remain_until_they_end() {
+        let meter = meter(BUSINESS);
+        let now = Instant::now();
+        meter.settle(RateStanding::from_backlog_us(meter.due().rate, 0), None, now);
+        let without = meter.standing().remaining;
+        meter.fill(8, now);
+        assert_eq!(meter.standing().remaining, without + 7, "one of them is taken by who drew them");
+        meter.fill(8, now - Tokens::PERMIT_LIFE);
+        assert_eq!(meter.standing().remaining, without);
+    }
+
+    #[test]
     fn no_more_is_drawn_at_once_than_is_refilled_while_a_permit_lives() {
         let meter = meter(BUSINESS);
         let now = Instant::now();

@@ -192,7 +192,9 @@ mod tests {
         assert!(Note::parse("").is_ok());
         assert!(Note::parse("n".repeat(500)).is_ok());
         assert_eq!(Note::parse("n".repeat(501)), Err(TextError::TooLong { chars: 501, max: 500 }));
-        assert_eq!(Note::parse("a\nb"), Err(TextError::Forbidden('\n')));
+        for c in ['\n', '\u{7}', '\u{202E}', '\u{2066}', '\u{2028}', '\u{2029}'] {
+            assert_eq!(Note::parse(format!("a{c}b")), Err(TextError::Forbidden(c)));
+        }
     }
 
     #[test]

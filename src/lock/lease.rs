@@ -118,6 +118,7 @@ mod tests {
             ("0.25s", 250),
             ("007", 7000),
             ("8784h", 31_622_400_000),
+            ("31622400000ms", 31_622_400_000),
         ];
         for (text, ms) in cases {
             assert_eq!(parse_duration_ms(text), Ok(ms), "{text:?}");
@@ -126,10 +127,11 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["", "s", ".", "1.", ".5s", "1.5", "-1", "+1", "1 s", "1e3", "5min", "1.2.3s", "٣", "1S"] {
+        for text in ["", "s", ".", "1.", "1.s", ".5s", "1.5", "-1", "+1", "1 s", "1e3", "5min", "1.2.3s", "٣", "1S"] {
             assert_eq!(parse_duration_ms(text), Err(DurationError::Malformed), "{text:?}");
         }
         assert_eq!(parse_duration_ms("1.5ms"), Err(DurationError::TooFine));
+        assert_eq!(parse_duration_ms("0.0001s"), Err(DurationError::TooFine));
         assert_eq!(parse_duration_ms("0.12345678901h"), Err(DurationError::TooFine));
         for text in ["8785h", "99999999999h", "999999999999999999999999999999"] {
             assert_eq!(parse_duration_ms(text), Err(DurationError::TooLong), "{text:?}");
