@@ -227,11 +227,12 @@ mod tests {
     fn permits_in_hand_remain_until_they_end() {
         let meter = meter(BUSINESS);
         let now = Instant::now();
+        let before = now.checked_sub(Tokens::PERMIT_LIFE).unwrap();
         meter.settle(RateStanding::from_backlog_us(meter.due().rate, 0), None, now);
         let without = meter.standing().remaining;
         meter.fill(8, now);
         assert_eq!(meter.standing().remaining, without + 7, "one of them is taken by who drew them");
-        meter.fill(8, now - Tokens::PERMIT_LIFE);
+        meter.fill(8, before);
         assert_eq!(meter.standing().remaining, without);
     }
 

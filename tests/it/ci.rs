@@ -5,16 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    process::{Child, Command},
-};
+use nix::sys::signal::Signal;
+use tokio::{io::AsyncWriteExt, process::Command};
 
-use crate::support::{Client, Pod, eventually, python};
+use crate::support::{
+    Pod,
+    command::{is_held, signal, start_ready},
+    eventually, python,
+};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/ci/lockable.sh");
 const SHELLS: [&[&str]; 3] = [&["dash"], &["bash", "--posix"], &["busybox", "sh"]];
@@ -25,22 +23,6 @@ fn script(shell: &[&str], pod: &Pod, token: &str, args: &[&str]) -> Command {
     command.env("LOCKABLE_URL", pod.origin()).env("LOCKABLE_AUTH_TOKEN", token).env("LOCKABLE_LEASE", "12");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
-}
-
-fn signal(child: &Child, signal: Signal) {
-    kill(Pid::from_raw(child.id().unwrap() as i32), signal).unwrap();
-}
-
-async fn start(mut command: Command) -> Child {
-    let mut child = command.spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).await.unwrap();
-    assert_eq!(line, "ready\n");
-    child
-}
-
-async fn is_held(client: &Client, name: &str) -> bool {
-    client.get(&format!("/v1/locks/{name}")).await.json["held"] == true
 }
 
 #[tokio::test]
@@ -80,7 +62,7 @@ async fn the_script_passes_signals_on_and_leaves_the_line() {
     for shell in SHELLS {
         for (sent, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130), (Signal::SIGHUP, 129)] {
             let command = ["signalled", "sh", "-c", "echo ready; sleep 600 & wait"];
-            let mut child = start(script(shell, &pod, &token, &command)).await;
+            let mut child = start_ready(script(shell, &pod, &token, &command)).await;
             signal(&child, sent);
             assert_eq!(child.wait().await.unwrap().code(), Some(code), "{shell:?} {sent}");
             assert!(!is_held(&client, "signalled").await, "{shell:?} {sent}");
@@ -103,7 +85,7 @@ async fn the_script_keeps_the_lock_and_stops_the_command_when_it_is_lost() {
     let mut children = Vec::new();
     for (number, shell) in SHELLS.into_iter().enumerate() {
         let kept = format!("kept-{number}");
-        children.push(start(script(shell, &pod, &token, &[&kept, "sh", "-c", stubborn])).await);
+        children.push(start_ready(script(shell, &pod, &token, &[&kept, "sh", "-c", stubborn])).await);
     }
     let begun = Instant::now();
     eventually(async || {
@@ -159,7 +141,7 @@ async fn every_recipe_deploys_while_it_holds_the_lock() {
         command.args(["-c", &line]).current_dir(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
         command.env("LOCKABLE_URL", pod.origin()).env("LOCKABLE_AUTH_TOKEN", &token);
         command.env("BUILDKITE_JOB_ID", "4711").env("LOCKABLE_WAIT", "1800");
-        let mut child = start(command).await;
+        let mut child = start_ready(command).await;
         assert!(is_held(&client, "deploy-prod").await, "{line}");
         child.stdin.take().unwrap().write_all(b"go on\n").await.unwrap();
         assert_eq!(child.wait().await.unwrap().code(), Some(0), "{line}");

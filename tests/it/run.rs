@@ -9,16 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    process::{Child, Command},
-};
+use nix::sys::signal::Signal;
+use tokio::{io::AsyncWriteExt, process::Command};
 
-use crate::support::{Client, Pod, eventually, pod::lockable};
+use crate::support::{
+    Pod,
+    command::{is_held, signal, start_ready},
+    eventually,
+    pod::lockable,
+};
 
 /// How long after an ending the lock is free, and nothing of the command is left.
 const SOON: Duration = Duration::from_secs(1);
@@ -29,23 +28,6 @@ fn run(pod: &Pod, token: &str, args: &[&str]) -> Command {
     command.env("LOCKABLE_URL", pod.origin()).env("LOCKABLE_AUTH_TOKEN", token);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
-}
-
-fn signal(child: &Child, signal: Signal) {
-    kill(Pid::from_raw(child.id().unwrap() as i32), signal).unwrap();
-}
-
-/// Starts it, and waits until the command has written a line.
-async fn start(mut command: Command) -> Child {
-    let mut child = command.spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).await.unwrap();
-    assert_eq!(line, "ready\n");
-    child
-}
-
-async fn is_held(client: &Client, name: &str) -> bool {
-    client.get(&format!("/v1/locks/{name}")).await.json["held"] == true
 }
 
 /// Whether a command is there that has this among its arguments, beside those
@@ -113,7 +95,7 @@ async fn signals_are_passed_on_and_nothing_is_left_behind() {
         (SIGTERM, "(trap '' TERM; echo ready; exec sleep 4711) & wait", 143),
     ] {
         let args = ["--kill-after", "200ms", "signalled", "--", "sh", "-c", command];
-        let mut child = start(run(&pod, &token, &args)).await;
+        let mut child = start_ready(run(&pod, &token, &args)).await;
         assert!(is_held(&client, "signalled").await);
         let begun = Instant::now();
         signal(&child, sent);
@@ -164,7 +146,7 @@ async fn what_runs_longer_than_a_lease_keeps_the_lock() {
     let token = pod.first_token();
     let client = pod.client(&token);
     let mut child =
-        start(run(&pod, &token, &["--lease", "1s", "kept", "--", "sh", "-c", "echo ready; sleep 30"])).await;
+        start_ready(run(&pod, &token, &["--lease", "1s", "kept", "--", "sh", "-c", "echo ready; sleep 30"])).await;
     let fence = client.get("/v1/locks/kept").await.json["holder"]["fencing_token"].clone();
     let begun = Instant::now();
     eventually(async || {

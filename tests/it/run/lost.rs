@@ -8,8 +8,12 @@ use nix::{
 };
 use tokio::process::Child;
 
-use super::{run, runs, signal, start};
-use crate::support::{Cluster, eventually};
+use super::{run, runs};
+use crate::support::{
+    Cluster,
+    command::{signal, start_ready},
+    eventually,
+};
 
 /// Writes the time again and again until it is stopped, and does not mind TERM.
 const STUBBORN: &str = "trap '' TERM; echo ready; while :; do date +%s%N >\"$0\".new; mv \"$0\".new \"$0\"; done";
@@ -30,7 +34,7 @@ async fn is_stopped_in_time(disturb: impl AsyncFnOnce(&mut Cluster, &mut Child))
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("written");
     let args = ["--lease", "2s", "lost", "--", "sh", "-c", STUBBORN, file.to_str().unwrap()];
-    let mut child = start(run(&cluster.pods[0], &token, &args)).await;
+    let mut child = start_ready(run(&cluster.pods[0], &token, &args)).await;
     let other = cluster.pods[1].client(&token);
     let waiting = tokio::spawn(async move {
         let granted = other.get("/v1/acquire/lost?owner=other&wait=50s").await;
@@ -89,7 +93,7 @@ async fn when_the_lock_is_broken_at_the_next_heartbeat() {
     ] {
         let script = "echo ready; for i in $(seq 20); do sleep 0.1; done; exit 5";
         let args = ["--lease", "1s", option, "broken", "--", "sh", "-c", script];
-        let child = start(run(&cluster.pods[0], &token, &args)).await;
+        let child = start_ready(run(&cluster.pods[0], &token, &args)).await;
         assert_eq!(client.request("DELETE", "/v1/locks/broken", &[]).await.json["response"], true);
         let ran = child.wait_with_output().await.unwrap();
         let said = String::from_utf8(ran.stderr).unwrap();
@@ -104,7 +108,7 @@ async fn when_everything_slept_the_command_is_stopped_on_waking() {
     let token = cluster.account("business").await.token;
     let client = cluster.pods[0].client(&token);
     let args = ["--lease", "1s", "slept", "--", "sh", "-c", "echo ready; exec sleep 4712"];
-    let mut child = start(run(&cluster.pods[0], &token, &args)).await;
+    let mut child = start_ready(run(&cluster.pods[0], &token, &args)).await;
     let command = group_of("4712").await;
     let watchdog = watchdog_of(child.id().unwrap());
     signal(&child, Signal::SIGSTOP);

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod cluster;
 pub mod collector;
+pub mod command;
 pub mod pod;
 pub mod postgres;
 pub mod process;
