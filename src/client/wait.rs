@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{Acquired, Client, Error, Grant, LockRequest, Moment, Refusal};
 
@@ -43,6 +43,7 @@ impl Client {
         let mut pause = PAUSE_MIN;
         let mut troubled_since = None;
         loop {
+            let asked = Moment::now();
             let refusal = match self.acquire(request, wait).await {
                 Ok(Acquired::Granted(grant)) => return Ok(grant),
                 Ok(Acquired::Refused(refused)) => {
@@ -61,12 +62,17 @@ impl Client {
                         return Err(error);
                     }
                     let pause_now = error.retry_after().unwrap_or_default().max(pause).min(PAUSE_MAX).min(rest());
-                    tokio::time::sleep(pause_now.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                    sleep(pause_now.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                     pause = (pause * 2).min(PAUSE_MAX);
                     continue;
                 }
                 Err(error) => return Err(error),
             };
+            // A server that is leaving refuses at once, and the next one may take a
+            // moment to be found.
+            if !wait.is_zero() && asked.elapsed() < PAUSE_MIN {
+                sleep(PAUSE_MIN.min(rest())).await;
+            }
             let has_place = !wait.is_zero();
             wait = rest();
             if wait.is_zero() {

@@ -3,7 +3,7 @@ use std::{
     io::{self, BufRead, Write},
     os::unix::process::CommandExt,
     path::PathBuf,
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{ChildStdin, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::Duration,
@@ -30,17 +30,14 @@ pub struct Watchdog {
 }
 
 /// The watchdog, for who starts it.
-pub(super) struct Watch {
-    process: Child,
-    input: Option<ChildStdin>,
-}
+pub(super) struct Watch(Option<ChildStdin>);
 
 impl Watch {
     pub fn start(kill_after: Duration) -> io::Result<Self> {
         let mut command = Command::new(own_program()?);
         command.arg0("lockable").args(["watchdog", "--kill-after-ms", &kill_after.as_millis().to_string()]);
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        Ok(Self { input: process.stdin.take(), process })
+        let process = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        Ok(Self(process.stdin))
     }
 
     /// Which processes it is to end.
@@ -53,15 +50,14 @@ impl Watch {
         self.tell(&format!("until {}", deadline.as_nanos()));
     }
 
-    /// There is nothing to watch any more.
+    /// There is nothing to watch any more. It is not waited for: it may have been
+    /// stopped.
     pub fn end(mut self) {
         self.tell("end");
-        self.input = None;
-        let _ = self.process.wait();
     }
 
     fn tell(&mut self, line: &str) {
-        if let Some(input) = &mut self.input {
+        if let Some(input) = &mut self.0 {
             let _ = input.write_all(format!("{line}\n").as_bytes());
         }
     }
