@@ -1,6 +1,10 @@
-use std::sync::{Arc, LazyLock};
+use std::{
+    borrow::Cow,
+    sync::{Arc, LazyLock},
+};
 
 use axum::{
+    body::Bytes,
     extract::Path,
     http::{HeaderValue, header},
     response::{IntoResponse, Redirect, Response},
@@ -39,7 +43,11 @@ fn file(path: &str) -> Result<Response, Problem> {
         Problem::internal()
     })?;
     let file = found.ok_or_else(|| Problem::new(Kind::NotFound, "there is nothing here"))?;
-    let mut response = file.bytes.into_owned().into_response();
+    // The files are in the program, and need no copy for each who asks.
+    let mut response = match file.bytes {
+        Cow::Borrowed(bytes) => Bytes::from_static(bytes).into_response(),
+        Cow::Owned(bytes) => bytes.into_response(),
+    };
     let headers = response.headers_mut();
     if let Ok(content_type) = HeaderValue::try_from(file.content_type) {
         headers.insert(header::CONTENT_TYPE, content_type);
