@@ -27,6 +27,7 @@ pub(super) fn place(app: &App, request: &Request) -> Result<Option<OwnedSemaphor
 
 fn is_spared(request: &Request) -> bool {
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let ends_a_hold = request.method() == Method::DELETE || request.method().as_str() == "UNLOCK";
-    route.starts_with("/v1/heartbeat/") || route.starts_with("/v1/release/") || ends_a_hold
+    let unlocks = request.method() == Method::DELETE || request.method().as_str() == "UNLOCK";
+    let is_terraform = route.starts_with("/v1/terraform/");
+    route.starts_with("/v1/heartbeat/") || route.starts_with("/v1/release/") || (is_terraform && unlocks)
 }

@@ -44,12 +44,16 @@ async fn too_much_at_once_is_refused_but_for_heartbeats_and_releases() {
     };
     eventually(async || client.get("/v1/locks/mine").await.json["waiting"] == 1).await;
 
-    let (mut begun, mut slow) = (Instant::now(), begin_slowly(&pod, &token).await);
-    while client.get("/v1/acquire/other?owner=probe").await.status != 503 {
-        // It may have come while the one before it was in its place.
-        (begun, slow) = (Instant::now(), begin_slowly(&pod, &token).await);
-        sleep(Duration::from_millis(20)).await;
-    }
+    let (begun, mut slow) = loop {
+        let (begun, slow) = (Instant::now(), begin_slowly(&pod, &token).await);
+        sleep(Duration::from_millis(50)).await;
+        let is_refused = client.get("/v1/acquire/other?owner=probe").await.status == 503;
+        // It may have been refused itself, while the one before it was in its place.
+        let is_answered = slow.try_read(&mut [0]).is_ok();
+        if is_refused && !is_answered {
+            break (begun, slow);
+        }
+    };
     let refused = client.get("/v1/acquire/other?owner=probe").await;
     assert_eq!((refused.status, refused.json["type"].as_str()), (503, Some("/problems/unavailable")));
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
