@@ -4,7 +4,10 @@
 
 use std::{io, process::ExitCode};
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error::ContextKind};
+use clap::{
+    ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 use clap_complete::Shell;
 use lockable::{
     cli::{self, ClientCommand, Healthcheck, Watchdog, healthcheck},
@@ -156,7 +159,11 @@ fn refuse(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::from(error.exit_code() as u8);
     }
-    let text = error.to_string();
+    // What was given may be a secret, also where it cannot be understood.
+    let text = match error.get(ContextKind::InvalidValue) {
+        Some(ContextValue::String(value)) if value.contains(['@', ':']) => error.to_string().replace(&**value, "***"),
+        _ => error.to_string(),
+    };
     let words = text.trim_start_matches("error: ").lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
     let line = words.collect::<Vec<_>>().join(" ");
     let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
