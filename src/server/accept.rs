@@ -4,11 +4,11 @@ use axum::Router;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
-use metrics::{counter, gauge};
+use metrics::{Gauge, counter, gauge};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -94,11 +94,8 @@ async fn accept_until(
                 failing = false;
                 let connections = connections.clone();
                 tasks.spawn(async move {
-                    let open = gauge!("lockable_connections");
-                    open.increment(1);
+                    let _open = Open::count(permit);
                     connections.serve(stream, peer).await;
-                    open.decrement(1);
-                    drop(permit);
                 });
             }
             Some((Ok(_), Err(error))) if concerns_one_connection(&error) => {}
@@ -111,6 +108,26 @@ async fn accept_until(
                 time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// A connection that counts as open, whatever becomes of its task.
+struct Open {
+    gauge: Gauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Open {
+    fn count(permit: OwnedSemaphorePermit) -> Self {
+        let gauge = gauge!("lockable_connections");
+        gauge.increment(1);
+        Self { gauge, _permit: permit }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.gauge.decrement(1);
     }
 }
 
