@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::exclusive::Exclusive;
+use super::{exclusive::Exclusive, systemd};
 use crate::{
     accounts::{Database, Directory, Token},
     app::App,
@@ -108,6 +108,10 @@ async fn open_keyspace(settings: &ServeSettings) -> anyhow::Result<Keyspace> {
 /// Prints the first token, once, with a line to copy.
 #[expect(clippy::print_stdout, reason = "this is for the person at the terminal, and must not be in a log")]
 pub(super) fn greet(origin: &str, token: &Token) {
+    if systemd::keeps_output() {
+        tracing::warn!("made the first account, and did not print its token here; lockable token create makes another");
+        return;
+    }
     let token = token.reveal();
     println!("Made the first account. Its token, shown this once:\n\n    {token}\n\nTry it:\n");
     println!("    curl -u {token}: {origin}/v1/acquire/my-lock-name\n");
