@@ -14,14 +14,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use metrics::{counter, histogram};
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{problem::Problem, shed, trace::Trace};
+use super::{problem::Problem, shed::Place, trace::Trace};
 use crate::{app::App, lock::RateStanding};
 
 /// What is learnt of a request on its way, for the headers of its answer.
@@ -29,8 +26,7 @@ use crate::{app::App, lock::RateStanding};
 pub(super) struct Frame {
     standing: Mutex<Option<RateStanding>>,
     wait_ms: AtomicU64,
-    /// The request's place among those that are worked on, see `shed`.
-    place: Mutex<Option<OwnedSemaphorePermit>>,
+    pub(super) place: Place,
 }
 
 impl Frame {
@@ -43,7 +39,7 @@ impl Frame {
     /// waits it is not worked on.
     pub(super) fn may_wait(&self, wait: Duration) {
         self.wait_ms.store(wait.as_millis() as u64, Ordering::Relaxed);
-        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.place.leave();
     }
 
     fn wait(&self) -> Duration {
@@ -69,16 +65,14 @@ pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, nex
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("-", MatchedPath::as_str);
     let trace = Trace::begin(method, route, request.headers());
-    let place = shed::place(&app, &request);
-    let frame = Arc::new(Frame::default());
+    let frame = Arc::new(Frame { place: Place::of(&app, &request), ..Frame::default() });
     request.extensions_mut().insert(frame.clone());
 
     let answering = async {
-        *frame.place.lock().unwrap_or_else(PoisonError::into_inner) = match place {
-            Ok(place) => place,
-            Err(problem) => return problem.into_response(),
-        };
-        next.run(request).await
+        match frame.place.take() {
+            Ok(()) => next.run(request).await,
+            Err(problem) => problem.into_response(),
+        }
     };
     let mut answering = pin!(answering.instrument(trace.span.clone()));
     let mut response = match timeout_at(started + app.request_timeout, answering.as_mut()).await {

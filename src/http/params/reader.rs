@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Bytes,
@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use crate::http::{
     decode::decode_pairs,
+    frame::Frame,
     json_object::members,
     problem::{Kind, Problem},
 };
@@ -91,8 +92,12 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        let frame = request.extensions().get::<Arc<Frame>>().cloned().unwrap_or_default();
+        // While the client takes its time there is nothing to work on.
+        frame.place.leave();
         let read = timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await;
         let read = read.map_err(|_| Problem::new(Kind::BodyTooSlow, "the body did not come in time"))?;
+        frame.place.take()?;
         let body = read.map_err(|rejection| {
             if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
                 Problem::new(Kind::BodyTooLarge, format!("the body is longer than {BODY_BYTES_MAX} bytes"))
