@@ -10,6 +10,8 @@ mod run;
 mod server;
 mod waiting;
 
+use std::io::{self, Write};
+
 use clap::Subcommand;
 use tokio::runtime;
 
@@ -89,7 +91,7 @@ fn fail(reason: &str) -> u8 {
     FAILED
 }
 
-#[expect(clippy::print_stderr, reason = "complaints of a command are for who runs it")]
+/// Complains to who runs the command, if anybody hears it still.
 fn say(words: &str) {
-    eprintln!("lockable: {words}");
+    let _ = writeln!(io::stderr(), "lockable: {words}");
 }

@@ -168,6 +168,14 @@ async fn run_while_held(run: &Run, lock: &Lock, signals: &mut Signals) -> u8 {
             Err(error) => return fail(&format!("cannot start the watchdog: {error}")),
         },
     };
+    if let Some(watch) = &mut watch {
+        watch.until(lock.deadline());
+    }
+    // It may have been stopped while it waited, and gone on too late.
+    if (lock.deadline() - kill_after).rest().is_zero() {
+        say("the lock was granted, and its lease has all but lapsed since");
+        return LOST;
+    }
     let mut command = match Command::start(&run.command, &environment(run, lock)) {
         Ok(command) => command,
         Err((code, reason)) => {
@@ -177,7 +185,6 @@ async fn run_while_held(run: &Run, lock: &Lock, signals: &mut Signals) -> u8 {
     };
     if let Some(watch) = &mut watch {
         watch.group(command.group());
-        watch.until(lock.deadline());
     }
 
     let mut changes = lock.changes();
@@ -216,7 +223,9 @@ async fn run_while_held(run: &Run, lock: &Lock, signals: &mut Signals) -> u8 {
     if let Some(watch) = watch {
         watch.end();
     }
-    if is_lost && run.on_lost != OnLost::Ignore { LOST } else { ended }
+    // The watchdog may have seen it first.
+    let is_late = ended > 128 && (lock.deadline() - kill_after).rest().is_zero();
+    if (is_lost || is_late) && run.on_lost != OnLost::Ignore { LOST } else { ended }
 }
 
 async fn reached(moment: Option<Moment>) {

@@ -39,7 +39,11 @@ impl ServerArgs {
     /// # Errors
     /// When a setting is missing or cannot be read.
     pub(super) fn server(&self) -> Result<Server, String> {
-        let profile = Profile::load()?;
+        let token_is_set = self.token_file.is_some() || env::var_os("LOCKABLE_AUTH_TOKEN").is_some();
+        let profile = match self.url.is_some() && token_is_set {
+            true => Profile::default(),
+            false => Profile::load()?,
+        };
         let (url, url_source) = match (&self.url, profile.url) {
             (Some(url), _) => (url.clone(), "LOCKABLE_URL or --url"),
             (None, Some(url)) => (url, "lockable login"),

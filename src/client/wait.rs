@@ -45,7 +45,7 @@ impl Client {
         loop {
             let asked = Moment::now();
             let refusal = match self.acquire(request, wait).await {
-                Ok(Acquired::Granted(grant)) => return Ok(grant),
+                Ok(Acquired::Granted(grant)) => return Ok(self.confirmed(request, grant, asked).await),
                 Ok(Acquired::Refused(refused)) => {
                     if wait.is_zero() && !rest().is_zero() {
                         progress(Progress::InLine(&refused));
@@ -81,6 +81,20 @@ impl Client {
                 }
                 return Err(Error::NotAcquired(Box::new(refusal)));
             }
+        }
+    }
+
+    /// A grant that was waited for counts from when it was handed over, which only
+    /// the server knows: a heartbeat that is sent now says it anew.
+    async fn confirmed(&self, request: &LockRequest, grant: Grant, asked: Moment) -> Grant {
+        if asked.elapsed() < grant.lease / 10 {
+            return grant;
+        }
+        let timeout = grant.lease / 3;
+        match self.heartbeat(request, Some(grant.fencing_token), timeout).await {
+            Ok(Ok(renewed)) => renewed,
+            // Whoever keeps it finds out why.
+            _ => grant,
         }
     }
 

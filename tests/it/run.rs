@@ -20,7 +20,7 @@ use crate::support::{
 };
 
 /// How long after an ending the lock is free, and nothing of the command is left.
-const SOON: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_secs(3);
 
 /// `lockable run` with the pod's address and a token.
 fn run(pod: &Pod, token: &str, args: &[&str]) -> Command {
@@ -50,6 +50,7 @@ async fn the_exit_code_is_the_commands_own() {
         (&["free", "--", "sh", "-c", "echo loud >&2; exit 255"], 255, "", "loud\n"),
         (&["free", "--", "sh", "-c", "kill -KILL $$"], 137, "", ""),
         (&["free", "--", "sh", "-c", "kill -SEGV $$"], 139, "", ""),
+        (&["free", "--", "sh", "-c", "kill -34 $$"], 162, "", ""),
         (&["free", "--", "/no/such/program"], 127, "", "lockable: /no/such/program: No such file"),
         (&["free", "--", "/etc/passwd"], 126, "", "lockable: /etc/passwd: Permission denied"),
         (&["-n", "free", "--", "echo", "-n", "--wait"], 0, "--wait", ""),
@@ -146,14 +147,27 @@ async fn what_runs_longer_than_a_lease_keeps_the_lock() {
     let token = pod.first_token();
     let client = pod.client(&token);
     let mut child =
-        start_ready(run(&pod, &token, &["--lease", "1s", "kept", "--", "sh", "-c", "echo ready; sleep 30"])).await;
+        start_ready(run(&pod, &token, &["--lease", "2s", "kept", "--", "sh", "-c", "echo ready; sleep 30"])).await;
     let fence = client.get("/v1/locks/kept").await.json["holder"]["fencing_token"].clone();
     let begun = Instant::now();
     eventually(async || {
         assert_eq!(client.get("/v1/locks/kept").await.json["holder"]["fencing_token"], fence);
-        begun.elapsed() > Duration::from_secs(3)
+        begun.elapsed() > Duration::from_secs(5)
     })
     .await;
     signal(&child, Signal::SIGTERM);
     assert_eq!(child.wait().await.unwrap().code(), Some(143));
+}
+
+#[tokio::test]
+async fn a_grant_that_was_waited_for_has_its_whole_lease() {
+    let pod = Pod::start().await;
+    let token = pod.first_token();
+    let client = pod.client(&token);
+    assert_eq!(client.get("/v1/acquire/waited?owner=another&lease=8s").await.json["response"], true);
+    // It waits longer than its lease is.
+    let args = ["--lease", "3s", "waited", "--", "sh", "-c", "sleep 1; echo done"];
+    let ran = run(&pod, &token, &args).output().await.unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!((ran.status.code(), &*ran.stdout), (Some(0), &b"done\n"[..]), "{said}");
 }

@@ -22,6 +22,10 @@ use tokio::{
 
 use crate::client::Moment;
 
+/// The first that programs can use; which one it was is not known.
+const REALTIME_SIGNAL: u8 = 34;
+/// How long what was sent KILL may be seen, as it is when nobody waits for it.
+const KILL_PATIENCE: Duration = Duration::from_secs(2);
 /// How often to look whether all processes are gone.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -71,6 +75,8 @@ impl Command {
                 Ok(WaitStatus::Exited(_, code)) => return State::Ended(code as u8),
                 Ok(WaitStatus::Signaled(_, signal, _)) => return State::Ended(128 + signal as u8),
                 Ok(WaitStatus::Stopped(..)) => return State::Stopped,
+                // nix knows no realtime signals: one of them has ended it.
+                Err(Errno::EINVAL) => return State::Ended(128 + REALTIME_SIGNAL),
                 Err(Errno::ECHILD) => return State::Ended(126),
                 _ => {}
             }
@@ -96,6 +102,13 @@ impl Command {
     /// the shell has the terminal again; goes on with it when the shell says so.
     pub fn stop_with_it(&mut self) {
         if !self.has_terminal {
+            // We may have come to the foreground since.
+            self.give_terminal();
+        }
+        if !self.has_terminal {
+            let _ = raise(Signal::SIGSTOP);
+            self.give_terminal();
+            self.signal(Signal::SIGCONT);
             return;
         }
         self.take_terminal();
@@ -112,7 +125,7 @@ impl Command {
         }
         self.terminate();
         let kill_at = Moment::now() + kill_after;
-        while !self.is_gone() {
+        while !self.is_gone() && kill_at.elapsed() < KILL_PATIENCE {
             if kill_at.rest().is_zero() {
                 self.kill();
             }

@@ -87,7 +87,8 @@ pub fn watchdog(watchdog: &Watchdog) {
     let mut group = None;
     let mut deadline: Option<Moment> = None;
     loop {
-        match lines.recv_timeout(TICK) {
+        let end = deadline.map(|deadline| deadline - kill_after + grace);
+        match lines.recv_timeout(end.map_or(TICK, |end| end.rest().min(TICK))) {
             Ok(line) => match line.split_once(' ') {
                 Some(("group", number)) => group = number.parse().ok().map(Pid::from_raw),
                 Some(("until", nanos)) => deadline = nanos.parse().ok().map(Moment::from_nanos),

@@ -33,7 +33,7 @@ async fn is_stopped_in_time(disturb: impl AsyncFnOnce(&mut Cluster, &mut Child))
     let token = cluster.account("business").await.token;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("written");
-    let args = ["--lease", "2s", "lost", "--", "sh", "-c", STUBBORN, file.to_str().unwrap()];
+    let args = ["--lease", "8s", "lost", "--", "sh", "-c", STUBBORN, file.to_str().unwrap()];
     let mut child = start_ready(run(&cluster.pods[0], &token, &args)).await;
     let other = cluster.pods[1].client(&token);
     let waiting = tokio::spawn(async move {
@@ -92,7 +92,7 @@ async fn when_the_lock_is_broken_at_the_next_heartbeat() {
         ("--on-lost=ignore", Some(5), "the lock was lost"),
     ] {
         let script = "echo ready; for i in $(seq 20); do sleep 0.1; done; exit 5";
-        let args = ["--lease", "1s", option, "broken", "--", "sh", "-c", script];
+        let args = ["--lease", "3s", option, "broken", "--", "sh", "-c", script];
         let child = start_ready(run(&cluster.pods[0], &token, &args)).await;
         assert_eq!(client.request("DELETE", "/v1/locks/broken", &[]).await.json["response"], true);
         let ran = child.wait_with_output().await.unwrap();
