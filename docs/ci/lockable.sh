@@ -6,7 +6,8 @@
 # LOCKABLE_URL, LOCKABLE_AUTH_TOKEN  the server, and who asks it
 # LOCKABLE_LEASE                     seconds without a heartbeat after which others get the lock; 60
 # LOCKABLE_WAIT                      seconds to wait for the lock; for ever unless set
-# LOCKABLE_OWNER, LOCKABLE_NOTE      who holds it, and what others of the account can read
+# LOCKABLE_OWNER, LOCKABLE_NOTE      who holds it (each run adds to it what is its alone), and
+#                                    what others of the account can read
 #
 # Exits with the command's code; 75 when the lock was not acquired, 74 when it was
 # lost and the command was stopped, 69 when the server said neither yes nor no.
@@ -26,16 +27,17 @@ fail() {
 name=$1
 shift
 url=${LOCKABLE_URL:?}
-token=${LOCKABLE_AUTH_TOKEN:?}
+token=$(printf '%s' "${LOCKABLE_AUTH_TOKEN:?}" | tr -cd 'A-Za-z0-9-')
 lease=${LOCKABLE_LEASE:-60}
 case $name in *[!A-Za-z0-9._~/-]*) fail "a name has letters, digits and . _ ~ - / here" ;; esac
 case $lease in *[!0-9]* | '') fail "LOCKABLE_LEASE is a number of seconds" ;; esac
 case ${LOCKABLE_WAIT:-0} in *[!0-9]*) fail "LOCKABLE_WAIT is a number of seconds" ;; esac
 [ "$lease" -ge 12 ] || fail "LOCKABLE_LEASE is at least 12"
-owner=${LOCKABLE_OWNER:-"$(uname -n):$$:$(date +%s)"}
+# Two runs of one owner would be one holder.
+owner=$(printf '%s' "${LOCKABLE_OWNER:-$(uname -n)}" | cut -c 1-90):$$:$(date +%s)
 folder=$(mktemp -d) || fail "there is no place for temporary files"
 
-holding=no pid='' keeper='' asking='' grouped=''
+holding=no pid='' keeper='' asking='' grouped='' starting='' fence='' curl='' nap=''
 
 # Asks the server: route, seconds, parameters. The answer and the status of HTTP
 # are in the folder then. The token stands on no command line, which others read.
@@ -43,11 +45,14 @@ ask() {
   route=$1 seconds=$2 answer=$folder/$1
   shift 2
   for parameter in "owner=$owner" "$@"; do
-    printf 'data-urlencode = "%s"\n' "$(printf '%s' "$parameter" | sed 's/[\\"]/\\&/g')"
+    # A line break would begin another option of curl's.
+    printf 'data-urlencode = "%s"\n' "$(printf '%s' "$parameter" | tr -d '\r\n' | sed 's/[\\"]/\\&/g')"
   done >"$answer.parameters"
   printf 'user = "%s:"\n' "$token" | cat - "$answer.parameters" |
     curl --config - --silent --show-error --max-time "$seconds" --write-out '%{http_code}' \
-      --output "$answer" "$url/v1/$route/$name" >"$answer.status" 2>"$answer.error"
+      --output "$answer" "$url/v1/$route/$name" >"$answer.status" 2>"$answer.error" &
+  curl=$!
+  wait "$curl"
 }
 
 # What the last answer to a route was: yes, no, busy (ask again), or bad.
@@ -64,7 +69,8 @@ member() { sed -n "s/.*\"$2\":\"\{0,1\}\([^,\"}]*\).*/\1/p" "$folder/$1"; }
 
 # A signal to the command, and to its children where they can be told from ours.
 signal() {
-  if [ -n "$grouped" ]; then kill "-$1" "-$pid" 2>/dev/null; else kill "-$1" "$pid" 2>/dev/null; fi
+  # There is no group before setsid has made it.
+  { [ -n "$grouped" ] && kill "-$1" "-$pid" 2>/dev/null; } || kill "-$1" "$pid" 2>/dev/null
 }
 
 # shellcheck disable=SC2317 # A trap calls it.
@@ -76,7 +82,7 @@ leave() {
   [ -z "$keeper" ] || kill "$keeper" 2>/dev/null
   [ ! -e "$folder/lost" ] || code=74
   # A place in the line is given up the same way.
-  [ "$holding" = no ] || ask release 5
+  [ "$holding" = no ] || ask release 5 ${fence:+"fencing_token=$fence"}
   rm -rf "$folder"
   exit "$code"
 }
@@ -88,7 +94,7 @@ ended_by=''
 # shellcheck disable=SC2317 # Traps call it.
 on_signal() {
   ended_by=$1
-  if [ -n "$pid" ]; then signal TERM; else exit $((128 + $1)); fi
+  if [ -n "$pid" ]; then signal TERM; elif [ -z "$starting" ]; then exit $((128 + $1)); fi
 }
 trap 'on_signal 1' HUP
 trap 'on_signal 2' INT
@@ -98,30 +104,28 @@ trap 'on_signal 15' TERM
 # ours any more, ends the command while nobody else can have the lock.
 keep() {
   trap - EXIT HUP INT
-  trap 'kill "$nap" 2>/dev/null; exit 0' TERM
+  trap 'kill "$nap" "$curl" 2>/dev/null; exit 0' TERM
   sent=$1 pause=$((lease / 3))
   while :; do
     sleep "$pause" &
     nap=$!
     wait "$nap"
+    # Without the shell that runs it nobody would ever release the lock.
+    kill -0 "$$" 2>/dev/null || break
     began=$(date +%s)
-    ask heartbeat $((lease / 6)) "lease=$lease"
+    ask heartbeat $((lease / 6)) "lease=$lease" "fencing_token=$fence"
     case $(outcome heartbeat) in
       yes) sent=$began pause=$((lease / 3)) && continue ;;
       no) break ;;
     esac
     pause=$((lease / 12))
-    [ $(($(date +%s) - sent)) -lt $((lease * 2 / 3)) ] || break
+    # One more would come too late.
+    [ $(($(date +%s) - sent + lease / 12 + lease / 6)) -le $((lease * 2 / 3)) ] || break
   done
   : >"$folder/lost"
   say "the lock is lost, or may be: $(reason heartbeat)"
   signal TERM
-  nap=''
-  rest=$((lease / 6))
-  while [ "$rest" -gt 0 ] && kill -0 "$pid" 2>/dev/null; do
-    sleep 1
-    rest=$((rest - 1))
-  done
+  while [ "$(date +%s)" -lt $((sent + lease * 5 / 6)) ] && kill -0 "$pid" 2>/dev/null; do sleep 1; done
   signal KILL
 }
 
@@ -135,7 +139,11 @@ while :; do
   fi
   sent=$(date +%s)
   # In the background, so that a signal is heard at once.
-  ask acquire $((wait + 12)) "wait=$wait" "lease=$lease" "note=${LOCKABLE_NOTE:-}" &
+  (
+    trap - EXIT HUP INT
+    trap 'kill "$curl" 2>/dev/null; exit 1' TERM
+    ask acquire $((wait + 12)) "wait=$wait" "lease=$lease" "note=${LOCKABLE_NOTE:-}"
+  ) &
   asking=$!
   wait "$asking"
   asking=''
@@ -158,14 +166,19 @@ while :; do
   esac
 done
 holding=yes
+fence=$(member acquire fencing_token)
+# The lease counts from when the lock was handed over. This one says it anew.
+sent=$(date +%s)
+ask heartbeat $((lease / 6)) "lease=$lease" "fencing_token=$fence"
+[ "$(outcome heartbeat)" = yes ] || fail "the lock was granted, and not renewed: $(reason heartbeat)"
 
 LOCKABLE_LOCK=$name LOCKABLE_OWNER=$owner
-LOCKABLE_FENCING_TOKEN=$(member acquire fencing_token)
-LOCKABLE_EXPIRES_AT=$(member acquire expires_at)
+LOCKABLE_FENCING_TOKEN=$fence LOCKABLE_EXPIRES_AT=$(member heartbeat expires_at)
 export LOCKABLE_LOCK LOCKABLE_OWNER LOCKABLE_FENCING_TOKEN LOCKABLE_EXPIRES_AT
 
 # What runs in the background has no standard input unless it is given one.
 exec 3<&0
+starting=yes
 if command -v setsid >/dev/null; then
   setsid "$@" <&3 3<&- &
   grouped=yes
@@ -174,6 +187,7 @@ else
 fi
 pid=$!
 exec 3<&-
+[ -z "$ended_by" ] || signal TERM
 keep "$sent" </dev/null >/dev/null &
 keeper=$!
 
@@ -183,6 +197,14 @@ while :; do
   code=$?
   kill -0 "$pid" 2>/dev/null || break
 done
-[ -z "$grouped" ] || kill -TERM "-$pid" 2>/dev/null
+# What it leaves behind is ended before anybody else has the lock.
+if [ -n "$grouped" ] && kill -TERM "-$pid" 2>/dev/null; then
+  rest=$((lease / 6))
+  while [ "$rest" -gt 0 ] && kill -0 "-$pid" 2>/dev/null; do
+    sleep 1
+    rest=$((rest - 1))
+  done
+  kill -KILL "-$pid" 2>/dev/null
+fi
 if [ -n "$ended_by" ] && [ "$code" -gt 128 ]; then code=$((128 + ended_by)); fi
 exit "$code"
