@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{net::TcpListener, time::interval};
@@ -15,6 +15,8 @@ use crate::{
 /// How many connections the admin listener holds: for probes, and whoever
 /// fetches metrics.
 const CONNECTIONS: u32 = 64;
+/// How long a scrape may take that has begun when the server leaves.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Listens for operators, if the settings say where, until `stop`. From
 /// `leaving` on the server is not ready any more.
@@ -49,6 +51,7 @@ pub(super) async fn start(
         connections: CONNECTIONS,
         connections_per_address: CONNECTIONS,
         proxy_protocol: false,
+        drain_timeout: DRAIN_TIMEOUT,
         ..listen.clone()
     };
     let stop = stop.clone();
