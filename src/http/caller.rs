@@ -1,4 +1,4 @@
-use std::{marker::PhantomData, sync::Arc};
+use std::{marker::PhantomData, net::IpAddr, sync::Arc};
 
 use axum::{
     extract::FromRequestParts,
@@ -197,13 +197,32 @@ async fn authenticate(parts: &Parts, app: &App) -> Result<Arc<Caller>, Problem> 
     };
     let refused = refusal();
     let reach = if refused.is_some() { Reach::Caches } else { Reach::Everything };
-    match app.directory.find(&token, reach).await {
+    // The database is asked also for who hangs up meanwhile.
+    let mut unanswered = Unanswered { app, address };
+    let found = app.directory.find(&token, reach).await;
+    unanswered.address = None;
+    match found {
         Ok(caller) => Ok(caller),
         Err(FindError::Unknown) => Err(refused.map_or_else(failed, too_many)),
         Err(FindError::NotCached) => Err(refused.map_or_else(unauthenticated, too_many)),
         Err(FindError::Unavailable(error)) => {
             tracing::debug!(%error, "a token could not be looked up");
             Err(Problem::unavailable("accounts could not be asked in time"))
+        }
+    }
+}
+
+/// A client that does not wait to hear whose its token is: that counts as a
+/// failure, or guessing would cost it nothing.
+struct Unanswered<'app> {
+    app: &'app App,
+    address: Option<IpAddr>,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(address) = self.address {
+            self.app.addresses.record_failure(address);
         }
     }
 }
