@@ -129,7 +129,7 @@ keep() {
   signal KILL
 }
 
-holding=perhaps began=$(date +%s) told=''
+holding=perhaps began=$(date +%s) told='' troubled=''
 while :; do
   wait=20
   if [ -n "${LOCKABLE_WAIT:-}" ]; then
@@ -155,10 +155,11 @@ while :; do
         exit 75
       fi
       [ -n "$told" ] || say "waiting for $name"
-      told=yes
+      told=yes troubled=''
       ;;
     busy)
-      say "no answer, trying again: $(reason acquire)"
+      [ -n "$troubled" ] || say "no answer, trying again: $(reason acquire)"
+      troubled=yes
       if [ -n "${LOCKABLE_WAIT:-}" ] && [ $(($(date +%s) - began)) -ge "$LOCKABLE_WAIT" ]; then exit 69; fi
       sleep 2
       ;;

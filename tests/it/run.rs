@@ -20,7 +20,7 @@ use crate::support::{
 };
 
 /// How long after an ending the lock is free, and nothing of the command is left.
-const SOON: Duration = Duration::from_secs(3);
+const SOON: Duration = Duration::from_secs(1);
 
 /// `lockable run` with the pod's address and a token.
 fn run(pod: &Pod, token: &str, args: &[&str]) -> Command {
