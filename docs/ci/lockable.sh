@@ -122,6 +122,8 @@ keep() {
     # One more would come too late.
     [ $(($(date +%s) - sent + lease / 12 + lease / 6)) -le $((lease * 2 / 3)) ] || break
   done
+  # The run is over, and its signal came before this could hear it.
+  [ -d "$folder" ] || exit 0
   : >"$folder/lost"
   say "the lock is lost, or may be: $(reason heartbeat)"
   signal TERM
