@@ -14,11 +14,13 @@
 -- ARGV[11] wait_ms: for how long to stand in line, '0' for not at all
 -- ARGV[12] pod: the channel to tell when the lock is handed over
 -- ARGV[13] waiting_max: with how many requests the account may wait
+-- ARGV[14] epoch_us: the time of the last recovery, as far as the server knows
 --
 -- Returns one of
 --   {'granted', backlog_us, fence, expires_ms}
 --   {'held', backlog_us, rest_ms, expires_ms, grant}   grant: the value of `lock`
 --   {'in_line', backlog_us, rest_ms, expires_ms, grant}
+--   {'recovering', backlog_us, rest_ms}   it stands in line, if it is to wait
 --   {'over_quota', backlog_us, held}
 --   {'too_many_waiting', backlog_us, waiting}
 --   {'rate_limited', backlog_us, retry_after_us}
@@ -44,7 +46,9 @@ if not grant and redis.call('EXISTS', LINE) == 0 then
   if held then
     return {'over_quota', backlog, held}
   end
-  return {'granted', backlog, fence, expires_ms}
+  if fence then
+    return {'granted', backlog, fence, expires_ms}
+  end
 end
 if grant and ARGV[11] == '0' and (ARGV[4] == '' or string.sub(grant, 1, #head) ~= head) then
   local rest_ms = redis.call('PTTL', LOCK)

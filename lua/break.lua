@@ -8,7 +8,7 @@
 -- ARGV[4] deadline_us: the time after which nothing may be done any more
 --
 -- Returns one of
---   {'broken'}
+--   {'broken', rest_ms}   rest_ms: of the lease
 --   {'not_held'}
 --   {'held_by_another'}   also when the fence is not the current one
 --   {'late'}
@@ -24,7 +24,8 @@ local account, fence = string.match(grant, '^([^\n]*)\n[^\n]*\n(%d+)\n')
 if account ~= ARGV[1] or fence ~= ARGV[3] then
   return {'held_by_another'}
 end
+local rest_ms = redis.call('PTTL', LOCK)
 redis.call('DEL', LOCK)
 redis.call('ZREM', HELD, ARGV[2])
 hand_over(now)
-return {'broken'}
+return {'broken', word(rest_ms)}

@@ -4,6 +4,7 @@
 -- ARGV[1] account, ARGV[2] owner, ARGV[3] place, ARGV[4] lease_ms, ARGV[5] attempt,
 -- ARGV[6] deadline_us, ARGV[7] held_max, ARGV[8] about: as in acquire.lua
 -- ARGV[9] '1' when the wait is over: what is not there by now is not waited for
+-- ARGV[10] epoch_us: as in acquire.lua
 --
 -- Returns one of
 --   {'granted', fence, expires_ms}
@@ -11,6 +12,7 @@
 --   {'replaced', rest_ms, expires_ms, grant}   another request has its owner's place
 --   {'gone'}                               it does not stand in line (any more)
 --   {'over_quota', held}                   it has left the line
+--   {'recovering', rest_ms}                nobody may have it yet
 --   {'late'}
 local now = time_us()
 if now > tonumber(ARGV[6]) then
@@ -21,8 +23,10 @@ local now_ms = math.floor(now / 1000)
 local expires_ms = word(now_ms + tonumber(ARGV[4]))
 local head = ARGV[1] .. '\n' .. ARGV[2] .. '\n'
 local grant = redis.call('GET', LOCK) or hand_over(now)
+local is_own = grant and string.sub(grant, 1, #head) == head
+local recovery_ms = rest_of_recovery(now)
 
-if grant and string.sub(grant, 1, #head) == head then
+if is_own and not recovery_ms then
   local fence, attempt, rest = string.match(grant, '^(%d+)\n([^\n]*)\n(.*)$', #head + 1)
   if attempt == '?' .. ARGV[5] or (ARGV[2] ~= '' and string.sub(attempt, 1, 1) == '?') then
     redis.call('ZREM', WAITING, ARGV[5])
@@ -45,7 +49,7 @@ if grant and string.sub(grant, 1, #head) == head then
     -- It has been collected, and that answer was lost, or another request of the
     -- same owner was quicker.
     redis.call('ZREM', WAITING, ARGV[5])
-    hold_on(now, head, fence, attempt == ARGV[5] and attempt or '', rest, ARGV[3], ARGV[4])
+    fence = hold_on(now, head, fence, attempt == ARGV[5] and attempt or '', rest, ARGV[3], ARGV[4], ARGV[10])
     return {'granted', fence, expires_ms}
   end
 end
@@ -54,6 +58,9 @@ local ticket = ARGV[2] == '' and head .. ARGV[5] or head
 local record = redis.call('HGET', TICKETS, ticket)
 if ARGV[9] == '1' then
   leave(ticket, record, ARGV[5], now_ms)
+end
+if recovery_ms and (is_own or (record and not grant)) then
+  return {'recovering', word(recovery_ms)}
 end
 if not grant or (not record and ARGV[9] ~= '1') then
   redis.call('ZREM', WAITING, ARGV[5])

@@ -1,6 +1,6 @@
 -- Renews the lease of a lock for its holder.
 --
--- KEYS[1] lock, KEYS[2] held, KEYS[3] bucket: as in keys.lua
+-- KEYS[1] lock, KEYS[2] held, KEYS[3] bucket, KEYS[4] clock: as in keys.lua
 -- ARGV[1] interval_us, ARGV[2] burst_us: the rate; both '' when already paid
 -- ARGV[3] account, ARGV[4] owner: who asks; the owner is '' for none
 -- ARGV[5] place: what stands in `held`
@@ -8,11 +8,13 @@
 -- ARGV[7] fence: that of the grant to renew, or '' for whichever is current
 -- ARGV[8] deadline_us: the time after which nothing may be done any more, lest a
 --         heartbeat that was held up makes a longer lease shorter
+-- ARGV[9] '1' to be told the grant, '' not to be
 --
 -- Returns one of
---   {'renewed', backlog_us, fence, expires_ms}
+--   {'renewed', backlog_us, fence, expires_ms, grant}   grant: as in `lock`, or ''
 --   {'not_held', backlog_us}
 --   {'held_by_another', backlog_us}   also when the fence is not the current one
+--   {'unsettled', backlog_us}   the holder may have it, and it is not back yet
 --   {'rate_limited', backlog_us, retry_after_us}
 --   {'late', '0'}
 -- where backlog_us is how far the bucket's time lies ahead, '0' when paid.
@@ -26,20 +28,23 @@ if refusal then
 end
 
 local grant = redis.call('GET', KEYS[1])
-if not grant then
-  return {'not_held', backlog}
-end
 local holder = ARGV[3] .. '\n' .. ARGV[4] .. '\n'
-if string.sub(grant, 1, #holder) ~= holder then
-  return {'held_by_another', backlog}
+local fence, mark, attempt, rest, reason
+if grant and string.sub(grant, 1, #holder) == holder then
+  fence, mark, attempt, rest = string.match(grant, '^(%d+)\n(%??)([^\n]*)(\n.*)$', #holder + 1)
 end
-local fence, mark, attempt, rest = string.match(grant, '^(%d+)\n(%??)([^\n]*)(\n.*)$', #holder + 1)
-if ARGV[7] ~= '' and ARGV[7] ~= fence then
-  return {'held_by_another', backlog}
+if not grant then
+  reason = 'not_held'
+elseif not fence or (ARGV[7] ~= '' and ARGV[7] ~= fence) then
+  reason = 'held_by_another'
+elseif mark == '?' then
+  -- What waits to be collected is held by nobody yet.
+  reason = 'not_held'
 end
--- What waits to be collected is held by nobody yet.
-if mark == '?' then
-  return {'not_held', backlog}
+if reason then
+  -- What a recovery puts back is not there before.
+  local is_closed = string.find(redis.call('GET', KEYS[4]) or 'closed', 'closed', 1, true)
+  return {is_closed and 'unsettled' or reason, backlog}
 end
 
 -- PEXPIRE stands first: with its memory full Redis lets a script go on that has
@@ -53,4 +58,4 @@ end
 local expires_ms = word(math.floor(now / 1000) + tonumber(ARGV[6]))
 redis.call('ZADD', KEYS[2], 'XX', expires_ms, ARGV[5])
 redis.call('PEXPIRE', KEYS[2], ARGV[6], 'GT')
-return {'renewed', backlog, fence, expires_ms}
+return {'renewed', backlog, fence, expires_ms, ARGV[9] == '1' and grant or ''}

@@ -1,9 +1,9 @@
 -- What it is to hold a lock. It stands behind keys.lua.
 
 -- Gives the lock to an account for a lease, unless it holds as many as it may:
--- then returns how many these are, as a word, else nothing and the fence. `head`
--- is account and owner, each with its line break. With a `fence` the lock was
--- handed over under it, else it is free.
+-- then returns how many these are, as a word, else nothing and the fence; neither
+-- in a recovery. `head` is account and owner, each with its line break. With a
+-- `fence` the lock was handed over under it, else it is free.
 local function hold(now, head, fence, attempt, about, place, lease_ms, held_max)
   local now_ms = math.floor(now / 1000)
   local held = redis.call('ZCARD', HELD)
@@ -19,6 +19,9 @@ local function hold(now, head, fence, attempt, about, place, lease_ms, held_max)
   end
   local condition = fence and 'XX' or 'NX'
   fence = fence or next_fence(now)
+  if not fence then
+    return nil, nil
+  end
   local grant = head .. table.concat({fence, attempt, word(now_ms), about}, '\n')
   redis.call('SET', LOCK, grant, condition, 'PX', lease_ms)
   redis.call('ZADD', HELD, word(now_ms + tonumber(lease_ms)), place)
@@ -36,9 +39,16 @@ end
 -- `rest` is what stands behind the attempt. The attempt that made the grant may
 -- take it back only if it is the same that asks now; else none may, neither that
 -- one, whose answer may have been lost, nor this one, since the holder may rely
--- on an answer to the first: then `attempt` is ''.
-local function hold_on(now, head, fence, attempt, rest, place, lease_ms)
+-- on an answer to the first: then `attempt` is ''. Returns the fence.
+--
+-- A grant from before `epoch_us`, the time of the last recovery, is fenced anew:
+-- its release may have been lost, and with it grants that came after.
+local function hold_on(now, head, fence, attempt, rest, place, lease_ms, epoch_us)
+  if tonumber(fence) < tonumber(epoch_us) then
+    fence = next_fence(now)
+  end
   redis.call('SET', LOCK, head .. fence .. '\n' .. attempt .. '\n' .. rest, 'PX', lease_ms)
   redis.call('ZADD', HELD, 'XX', word(math.floor(now / 1000) + tonumber(lease_ms)), place)
   redis.call('PEXPIRE', HELD, lease_ms, 'GT')
+  return fence
 end

@@ -6,7 +6,11 @@
 --                  info. With a '?' before the attempt it was handed to a
 --                  waiter who has yet to collect it. The attempt is '' once its
 --                  owner has shown that it knows of the grant
--- KEYS[2] clock    string: the last fence given in this hash slot
+-- KEYS[2] clock    string: the last fence given in this hash slot. In a recovery
+--                  it goes on with a space, and 'closed' until what is known of
+--                  long leases has been put back, then the time in ms until
+--                  which nothing is granted. It is never absent, unless all that
+--                  stood here was lost: then nothing is granted either
 -- KEYS[3] held     sorted set: the places of the locks that the account holds in
 --                  this hash slot, by the time in ms at which they lapse
 -- KEYS[4] bucket   string: the token's rate, see prelude.lua
@@ -25,9 +29,19 @@
 local LOCK, CLOCK, HELD, BUCKET = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local LINE, TICKETS, KEPT, PODS, WAITING = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 
--- A hybrid logical clock: a fence rises even when the time is set back.
+-- A hybrid logical clock: a fence rises even when the time is set back. In a
+-- recovery there is none to be had.
 local function next_fence(now)
-  local fence = word(math.max(now, tonumber(redis.call('GET', CLOCK) or 0) + 1))
+  local clock = redis.call('GET', CLOCK)
+  local last = tonumber(clock)
+  if not last then
+    local fence, until_ms = string.match(clock or '', '^(%d+) (%d+)$')
+    if not fence or now < tonumber(until_ms) * 1000 then
+      return nil
+    end
+    last = tonumber(fence)
+  end
+  local fence = word(math.max(now, last + 1))
   redis.call('SET', CLOCK, fence)
   return fence
 end

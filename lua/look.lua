@@ -7,6 +7,7 @@
 --   {'held', rest_ms, waiting, attempt, handed_over}
 --                       how many tickets wait, the attempt that has the lock to
 --                       collect, or '', and '1' if it was handed over here
+--   {'recovering', rest_ms, waiting}      nobody may have it yet
 --   {'free', '0'}                         nobody holds it, and nobody waits
 local now = time_us()
 local grant, handed_over = redis.call('GET', LOCK), '0'
@@ -14,6 +15,11 @@ if not grant then
   grant, handed_over = hand_over(now), '1'
 end
 if not grant then
+  local waiting = redis.call('ZCARD', LINE)
+  local recovery_ms = waiting > 0 and rest_of_recovery(now)
+  if recovery_ms then
+    return {'recovering', word(recovery_ms), word(waiting)}
+  end
   return {'free', '0'}
 end
 sweep(math.floor(now / 1000))

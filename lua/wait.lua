@@ -1,27 +1,34 @@
--- The rest of acquire.lua, with its KEYS[1...9] and ARGV[1...13]: for an owner that
--- asks again, for those who are to wait, and where somebody does already. Returns
--- what acquire.lua does.
+-- The rest of acquire.lua, with its KEYS[1...9] and ARGV[1...14]: for an owner that
+-- asks again, for those who are to wait, where somebody does already, and in a
+-- recovery. Returns what acquire.lua does.
 
 -- When a lease has lapsed those who wait come first, whoever asks now.
 grant = grant or hand_over(now)
+local recovery_ms = rest_of_recovery(now)
+local is_own = grant and ARGV[4] ~= '' and string.sub(grant, 1, #head) == head
+if recovery_ms or (grant and not is_own) then
+  local status = 'held'
+  if ARGV[11] ~= '0' then
+    local waiting = stand_in_line(now, head, ARGV[7], ARGV[12], ARGV[10], tonumber(ARGV[11]), tonumber(ARGV[13]))
+    if waiting then
+      return {'too_many_waiting', backlog, waiting}
+    end
+    status = 'in_line'
+  end
+  -- What is held is held, unless it is all that is known of it.
+  if is_own or not grant then
+    return {'recovering', backlog, word(recovery_ms)}
+  end
+  local rest_ms = redis.call('PTTL', LOCK)
+  return {status, backlog, word(rest_ms), word(now_ms + rest_ms), grant}
+end
+
 local fence = nil
 if grant then
-  if ARGV[4] == '' or string.sub(grant, 1, #head) ~= head then
-    local rest_ms = redis.call('PTTL', LOCK)
-    local status = 'held'
-    if ARGV[11] ~= '0' then
-      local waiting = stand_in_line(now, head, ARGV[7], ARGV[12], ARGV[10], tonumber(ARGV[11]), tonumber(ARGV[13]))
-      if waiting then
-        return {'too_many_waiting', backlog, waiting}
-      end
-      status = 'in_line'
-    end
-    return {status, backlog, word(rest_ms), word(now_ms + rest_ms), grant}
-  end
   local mark, before, rest
   fence, mark, before, rest = string.match(grant, '^(%d+)\n(%??)([^\n]*)\n(.*)$', #head + 1)
   if mark == '' then
-    hold_on(now, head, fence, '', rest, ARGV[5], ARGV[6])
+    fence = hold_on(now, head, fence, '', rest, ARGV[5], ARGV[6], ARGV[14])
     return {'granted', backlog, fence, expires_ms}
   end
   redis.call('ZREM', WAITING, before)

@@ -5,7 +5,7 @@
 -- ARGV[1] account, ARGV[2] owner, ARGV[3] place, ARGV[4] attempt: as in acquire.lua
 --
 -- Returns one of
---   {'released'}   it held the lock
+--   {'released', fence}   it held the lock
 --   {'left'}       it stood in line, or had the lock to collect
 --   {'absent'}
 local now = time_us()
@@ -14,7 +14,7 @@ local head = ARGV[1] .. '\n' .. ARGV[2] .. '\n'
 local grant = redis.call('GET', LOCK)
 
 if grant and string.sub(grant, 1, #head) == head then
-  local mark, attempt = string.match(grant, '^%d+\n(%??)([^\n]*)', #head + 1)
+  local fence, mark, attempt = string.match(grant, '^(%d+)\n(%??)([^\n]*)', #head + 1)
   if attempt == ARGV[4] and attempt ~= '' then
     if mark == '?' and ARGV[2] ~= '' then
       -- Its place is kept, and with it what came to it.
@@ -26,7 +26,7 @@ if grant and string.sub(grant, 1, #head) == head then
     redis.call('ZREM', HELD, ARGV[3])
     redis.call('ZREM', WAITING, ARGV[4])
     hand_over(now)
-    return {mark == '?' and 'left' or 'released'}
+    return {mark == '?' and 'left' or 'released', fence}
   end
 end
 

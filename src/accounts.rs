@@ -10,6 +10,7 @@ mod change;
 mod database;
 mod directory;
 mod error;
+mod ledger;
 mod lookup;
 mod measure;
 mod namespace;

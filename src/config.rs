@@ -7,6 +7,7 @@ mod in_force;
 mod limits;
 mod listen;
 mod log;
+mod recovery;
 mod redis;
 mod secret;
 mod traces;
@@ -18,6 +19,7 @@ pub use self::{
     limits::LimitSettings,
     listen::{ListenSettings, TlsSettings},
     log::{LogFormat, LogSettings},
+    recovery::RecoverySettings,
     redis::RedisSettings,
     secret::SecretUrl,
     traces::TraceSettings,
@@ -36,6 +38,8 @@ pub struct ServeSettings {
     pub redis: RedisSettings,
     #[command(flatten)]
     pub database: DatabaseSettings,
+    #[command(flatten)]
+    pub recovery: RecoverySettings,
     #[command(flatten)]
     pub limits: LimitSettings,
     #[command(flatten)]

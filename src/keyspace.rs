@@ -3,6 +3,7 @@
 //! Both run the same files from `lua/`.
 
 mod embedded;
+mod home;
 mod redis;
 mod reply;
 mod script;
@@ -13,11 +14,14 @@ use std::{
 };
 
 use metrics::{counter, gauge, histogram};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, Span, debug_span};
 
+use self::home::Home;
+
 pub use self::{
-    embedded::{Clock, Embedded, SystemClock},
+    embedded::{Clock, Embedded, Kept, SystemClock},
+    home::{LOCK_TAG, Standing, State},
     redis::{Redis, StartError},
     reply::{BadReply, Reply},
     script::Script,
@@ -88,8 +92,7 @@ impl Keyspace {
             Self::Redis(redis) => redis.prefix(),
             Self::Embedded(_) => "lockable",
         };
-        // Joined by hand: requests have many keys, and formatting costs more.
-        [prefix, ":1:{", tag, "}:", kind, ":", rest].concat()
+        key(prefix, tag, kind, rest)
     }
 
     /// Listens to a channel. Messages are a hint: those sent while the
@@ -111,6 +114,40 @@ impl Keyspace {
         }
     }
 
+    /// How its grants stand, as far as is known; `None` before it was reached.
+    pub fn standing(&self) -> watch::Receiver<Option<Standing>> {
+        self.home().standing()
+    }
+
+    /// Asks how its grants stand, and begins an era where some may have been
+    /// forgotten, or the one there is did not begin after `floor_us`.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn arrive(&self, floor_us: u64) -> Result<Standing, KeyspaceError> {
+        let process = match self {
+            Self::Redis(redis) => redis.process().await?,
+            Self::Embedded(embedded) => embedded.process(),
+        };
+        let keys = [self.key(LOCK_TAG, "home", ""), self.key(LOCK_TAG, "clock", "")];
+        let args = [&*process, "", &floor_us.to_string()];
+        let reply = self.run(&home::ARRIVE, &[&keys[0], &keys[1]], &args).await?;
+        self.home().note(&reply).map_err(|error| KeyspaceError::Refused(error.to_string()))
+    }
+
+    /// When the era began in which the grants are made, in microseconds since
+    /// 1970.
+    pub fn epoch_us(&self) -> u64 {
+        self.home().epoch_us()
+    }
+
+    fn home(&self) -> &Home {
+        match self {
+            Self::Redis(redis) => redis.home(),
+            Self::Embedded(embedded) => embedded.home(),
+        }
+    }
+
     /// Whether scripts can be run, as far as is known.
     pub fn is_reachable(&self) -> bool {
         match self {
@@ -121,6 +158,7 @@ impl Keyspace {
 
     /// Measures how the way there stands.
     pub fn measure(&self) {
+        self.home().measure();
         gauge!("lockable_keyspace_up").set(f64::from(u8::from(self.is_reachable())));
         if let Self::Redis(redis) = self {
             redis.measure();
@@ -134,6 +172,11 @@ impl Keyspace {
             Self::Embedded(_) => Duration::from_secs(1),
         }
     }
+}
+
+fn key(prefix: &str, tag: &str, kind: &str, rest: &str) -> String {
+    // Joined by hand: requests have many keys, and formatting costs more.
+    [prefix, ":1:{", tag, "}:", kind, ":", rest].concat()
 }
 
 /// What a trace shows of a script: which it was, and nothing of whom it is about.

@@ -6,8 +6,10 @@ mod acquire;
 mod collect;
 mod heartbeat;
 mod inspect;
+mod journal;
 mod line;
 mod list;
+mod recovery;
 mod release;
 mod request;
 mod stored;
@@ -23,11 +25,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     keyspace::{BadReply, Keyspace, KeyspaceError, Reply},
-    lock::Attempt,
+    lock::{Attempt, Lease, Ledger, LedgerError},
 };
 
 pub use self::{
     acquire::Turn,
+    collect::Withdrawn,
     line::Look,
     list::{Census, Cursor, ListRequest, Looked, Page},
     request::{AcquireRequest, Answer, BreakRequest, Claimant, HeartbeatRequest, LockId, ReleaseRequest},
@@ -43,6 +46,9 @@ pub struct Locks(Arc<Parts>);
 /// What all clones share.
 pub struct Parts {
     keyspace: Keyspace,
+    ledger: Arc<dyn Ledger>,
+    /// The longest lease that is not written down.
+    short: Lease,
     undoings: Semaphore,
     undo_tasks: TaskTracker,
     waiters: Arc<Waiters>,
@@ -65,6 +71,8 @@ const OUTCOMES: &[&str] = &[
     "granted",
     "held",
     "in_line",
+    "recovering",
+    "unsettled",
     "replaced",
     "gone",
     "over_quota",
@@ -89,6 +97,13 @@ pub enum LocksError {
     TooLate,
     #[error(transparent)]
     Reply(#[from] BadReply),
+    /// A long lease could not be written down.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The claimant may hold the lock, and it has not been put back yet after a
+    /// loss.
+    #[error("what is held is not known yet")]
+    Unsettled,
     /// As many requests wait in this server as may. Nothing was done.
     #[error("too many requests wait in this server")]
     Full,
@@ -103,14 +118,16 @@ impl Locks {
     const FINISH_MAX: Duration = Duration::from_secs(2);
 
     /// Locks in a keyspace, for which `waiters_max` requests may wait at once in
-    /// this server.
-    pub fn new(keyspace: Keyspace, waiters_max: usize) -> Self {
+    /// this server. Leases that are longer than `short` are written to the ledger.
+    pub fn new(keyspace: Keyspace, ledger: Arc<dyn Ledger>, short: Lease, waiters_max: usize) -> Self {
         Self(Arc::new(Parts {
             undoings: Semaphore::new(Self::UNDOINGS_MAX),
             undo_tasks: TaskTracker::new(),
             waiters: Waiters::new(waiters_max),
             pod: pod_channel(&keyspace, &Attempt::new().to_string()),
             keyspace,
+            ledger,
+            short,
         }))
     }
 
@@ -124,12 +141,14 @@ impl Locks {
         self.keyspace.measure();
     }
 
-    /// Lets attempts be withdrawn for a moment longer, when no more are made.
+    /// Lets attempts be withdrawn for a moment longer, when no more are made, and
+    /// leaves to the next process what would end with this one.
     pub async fn finish(&self) {
         self.undo_tasks.close();
         if timeout(Self::FINISH_MAX, self.undo_tasks.wait()).await.is_err() {
             tracing::warn!(attempts = self.undo_tasks.len(), "attempts without an answer are left to lapse");
         }
+        self.hand_over().await;
     }
 
     /// Counts what became of a request, in the words of its script.

@@ -81,6 +81,10 @@ pub(super) async fn acquire(
             answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("0"));
             answer
         }
+        Acquired::Refused(Refusal::Recovering { rest }) => {
+            let more = NotAcquired::recovering(rest);
+            LockAnswer::no(name, namespace, params.strict, more)
+        }
         Acquired::Refused(refusal) => return Err(over_plan(&caller, &refusal)),
     })
 }
@@ -127,6 +131,8 @@ pub(super) fn over_plan(caller: &Authorized<Lock>, refusal: &Refusal) -> Problem
             Problem::new(Kind::TooManyWaiting, detail).retry_after(QUOTA_RETRY_AFTER)
         }
         Refusal::RateLimited { retry_after } => caller.rate_limited(*retry_after),
-        Refusal::Held(_) | Refusal::TimedOut(_) | Refusal::Draining(_) => Problem::internal(),
+        Refusal::Held(_) | Refusal::TimedOut(_) | Refusal::Draining(_) | Refusal::Recovering { .. } => {
+            Problem::internal()
+        }
     }
 }

@@ -29,8 +29,13 @@ struct Readiness {
     ready: bool,
     /// It was asked to stop.
     leaving: bool,
-    /// Whether those who know about locks can be reached.
+    /// Whether those who know about locks can be reached, and whether locks are
+    /// granted. While grants may have been forgotten they are not, and heartbeats
+    /// and releases must get through all the same, so the server stays ready.
     locks: &'static str,
+    /// How long that will last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovering_ms: Option<u64>,
     /// Whether the account database can. Without it tokens that are in use are
     /// known all the same, so the server stays ready.
     accounts: &'static str,
@@ -53,11 +58,13 @@ pub fn admin_router(
 async fn readyz(State(admin): State<Admin>) -> Response {
     let word = |is_there: bool| if is_there { "ok" } else { "away" };
     let leaving = admin.leaving.is_cancelled();
-    let locks = admin.app.locks.is_reachable();
-    let ready = locks && !leaving;
+    let is_reachable = admin.app.locks.is_reachable();
+    let ready = is_reachable && !leaving;
+    let recovering_ms = admin.app.locks.recovery_rest().map(|rest| rest.as_millis() as u64);
+    let locks = if is_reachable && recovering_ms.is_some() { "recovering" } else { word(is_reachable) };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let accounts = word(admin.app.directory.is_following());
-    (status, Json(Readiness { ready, leaving, locks: word(locks), accounts })).into_response()
+    (status, Json(Readiness { ready, leaving, locks, recovering_ms, accounts })).into_response()
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {

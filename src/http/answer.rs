@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use axum::{
     Json,
     http::StatusCode,
@@ -115,6 +117,13 @@ impl<'a> NotAcquired<'a> {
             _ => held.map_or(0, |held| held.rest.as_millis() as u64),
         };
         Self { reason, retry_after_ms, holder }
+    }
+}
+
+impl NotAcquired<'_> {
+    /// Grants may have been forgotten, and nobody is granted any until then.
+    pub(super) fn recovering(rest: Duration) -> Self {
+        Self { reason: "recovering", retry_after_ms: rest.as_millis() as u64, holder: None }
     }
 }
 

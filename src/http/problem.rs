@@ -149,6 +149,11 @@ impl From<LocksError> for Problem {
         match error {
             LocksError::Keyspace(error) => error.into(),
             LocksError::Full => Self::unavailable("as many requests wait in this server as may"),
+            LocksError::Unsettled => Self::unavailable("what is held is not known yet after a loss"),
+            LocksError::Ledger(error) => {
+                tracing::warn!(%error, "a long lease was not granted");
+                Self::unavailable("a long lease could not be written down in time")
+            }
             LocksError::TooLate => Self::unavailable("the lock store was reached too late"),
             LocksError::Reply(error) => {
                 tracing::error!(%error, "a script and its reader disagree");

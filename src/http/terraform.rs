@@ -144,6 +144,9 @@ pub(super) async fn acquire(
         Acquired::Refused(Refusal::TimedOut(None) | Refusal::Draining(_)) => {
             Err(Problem::unavailable("the lock could not be waited for here"))
         }
+        Acquired::Refused(Refusal::Recovering { rest }) => {
+            Err(Problem::unavailable("grants may have been forgotten, and none are made for now").retry_after(rest))
+        }
         Acquired::Refused(refusal) => Err(over_plan(caller, &refusal)),
     }
 }
@@ -175,7 +178,8 @@ pub(super) async fn unlock(
 ) -> Result<Response, Problem> {
     let (_, owner) = read(body)?;
     let claimant = Claimant { account: caller.account().account, owner: Some(owner) };
-    let request = ReleaseRequest { lock, claimant, fence: None, payment: caller.payment() };
+    let lease_max = caller.account().plan.lease_max;
+    let request = ReleaseRequest { lock, claimant, fence: None, lease_max, payment: caller.payment() };
     let ReleaseRequest { lock, .. } = &request;
     match caller.settle(app.locks.release(&request).await?) {
         Released::Released => Ok(LockAnswer::yes(&lock.name, namespace, Nothing {})),

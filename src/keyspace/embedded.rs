@@ -12,9 +12,19 @@ use std::{
 
 use mlua::{Function, Lua, LuaOptions, MultiValue, StdLib, Table, Value};
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use self::store::Store;
-use super::{KeyspaceError, Reply, Script};
+use super::{KeyspaceError, Reply, Script, home::Home};
+
+/// A text that is kept under a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub key: String,
+    pub value: String,
+    /// When it lapses, in milliseconds since 1970; `None` for never.
+    pub expires_ms: Option<u64>,
+}
 
 /// Where the embedded keyspace has the time from, so that tests can move it.
 pub trait Clock: Send + Sync + 'static {
@@ -30,6 +40,8 @@ pub struct SystemClock;
 pub struct Embedded {
     engine: Mutex<Engine>,
     clock: Box<dyn Clock>,
+    home: Home,
+    process: String,
 }
 
 /// One Lua state, whose application data is the [`Store`].
@@ -48,7 +60,8 @@ impl Embedded {
     /// When no Lua state can be made.
     pub fn new(clock: impl Clock) -> Result<Self, KeyspaceError> {
         let engine = Engine::new().map_err(refused)?;
-        Ok(Self { engine: Mutex::new(engine), clock: Box::new(clock) })
+        let process = Uuid::new_v4().to_string();
+        Ok(Self { engine: Mutex::new(engine), clock: Box::new(clock), home: Home::new(), process })
     }
 
     /// Runs a script as a whole, as Redis would.
@@ -66,6 +79,28 @@ impl Embedded {
             store.subscribe(channel, sender);
         }
         receiver
+    }
+
+    /// All keys that begin with `prefix` and have a text, in no order.
+    pub fn texts(&self, prefix: &str) -> Vec<Kept> {
+        let now_us = self.clock.now_us();
+        let engine = self.engine();
+        let store = engine.lua.app_data_mut::<Store>();
+        store
+            .map(|mut store| {
+                store.begin(now_us);
+                store.texts(prefix)
+            })
+            .unwrap_or_default()
+    }
+
+    pub(super) fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// What it calls itself: another name each time.
+    pub(super) fn process(&self) -> String {
+        self.process.clone()
     }
 
     /// The time that scripts see, in microseconds since 1970.

@@ -20,10 +20,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::{
     address::Address,
     call::{Fault, evaluate},
-    link::Link,
+    link::{Hearth, Link},
     subscriptions::Subscriptions,
 };
-use super::{KeyspaceError, Reply, Script};
+use super::{
+    KeyspaceError, Reply, Script,
+    home::{Home, LOCK_TAG},
+    key,
+};
 use crate::config::RedisSettings;
 
 pub use self::check::StartError;
@@ -40,6 +44,7 @@ pub struct Redis {
     prefix: String,
     timeout: Duration,
     wait_replicas: u32,
+    home: Arc<Home>,
     _tasks: DropGuard,
 }
 
@@ -56,7 +61,9 @@ impl Redis {
         let stop = CancellationToken::new();
         let pool = address.pool(settings.pool_size, settings.timeout)?;
         let subscriptions = Subscriptions::start(address.clone(), stop.clone());
-        let link = Link::start(address, stop.clone()).await?;
+        let home = Arc::new(Home::new());
+        let keys = ["home", "clock"].map(|kind| key(&settings.prefix, LOCK_TAG, kind, ""));
+        let link = Link::start(address, Hearth { home: home.clone(), keys }, stop.clone()).await?;
         Ok(Arc::new(Self {
             link,
             pool,
@@ -64,6 +71,7 @@ impl Redis {
             prefix: settings.prefix.clone(),
             timeout: settings.timeout,
             wait_replicas: settings.wait_replicas,
+            home,
             _tasks: stop.drop_guard(),
         }))
     }
@@ -145,6 +153,19 @@ impl Redis {
             return Err(KeyspaceError::NoAnswer(complaint));
         }
         Ok(reply)
+    }
+
+    pub(super) fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// What the server says of itself that the connection leads to.
+    ///
+    /// # Errors
+    /// When there is none in time.
+    pub(super) async fn process(&self) -> Result<String, KeyspaceError> {
+        let live = self.link.live(Instant::now() + self.timeout).await?;
+        Ok(live.identity().process())
     }
 
     /// Listens to a channel for as long as the receiver is kept.

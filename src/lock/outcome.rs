@@ -18,6 +18,9 @@ pub enum Refusal {
     TimedOut(Option<Held>),
     /// The server is about to stop, and waits for nothing any more.
     Draining(Option<Held>),
+    /// Grants may have been forgotten, and nothing is granted until they have
+    /// lapsed.
+    Recovering { rest: Duration },
     /// The account holds as many locks as its plan allows.
     OverQuota { held: u64 },
     /// The account waits with as many requests as its plan allows.

@@ -20,6 +20,8 @@ pub enum Turn {
     Over(Acquired),
     /// It is not, while somebody else holds the lock.
     Waiting(Held),
+    /// It is not, since nothing is granted for so long.
+    Recovering { rest: Duration },
     /// Another request of the same owner has its place.
     Replaced(Held),
     /// It does not stand in line, and the lock is not held for it.
@@ -49,6 +51,7 @@ impl Locks {
         let outcome = match answer.outcome {
             Turn::Over(acquired) => acquired,
             Turn::Waiting(held) | Turn::Replaced(held) => Acquired::Refused(Refusal::Held(held)),
+            Turn::Recovering { rest } => Acquired::Refused(Refusal::Recovering { rest }),
             Turn::Gone => Acquired::Refused(Refusal::TimedOut(None)),
         };
         Ok(Answer { outcome, standing: answer.standing })
@@ -59,7 +62,8 @@ impl Locks {
     /// it that the attempt is withdrawn when its answer is lost.
     ///
     /// # Errors
-    /// When the keyspace gave no answer in time.
+    /// When the keyspace gave no answer in time, or a long lease could not be
+    /// written down.
     pub async fn ask(
         &self,
         request: &AcquireRequest,
@@ -67,6 +71,7 @@ impl Locks {
         wait: Duration,
     ) -> Result<Answer<Turn>, LocksError> {
         let deadline_us = self.deadline_us()?;
+        let era = self.era_for(request.lease);
         let account = request.claimant.account.to_string();
         let place = request.lock.to_string();
         let keys = Keys::new(&self.keyspace, &place, &account, &request.payment);
@@ -85,10 +90,14 @@ impl Locks {
             &wait.as_millis().to_string(),
             &self.pod,
             &request.waiting_max.to_string(),
+            &self.keyspace.epoch_us().to_string(),
         ];
         let reply = self.keyspace.run_replicated(&ACQUIRE, &keys.all(), &args).await?;
         Self::count("acquire", &reply);
         let outcome = read_turn(&reply, 2, request.lease)?;
+        if let Turn::Over(Acquired::Granted(grant)) = &outcome {
+            self.write_granted(era.as_ref(), request, grant).await?;
+        }
         Ok(Answer { outcome, standing: read_standing(&reply, &request.payment)? })
     }
 }
@@ -111,6 +120,7 @@ pub(super) fn read_turn(reply: &Reply, index: usize, lease: Lease) -> Result<Tur
             Acquired::Granted(Grant { fence, lease, expires_at })
         }
         "held" | "in_line" => return Ok(Turn::Waiting(read_held(reply, index)?)),
+        "recovering" => return Ok(Turn::Recovering { rest: Duration::from_millis(reply.word(index)?) }),
         "replaced" => return Ok(Turn::Replaced(read_held(reply, index)?)),
         "gone" => return Ok(Turn::Gone),
         "over_quota" => Acquired::Refused(Refusal::OverQuota { held: reply.word(index)? }),

@@ -5,11 +5,21 @@ use super::{
 };
 use crate::{
     keyspace::Script,
-    lock::{Attempt, Payment},
+    lock::{Acquired, Attempt, Fence, Payment},
 };
 
 static COLLECT: Script = script!("collect" = "keys" "hold" "line" "places" "collect");
 static WITHDRAW: Script = script!("withdraw" = "keys" "line" "places" "withdraw");
+
+/// What there was of an attempt that was taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withdrawn {
+    /// The lock, under this fence.
+    Released(Fence),
+    /// A place in line.
+    Left,
+    Absent,
+}
 
 impl Locks {
     /// Asks how an attempt stands that waits, and takes the lock if it was
@@ -19,6 +29,7 @@ impl Locks {
     /// When the keyspace gave no answer in time.
     pub async fn collect(&self, request: &AcquireRequest, attempt: Attempt, is_over: bool) -> Result<Turn, LocksError> {
         let deadline_us = self.deadline_us()?;
+        let era = self.era_for(request.lease);
         let account = request.claimant.account.to_string();
         let place = request.lock.to_string();
         let keys = Keys::new(&self.keyspace, &place, &account, &Payment::Paid);
@@ -32,27 +43,38 @@ impl Locks {
             &request.held_max.to_string(),
             &request.about(),
             if is_over { "1" } else { "" },
+            &self.keyspace.epoch_us().to_string(),
         ];
         let reply = self.keyspace.run_replicated(&COLLECT, &keys.all(), &args).await?;
         Self::count("collect", &reply);
-        read_turn(&reply, 1, request.lease)
+        let turn = read_turn(&reply, 1, request.lease)?;
+        if let Turn::Over(Acquired::Granted(grant)) = &turn {
+            self.write_granted(era.as_ref(), request, grant).await?;
+        }
+        Ok(turn)
     }
 
     /// Takes back one attempt, however far it came and however late: no other is
-    /// touched. The place of an owner is kept for a while. Returns whether there
-    /// was anything of it.
+    /// touched. The place of an owner is kept for a while. Returns what there
+    /// was of it.
     ///
     /// # Errors
     /// When the keyspace gave no answer in time.
-    pub async fn withdraw(&self, lock: &LockId, claimant: &Claimant, attempt: Attempt) -> Result<bool, LocksError> {
+    pub async fn withdraw(
+        &self,
+        lock: &LockId,
+        claimant: &Claimant,
+        attempt: Attempt,
+    ) -> Result<Withdrawn, LocksError> {
         let account = claimant.account.to_string();
         let place = lock.to_string();
         let keys = Keys::new(&self.keyspace, &place, &account, &Payment::Paid);
         let args = [&*account, claimant.owner_text(), &place, &attempt.to_string()];
         let reply = self.keyspace.run(&WITHDRAW, &keys.all(), &args).await?;
         match reply.status() {
-            "released" | "left" => Ok(true),
-            "absent" => Ok(false),
+            "released" => Ok(Withdrawn::Released(reply.word(1)?)),
+            "left" => Ok(Withdrawn::Left),
+            "absent" => Ok(Withdrawn::Absent),
             _ => Err(reply.bad().into()),
         }
     }

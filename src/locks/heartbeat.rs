@@ -19,9 +19,11 @@ impl Locks {
     /// When the keyspace gave no answer in time; the lease may be renewed then.
     pub async fn heartbeat(&self, request: &HeartbeatRequest) -> Result<Answer<Heartbeaten>, LocksError> {
         let deadline_us = self.deadline_us()?;
+        let era = self.era_for(request.lease);
         let account = request.claimant.account.to_string();
         let place = request.lock.to_string();
         let keys = Keys::new(&self.keyspace, &place, &account, &request.payment);
+        let keys = [&*keys.lock, &keys.held, &keys.bucket, &keys.clock];
         let [interval_us, burst_us] = rate_args(&request.payment);
         let args = [
             &*interval_us,
@@ -32,10 +34,16 @@ impl Locks {
             &request.lease.as_ms().to_string(),
             &request.fence.map(|fence| fence.to_string()).unwrap_or_default(),
             &deadline_us.to_string(),
+            if self.is_long(request.lease) { "1" } else { "" },
         ];
-        let reply = self.keyspace.run_replicated(&HEARTBEAT, &[&keys.lock, &keys.held, &keys.bucket], &args).await?;
+        let reply = self.keyspace.run_replicated(&HEARTBEAT, &keys, &args).await?;
         Self::count("heartbeat", &reply);
-        let outcome = read_heartbeaten(&reply, request.lease)?;
+        let mut outcome = read_heartbeaten(&reply, request.lease)?;
+        if let Heartbeaten::Renewed(grant) = &mut outcome
+            && self.is_long(grant.lease)
+        {
+            self.write_renewed(era.as_ref(), place, grant, reply.text(4)?).await;
+        }
         if matches!(outcome, Heartbeaten::Refused(_)) {
             Self::count_lapse("holder");
         }
@@ -49,6 +57,7 @@ fn read_heartbeaten(reply: &Reply, lease: Lease) -> Result<Heartbeaten, LocksErr
         "not_held" => Heartbeaten::Refused(NotHeld::Free),
         "held_by_another" => Heartbeaten::Refused(NotHeld::HeldByAnother),
         "rate_limited" => Heartbeaten::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) },
+        "unsettled" => return Err(LocksError::Unsettled),
         "late" => return Err(LocksError::TooLate),
         _ => return Err(reply.bad().into()),
     })

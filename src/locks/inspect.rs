@@ -56,6 +56,9 @@ impl Locks {
         let args = [&*account, &place, &request.fence.to_string(), &deadline_us.to_string()];
         let reply = self.keyspace.run(&BREAK, &keys.all(), &args).await?;
         Self::count("break", &reply);
+        if reply.status() == "broken" {
+            self.strike(place, request.fence, Duration::from_millis(reply.word(1)?));
+        }
         Ok(match reply.status() {
             "broken" => Broken::Broken,
             "not_held" => Broken::Refused(NotHeld::Free),

@@ -31,6 +31,8 @@ pub enum Look {
         /// The attempt that has the lock to collect, if it is one.
         to_collect: Option<String>,
     },
+    /// Nobody may have the lock for so long.
+    Recovering { rest: Duration, waiting: usize },
     /// Nobody holds the lock, and nobody waits for it.
     Free,
 }
@@ -44,13 +46,14 @@ impl Locks {
     /// Since when nobody has said so, before it was the keyspace that was away.
     const ABSENCE: Duration = Duration::from_millis(2500);
 
-    /// Listens to what this server is told of its waiters, and says that it is
-    /// there, until `stop`.
+    /// Listens to what this server is told of its waiters, says that it is there,
+    /// and brings recoveries to their end, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let messages = self.keyspace.subscribe(&self.pod);
         tokio::select! {
             () = self.listen(messages) => {}
             () = self.stay_alive() => {}
+            () = self.recover_always() => {}
             () = stop.cancelled() => {}
         }
     }
@@ -70,6 +73,7 @@ impl Locks {
                 }
                 Look::Held { rest: Duration::from_millis(reply.word(1)?), waiting: reply.word(2)?, to_collect }
             }
+            "recovering" => Look::Recovering { rest: Duration::from_millis(reply.word(1)?), waiting: reply.word(2)? },
             "free" => Look::Free,
             _ => return Err(reply.bad().into()),
         })
@@ -139,6 +143,10 @@ impl Locks {
                         self.waiters.wake(attempt);
                     }
                     self.waiters.wake_line_beyond(&line.lock, waiting + usize::from(to_collect.is_some()));
+                    line.look_by(Instant::now() + Line::just_after(rest));
+                }
+                Ok(Look::Recovering { rest, waiting }) => {
+                    self.waiters.wake_line_beyond(&line.lock, waiting);
                     line.look_by(Instant::now() + Line::just_after(rest));
                 }
                 Ok(Look::Free) => self.waiters.wake_line_beyond(&line.lock, 0),

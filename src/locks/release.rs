@@ -31,9 +31,13 @@ impl Locks {
             &place,
             &request.fence.map(|fence| fence.to_string()).unwrap_or_default(),
             &deadline_us.to_string(),
+            if self.is_long(request.lease_max) { "1" } else { "" },
         ];
         let reply = self.keyspace.run(&RELEASE, &keys.all(), &args).await?;
         Self::count("release", &reply);
+        if reply.status() == "released" {
+            self.strike(place, reply.word(2)?, Duration::from_millis(reply.word(3)?));
+        }
         Ok(Answer { outcome: read_released(&reply)?, standing: read_standing(&reply, &request.payment)? })
     }
 }
@@ -44,6 +48,7 @@ fn read_released(reply: &Reply) -> Result<Released, LocksError> {
         "not_held" => Released::Refused(NotHeld::Free),
         "held_by_another" => Released::Refused(NotHeld::HeldByAnother),
         "rate_limited" => Released::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) },
+        "unsettled" => return Err(LocksError::Unsettled),
         "late" => return Err(LocksError::TooLate),
         _ => return Err(reply.bad().into()),
     })

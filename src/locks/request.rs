@@ -1,7 +1,7 @@
 use std::{fmt, str::FromStr};
 
 use crate::{
-    keyspace::{BadReply, Keyspace, Reply},
+    keyspace::{BadReply, Keyspace, LOCK_TAG, Reply},
     lock::{AccountId, Fence, Info, Label, Lease, LockName, NamespaceId, Note, Owner, Payment, RateStanding},
 };
 
@@ -54,6 +54,8 @@ pub struct ReleaseRequest {
     pub claimant: Claimant,
     /// Release only the grant with this fence.
     pub fence: Option<Fence>,
+    /// The longest lease that the account may have.
+    pub lease_max: Lease,
     pub payment: Payment,
 }
 
@@ -111,10 +113,6 @@ impl FromStr for LockId {
 #[error("this is no place of a lock")]
 pub struct NotAPlace;
 
-/// The hash tag of all that belongs to locks. One slot, until there is a
-/// cluster to spread them over.
-const LOCK_TAG: &str = "0";
-
 /// A script made of files, one behind the other, the prelude first. A file that
 /// returns where there is nothing more to do spares Redis the setting up of what
 /// stands behind it.
@@ -138,7 +136,7 @@ pub(super) use script;
 /// them.
 pub(super) struct Keys {
     pub lock: String,
-    clock: String,
+    pub clock: String,
     pub held: String,
     pub bucket: String,
     pub line: String,
@@ -152,7 +150,7 @@ impl Keys {
     pub(super) fn new(keyspace: &Keyspace, place: &str, account: &str, payment: &Payment) -> Self {
         Self {
             lock: lock_key(keyspace, place),
-            clock: keyspace.key(LOCK_TAG, "clock", ""),
+            clock: clock_key(keyspace),
             held: held_key(keyspace, account),
             bucket: bucket_key(keyspace, payment),
             line: keyspace.key(LOCK_TAG, "line", place),
@@ -168,6 +166,15 @@ impl Keys {
         let Self { lock, clock, held, bucket, line, tickets, kept, pods, waiting } = self;
         [lock, clock, held, bucket, line, tickets, kept, pods, waiting]
     }
+}
+
+pub(super) fn clock_key(keyspace: &Keyspace) -> String {
+    keyspace.key(LOCK_TAG, "clock", "")
+}
+
+/// Who has the grants, see `lua/arrive.lua`.
+pub(super) fn home_key(keyspace: &Keyspace) -> String {
+    keyspace.key(LOCK_TAG, "home", "")
 }
 
 pub(super) fn lock_key(keyspace: &Keyspace, place: &str) -> String {

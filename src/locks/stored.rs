@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::{
     keyspace::{BadReply, Reply},
-    lock::{Held, Holder, Info, Label, Note, Owner},
+    lock::{Fence, Held, Holder, Info, Label, Note, Owner},
 };
 
 /// Reads the time at `index` of a reply, in milliseconds since 1970.
@@ -17,6 +17,13 @@ pub(super) fn read_time(reply: &Reply, index: usize) -> Result<Timestamp, BadRep
 pub(super) fn read_held(reply: &Reply, index: usize) -> Result<Held, BadReply> {
     let rest = Duration::from_millis(reply.word(index)?);
     Ok(Held { holder: read_holder(reply, index + 2, index + 1)?, rest })
+}
+
+/// The fence of a grant; none for one that has yet to be collected.
+pub(super) fn fence_of(record: &str) -> Option<Fence> {
+    let mut lines = record.split('\n').skip(2);
+    let fence = lines.next()?.parse().ok()?;
+    lines.next().filter(|attempt| !attempt.starts_with('?')).map(|_| fence)
 }
 
 /// Reads a grant as `lua/keys.lua` describes it: one field to a line.

@@ -3,7 +3,7 @@ use std::time::Duration;
 use tokio::{runtime::Handle, time};
 
 use super::{
-    Locks,
+    Locks, Withdrawn,
     request::{AcquireRequest, Claimant, LockId},
 };
 use crate::lock::{Attempt, Lease};
@@ -62,7 +62,7 @@ impl Undoing {
             return;
         };
         let tries = async {
-            if !self.withdraw().await {
+            if self.withdraw().await == Withdrawn::Absent {
                 // It may be on its way yet, by another connection; what comes
                 // after its deadline does nothing.
                 time::sleep(self.locks.keyspace.timeout() + Self::PAUSE_MIN).await;
@@ -74,13 +74,18 @@ impl Undoing {
         }
     }
 
-    /// Withdraws the attempt, trying until the keyspace answers. Returns whether
-    /// there was anything of it.
-    async fn withdraw(&self) -> bool {
+    /// Withdraws the attempt, trying until the keyspace answers. Returns what there
+    /// was of it.
+    async fn withdraw(&self) -> Withdrawn {
         let mut pause = Self::PAUSE_MIN;
         loop {
             match self.locks.withdraw(&self.lock, &self.claimant, self.attempt).await {
-                Ok(found) => return found,
+                Ok(withdrawn) => {
+                    if let Withdrawn::Released(fence) = withdrawn {
+                        self.locks.strike(self.lock.to_string(), fence, self.lease.as_duration());
+                    }
+                    return withdrawn;
+                }
                 Err(error) => tracing::debug!(%error, "an attempt could not be withdrawn yet"),
             }
             time::sleep(pause).await;

@@ -68,6 +68,10 @@ impl Locks {
                     undo.disarm();
                     return Ok(answered(given_up(Some(held), draining)));
                 }
+                Ok(Turn::Recovering { rest }) if is_over => {
+                    undo.disarm();
+                    return Ok(answered(Acquired::Refused(Refusal::Recovering { rest })));
+                }
                 Ok(Turn::Gone) if is_over => {
                     undo.disarm();
                     return Ok(answered(given_up(None, draining)));
@@ -75,6 +79,10 @@ impl Locks {
                 Err(error) if is_over => return Err(error),
                 Ok(Turn::Waiting(held)) => {
                     seat.expect_lapse(held.rest);
+                    ends.min(Instant::now() + ASK_INTERVAL)
+                }
+                Ok(Turn::Recovering { rest }) => {
+                    seat.expect_lapse(rest);
                     ends.min(Instant::now() + ASK_INTERVAL)
                 }
                 // It was skipped, or the keyspace has forgotten the line.

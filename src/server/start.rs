@@ -11,6 +11,7 @@ use crate::{
     config::ServeSettings,
     keyspace::{Embedded, Keyspace, Redis, SystemClock},
     limits::{Addresses, Tokens},
+    lock::Lease,
     locks::Locks,
 };
 
@@ -40,9 +41,15 @@ pub(super) async fn start(
     };
 
     let background = TaskTracker::new();
+    let ledger = Arc::new(database.clone());
     let directory = Directory::new(database, keyspace.clone());
     background.spawn(directory.clone().run(stop.clone()));
-    let locks = Locks::new(keyspace.clone(), settings.limits.waiters as usize);
+    let short = Lease::from_ms(settings.recovery.journal_above.as_millis() as u64);
+    let locks = Locks::new(keyspace.clone(), ledger, short, settings.limits.waiters as usize);
+    // With all there it is over before the first request.
+    if let Err(error) = locks.recover().await {
+        tracing::warn!(%error, "it is not known yet whether grants were forgotten");
+    }
     background.spawn(locks.clone().run(stop.clone()));
     let app = Arc::new(App {
         locks,

@@ -57,6 +57,7 @@ fn begin_at_zero() {
         ("lockable_requests_shed_total", None, &[]),
         ("lockable_connections_refused_total", None, &[]),
         ("lockable_unauthenticated_total", None, &[]),
+        ("lockable_recoveries_total", None, &[]),
         ("lockable_lapses_total", Some("noticed_by"), &["holder", "line"]),
         ("lockable_keyspace_errors_total", Some("kind"), &["not_sent", "no_answer", "refused"]),
         ("lockable_database_errors_total", Some("kind"), &["error", "too_slow"]),
@@ -105,6 +106,8 @@ fn describe() {
     describe_counter!("lockable_rate_limited_total", "Requests refused because their token's rate was used up");
     describe_counter!("lockable_unauthenticated_total", "Requests without a token that anybody has");
     describe_gauge!("lockable_keyspace_up", "Whether locks can be asked for: 1, or 0 while Redis is away");
+    describe_gauge!("lockable_recovering", "Whether grants may have been forgotten, so that none are made: 1, or 0");
+    describe_counter!("lockable_recoveries_total", "How often this server was the first to notice such a loss");
     describe_gauge!("lockable_redis_pool_connections", "Connections to Redis for one user at a time");
     describe_gauge!("lockable_database_up", "Whether changes of accounts are followed: 1, or 0");
     describe_gauge!("lockable_database_connections", "Connections to the account database");

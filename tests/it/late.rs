@@ -14,9 +14,11 @@ use lockable::{
         AccountId, Acquired, Heartbeaten, Info, Label, Lease, LockName, NamespaceId, NotHeld, Note, Payment, Rate,
         RateDue, Refusal, Released,
     },
-    locks::{AcquireRequest, Claimant, HeartbeatRequest, LockId, Locks, LocksError, ReleaseRequest},
+    locks::{AcquireRequest, Claimant, HeartbeatRequest, LockId, LocksError, ReleaseRequest},
 };
 use uuid::Uuid;
+
+use crate::support::ledger::new_locks;
 
 /// A clock that runs ahead by `stride` microseconds each time it is read: what
 /// a pod sends is as late as that.
@@ -35,7 +37,7 @@ impl Clock for Striding {
 #[tokio::test]
 async fn a_late_acquire_grants_nothing_and_a_late_release_takes_nothing() {
     let clock = Striding { now: Arc::new(AtomicU64::new(1_000_000_000_000)), ..Striding::default() };
-    let locks = Locks::new(Keyspace::Embedded(Arc::new(Embedded::new(clock.clone()).unwrap())), 1);
+    let locks = new_locks(Keyspace::Embedded(Arc::new(Embedded::new(clock.clone()).unwrap()))).await;
     let lock = LockId { namespace: NamespaceId::Public, name: LockName::parse("late").unwrap() };
     let claimant = Claimant { account: AccountId(Uuid::new_v4()), owner: None };
     let acquire = AcquireRequest {
@@ -49,8 +51,13 @@ async fn a_late_acquire_grants_nothing_and_a_late_release_takes_nothing() {
         waiting_max: 0,
         payment: Payment::Paid,
     };
-    let release =
-        ReleaseRequest { lock: lock.clone(), claimant: claimant.clone(), fence: None, payment: Payment::Paid };
+    let release = ReleaseRequest {
+        lock: lock.clone(),
+        claimant: claimant.clone(),
+        fence: None,
+        lease_max: Lease::from_secs(3600),
+        payment: Payment::Paid,
+    };
     let heartbeat =
         HeartbeatRequest { lock, claimant, lease: Lease::from_secs(3600), fence: None, payment: Payment::Paid };
 
@@ -72,7 +79,7 @@ async fn a_late_acquire_grants_nothing_and_a_late_release_takes_nothing() {
 #[tokio::test]
 async fn fences_rise_though_the_clock_is_set_back() {
     let clock = Striding { now: Arc::new(AtomicU64::new(1_000_000_000_000)), ..Striding::default() };
-    let locks = Locks::new(Keyspace::Embedded(Arc::new(Embedded::new(clock.clone()).unwrap())), 1);
+    let locks = new_locks(Keyspace::Embedded(Arc::new(Embedded::new(clock.clone()).unwrap()))).await;
     let mut fences = Vec::new();
     for round in 0..10 {
         let request = AcquireRequest {
@@ -90,8 +97,13 @@ async fn fences_rise_though_the_clock_is_set_back() {
             Acquired::Granted(grant) => fences.push(grant.fence),
             refused => panic!("{refused:?}"),
         }
-        let release =
-            ReleaseRequest { lock: request.lock, claimant: request.claimant, fence: None, payment: Payment::Paid };
+        let release = ReleaseRequest {
+            lock: request.lock,
+            claimant: request.claimant,
+            fence: None,
+            lease_max: Lease::from_secs(1),
+            payment: Payment::Paid,
+        };
         assert_eq!(locks.release(&release).await.unwrap().outcome, Released::Released);
         clock.now.fetch_sub(3600 * 1_000_000, Ordering::SeqCst);
     }
@@ -112,7 +124,7 @@ async fn a_rate_does_not_wait_for_a_time_that_was_set_back() {
         fence: None,
         payment: Payment::Due(RateDue { bucket: keyspace.key("0", "rate", "token"), rate }),
     };
-    let locks = Locks::new(keyspace, 1);
+    let locks = new_locks(keyspace).await;
     let ask = async || locks.heartbeat(&request).await.unwrap().outcome;
     for _ in 0..rate.burst {
         assert_eq!(ask().await, Heartbeaten::Refused(NotHeld::Free));

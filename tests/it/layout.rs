@@ -11,6 +11,7 @@ use crate::support::{Cluster, eventually, redis::RedisServer};
 /// What differs from one run to the next, and what stands for it.
 static VARIABLE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     [
+        (r"\b[0-9a-f]{40}\b", "IDENTITY"),
         (r"\b1[0-9]{15}\b", "MICROSECONDS"),
         (r"\b1[0-9]{12}\b", "MILLISECONDS"),
         (r"(?P<before>[^\w-])[\w-]{22}(?P<after>[^\w-])", "${before}ACCOUNT${after}"),

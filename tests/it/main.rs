@@ -31,6 +31,7 @@ mod operator;
 mod outage;
 mod queue;
 mod rates;
+mod recovery;
 mod redis;
 mod rolling;
 mod run;

@@ -19,7 +19,7 @@ use lockable::{
         AccountId, Acquired, Attempt, Fence, Heartbeaten, Info, Label, Lease, LockName, NamespaceId, Note, Owner,
         Payment, Rate, RateDue, Released,
     },
-    locks::{AcquireRequest, Answer, Claimant, HeartbeatRequest, LockId, Locks, Look, ReleaseRequest, Turn},
+    locks::{AcquireRequest, Answer, Claimant, HeartbeatRequest, LockId, Locks, Look, ReleaseRequest, Turn, Withdrawn},
 };
 use proptest::{
     collection::vec,
@@ -29,7 +29,10 @@ use proptest::{
 use uuid::Uuid;
 
 use self::rules::Model;
-use crate::support::redis::{FakeClock, RedisServer};
+use crate::support::{
+    ledger::new_locks,
+    redis::{FakeClock, RedisServer},
+};
 
 /// One request is refilled every tenth of a second.
 const RATE: Rate = Rate { per_second: 10, burst: 4 };
@@ -254,7 +257,10 @@ impl Trial {
             Step::Withdraw { ago } => {
                 if let Some((_, request, attempt)) = self.attempt(ago).cloned() {
                     let found = match on {
-                        Some((_, locks)) => locks.withdraw(&request.lock, &request.claimant, attempt).await.unwrap(),
+                        Some((_, locks)) => {
+                            let withdrawn = locks.withdraw(&request.lock, &request.claimant, attempt).await.unwrap();
+                            withdrawn != Withdrawn::Absent
+                        }
                         None => self.model.withdraw(&request, attempt),
                     };
                     return Seen::Withdrawn(found);
@@ -283,6 +289,7 @@ impl Trial {
                     lock: lock(index),
                     claimant: claimant(who),
                     fence: picked(index, fence),
+                    lease_max: Lease::from_secs(3600),
                     payment: pay(due),
                 };
                 Seen::Released(match on {
@@ -320,12 +327,12 @@ async fn run(steps: &[Step], server: &RedisServer, clock: &FakeClock, redis: &Ke
     let hand = Hand(Arc::new(AtomicU64::new(clock.now_us())));
     let embedded = Keyspace::Embedded(Arc::new(Embedded::new(hand.clone()).unwrap()));
     let keyspaces = [("the embedded keyspace", embedded), ("Redis", redis.clone())];
-    let mut trial = Trial {
-        keyspaces: keyspaces.map(|(name, keyspace)| (name, keyspace.clone(), Locks::new(keyspace, 1))).to_vec(),
-        model: Model::at(clock.now_us()),
-        fences: HashMap::new(),
-        attempts: Vec::new(),
-    };
+    let mut founded = Vec::new();
+    for (name, keyspace) in keyspaces {
+        founded.push((name, keyspace.clone(), new_locks(keyspace).await));
+    }
+    let mut trial =
+        Trial { keyspaces: founded, model: Model::at(clock.now_us()), fences: HashMap::new(), attempts: Vec::new() };
     for step in steps {
         match step {
             Step::Pass { us } => {

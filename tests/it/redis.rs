@@ -88,7 +88,7 @@ async fn messages_come_again_after_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_demoted_master_is_left_and_found_again_when_promoted() {
-    let cluster = Cluster::start(1).await;
+    let cluster = Cluster::start_careful(1).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     assert_eq!(client.get("/v1/acquire/before").await.json["response"], true);
 

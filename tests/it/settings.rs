@@ -108,7 +108,7 @@ async fn the_first_start_prints_a_token_once_and_no_log_ever_has_one() {
 
     let second = Pod::builder().database(&database).start().await;
     assert_eq!(second.stdout(), "");
-    assert_eq!(second.client(&token).get("/v1/acquire/a").await.json["response"], true);
+    assert_eq!(second.client(&token).get("/v1/heartbeat/a").await.json["response"], true);
 }
 
 #[tokio::test]

@@ -5,6 +5,8 @@ use std::{
 
 use tokio::sync::mpsc;
 
+use super::Kept;
+
 /// Keys with their values and expiry, and who listens to which channel.
 #[derive(Default)]
 pub(super) struct Store {
@@ -71,6 +73,20 @@ impl Store {
             Some(_) => Err(WrongType),
             None => Ok(None),
         }
+    }
+
+    /// The keys that begin with `prefix` and have a text.
+    pub(super) fn texts(&self, prefix: &str) -> Vec<Kept> {
+        let live = self.entries.iter().filter(|(key, entry)| {
+            key.starts_with(prefix) && entry.expires_ms.is_none_or(|expires_ms| expires_ms >= self.now_ms())
+        });
+        live.filter_map(|(key, entry)| match &entry.value {
+            Stored::Text(value) => {
+                Some(Kept { key: key.to_string(), value: value.clone(), expires_ms: entry.expires_ms })
+            }
+            Stored::Sorted(_) | Stored::Hash(_) => None,
+        })
+        .collect()
     }
 
     /// The sorted set at `key`; where there is none, an empty one is made if

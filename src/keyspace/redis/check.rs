@@ -44,14 +44,39 @@ impl From<RedisError> for StartError {
 /// The oldest version that is supported.
 const VERSION_MIN: u32 = 7;
 
+/// What a server says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// Another one with each start of a server.
+    pub(super) run_id: String,
+    /// Which history of changes its data is of: another one when a replica is
+    /// promoted, and also when a master has been without replicas for an hour.
+    pub(super) history: String,
+    /// Whether that history goes on from another, as a promoted replica's does.
+    goes_on: bool,
+}
+
+impl Identity {
+    /// What `lua/arrive.lua` knows it by.
+    pub(super) fn process(&self) -> String {
+        format!("{} {}", self.run_id, self.history)
+    }
+
+    /// Whether this is the same server, which has renamed its history and lost
+    /// nothing, given that it was `before` a moment ago.
+    pub(super) fn is_renamed(&self, before: &Self) -> bool {
+        self.run_id == before.run_id && self.history != before.history && !self.goes_on
+    }
+}
+
 /// Checks, on the connection that is to be used, that the server can keep its
-/// word. `INFO` says it all; `CONFIG` is often forbidden.
-pub(super) async fn check(connection: &mut MultiplexedConnection) -> Result<(), StartError> {
+/// word, and asks who it is. `INFO` says it all; `CONFIG` is often forbidden.
+pub(super) async fn check(connection: &mut MultiplexedConnection) -> Result<Identity, StartError> {
     let info: String = redis::cmd("INFO").arg(&["server", "memory", "replication"]).query_async(connection).await?;
     judge(&info)
 }
 
-fn judge(info: &str) -> Result<(), StartError> {
+fn judge(info: &str) -> Result<Identity, StartError> {
     let field = |name: &str| {
         info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim).unwrap_or_default()
     };
@@ -65,10 +90,14 @@ fn judge(info: &str) -> Result<(), StartError> {
         "noeviction" => {}
         policy => return Err(StartError::Eviction(policy.to_owned())),
     }
-    match field("role") {
-        "slave" => Err(StartError::Replica),
-        _ => Ok(()),
+    if field("role") == "slave" {
+        return Err(StartError::Replica);
     }
+    Ok(Identity {
+        run_id: field("run_id").to_owned(),
+        history: field("master_replid").to_owned(),
+        goes_on: field("master_replid2").bytes().any(|byte| byte != b'0'),
+    })
 }
 
 #[cfg(test)]

@@ -15,11 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     address::Address,
-    call::Fault,
-    check::{StartError, check},
+    call::{Fault, evaluate},
+    check::{Identity, StartError, check},
     pauses::pauses,
 };
-use crate::keyspace::KeyspaceError;
+use crate::keyspace::{
+    KeyspaceError,
+    home::{ARRIVE, Home},
+};
 
 /// How many scripts in a row may go unanswered before the connection is taken
 /// for dead.
@@ -33,9 +36,17 @@ pub(super) struct Link {
     clock: Arc<Mutex<Option<(u64, Instant)>>>,
 }
 
+/// Where scripts find who has the grants, and who is told.
+pub(super) struct Hearth {
+    pub(super) home: Arc<Home>,
+    /// The names of the keys `home` and `clock`.
+    pub(super) keys: [String; 2],
+}
+
 /// A connection whose server was checked.
 pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
+    identity: Mutex<Identity>,
     slow_in_a_row: AtomicU32,
     broken: CancellationToken,
 }
@@ -46,10 +57,14 @@ impl Link {
     /// # Errors
     /// When the server must not be used as it is. One that cannot be reached is
     /// waited for.
-    pub(super) async fn start(address: Address, stop: CancellationToken) -> Result<Arc<Self>, StartError> {
+    pub(super) async fn start(
+        address: Address,
+        hearth: Hearth,
+        stop: CancellationToken,
+    ) -> Result<Arc<Self>, StartError> {
         let (sender, live) = watch::channel(None);
         let clock = Arc::new(Mutex::new(None));
-        let mut supervisor = Supervisor { address, live: sender, clock: clock.clone() };
+        let mut supervisor = Supervisor { address, hearth, live: sender, clock: clock.clone() };
         let first = match supervisor.connect().await {
             Ok(live) => Some(live),
             Err(error) if error.is_passing() => {
@@ -93,6 +108,11 @@ fn not_connected() -> KeyspaceError {
 }
 
 impl Live {
+    /// Who the server has said that it is.
+    pub(super) fn identity(&self) -> Identity {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Takes note of an answer.
     pub(super) fn answered(&self) {
         if self.slow_in_a_row.load(Ordering::Relaxed) != 0 {
@@ -115,6 +135,7 @@ impl Live {
 
 struct Supervisor {
     address: Address,
+    hearth: Hearth,
     live: watch::Sender<Option<Arc<Live>>>,
     clock: Arc<Mutex<Option<(u64, Instant)>>>,
 }
@@ -161,20 +182,51 @@ impl Supervisor {
 
     async fn connect(&mut self) -> Result<Arc<Live>, StartError> {
         let mut connection = self.address.connect().await?;
-        check(&mut connection).await?;
+        let identity = check(&mut connection).await?;
+        // Before anybody can use it: what this server has may be old.
+        self.arrive(&mut connection, &identity, "").await?;
         self.hear_time(&mut connection).await?;
-        Ok(Arc::new(Live { connection, slow_in_a_row: AtomicU32::new(0), broken: CancellationToken::new() }))
+        Ok(Arc::new(Live {
+            connection,
+            identity: Mutex::new(identity),
+            slow_in_a_row: AtomicU32::new(0),
+            broken: CancellationToken::new(),
+        }))
     }
 
     /// Looks at the connection until it has to be given up; returns why.
     async fn watch(&mut self, live: &Live) -> String {
         let mut connection = live.connection.clone();
         while live.broken.run_until_cancelled(sleep(LOOK_INTERVAL)).await.is_some() {
-            if let Err(error) = self.hear_time(&mut connection).await {
+            if let Err(error) = self.look(&mut connection, live).await {
                 return error.to_string();
             }
         }
         "it failed a request".into()
+    }
+
+    /// Looks whether the server is still the one that was checked, and has all
+    /// that it had.
+    async fn look(&mut self, connection: &mut MultiplexedConnection, live: &Live) -> Result<(), StartError> {
+        let identity = check(connection).await?;
+        let before = live.identity();
+        let former = if identity.is_renamed(&before) { before.process() } else { String::new() };
+        self.arrive(connection, &identity, &former).await?;
+        *live.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+        Ok(self.hear_time(connection).await?)
+    }
+
+    async fn arrive(
+        &self,
+        connection: &mut MultiplexedConnection,
+        identity: &Identity,
+        former: &str,
+    ) -> Result<(), StartError> {
+        let [home, clock] = &self.hearth.keys;
+        let reply = evaluate(connection, &ARRIVE, &[home, clock], &[&identity.process(), former, "0"]).await;
+        let reply = reply.map_err(|fault| StartError::Away(KeyspaceError::from(fault).to_string()))?;
+        self.hearth.home.note(&reply).map_err(|error| StartError::Away(error.to_string()))?;
+        Ok(())
     }
 
     async fn hear_time(&mut self, connection: &mut MultiplexedConnection) -> redis::RedisResult<()> {

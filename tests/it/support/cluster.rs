@@ -1,4 +1,8 @@
-use super::{Account, Pod, postgres::Postgres, redis::RedisServer};
+use super::{
+    Account, Pod,
+    postgres::Postgres,
+    redis::{self, RedisServer},
+};
 
 /// Several pods on one Redis and one Postgres.
 pub struct Cluster {
@@ -10,9 +14,23 @@ pub struct Cluster {
 impl Cluster {
     /// Starts the servers, then the pods, all at once.
     pub async fn start(pods: usize) -> Self {
-        let redis = RedisServer::start();
+        Self::start_with(pods, RedisServer::builder(), &[]).await
+    }
+
+    /// Starts pods that see to it that a recovery is short: leases that are longer
+    /// than a second are written down.
+    pub async fn start_careful(pods: usize) -> Self {
+        Self::start_with(pods, RedisServer::builder(), &[("LOCKABLE_JOURNAL_ABOVE", "1s")]).await
+    }
+
+    /// Starts the servers, Redis as it is said, then the pods with these settings.
+    pub async fn start_with(pods: usize, redis: redis::Builder, settings: &[(&str, &str)]) -> Self {
+        let redis = redis.start();
         let postgres = Postgres::database().await;
-        let starting = (0..pods).map(|_| Pod::builder().redis(&redis).database(&postgres.url).start());
+        let starting = (0..pods).map(|_| {
+            let pod = Pod::builder().redis(&redis).database(&postgres.url);
+            settings.iter().fold(pod, |pod, (name, value)| pod.env(name, value)).start()
+        });
         let pods = futures_util::future::join_all(starting).await;
         Self { pods, redis, postgres }
     }

@@ -4,6 +4,7 @@ pub mod client;
 pub mod cluster;
 pub mod collector;
 pub mod command;
+pub mod ledger;
 pub mod pod;
 pub mod postgres;
 pub mod process;

@@ -1,0 +1,45 @@
+-- Compares the process that has the data with the one in which grants were made
+-- last. Where it is another, or the data is gone, grants may have been forgotten:
+-- from then on nothing is granted until the recovery that begins here is over.
+--
+-- KEYS[1] home  string: process and epoch, with a space between. The process is
+--               what Redis says of itself: run_id and master_replid, with a space
+--               between. The epoch is the time in us at which the recovery began
+--               since which it is home
+-- KEYS[2] clock, as in keys.lua
+-- ARGV[1] process: who this is
+-- ARGV[2] former: what it was called a moment ago, when it is sure that it is
+--         the same and has lost nothing; '' otherwise
+-- ARGV[3] floor_us: an epoch that was before this one, wherever it was; or '0'
+--
+-- Returns one of
+--   {'open', home}
+--   {'waiting', home, rest_ms}   grants are made after that time
+--   {'closed', home, reason}     long leases are to be put back; the reason stands
+--                                there for who was the first to notice
+local now = time_us()
+local home, clock = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])
+local process, epoch = string.match(home or '', '^(.*) (%d+)$')
+if process and process == ARGV[2] and process ~= ARGV[1] then
+  home = ARGV[1] .. ' ' .. epoch
+  redis.call('SET', KEYS[1], home)
+elseif not clock or process ~= ARGV[1] or tonumber(epoch) <= tonumber(ARGV[3]) then
+  home = ARGV[1] .. ' ' .. word(math.max(now, tonumber(epoch or 0) + 1, tonumber(ARGV[3]) + 1))
+  local fence = string.match(clock or '0', '^%d+')
+  -- DEL stands first: with its memory full Redis lets a script go on that has
+  -- begun to write, but not begin with a write that may need memory.
+  redis.call('DEL', KEYS[2])
+  redis.call('SET', KEYS[2], fence .. ' closed')
+  redis.call('SET', KEYS[1], home)
+  return {'closed', home, clock and 'another process has the data' or 'the data is gone'}
+end
+
+if string.find(clock, ' closed', 1, true) then
+  return {'closed', home, ''}
+end
+local until_ms = tonumber(string.match(clock, ' (%d+)$') or 0)
+local rest_ms = until_ms - math.floor(now / 1000)
+if rest_ms > 0 then
+  return {'waiting', home, word(rest_ms)}
+end
+return {'open', home}

@@ -1,0 +1,130 @@
+//! Which process has the grants, and whether it may have forgotten some. A
+//! process that is not known to have been there all the time, without any loss,
+//! grants nothing until a recovery is over: see `lua/arrive.lua`.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use metrics::{counter, gauge};
+use tokio::{sync::watch, time::Instant};
+
+use super::{BadReply, Reply, Script};
+use crate::lock::Era;
+
+pub(super) static ARRIVE: Script =
+    Script::new("arrive", concat!(include_str!("../../lua/prelude.lua"), include_str!("../../lua/arrive.lua")));
+
+/// The hash tag of all that belongs to locks. One slot, until there is a
+/// cluster to spread them over.
+pub const LOCK_TAG: &str = "0";
+
+/// How the grants of a keyspace stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub era: Era,
+    pub state: State,
+    /// Whether this server was the first to notice what made the era begin.
+    pub is_news: bool,
+}
+
+/// Whether grants are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// They are.
+    Open,
+    /// They will be, from then on.
+    Waiting { until: Instant },
+    /// Not before what is known of long leases has been put back.
+    Closed,
+}
+
+/// What a server knows of it, and who wants to hear of a change.
+pub(super) struct Home {
+    standing: watch::Sender<Option<Standing>>,
+    /// Beside the rest, since every acquire needs it.
+    epoch_us: AtomicU64,
+}
+
+impl Home {
+    pub(super) fn new() -> Self {
+        Self { standing: watch::Sender::new(None), epoch_us: AtomicU64::new(0) }
+    }
+
+    pub(super) fn standing(&self) -> watch::Receiver<Option<Standing>> {
+        self.standing.subscribe()
+    }
+
+    pub(super) fn epoch_us(&self) -> u64 {
+        self.epoch_us.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of what `arrive.lua` has said.
+    pub(super) fn note(&self, reply: &Reply) -> Result<Standing, BadReply> {
+        let standing = read(reply)?;
+        self.epoch_us.store(standing.era.epoch_us, Ordering::Relaxed);
+        let before = self.standing.send_replace(Some(standing.clone()));
+        standing.report(before.as_ref(), reply);
+        Ok(standing)
+    }
+
+    /// Measures how long nothing is granted yet.
+    pub(super) fn measure(&self) {
+        let rest = self.standing.borrow().as_ref().and_then(Standing::rest);
+        gauge!("lockable_recovering").set(f64::from(u8::from(rest.is_some())));
+    }
+}
+
+impl Standing {
+    /// How long a recovery will last, as far as is known: `None` when there is
+    /// none.
+    pub fn rest(&self) -> Option<Duration> {
+        /// What is to be asked for takes a moment, nobody knows how long.
+        const A_MOMENT: Duration = Duration::from_secs(1);
+        match self.state {
+            State::Open => None,
+            State::Waiting { until } => Some(until.saturating_duration_since(Instant::now())),
+            State::Closed => Some(A_MOMENT),
+        }
+    }
+
+    /// Says once what has changed.
+    fn report(&self, before: Option<&Self>, reply: &Reply) {
+        let is_same = before.is_some_and(|before| {
+            before.era.epoch_us == self.era.epoch_us
+                && std::mem::discriminant(&before.state) == std::mem::discriminant(&self.state)
+        });
+        if is_same {
+            return;
+        }
+        let epoch = self.era.epoch_us;
+        match self.state {
+            // At a start it is not known yet whether there were any.
+            State::Closed if self.is_news && before.is_some() => {
+                let reason = reply.text(2).unwrap_or_default();
+                counter!("lockable_recoveries_total").increment(1);
+                tracing::warn!(epoch, reason, "grants may have been forgotten, so nothing is granted for now");
+            }
+            State::Closed => tracing::debug!(epoch, "a recovery has begun"),
+            State::Waiting { until } => {
+                let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64();
+                tracing::info!(epoch, seconds, "long leases are back; what was forgotten of others will have lapsed");
+            }
+            State::Open if before.is_some() => tracing::info!(epoch, "locks are granted again"),
+            State::Open => {}
+        }
+    }
+}
+
+fn read(reply: &Reply) -> Result<Standing, BadReply> {
+    let (process, epoch) = reply.text(1)?.rsplit_once(' ').ok_or_else(|| reply.bad())?;
+    let epoch_us = epoch.parse().map_err(|_| reply.bad())?;
+    let (state, is_news) = match reply.status() {
+        "open" => (State::Open, false),
+        "waiting" => (State::Waiting { until: Instant::now() + Duration::from_millis(reply.word(2)?) }, false),
+        "closed" => (State::Closed, !reply.text(2)?.is_empty()),
+        _ => return Err(reply.bad()),
+    };
+    Ok(Standing { era: Era { tag: LOCK_TAG, process: process.to_owned(), epoch_us }, state, is_news })
+}

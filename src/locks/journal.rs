@@ -1,0 +1,103 @@
+//! Grants of long leases are written down before they are answered, so that a
+//! recovery need not wait for them to lapse.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::{sleep, timeout};
+
+use super::{AcquireRequest, Locks, stored};
+use crate::lock::{Era, Fence, Grant, Lease, LedgerError, LongGrant};
+
+/// How long to pause before the ledger is tried again.
+const PAUSE: Duration = Duration::from_secs(5);
+
+impl Locks {
+    /// Whether such a lease is written down.
+    pub(super) fn is_long(&self, lease: Lease) -> bool {
+        lease > self.short
+    }
+
+    /// The era in which a lease that is to be written down is granted: to be asked
+    /// for before it is. One that is granted in another is not written, lest the
+    /// next keyspace does not hear of it.
+    pub(super) fn era_for(&self, lease: Lease) -> Option<Era> {
+        if !self.is_long(lease) {
+            return None;
+        }
+        self.keyspace.standing().borrow().as_ref().map(|standing| standing.era.clone())
+    }
+
+    /// Writes a grant down that was made for a request.
+    pub(super) async fn write_granted(
+        &self,
+        era: Option<&Era>,
+        request: &AcquireRequest,
+        grant: &Grant,
+    ) -> Result<(), LedgerError> {
+        if !self.is_long(grant.lease) {
+            return Ok(());
+        }
+        let expires_ms = grant.expires_at.as_millisecond() as u64;
+        let record = [
+            &*request.claimant.account.to_string(),
+            request.claimant.owner_text(),
+            &grant.fence.to_string(),
+            "",
+            &expires_ms.saturating_sub(grant.lease.as_ms()).to_string(),
+            &request.about(),
+        ];
+        let place = request.lock.to_string();
+        self.write_down(era, LongGrant { place, fence: grant.fence, expires_ms, record: record.join("\n") }).await
+    }
+
+    /// Writes a renewal down. One that cannot be written is promised for no longer
+    /// than a lease that need not be; what the keyspace has lasts longer, and
+    /// harms nobody.
+    pub(super) async fn write_renewed(&self, era: Option<&Era>, place: String, grant: &mut Grant, record: &str) {
+        let expires_ms = grant.expires_at.as_millisecond() as u64;
+        let written = LongGrant { place, fence: grant.fence, expires_ms, record: record.to_owned() };
+        if let Err(error) = self.write_down(era, written).await {
+            tracing::debug!(%error, "a long lease is renewed for a short time alone");
+            let renewed_ms = expires_ms.saturating_sub(grant.lease.as_ms());
+            let promised = Timestamp::from_millisecond((renewed_ms + self.short.as_ms()) as i64);
+            grant.lease = self.short;
+            grant.expires_at = promised.unwrap_or(grant.expires_at);
+        }
+    }
+
+    async fn write_down(&self, era: Option<&Era>, grant: LongGrant) -> Result<(), LedgerError> {
+        let era = era.ok_or_else(|| LedgerError::Away("the keyspace is not known yet".into()))?;
+        self.ledger.write(era, &grant).await
+    }
+
+    /// Strikes a grant out that has ended before its lease, which would have gone
+    /// on for `rest`. Nobody waits for that: what still stands there after a loss
+    /// keeps a lock from others that is free, no worse.
+    pub(super) fn strike(&self, place: String, fence: Fence, rest: Duration) {
+        if rest <= self.short.as_duration() {
+            return;
+        }
+        let locks = self.clone();
+        self.undo_tasks.spawn(async move {
+            let Ok(_place) = locks.undoings.try_acquire() else {
+                tracing::warn!("too much is to be struck out of the ledger: a released lock is left in it");
+                return;
+            };
+            let tries = async {
+                while let Err(error) = locks.ledger.strike(&place, fence).await {
+                    tracing::debug!(%error, "a released lock could not be struck out of the ledger yet");
+                    sleep(PAUSE).await;
+                }
+            };
+            let _ = timeout(rest, tries).await;
+        });
+    }
+}
+
+/// A grant as the keyspace has it, in the form in which it is written down; none
+/// for one that was never collected.
+pub(super) fn long_grant(place: &str, expires_ms: u64, record: String) -> Option<LongGrant> {
+    let fence = stored::fence_of(&record)?;
+    Some(LongGrant { place: place.to_owned(), fence, expires_ms, record })
+}

@@ -1,0 +1,176 @@
+//! What happens after the keyspace may have forgotten grants: nothing is granted
+//! until those of long leases have been put back from the ledger, and all others
+//! have lapsed.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{
+    Locks, LocksError,
+    journal::long_grant,
+    request::{clock_key, held_key, home_key, lock_key, script},
+};
+use crate::{
+    keyspace::{Keyspace, Script, Standing, State},
+    lock::{Entered, Era, Fence, LongGrant},
+};
+
+static RESTORE: Script = script!("restore");
+static REOPEN: Script = script!("reopen");
+
+impl Locks {
+    /// How much longer a recovery lasts than the longest lease that is not
+    /// written down: clocks do not run alike, and holders count from when they
+    /// had their answer.
+    pub const RECOVERY_MARGIN: Duration = Duration::from_secs(5);
+
+    /// How long to leave it to the server that was the first to notice.
+    const COURTESY: Duration = Duration::from_secs(2);
+    const RETRY_PAUSE: Duration = Duration::from_secs(1);
+    /// How often to forget what has lapsed, and how long after.
+    const SWEEP_INTERVAL: Duration = Duration::from_secs(300);
+    const SWEEP_AFTER: Duration = Duration::from_secs(3600);
+    /// How many grants are put back at a time.
+    const BATCH: usize = 100;
+
+    /// Sees to it that every recovery comes to its end.
+    pub(super) async fn recover_always(&self) {
+        tokio::join!(self.mend_always(), self.sweep_always());
+    }
+
+    /// How much longer nothing is granted, as far as is known; `None` when locks
+    /// are.
+    pub fn recovery_rest(&self) -> Option<Duration> {
+        self.keyspace.standing().borrow().as_ref().and_then(Standing::rest)
+    }
+
+    /// Finds out whether grants may have been forgotten, and puts back what is
+    /// known of them if so.
+    ///
+    /// # Errors
+    /// When the keyspace or the ledger could not be asked; then it is to be
+    /// tried again.
+    pub async fn recover(&self) -> Result<Standing, LocksError> {
+        let mut standing = self.keyspace.arrive(0).await?;
+        let mut entered = self.ledger.enter(&standing.era, self.short.as_duration()).await?;
+        while let (Entered::Behind { epoch_us }, State::Closed) = (&entered, standing.state) {
+            standing = self.keyspace.arrive(*epoch_us).await?;
+            entered = self.ledger.enter(&standing.era, self.short.as_duration()).await?;
+        }
+        if standing.state != State::Closed {
+            return Ok(standing);
+        }
+        let (wait, last) = match entered {
+            Entered::First | Entered::Behind { .. } => (Duration::ZERO, None),
+            Entered::HandedOver { last } => (Duration::ZERO, Some(last)),
+            Entered::Again { short } => (short + Self::RECOVERY_MARGIN, None),
+        };
+        let restored = self.restore(&standing.era).await?;
+        self.reopen(&standing.era, wait, last).await?;
+        if restored > 0 {
+            tracing::info!(grants = restored, "put back grants of long leases");
+        }
+        Ok(self.keyspace.arrive(0).await?)
+    }
+
+    async fn mend_always(&self) {
+        let mut standing = self.keyspace.standing();
+        let mut complaint = String::new();
+        loop {
+            let closed =
+                standing.wait_for(|standing| standing.as_ref().is_some_and(|standing| standing.state == State::Closed));
+            let is_news = match closed.await {
+                Ok(standing) => standing.as_ref().is_some_and(|standing| standing.is_news),
+                // The keyspace is gone, and the process with it.
+                Err(_) => return,
+            };
+            if !is_news && complaint.is_empty() {
+                sleep(Self::COURTESY).await;
+            }
+            match self.recover().await {
+                Ok(_) => complaint.clear(),
+                Err(error) => {
+                    if complaint != error.to_string() {
+                        complaint = error.to_string();
+                        tracing::warn!(error = complaint, "a recovery cannot go on yet, and nothing is granted");
+                    }
+                    sleep(Self::RETRY_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn restore(&self, era: &Era) -> Result<u64, LocksError> {
+        let now_ms = self.keyspace.now_us().unwrap_or_default() / 1000;
+        let (mut after, mut restored) = (String::new(), 0);
+        loop {
+            let grants = self.ledger.page(era.tag, now_ms, &after).await?;
+            let Some(last) = grants.last() else { return Ok(restored) };
+            after.clone_from(&last.place);
+            for batch in grants.chunks(Self::BATCH) {
+                restored += self.restore_batch(era, batch).await?;
+            }
+        }
+    }
+
+    async fn restore_batch(&self, era: &Era, grants: &[LongGrant]) -> Result<u64, LocksError> {
+        let mut keys = vec![home_key(&self.keyspace), clock_key(&self.keyspace)];
+        let mut args = vec![era.to_string()];
+        for grant in grants {
+            let account = grant.record.split('\n').next().unwrap_or_default();
+            keys.extend([lock_key(&self.keyspace, &grant.place), held_key(&self.keyspace, account)]);
+            args.extend([grant.place.clone(), grant.expires_ms.to_string(), grant.record.clone()]);
+        }
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let reply = self.keyspace.run_replicated(&RESTORE, &keys, &args).await?;
+        match reply.status() {
+            "restored" => Ok(reply.word(1)?),
+            // Another server was quicker.
+            "over" => Ok(0),
+            _ => Err(reply.bad().into()),
+        }
+    }
+
+    async fn reopen(&self, era: &Era, wait: Duration, last: Option<Fence>) -> Result<(), LocksError> {
+        let keys = [home_key(&self.keyspace), clock_key(&self.keyspace)];
+        let wait_ms = wait.as_millis().to_string();
+        let last = last.map_or("0".to_owned(), |last| last.to_string());
+        let args = [&*era.to_string(), &wait_ms, &last];
+        let reply = self.keyspace.run_replicated(&REOPEN, &[&keys[0], &keys[1]], &args).await?;
+        match reply.status() {
+            "open" | "waiting" | "over" => Ok(()),
+            _ => Err(reply.bad().into()),
+        }
+    }
+
+    async fn sweep_always(&self) {
+        loop {
+            sleep(Self::SWEEP_INTERVAL).await;
+            let Some(now_us) = self.keyspace.now_us() else { continue };
+            let before_ms = (now_us / 1000).saturating_sub(Self::SWEEP_AFTER.as_millis() as u64);
+            if let Err(error) = self.ledger.sweep(before_ms).await {
+                tracing::debug!(%error, "the ledger could not be swept");
+            }
+        }
+    }
+
+    /// Leaves the grants of an embedded keyspace to the process that comes next.
+    pub(super) async fn hand_over(&self) {
+        let Keyspace::Embedded(embedded) = &self.keyspace else { return };
+        let Some(era) = self.keyspace.standing().borrow().as_ref().map(|standing| standing.era.clone()) else { return };
+        let prefix = lock_key(&self.keyspace, "");
+        let grants = embedded.texts(&prefix).into_iter().filter_map(|kept| {
+            let place = kept.key.strip_prefix(&prefix)?;
+            long_grant(place, kept.expires_ms?, kept.value)
+        });
+        // In a recovery it is no fence alone, and what is forgotten by then must
+        // lapse in the next process, too.
+        let clock = embedded.texts(&clock_key(&self.keyspace)).pop();
+        let Some(last) = clock.and_then(|clock| clock.value.parse().ok()) else { return };
+        if let Err(error) = self.ledger.hand_over(&era, last, grants.collect()).await {
+            tracing::warn!(%error, "locks are not kept for the next start");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Redis forgets: nothing is granted until what it held has lapsed, and long
+//! leases come back.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{Client, Cluster, Pod, eventually, postgres::Postgres, redis::RedisServer};
+
+/// How long a recovery lasts in these tests.
+const RECOVERY: Duration = Duration::from_secs(6);
+
+async fn reason(client: &Client, path: &str) -> String {
+    client.get(path).await.json["reason"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Waits until locks are granted again; returns how long it took.
+async fn reopened(client: &Client, since: Instant) -> Duration {
+    eventually(async || {
+        let answer = client.get("/v1/acquire/probe?owner=probe&lease=1s").await;
+        answer.status == 200 && answer.json["response"] == true
+    })
+    .await;
+    since.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_redis_grants_nothing_until_all_has_lapsed_and_long_leases_are_back() {
+    let cluster = Cluster::start_careful(2).await;
+    let account = cluster.account("business").await;
+    let clients = [0, 1].map(|pod| cluster.pods[pod].client(&account.token));
+    let long = clients[0].get("/v1/acquire/long?lease=1h&owner=ana&note=of%20long%20standing").await;
+    let released = clients[0].get("/v1/acquire/released?lease=1h").await;
+    assert_eq!((&long.json["response"], &released.json["response"]), (&true.into(), &true.into()));
+    assert_eq!(clients[1].get("/v1/release/released").await.json["response"], true);
+    assert_eq!(clients[0].get("/v1/acquire/short?lease=1s").await.json["response"], true);
+    eventually(async || cluster.postgres.query("SELECT count(*) FROM journal").unwrap().trim() == "1").await;
+
+    let emptied = Instant::now();
+    cluster.redis.cli(&["FLUSHALL"]);
+    for client in &clients {
+        let refused = client.get("/v1/acquire/short?lease=1s").await;
+        assert_eq!(refused.json["reason"], "recovering", "{}", refused.text);
+        assert!(refused.json["retry_after_ms"].as_u64().unwrap() <= RECOVERY.as_millis() as u64, "{}", refused.text);
+        assert_eq!(client.get("/v1/acquire/short?lease=1s&strict=true").await.status, 423);
+    }
+    // It is back before anything is granted, as it was.
+    eventually(async || clients[1].get("/v1/locks/long").await.json["held"] == true).await;
+    let holder = clients[1].get("/v1/locks/long").await.json["holder"].clone();
+    assert_eq!((&holder["owner"], &holder["note"]), (&"ana".into(), &"of long standing".into()), "{holder}");
+    assert_eq!(holder["fencing_token"], long.json["fencing_token"]);
+    let renewed = clients[1].get("/v1/heartbeat/long?lease=1h&owner=ana").await;
+    assert_eq!(renewed.json["fencing_token"], long.json["fencing_token"], "{}", renewed.text);
+
+    let took = reopened(&clients[0], emptied).await;
+    assert!(took >= RECOVERY, "{took:?}");
+    let again = clients[0].get("/v1/acquire/released?lease=1s").await;
+    assert_eq!(again.json["response"], true, "what was released does not come back: {}", again.text);
+    assert!(again.json["fencing_token"].as_u64() > released.json["fencing_token"].as_u64());
+    assert_eq!(reason(&clients[0], "/v1/acquire/long").await, "held");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_that_keeps_the_data_is_a_recovery_in_which_holders_go_on() {
+    let redis = RedisServer::builder().args(&["--appendonly", "yes"]);
+    let mut cluster = Cluster::start_with(1, redis, &[("LOCKABLE_JOURNAL_ABOVE", "1s")]).await;
+    let client = cluster.pods[0].client(&cluster.account("business").await.token);
+    let grant = client.get("/v1/acquire/kept?lease=1h&owner=ana").await;
+    cluster.redis.restart();
+    eventually(async || client.get("/v1/heartbeat/kept?lease=1h&owner=ana").await.json["response"] == true).await;
+    assert_eq!(reason(&client, "/v1/acquire/other").await, "recovering");
+    // Who asks for it again may have released it, and that may have been lost.
+    assert_eq!(reason(&client, "/v1/acquire/kept?owner=ana").await, "recovering");
+    let waiter = tokio::spawn({
+        let client = client.clone();
+        async move { client.get("/v1/acquire/other?wait=30s&lease=1s").await }
+    });
+    reopened(&client, Instant::now()).await;
+    assert_eq!(waiter.await.unwrap().json["response"], true, "it stood in line all the while");
+    let again = client.get("/v1/acquire/kept?lease=1h&owner=ana").await;
+    assert!(again.json["fencing_token"].as_u64() > grant.json["fencing_token"].as_u64(), "{}", again.text);
+    assert_eq!(client.get("/v1/release/kept?owner=ana").await.json["response"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_servers_open_one_recovery_and_a_first_start_needs_none() {
+    let (redis, postgres) = (RedisServer::start(), Postgres::database().await);
+    let builder = || {
+        let pod = Pod::builder().redis(&redis).database(&postgres.url);
+        pod.env("LOCKABLE_JOURNAL_ABOVE", "1s").env("LOCKABLE_ADMIN_LISTEN", "127.0.0.1:0")
+    };
+    let pods = futures_util::future::join_all((0..10).map(|_| builder().start())).await;
+    let token = pods[0].account("business").await.token;
+    for pod in &pods {
+        let granted = pod.client(&token).get("/v1/acquire/first?owner=one").await;
+        assert_eq!(granted.json["response"], true, "{}", granted.text);
+    }
+    redis.cli(&["FLUSHALL"]);
+    let states =
+        async || futures_util::future::join_all(pods.iter().map(async |pod| pod.admin().get("/readyz").await)).await;
+    eventually(async || states().await.iter().all(|ready| ready.json["locks"] == "recovering")).await;
+    for ready in states().await {
+        assert_eq!(ready.status, 200, "heartbeats and releases must get through: {}", ready.text);
+        assert!(ready.json["recovering_ms"].as_u64().unwrap() <= RECOVERY.as_millis() as u64, "{}", ready.text);
+    }
+    eventually(async || states().await.iter().all(|ready| ready.json["locks"] == "ok")).await;
+    let mut begun = 0;
+    for pod in &pods {
+        let metrics = pod.admin().get("/metrics").await.text;
+        let value = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        begun += value("lockable_recoveries_total ").unwrap();
+        assert_eq!(value("lockable_recovering "), Some(0));
+    }
+    assert_eq!(begun, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_database_short_leases_go_on_and_long_ones_are_renewed_for_a_short_time() {
+    let redis = RedisServer::start();
+    let mut postgres = Postgres::own().await;
+    let pod = Pod::builder().redis(&redis).database(&postgres.url).env("LOCKABLE_JOURNAL_ABOVE", "5s").start().await;
+    let client = pod.client(&pod.account("business").await.token);
+    assert_eq!(client.get("/v1/acquire/long?lease=1h").await.json["lease_ms"], 3_600_000);
+    postgres.stop();
+    assert_eq!(client.get("/v1/acquire/short?lease=5s").await.json["response"], true);
+    client.get("/v1/acquire/longer?lease=6s").await.assert_problem(503, "unavailable");
+    let renewed = client.get("/v1/heartbeat/long?lease=1h").await;
+    assert_eq!(
+        (&renewed.json["response"], &renewed.json["lease_ms"]),
+        (&true.into(), &5000.into()),
+        "{}",
+        renewed.text
+    );
+    // What could not be written down was taken back.
+    eventually(async || client.get("/v1/acquire/longer?lease=5s").await.json["response"] == true).await;
+    // A loss now cannot end before the database says what was written.
+    redis.cli(&["FLUSHALL"]);
+    assert_eq!(reason(&client, "/v1/acquire/any?lease=1s").await, "recovering");
+    client.get("/v1/heartbeat/long?lease=1h").await.assert_problem(503, "unavailable");
+    client.get("/v1/release/long").await.assert_problem(503, "unavailable");
+    postgres.start();
+    eventually(async || client.get("/v1/heartbeat/long?lease=1h").await.json["lease_ms"] == 3_600_000).await;
+    reopened(&client, Instant::now()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_server_leaves_its_locks_to_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite:{}", folder.path().join("test.db").display());
+    let start = async || Pod::builder().database(&database).env("LOCKABLE_JOURNAL_ABOVE", "2s").start().await;
+    let mut pod = start().await;
+    let token = pod.first_token();
+    let mut client = pod.client(&token);
+    let long = client.get("/v1/acquire/long?lease=1h&owner=ana").await.json["fencing_token"].clone();
+    let short = client.get("/v1/acquire/short?lease=2s&owner=bob").await.json["fencing_token"].clone();
+    assert_eq!(pod.stop().await, Some(0));
+
+    pod = start().await;
+    client = pod.client(&token);
+    assert_eq!(reason(&client, "/v1/acquire/long").await, "held");
+    assert_eq!(client.get("/v1/heartbeat/short?lease=2s&owner=bob").await.json["fencing_token"], short);
+    let next = client.get("/v1/acquire/next?lease=2s").await;
+    assert!(next.json["fencing_token"].as_u64() > short.as_u64(), "nobody has to wait: {}", next.text);
+
+    // Killed, it has lost the short one, which lapses before anything is granted.
+    pod.kill();
+    let killed = Instant::now();
+    pod = start().await;
+    client = pod.client(&token);
+    assert_eq!(client.get("/v1/heartbeat/long?lease=1h&owner=ana").await.json["fencing_token"], long);
+    assert_eq!(reason(&client, "/v1/acquire/next?lease=1s").await, "recovering");
+    let took = reopened(&client, killed).await;
+    assert!(took >= Duration::from_secs(7), "{took:?}");
+    assert_eq!(client.get("/v1/acquire/next?lease=1s").await.json["response"], true);
+    drop(pod);
+}

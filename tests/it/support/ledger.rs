@@ -1,0 +1,45 @@
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::{BoxFuture, ready};
+use lockable::{
+    keyspace::Keyspace,
+    lock::{Entered, Era, Fence, Lease, Ledger, LedgerError, LongGrant},
+    locks::Locks,
+};
+
+/// A ledger for which every keyspace is the first: for tests of one that forgets
+/// nothing.
+struct Blank;
+
+/// Locks in a keyspace that is new.
+pub async fn new_locks(keyspace: Keyspace) -> Locks {
+    let locks = Locks::new(keyspace, Arc::new(Blank), Lease::from_secs(60), 1);
+    locks.recover().await.unwrap();
+    locks
+}
+
+impl Ledger for Blank {
+    fn enter<'a>(&'a self, _: &'a Era, _: Duration) -> BoxFuture<'a, Result<Entered, LedgerError>> {
+        Box::pin(ready(Ok(Entered::First)))
+    }
+
+    fn write<'a>(&'a self, _: &'a Era, _: &'a LongGrant) -> BoxFuture<'a, Result<(), LedgerError>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn strike<'a>(&'a self, _: &'a str, _: Fence) -> BoxFuture<'a, Result<(), LedgerError>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn page<'a>(&'a self, _: &'a str, _: u64, _: &'a str) -> BoxFuture<'a, Result<Vec<LongGrant>, LedgerError>> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
+
+    fn hand_over<'a>(&'a self, _: &'a Era, _: Fence, _: Vec<LongGrant>) -> BoxFuture<'a, Result<(), LedgerError>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn sweep(&self, _: u64) -> BoxFuture<'_, Result<(), LedgerError>> {
+        Box::pin(ready(Ok(())))
+    }
+}
