@@ -24,7 +24,6 @@
 //! [fencing token](Lock::fencing_token).
 
 mod answer;
-mod clock;
 mod connection;
 mod error;
 mod guard;
@@ -32,9 +31,10 @@ mod keeper;
 mod request;
 mod wait;
 
+pub use crate::moment::Moment;
+
 pub use self::{
     answer::{Account, Acquired, Grant, Holder, Listed, NotHeld, Page, Plan, Refusal, Status, TokenInfo},
-    clock::Moment,
     connection::{Builder, Client},
     error::{Error, Problem},
     guard::{Changes, Lock, RELEASE_PATIENCE},

@@ -6,6 +6,7 @@ mod check;
 mod link;
 mod pauses;
 mod subscriptions;
+mod time;
 
 use std::{sync::Arc, time::Duration};
 

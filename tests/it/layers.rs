@@ -15,7 +15,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("lock", &[]),
     ("config", &["lock"]),
     ("telemetry", &["config"]),
-    ("keyspace", &["config", "lock"]),
+    ("moment", &[]),
+    ("keyspace", &["config", "lock", "moment"]),
     ("accounts", &["config", "keyspace", "lock"]),
     ("limits", &["config", "keyspace", "lock"]),
     ("locks", &["keyspace", "lock"]),
@@ -23,7 +24,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("http", &["accounts", "app", "limits", "lock", "locks"]),
     ("server", &["accounts", "app", "config", "http", "keyspace", "limits", "lock", "locks", "telemetry"]),
     ("operator", &["accounts", "config", "lock"]),
-    ("client", &["lock"]),
+    ("client", &["lock", "moment"]),
     ("cli", &["client", "lock"]),
     ("main", &["cli", "config", "operator", "server", "telemetry"]),
 ];

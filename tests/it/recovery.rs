@@ -172,3 +172,29 @@ async fn the_embedded_server_leaves_its_locks_to_the_next_start() {
     assert_eq!(client.get("/v1/acquire/next?lease=1s").await.json["response"], true);
     drop(pod);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leap_of_the_clock_of_redis_is_a_loss() {
+    let (redis, clock) = RedisServer::builder().start_with_clock(0);
+    let pod = Pod::builder().redis(&redis).env("LOCKABLE_JOURNAL_ABOVE", "1s").start().await;
+    let client = pod.client(&pod.first_token());
+    let mut fence = 0;
+    // Leases lapse early when it is set forward, fences fall when it is set back.
+    for leap in ["none", "forward", "back"] {
+        match leap {
+            "forward" => clock.advance(3_600_000_000),
+            "back" => clock.set_back(7_200_000_000),
+            _ => {}
+        }
+        if leap != "none" {
+            let since = Instant::now();
+            eventually(async || reason(&client, "/v1/acquire/any?lease=1s").await == "recovering").await;
+            reopened(&client, since).await;
+        }
+        let next = client.get("/v1/acquire/any?lease=1s").await.json["fencing_token"].as_u64().unwrap();
+        assert!(next > fence, "{leap}: {next}, {fence}");
+        fence = next;
+        assert_eq!(client.get("/v1/release/any").await.json["response"], true);
+    }
+    assert_eq!(pod.log().matches("has leapt").count(), 2, "{}", pod.log());
+}

@@ -17,10 +17,12 @@ pub(super) struct Address {
     client: Client,
     info: ConnectionInfo,
     config: AsyncConnectionConfig,
+    timeout: Duration,
     pub(super) shown: String,
 }
 
 impl Address {
+    const LEAP_MAX: Duration = Duration::from_secs(1);
     /// How long to try to connect once.
     const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
     /// After how long without traffic, and then how often, the system asks
@@ -51,7 +53,13 @@ impl Address {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(Self::CONNECT_TIMEOUT))
             .set_response_timeout(Some(timeout));
-        Ok(Self { client, info, config, shown })
+        Ok(Self { client, info, config, timeout, shown })
+    }
+
+    /// By how many microseconds the server's clock may leap: as much as a slow
+    /// answer is allowed to take, and a leap second.
+    pub(super) fn leap_max(&self) -> u64 {
+        self.timeout.max(Self::LEAP_MAX).as_micros() as u64
     }
 
     pub(super) async fn connect(&self) -> RedisResult<MultiplexedConnection> {

@@ -18,6 +18,7 @@ use super::{
     call::{Fault, evaluate},
     check::{Identity, StartError, check},
     pauses::pauses,
+    time::Time,
 };
 use crate::keyspace::{
     KeyspaceError,
@@ -43,10 +44,16 @@ pub(super) struct Hearth {
     pub(super) keys: [String; 2],
 }
 
+/// What a server said of itself at the last look.
+struct Looked {
+    identity: Identity,
+    time: Time,
+}
+
 /// A connection whose server was checked.
 pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
-    identity: Mutex<Identity>,
+    looked: Mutex<Looked>,
     slow_in_a_row: AtomicU32,
     broken: CancellationToken,
 }
@@ -110,7 +117,7 @@ fn not_connected() -> KeyspaceError {
 impl Live {
     /// Who the server has said that it is.
     pub(super) fn identity(&self) -> Identity {
-        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner).identity.clone()
     }
 
     /// Takes note of an answer.
@@ -184,11 +191,11 @@ impl Supervisor {
         let mut connection = self.address.connect().await?;
         let identity = check(&mut connection).await?;
         // Before anybody can use it: what this server has may be old.
-        self.arrive(&mut connection, &identity, "").await?;
-        self.hear_time(&mut connection).await?;
+        self.arrive(&mut connection, &identity, "", 0).await?;
+        let time = self.hear_time(&mut connection).await?;
         Ok(Arc::new(Live {
             connection,
-            identity: Mutex::new(identity),
+            looked: Mutex::new(Looked { identity, time }),
             slow_in_a_row: AtomicU32::new(0),
             broken: CancellationToken::new(),
         }))
@@ -209,11 +216,22 @@ impl Supervisor {
     /// that it had.
     async fn look(&mut self, connection: &mut MultiplexedConnection, live: &Live) -> Result<(), StartError> {
         let identity = check(connection).await?;
-        let before = live.identity();
-        let former = if identity.is_renamed(&before) { before.process() } else { String::new() };
-        self.arrive(connection, &identity, &former).await?;
-        *live.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
-        Ok(self.hear_time(connection).await?)
+        let time = self.hear_time(connection).await?;
+        let before = std::mem::replace(
+            &mut *live.looked.lock().unwrap_or_else(PoisonError::into_inner),
+            Looked { identity: identity.clone(), time },
+        );
+        let former = if identity.is_renamed(&before.identity) { before.identity.process() } else { String::new() };
+        // Leases last by this clock. When it leaps some lapse too early, or new
+        // fences are smaller than old ones.
+        let floor_us = match time.leap(&before.time, self.address.leap_max()) {
+            Some(leap) => {
+                tracing::warn!(seconds = leap, redis = self.address.shown, "the clock of Redis has leapt");
+                self.hearth.home.epoch_us()
+            }
+            None => 0,
+        };
+        self.arrive(connection, &identity, &former, floor_us).await
     }
 
     async fn arrive(
@@ -221,18 +239,19 @@ impl Supervisor {
         connection: &mut MultiplexedConnection,
         identity: &Identity,
         former: &str,
+        floor_us: u64,
     ) -> Result<(), StartError> {
         let [home, clock] = &self.hearth.keys;
-        let reply = evaluate(connection, &ARRIVE, &[home, clock], &[&identity.process(), former, "0"]).await;
+        let args = [&*identity.process(), former, &floor_us.to_string()];
+        let reply = evaluate(connection, &ARRIVE, &[home, clock], &args).await;
         let reply = reply.map_err(|fault| StartError::Away(KeyspaceError::from(fault).to_string()))?;
         self.hearth.home.note(&reply).map_err(|error| StartError::Away(error.to_string()))?;
         Ok(())
     }
 
-    async fn hear_time(&mut self, connection: &mut MultiplexedConnection) -> redis::RedisResult<()> {
-        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
-        let heard = (seconds * 1_000_000 + micros, Instant::now());
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(heard);
-        Ok(())
+    async fn hear_time(&mut self, connection: &mut MultiplexedConnection) -> redis::RedisResult<Time> {
+        let time = Time::ask(connection).await?;
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((time.said_us, Instant::now()));
+        Ok(time)
     }
 }

@@ -1,6 +1,6 @@
 // Gives a process the time that stands in a file, in microseconds since 1970,
-// so that a test can move it. Loaded before the C library (LD_PRELOAD).
-// Monotonic clocks run on as ever.
+// so that a test can move it, or, if that is before 2000, as much more than it
+// is. Loaded before the C library (LD_PRELOAD). Monotonic clocks run on as ever.
 
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -12,7 +12,9 @@
 #include <time.h>
 #include <unistd.h>
 
-static volatile const uint64_t *now_us;
+#define YEAR_2000_US 946684800000000
+
+static volatile const int64_t *now_us;
 
 __attribute__((constructor)) static void map_clock(void) {
     const char *path = getenv("TEST_CLOCK");
@@ -31,7 +33,12 @@ int clock_gettime(clockid_t clock, struct timespec *out) {
     if (!now_us || (clock != CLOCK_REALTIME && clock != CLOCK_REALTIME_COARSE)) {
         return (int)syscall(SYS_clock_gettime, clock, out);
     }
-    uint64_t now = *now_us;
+    int64_t now = *now_us;
+    if (now < YEAR_2000_US) {
+        struct timespec real;
+        syscall(SYS_clock_gettime, CLOCK_REALTIME, &real);
+        now += (int64_t)real.tv_sec * 1000000 + real.tv_nsec / 1000;
+    }
     out->tv_sec = (time_t)(now / 1000000);
     out->tv_nsec = (long)(now % 1000000) * 1000;
     return 0;

@@ -94,7 +94,8 @@ impl Builder {
         self.args(&["--replicaof", "127.0.0.1", &master.port.to_string()])
     }
 
-    /// Starts the server with a clock that stands still until it is moved.
+    /// Starts the server with a clock that stands still until it is moved, or, with
+    /// 0, goes on as ever but for that.
     pub fn start_with_clock(mut self, now_us: u64) -> (RedisServer, FakeClock) {
         self.has_fake_clock = true;
         let folder = tempfile::tempdir().unwrap();
@@ -147,6 +148,11 @@ impl FakeClock {
     /// Moves the time on; it stands still again then.
     pub fn advance(&self, by_us: u64) {
         self.write(self.now_us.fetch_add(by_us, Ordering::SeqCst) + by_us);
+    }
+
+    /// Sets a clock that goes on back.
+    pub fn set_back(&self, by_us: u64) {
+        self.write(self.now_us.load(Ordering::SeqCst).wrapping_sub(by_us));
     }
 
     /// The server has the file in its memory, and sees this at once.

@@ -1,3 +1,5 @@
+//! Time on a clock that nobody can set.
+
 use std::{ops, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
@@ -31,6 +33,11 @@ impl Moment {
     /// How long ago it was; nothing while it is to come.
     pub fn elapsed(self) -> Duration {
         Self::now().0.saturating_sub(self.0)
+    }
+
+    /// How long after `earlier` it is; nothing if it is not.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
     }
 
     /// Nanoseconds since the machine was started, for another process.
