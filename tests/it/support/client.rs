@@ -39,6 +39,11 @@ impl Client {
         Self { origin: origin.into(), token: token.map(Into::into), http }
     }
 
+    /// The same client, of a server elsewhere.
+    pub fn at(&self, origin: &str) -> Self {
+        Self { origin: origin.into(), ..self.clone() }
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.request("GET", path, &[]).await
     }

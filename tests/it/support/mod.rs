@@ -4,10 +4,13 @@ pub mod client;
 pub mod cluster;
 pub mod collector;
 pub mod command;
+pub mod history;
+pub mod holders;
 pub mod ledger;
 pub mod pod;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod python;
 pub mod redis;
 

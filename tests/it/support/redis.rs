@@ -51,6 +51,27 @@ impl RedisServer {
         self.launch();
     }
 
+    /// Starts it again without what it had.
+    pub fn restart_empty(&mut self) {
+        self.stop();
+        for entry in std::fs::read_dir(self.folder.path()).unwrap().flatten() {
+            let path = entry.path();
+            let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        }
+        self.launch();
+    }
+
+    /// Starts it again without the last bytes of its append-only file, as after a
+    /// loss of power.
+    pub fn restart_without_tail(&mut self, bytes: u64) {
+        self.stop();
+        let folder = std::fs::read_dir(self.folder.path().join("appendonlydir")).unwrap().flatten();
+        let newest = folder.map(|entry| entry.path()).filter(|path| path.to_string_lossy().ends_with("incr.aof"));
+        let file = File::options().write(true).open(newest.max().expect("it keeps an append-only file")).unwrap();
+        file.set_len(file.metadata().unwrap().len().saturating_sub(bytes)).unwrap();
+        self.launch();
+    }
+
     pub fn pause(&self) {
         self.process.as_ref().unwrap().signal(libc::SIGSTOP);
     }
