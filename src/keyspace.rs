@@ -21,7 +21,7 @@ use self::home::Home;
 
 pub use self::{
     embedded::{Clock, Embedded, Kept, SystemClock},
-    home::{LOCK_TAG, Standing, State},
+    home::{ACCOUNTS_TAG, LOCK_TAG, Standing, State},
     redis::{Redis, StartError},
     reply::{BadReply, Reply},
     script::Script,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Caller, TokenHash, change::now_ms, lookup::Changes};
 use crate::{
-    keyspace::{Keyspace, KeyspaceError, Script},
+    keyspace::{ACCOUNTS_TAG, Keyspace, KeyspaceError, Script},
     lock::AccountId,
 };
 
@@ -113,7 +113,7 @@ impl SharedCache {
 
     /// All of one hash slot: a script forgets an entry and its number at once.
     fn key(&self, kind: &str, rest: &str) -> String {
-        self.keyspace.key("accounts", kind, rest)
+        self.keyspace.key(ACCOUNTS_TAG, kind, rest)
     }
 }
 

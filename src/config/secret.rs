@@ -1,19 +1,46 @@
 use std::{fmt, fs, io, str::FromStr};
 
-use url::Url;
+use url::{Position, Url};
 
-/// An address that may carry a password, and does not print it.
+/// An address that may carry a password, and does not print it. It may name
+/// several hosts, with commas between them.
 #[derive(Clone, PartialEq, Eq)]
-pub struct SecretUrl(Url);
+pub struct SecretUrl {
+    /// With the first host alone.
+    url: Url,
+    /// The others, each with its port if it has one, as they were written.
+    more_hosts: Vec<String>,
+}
 
 impl SecretUrl {
-    /// The address with its password. For connecting, not for showing.
+    /// The address with its password, and with its first host alone. For
+    /// connecting, not for showing.
     pub fn reveal(&self) -> &str {
-        self.0.as_str()
+        self.url.as_str()
+    }
+
+    /// The parts of the address, of which some are secrets.
+    pub fn parts(&self) -> &Url {
+        &self.url
     }
 
     pub fn scheme(&self) -> &str {
-        self.0.scheme()
+        self.url.scheme()
+    }
+
+    /// The hosts behind the first, each with its port if it has one.
+    pub fn more_hosts(&self) -> &[String] {
+        &self.more_hosts
+    }
+
+    fn read(text: &str) -> Result<Self, SecretUrlError> {
+        let authority = text.find("://").map_or(0, |at| at + 3);
+        let (scheme, rest) = text.split_at(authority);
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let (user, hosts) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
+        let mut hosts = hosts.split(',');
+        let url = [scheme, user, hosts.next().unwrap_or_default(), path].concat().parse()?;
+        Ok(Self { url, more_hosts: hosts.map(str::to_owned).collect() })
     }
 }
 
@@ -32,16 +59,16 @@ impl FromStr for SecretUrl {
     type Err = SecretUrlError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let Some(path) = text.strip_prefix("file:") else { return Ok(Self(text.parse()?)) };
+        let Some(path) = text.strip_prefix("file:") else { return Self::read(text) };
         let content =
             fs::read_to_string(path).map_err(|reason| SecretUrlError::Unreadable { path: path.to_owned(), reason })?;
-        Ok(Self(content.lines().next().unwrap_or_default().trim().parse()?))
+        Self::read(content.lines().next().unwrap_or_default().trim())
     }
 }
 
 impl fmt::Display for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.0.clone();
+        let mut shown = self.url.clone();
         if shown.password().is_some() {
             // Fails only for addresses that cannot have a password at all.
             let _ = shown.set_password(Some("***"));
@@ -50,7 +77,13 @@ impl fmt::Display for SecretUrl {
         if shown.query().is_some() {
             shown.set_query(Some("***"));
         }
-        f.write_str(shown.as_str())
+        if self.more_hosts.is_empty() {
+            return f.write_str(shown.as_str());
+        }
+        // The others stand behind the first, before the path.
+        let before = shown[..Position::BeforePath].len();
+        let (before, behind) = shown.as_str().split_at(before);
+        write!(f, "{before},{}{behind}", self.more_hosts.join(","))
     }
 }
 
@@ -70,5 +103,8 @@ mod tests {
         assert_eq!(url.to_string(), "redis://ana:***@db/0");
         let url: SecretUrl = "redis+unix:///run/redis.sock?db=1&pass=s3cret".parse().unwrap();
         assert!(!format!("{url:?} {url}").contains("s3cret"));
+        let url: SecretUrl = "redis+sentinel://:s3cret@a:1,b:2,c/main?sentinel_password=s3cret".parse().unwrap();
+        assert_eq!(url.to_string(), "redis+sentinel://:***@a:1,b:2,c/main?***");
+        assert_eq!((url.reveal().contains("@a:1/"), url.more_hosts()), (true, &["b:2".to_owned(), "c".to_owned()][..]));
     }
 }

@@ -19,6 +19,8 @@ pub(super) static ARRIVE: Script =
 /// The hash tag of all that belongs to locks. One slot, until there is a
 /// cluster to spread them over.
 pub const LOCK_TAG: &str = "0";
+/// The hash tag of what is kept of accounts.
+pub const ACCOUNTS_TAG: &str = "accounts";
 
 /// How the grants of a keyspace stand.
 #[derive(Clone, Debug, PartialEq, Eq)]

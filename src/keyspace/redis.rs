@@ -1,16 +1,17 @@
 //! The keyspace in Redis.
 
 mod address;
+mod advisers;
 mod call;
 mod check;
 mod link;
+mod locate;
 mod pauses;
 mod subscriptions;
 mod time;
 
 use std::{sync::Arc, time::Duration};
 
-use deadpool_redis::Pool;
 use metrics::gauge;
 use tokio::{
     sync::mpsc,
@@ -19,28 +20,30 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{
-    address::Address,
     call::{Fault, evaluate},
-    link::{Hearth, Link},
+    link::{Hearth, Link, Plan},
+    locate::Locator,
     subscriptions::Subscriptions,
 };
 use super::{
     KeyspaceError, Reply, Script,
-    home::{Home, LOCK_TAG},
+    home::{ACCOUNTS_TAG, Home, LOCK_TAG},
     key,
 };
 use crate::config::RedisSettings;
 
 pub use self::check::StartError;
 
-/// A Redis or Valkey server.
+/// A Redis or Valkey server, or several of which one is the master, or a cluster.
 ///
-/// All scripts share one multiplexed connection: at 64 clients that was measured
+/// All scripts for one server share one multiplexed connection: at 64 clients that was measured
 /// to be twice as fast as a pool, and costs both sides half as much. The pool is
 /// for what needs a connection to itself.
 pub struct Redis {
+    /// The way to the locks.
     link: Arc<Link>,
-    pool: Pool,
+    /// In a cluster, the way to what is kept of accounts.
+    accounts: Option<Arc<Link>>,
     subscriptions: Subscriptions,
     prefix: String,
     timeout: Duration,
@@ -58,16 +61,21 @@ impl Redis {
     /// about to evict locks, or with another password.
     pub async fn start(settings: &RedisSettings) -> Result<Arc<Self>, StartError> {
         let url = settings.url.as_ref().ok_or(StartError::NoAddress)?;
-        let address = Address::parse(url, settings.timeout)?;
+        let locator = Arc::new(Locator::parse(url, settings.timeout)?);
         let stop = CancellationToken::new();
-        let pool = address.pool(settings.pool_size, settings.timeout)?;
-        let subscriptions = Subscriptions::start(address.clone(), stop.clone());
+        let subscriptions = Subscriptions::start(locator.clone(), stop.clone());
         let home = Arc::new(Home::new());
         let keys = ["home", "clock"].map(|kind| key(&settings.prefix, LOCK_TAG, kind, ""));
-        let link = Link::start(address, Hearth { home: home.clone(), keys }, stop.clone()).await?;
+        let plan = |tag, hearth| Plan { locator: locator.clone(), tag, hearth, lent_max: settings.pool_size };
+        let hearth = Hearth { home: home.clone(), keys };
+        let link = Link::start(plan(LOCK_TAG, Some(hearth)), stop.clone()).await?;
+        let accounts = match locator.is_cluster() {
+            true => Some(Link::start(plan(ACCOUNTS_TAG, None), stop.clone()).await?),
+            false => None,
+        };
         Ok(Arc::new(Self {
             link,
-            pool,
+            accounts,
             subscriptions,
             prefix: settings.prefix.clone(),
             timeout: settings.timeout,
@@ -83,7 +91,7 @@ impl Redis {
     /// See [`KeyspaceError`].
     pub async fn run(&self, script: &'static Script, keys: &[&str], args: &[&str]) -> Result<Reply, KeyspaceError> {
         let deadline = Instant::now() + self.timeout;
-        let live = self.link.live(deadline).await?;
+        let live = self.link_to(keys).live(deadline).await?;
         let mut connection = live.connection.clone();
         match timeout_at(deadline, evaluate(&mut connection, script, keys, args)).await {
             Ok(Ok(reply)) => {
@@ -127,10 +135,8 @@ impl Redis {
         args: &[&str],
     ) -> Result<Reply, KeyspaceError> {
         let deadline = Instant::now() + self.timeout;
-        // The server behind the link was checked; while there is none, the
-        // pool's connections lead to nowhere good either.
-        self.link.live(deadline).await?;
-        let mut lent = match timeout_at(deadline, self.pool.get()).await {
+        let live = self.link_to(keys).live(deadline).await?;
+        let mut lent = match timeout_at(deadline, live.pool.get()).await {
             Ok(Ok(pooled)) => Lent(Some(pooled)),
             Ok(Err(error)) => return Err(KeyspaceError::NotSent(error.to_string())),
             Err(_) => return Err(KeyspaceError::NotSent("no connection was free in time".into())),
@@ -179,9 +185,18 @@ impl Redis {
         self.link.is_live()
     }
 
+    /// The way to the server that has these keys, which share a hash tag.
+    fn link_to(&self, keys: &[&str]) -> &Link {
+        let is_of_accounts = || keys.first().is_some_and(|key| key.split(['{', '}']).nth(1) == Some(ACCOUNTS_TAG));
+        match &self.accounts {
+            Some(accounts) if is_of_accounts() => accounts,
+            _ => &self.link,
+        }
+    }
+
     /// Measures the pool's connections.
     pub fn measure(&self) {
-        let status = self.pool.status();
+        let Some(status) = self.link.pool_status() else { return };
         gauge!("lockable_redis_pool_connections", "state" => "idle").set(status.available as f64);
         gauge!("lockable_redis_pool_connections", "state" => "used")
             .set(status.size.saturating_sub(status.available) as f64);

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::meter::{Draw, Meter};
 use crate::{
-    keyspace::{BadReply, Keyspace, KeyspaceError, Reply, Script},
+    keyspace::{BadReply, Keyspace, KeyspaceError, LOCK_TAG, Reply, Script},
     lock::{Payment, Rate, RateDue, RateStanding},
 };
 
@@ -67,7 +67,7 @@ impl Tokens {
     pub async fn admit(&self, token: Uuid, rate: Rate) -> Result<Admission, KeyspaceError> {
         let meter = self.meters.get_with((token, rate), || {
             // In the hash slot of the locks, so that their scripts can charge it.
-            Arc::new(Meter::new(rate, self.keyspace.key("0", "rate", &token.to_string())))
+            Arc::new(Meter::new(rate, self.keyspace.key(LOCK_TAG, "rate", &token.to_string())))
         });
         if let Some(retry_after) = meter.refusal(Instant::now()) {
             return Ok(Admission::Refused { retry_after, standing: meter.standing() });

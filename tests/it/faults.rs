@@ -4,6 +4,7 @@
 
 mod away;
 mod forgetful;
+mod topology;
 
 use std::time::{Duration, Instant};
 

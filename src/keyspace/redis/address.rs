@@ -1,15 +1,14 @@
 use std::time::Duration;
 
-use deadpool_redis::{Manager, Pool, Runtime};
+use deadpool_redis::{Hook, HookError, Manager, Pool, Runtime};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, RedisResult,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult,
     aio::{MultiplexedConnection, PubSub},
     io::tcp::TcpSettings,
 };
 use socket2::TcpKeepalive;
 
-use super::check::StartError;
-use crate::config::SecretUrl;
+use super::check::{StartError, check};
 
 /// Where Redis is, and how to connect to it.
 #[derive(Clone)]
@@ -32,20 +31,18 @@ impl Address {
     /// was sent.
     const SENT_TIMEOUT: Duration = Duration::from_secs(5);
 
+    /// `url` with its password, and as it is `shown`.
+    ///
     /// # Errors
     /// When the address is not one of the forms that are known.
-    pub(super) fn parse(url: &SecretUrl, timeout: Duration) -> Result<Self, StartError> {
-        if !matches!(url.scheme(), "redis" | "rediss" | "redis+unix") {
-            return Err(StartError::Scheme(url.scheme().to_owned()));
-        }
+    pub(super) fn parse(url: &str, shown: &str, timeout: Duration) -> Result<Self, StartError> {
         let keepalive = TcpKeepalive::new().with_time(Self::KEEPALIVE).with_interval(Self::KEEPALIVE);
         let tcp =
             TcpSettings::default().set_nodelay(true).set_keepalive(keepalive).set_user_timeout(Self::SENT_TIMEOUT);
-        let shown = url.to_string();
         let unreadable =
-            |error: redis::RedisError| StartError::Address { url: shown.clone(), reason: error.to_string() };
-        let info = url.reveal().into_connection_info().map_err(unreadable)?.set_tcp_settings(tcp);
-        if url.scheme() == "rediss" {
+            |error: redis::RedisError| StartError::Address { url: shown.to_owned(), reason: error.to_string() };
+        let info = url.into_connection_info().map_err(unreadable)?.set_tcp_settings(tcp);
+        if url.starts_with("rediss:") {
             // The first of its kind stays; only one can be the process's own.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
@@ -53,7 +50,15 @@ impl Address {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(Self::CONNECT_TIMEOUT))
             .set_response_timeout(Some(timeout));
-        Ok(Self { client, info, config, timeout, shown })
+        Ok(Self { client, info, config, timeout, shown: shown.to_owned() })
+    }
+
+    /// The host; nothing for a socket.
+    pub(super) fn host(&self) -> &str {
+        match self.info.addr() {
+            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host,
+            _ => "",
+        }
     }
 
     /// By how many microseconds the server's clock may leap: as much as a slow
@@ -70,17 +75,30 @@ impl Address {
         self.client.get_async_pubsub().await
     }
 
-    /// Connections for one user at a time, `size` of them at most.
-    pub(super) fn pool(&self, size: u32, timeout: Duration) -> Result<Pool, StartError> {
+    /// Connections for one user at a time, `size` of them at most, to the server
+    /// with this `run_id` and no other: what is found at the address later may
+    /// not have been checked.
+    pub(super) fn pool(&self, size: u32, run_id: String) -> Result<Pool, StartError> {
         let unusable = |reason: String| StartError::Address { url: self.shown.clone(), reason };
         let manager = Manager::new_with_config(self.info.clone(), self.config.clone())
             .map_err(|error| unusable(error.to_string()))?;
+        let is_the_same = Hook::async_fn(move |connection: &mut MultiplexedConnection, _| {
+            let run_id = run_id.clone();
+            Box::pin(async move {
+                match check(connection).await {
+                    Ok(identity) if identity.run_id == run_id => Ok(()),
+                    Ok(_) => Err(HookError::message("another server is at this address")),
+                    Err(error) => Err(HookError::message(error.to_string())),
+                }
+            })
+        });
         Pool::builder(manager)
             .max_size(size as usize)
-            .wait_timeout(Some(timeout))
+            .wait_timeout(Some(self.timeout))
             .create_timeout(Some(Self::CONNECT_TIMEOUT))
-            .recycle_timeout(Some(timeout))
+            .recycle_timeout(Some(self.timeout))
             .runtime(Runtime::Tokio1)
+            .post_create(is_the_same)
             .build()
             .map_err(|error| unusable(error.to_string()))
     }

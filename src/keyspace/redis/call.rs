@@ -9,7 +9,7 @@ pub(super) enum Fault {
     Slow,
     /// The connection is gone.
     Gone(String),
-    /// The server does not take writes (any more), and says so on every
+    /// The server does not take these writes (any more), and says so on every
     /// connection that it keeps open.
     NoMaster(String),
     /// The server answered with another error.
@@ -54,12 +54,14 @@ fn read_reply(answer: Value) -> Result<Reply, Fault> {
 
 impl From<RedisError> for Fault {
     fn from(error: RedisError) -> Self {
-        use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly};
+        use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
 
         // The error's code and text are the server's; arguments are not in them.
         match error.kind() {
             _ if error.is_timeout() => Self::Slow,
-            ErrorKind::Server(ReadOnly | MasterDown | BusyLoading | ClusterDown) => Self::NoMaster(error.to_string()),
+            ErrorKind::Server(ReadOnly | MasterDown | BusyLoading | ClusterDown | Moved | Ask | TryAgain) => {
+                Self::NoMaster(error.to_string())
+            }
             _ if error.code().is_some() => Self::Error(error.to_string()),
             ErrorKind::UnexpectedReturnType => Self::Error(error.to_string()),
             _ => Self::Gone(error.to_string()),

@@ -5,7 +5,9 @@ use redis::{ErrorKind, RedisError, aio::MultiplexedConnection};
 pub enum StartError {
     #[error("no address of Redis is set")]
     NoAddress,
-    #[error("the address of Redis begins with {0}://, where redis://, rediss:// or redis+unix:// is expected")]
+    #[error(
+        "the address of Redis begins with {0}://, where redis://, rediss://, redis+unix://, redis+sentinel:// or redis+cluster:// is expected"
+    )]
     Scheme(String),
     #[error("the address of Redis, {url}, cannot be used: {reason}")]
     Address { url: String, reason: String },
@@ -24,12 +26,15 @@ pub enum StartError {
     /// It may be promoted, or another server found at the address.
     #[error("the server at this address is a replica, which takes no locks")]
     Replica,
+    /// Another server has taken its place.
+    #[error("the master is {0} now")]
+    Moved(String),
 }
 
 impl StartError {
     /// Whether waiting may help, without anybody changing a setting.
     pub(super) fn is_passing(&self) -> bool {
-        matches!(self, Self::Away(_) | Self::Replica)
+        matches!(self, Self::Away(_) | Self::Replica | Self::Moved(_))
     }
 }
 

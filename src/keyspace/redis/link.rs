@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use deadpool_redis::{Pool, Status};
 use redis::aio::MultiplexedConnection;
 use tokio::{
     sync::watch,
@@ -14,9 +15,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    address::Address,
     call::{Fault, evaluate},
     check::{Identity, StartError, check},
+    locate::{Located, Locator},
     pauses::pauses,
     time::Time,
 };
@@ -37,6 +38,17 @@ pub(super) struct Link {
     clock: Arc<Mutex<Option<(u64, Instant)>>>,
 }
 
+/// What a link leads to.
+pub(super) struct Plan {
+    pub(super) locator: Arc<Locator>,
+    /// The hash tag of the keys that are asked for.
+    pub(super) tag: &'static str,
+    /// For grants: who has them.
+    pub(super) hearth: Option<Hearth>,
+    /// How many connections may be lent out, for one user at a time.
+    pub(super) lent_max: u32,
+}
+
 /// Where scripts find who has the grants, and who is told.
 pub(super) struct Hearth {
     pub(super) home: Arc<Home>,
@@ -53,6 +65,9 @@ struct Looked {
 /// A connection whose server was checked.
 pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
+    /// More connections to the same server, for what needs one to itself.
+    pub(super) pool: Pool,
+    located: Located,
     looked: Mutex<Looked>,
     slow_in_a_row: AtomicU32,
     broken: CancellationToken,
@@ -64,18 +79,15 @@ impl Link {
     /// # Errors
     /// When the server must not be used as it is. One that cannot be reached is
     /// waited for.
-    pub(super) async fn start(
-        address: Address,
-        hearth: Hearth,
-        stop: CancellationToken,
-    ) -> Result<Arc<Self>, StartError> {
+    pub(super) async fn start(plan: Plan, stop: CancellationToken) -> Result<Arc<Self>, StartError> {
         let (sender, live) = watch::channel(None);
         let clock = Arc::new(Mutex::new(None));
-        let mut supervisor = Supervisor { address, hearth, live: sender, clock: clock.clone() };
+        let mut supervisor =
+            Supervisor { shown: plan.locator.shown().to_owned(), plan, live: sender, clock: clock.clone() };
         let first = match supervisor.connect().await {
             Ok(live) => Some(live),
             Err(error) if error.is_passing() => {
-                tracing::warn!(%error, redis = supervisor.address.shown, "waiting for Redis");
+                tracing::warn!(%error, redis = supervisor.shown, "waiting for Redis");
                 None
             }
             Err(error) => return Err(error),
@@ -100,6 +112,10 @@ impl Link {
 
     pub(super) fn is_live(&self) -> bool {
         self.live.borrow().is_some()
+    }
+
+    pub(super) fn pool_status(&self) -> Option<Status> {
+        self.live.borrow().as_ref().map(|live| live.pool.status())
     }
 
     /// The server's time, at most the time of an answer behind: counted from
@@ -141,8 +157,9 @@ impl Live {
 }
 
 struct Supervisor {
-    address: Address,
-    hearth: Hearth,
+    plan: Plan,
+    /// The server that it is connected to, or what leads there.
+    shown: String,
     live: watch::Sender<Option<Arc<Live>>>,
     clock: Arc<Mutex<Option<(u64, Instant)>>>,
 }
@@ -158,7 +175,7 @@ impl Supervisor {
             self.live.send_replace(Some(live.clone()));
             let reason = self.watch(&live).await;
             self.live.send_replace(None);
-            tracing::warn!(redis = self.address.shown, reason, "lost the connection to Redis");
+            tracing::warn!(redis = self.shown, reason, "lost the connection to Redis");
         }
     }
 
@@ -170,7 +187,7 @@ impl Supervisor {
         loop {
             let error = match self.connect().await {
                 Ok(live) => {
-                    tracing::info!(redis = self.address.shown, "connected to Redis");
+                    tracing::info!(redis = self.shown, "connected to Redis");
                     return live;
                 }
                 Err(error) => error,
@@ -188,13 +205,17 @@ impl Supervisor {
     }
 
     async fn connect(&mut self) -> Result<Arc<Live>, StartError> {
-        let mut connection = self.address.connect().await?;
+        let located = self.plan.locator.locate(self.plan.tag).await?;
+        let mut connection = located.address.connect().await?;
         let identity = check(&mut connection).await?;
+        self.shown.clone_from(&located.address.shown);
         // Before anybody can use it: what this server has may be old.
         self.arrive(&mut connection, &identity, "", 0).await?;
         let time = self.hear_time(&mut connection).await?;
         Ok(Arc::new(Live {
+            pool: located.address.pool(self.plan.lent_max, identity.run_id.clone())?,
             connection,
+            located,
             looked: Mutex::new(Looked { identity, time }),
             slow_in_a_row: AtomicU32::new(0),
             broken: CancellationToken::new(),
@@ -215,6 +236,9 @@ impl Supervisor {
     /// Looks whether the server is still the one that was checked, and has all
     /// that it had.
     async fn look(&mut self, connection: &mut MultiplexedConnection, live: &Live) -> Result<(), StartError> {
+        if let Some(moved) = self.plan.locator.has_moved(self.plan.tag, &live.located).await {
+            return Err(StartError::Moved(moved));
+        }
         let identity = check(connection).await?;
         let time = self.hear_time(connection).await?;
         let before = std::mem::replace(
@@ -224,10 +248,10 @@ impl Supervisor {
         let former = if identity.is_renamed(&before.identity) { before.identity.process() } else { String::new() };
         // Leases last by this clock. When it leaps some lapse too early, or new
         // fences are smaller than old ones.
-        let floor_us = match time.leap(&before.time, self.address.leap_max()) {
+        let floor_us = match time.leap(&before.time, live.located.address.leap_max()) {
             Some(leap) => {
-                tracing::warn!(seconds = leap, redis = self.address.shown, "the clock of Redis has leapt");
-                self.hearth.home.epoch_us()
+                tracing::warn!(seconds = leap, redis = self.shown, "the clock of Redis has leapt");
+                self.plan.hearth.as_ref().map_or(0, |hearth| hearth.home.epoch_us())
             }
             None => 0,
         };
@@ -241,11 +265,11 @@ impl Supervisor {
         former: &str,
         floor_us: u64,
     ) -> Result<(), StartError> {
-        let [home, clock] = &self.hearth.keys;
+        let Some(Hearth { home: told, keys: [home, clock] }) = &self.plan.hearth else { return Ok(()) };
         let args = [&*identity.process(), former, &floor_us.to_string()];
         let reply = evaluate(connection, &ARRIVE, &[home, clock], &args).await;
         let reply = reply.map_err(|fault| StartError::Away(KeyspaceError::from(fault).to_string()))?;
-        self.hearth.home.note(&reply).map_err(|error| StartError::Away(error.to_string()))?;
+        told.note(&reply).map_err(|error| StartError::Away(error.to_string()))?;
         Ok(())
     }
 

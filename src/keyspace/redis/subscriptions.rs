@@ -12,7 +12,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{address::Address, pauses::pauses};
+use super::{check::StartError, locate::Locator, pauses::pauses};
+use crate::keyspace::home::LOCK_TAG;
 
 /// How many messages a subscriber may be behind before it misses some.
 const BACKLOG_MAX: usize = 1024;
@@ -33,10 +34,10 @@ struct Listeners {
 }
 
 impl Subscriptions {
-    pub(super) fn start(address: Address, stop: CancellationToken) -> Self {
+    pub(super) fn start(locator: Arc<Locator>, stop: CancellationToken) -> Self {
         let listeners = Arc::new(Listeners::default());
         let listening = listeners.clone();
-        tokio::spawn(async move { stop.run_until_cancelled(listening.run(address)).await });
+        tokio::spawn(async move { stop.run_until_cancelled(listening.run(&locator)).await });
         Self { listeners }
     }
 
@@ -49,11 +50,11 @@ impl Subscriptions {
 }
 
 impl Listeners {
-    async fn run(&self, address: Address) {
+    async fn run(&self, locator: &Locator) {
         loop {
             self.until_someone_listens().await;
             let mut pauses = pauses();
-            while let Err(error) = self.listen(&address).await {
+            while let Err(error) = self.listen(locator).await {
                 tracing::debug!(%error, "not listening to Redis");
                 sleep(pauses.next().unwrap_or_default()).await;
             }
@@ -67,8 +68,9 @@ impl Listeners {
     }
 
     /// Listens until nobody is left to listen for.
-    async fn listen(&self, address: &Address) -> RedisResult<()> {
-        let (mut sink, mut messages) = address.connect_for_messages().await?.split();
+    async fn listen(&self, locator: &Locator) -> Result<(), StartError> {
+        let located = locator.locate(LOCK_TAG).await?;
+        let (mut sink, mut messages) = located.address.connect_for_messages().await?.split();
         let mut joined: Vec<String> = Vec::new();
         loop {
             self.follow(&mut sink, &mut joined).await?;
@@ -78,7 +80,7 @@ impl Listeners {
             tokio::select! {
                 message = messages.next() => match message {
                     Some(message) => self.deliver(&message),
-                    None => return Err(gone("the connection ended")),
+                    None => return Err(gone("the connection ended").into()),
                 },
                 () = self.added.notified() => {}
                 () = sleep(LOOK_INTERVAL) => {

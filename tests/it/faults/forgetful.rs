@@ -7,7 +7,7 @@ use crate::support::{Client, Cluster, eventually};
 
 /// Has 200 holders, each of a lock of its own, half of them with leases that are
 /// written down.
-async fn hold(client: &Client) -> Vec<(String, u64)> {
+pub(super) async fn hold(client: &Client) -> Vec<(String, u64)> {
     let mut held = Vec::new();
     for number in 0..200 {
         let lease = if number % 2 == 0 { "1h" } else { "60s" };
@@ -19,7 +19,7 @@ async fn hold(client: &Client) -> Vec<(String, u64)> {
 }
 
 /// All of them hold their locks as before.
-async fn assert_held(client: &Client, held: &[(String, u64)]) {
+pub(super) async fn assert_held(client: &Client, held: &[(String, u64)]) {
     for (name, fence) in held {
         let renewed = client.get(&format!("/v1/heartbeat/{name}")).await;
         assert_eq!(renewed.json["fencing_token"].as_u64(), Some(*fence), "{name}: {}", renewed.text);

@@ -13,6 +13,7 @@ pub mod process;
 pub mod proxy;
 pub mod python;
 pub mod redis;
+pub mod topology;
 
 use std::{
     path::PathBuf,

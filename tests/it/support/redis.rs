@@ -20,6 +20,7 @@ pub struct RedisServer {
 #[derive(Clone, Default)]
 pub struct Builder {
     args: Vec<String>,
+    password: String,
     has_fake_clock: bool,
 }
 
@@ -82,7 +83,11 @@ impl RedisServer {
 
     /// Runs a command by redis-cli; returns what it prints.
     pub fn cli(&self, args: &[&str]) -> String {
-        let ran = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(args).output().unwrap();
+        let mut command = Command::new("redis-cli");
+        if !self.builder.password.is_empty() {
+            command.env("REDISCLI_AUTH", &self.builder.password);
+        }
+        let ran = command.args(["-p", &self.port.to_string()]).args(args).output().unwrap();
         String::from_utf8(ran.stdout).unwrap()
     }
 
@@ -109,6 +114,12 @@ impl Builder {
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
         self
+    }
+
+    /// For clients, and for other servers.
+    pub fn password(mut self, password: &str) -> Self {
+        self.password = password.into();
+        self.args(&["--requirepass", password, "--masterauth", password])
     }
 
     pub fn replica_of(self, master: &RedisServer) -> Self {

@@ -1,0 +1,95 @@
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use redis::{FromRedisValue, RedisError, aio::MultiplexedConnection};
+use tokio::time::timeout;
+
+use super::{address::Address, check::StartError};
+
+/// Servers that can be asked, the one that answered last at first.
+pub(super) struct Advisers(Mutex<Vec<Address>>);
+
+#[derive(Clone, Copy)]
+pub(super) enum Question<'a> {
+    /// To a sentinel.
+    WhereIs { master: &'a str },
+    /// To a node of a cluster.
+    WhoHas { tag: &'a str },
+}
+
+impl Advisers {
+    /// How long one server may take to say where the master is.
+    const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+
+    pub(super) fn new(servers: Vec<Address>) -> Self {
+        Self(Mutex::new(servers))
+    }
+
+    /// Asks one after another until one knows.
+    pub(super) async fn ask(&self, question: Question<'_>) -> Result<(String, u16), StartError> {
+        let mut last = StartError::Away("nobody knows where the master is".into());
+        for adviser in self.all() {
+            let asked = async {
+                let mut connection = adviser.connect().await?;
+                match question {
+                    Question::WhereIs { master } => ask_sentinel(&mut connection, master).await,
+                    Question::WhoHas { tag } => ask_node(&mut connection, adviser.host(), tag).await,
+                }
+            };
+            match timeout(Self::ASK_TIMEOUT, asked).await {
+                Ok(Ok(Some(answer))) => {
+                    self.learn(&adviser);
+                    return Ok(answer);
+                }
+                Ok(Ok(None)) => last = StartError::Away(format!("{} does not know the master", adviser.shown)),
+                Ok(Err(error)) => last = StartError::from(error),
+                Err(_) => last = StartError::Away(format!("{} did not answer", adviser.shown)),
+            }
+        }
+        Err(last)
+    }
+
+    pub(super) fn all(&self) -> Vec<Address> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has this one asked first.
+    pub(super) fn learn(&self, address: &Address) {
+        /// Nodes come and go; those that answered last are enough.
+        const KNOWN_MAX: usize = 32;
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|other| other.shown != address.shown);
+        known.insert(0, address.clone());
+        known.truncate(KNOWN_MAX);
+    }
+}
+
+async fn ask_sentinel(sentinel: &mut MultiplexedConnection, master: &str) -> Result<Option<(String, u16)>, RedisError> {
+    redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(master).query_async(sentinel).await
+}
+
+/// Asks a node of a cluster: of each range of slots it knows the first, the last,
+/// and who has it, the master at first, each with host, port and more. It may not
+/// know by which host it is reached itself.
+async fn ask_node(
+    node: &mut MultiplexedConnection,
+    host: &str,
+    tag: &str,
+) -> Result<Option<(String, u16)>, RedisError> {
+    let slot: u16 = redis::cmd("CLUSTER").arg("KEYSLOT").arg(format!("{{{tag}}}")).query_async(node).await?;
+    let ranges: Vec<Vec<redis::Value>> = redis::cmd("CLUSTER").arg("SLOTS").query_async(node).await?;
+    for range in ranges {
+        let [first, last, master, ..] = &range[..] else { continue };
+        let (first, last) = (u16::from_redis_value_ref(first)?, u16::from_redis_value_ref(last)?);
+        if !(first..=last).contains(&slot) {
+            continue;
+        }
+        let master = Vec::<redis::Value>::from_redis_value_ref(master)?;
+        let [name, port, ..] = &master[..] else { continue };
+        let name = Option::<String>::from_redis_value_ref(name)?.filter(|name| !name.is_empty() && name != "?");
+        return Ok(Some((name.unwrap_or_else(|| host.to_owned()), u16::from_redis_value_ref(port)?)));
+    }
+    Ok(None)
+}

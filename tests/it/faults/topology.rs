@@ -1,0 +1,116 @@
+//! Redis with replicas: the master is lost, and another server takes its place.
+
+use std::time::Duration;
+
+use super::{
+    Wanted, clients, durable,
+    forgetful::{assert_held, hold},
+    tried,
+};
+use crate::support::{
+    Pod, eventually,
+    postgres::Postgres,
+    proxy::Proxy,
+    redis::RedisServer,
+    topology::{RedisCluster, Sentinel},
+};
+
+const PASSWORD: &str = "s3cret";
+
+async fn pod(url: &str, postgres: &Postgres) -> Pod {
+    let pod = Pod::builder().env("LOCKABLE_REDIS_URL", url).database(&postgres.url);
+    pod.env("LOCKABLE_JOURNAL_ABOVE", "1s").start().await
+}
+
+fn sentinel_url(trio: &[Sentinel]) -> String {
+    let hosts: Vec<_> = trio.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port())).collect();
+    format!("redis+sentinel://:{PASSWORD}@{}/main?sentinel_password={PASSWORD}", hosts.join(","))
+}
+
+fn has_replica(master: &RedisServer) -> bool {
+    master.cli(&["INFO", "replication"]).contains("state=online")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_is_lost_before_its_replica_has_heard_everything() {
+    let mut master = durable().password(PASSWORD).start();
+    let replica = durable().password(PASSWORD).replica_of(&master).start();
+    eventually(async || has_replica(&master)).await;
+    let trio = Sentinel::trio("main", master.port(), PASSWORD).await;
+    let postgres = Postgres::database().await;
+    let url = sentinel_url(&trio);
+    let pods = [pod(&url, &postgres).await, pod(&url, &postgres).await];
+    let clients = clients(&pods).await;
+    let held = hold(&clients[0]).await;
+    let trial = tried("failed over by Sentinel, the newest grants lost", &clients, Wanted::default(), async || {
+        replica.pause();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        master.stop();
+        replica.resume();
+    })
+    .await;
+    assert!(trial.tally.recovering > 0, "{:?}", trial.tally);
+    assert_held(&clients[1], &held).await;
+
+    // The old master comes back, is made a replica, and then the master again,
+    // while connections to the other one stay open.
+    master.restart();
+    eventually(async || has_replica(&replica)).await;
+    let trial = tried("failed over by hand", &clients, Wanted::default(), async || {
+        eventually(async || trio[0].cli(&["SENTINEL", "FAILOVER", "main"]).contains("OK")).await;
+        eventually(async || master.cli(&["INFO", "replication"]).contains("role:master")).await;
+    })
+    .await;
+    assert!(trial.tally.recovering > 0, "{:?}", trial.tally);
+    assert_held(&clients[0], &held).await;
+}
+
+/// The sentinels, the replica and one server see each other; the old master and
+/// the other server do, too, and go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_is_cut_off_together_with_a_server() {
+    let master = durable().password(PASSWORD).args(&["--min-replicas-max-lag", "1"]).start();
+    let proxy = Proxy::start(master.port()).await;
+    let port = proxy.port().to_string();
+    let replica = durable().password(PASSWORD).args(&["--replicaof", "127.0.0.1", &port]).start();
+    eventually(async || has_replica(&master)).await;
+    master.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let trio = Sentinel::trio("main", proxy.port(), PASSWORD).await;
+    let postgres = Postgres::database().await;
+    let direct = format!("redis://:{PASSWORD}@127.0.0.1:{}", master.port());
+    let pods = [pod(&direct, &postgres).await, pod(&sentinel_url(&trio), &postgres).await];
+    let clients = clients(&pods).await;
+    let held = hold(&clients[0]).await;
+    let trial = tried("the master cut off with a server", &clients, Wanted::default(), async || {
+        proxy.black_hole();
+        eventually(async || replica.cli(&["INFO", "replication"]).contains("role:master")).await;
+        eventually(async || clients[1].get("/v1/acquire/other-side?lease=1s").await.json["response"] == true).await;
+        clients[0].get("/v1/acquire/this-side?lease=1s").await.assert_problem(503, "unavailable");
+        proxy.pass();
+    })
+    .await;
+    assert!(trial.tally.recovering > 0 && trial.tally.unavailable > 0, "{:?}", trial.tally);
+    assert_held(&clients[1], &held).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_a_cluster_is_lost() {
+    let mut cluster = RedisCluster::start().await;
+    let postgres = Postgres::database().await;
+    let pods = [pod(&cluster.url(), &postgres).await, pod(&cluster.url(), &postgres).await];
+    let clients = clients(&pods).await;
+    let held = hold(&clients[0]).await;
+    let locks = cluster.range_of("0");
+    for range in [(locks + 1) % 3, (locks + 2) % 3, locks] {
+        let trial = tried(&format!("node {range} lost, {locks} has locks"), &clients, Wanted::default(), async || {
+            cluster.master(range).stop();
+            eventually(async || cluster.is_promoted(range)).await;
+        })
+        .await;
+        // Where the locks are not nothing is to be recovered.
+        assert_eq!(trial.tally.recovering > 0, range == locks, "{range}: {:?}", trial.tally);
+        assert_held(&clients[1], &held).await;
+        cluster.master(range).restart();
+        cluster.healed().await;
+    }
+}
