@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::time::{sleep, timeout};
 
 use super::{AcquireRequest, Locks, stored};
-use crate::lock::{Era, Fence, Grant, Lease, LedgerError, LongGrant};
+use crate::lock::{Entered, Era, Fence, Grant, Lease, LedgerError, LongGrant};
 
 /// How long to pause before the ledger is tried again.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -68,7 +68,16 @@ impl Locks {
 
     async fn write_down(&self, era: Option<&Era>, grant: LongGrant) -> Result<(), LedgerError> {
         let era = era.ok_or_else(|| LedgerError::Away("the keyspace is not known yet".into()))?;
-        self.ledger.write(era, &grant).await
+        match self.ledger.write(era, &grant).await {
+            // A database that was put back from a backup knows an era before.
+            Err(LedgerError::Superseded) => {
+                if let Entered::Behind { .. } = self.ledger.enter(era, self.short.as_duration()).await? {
+                    return Err(LedgerError::Superseded);
+                }
+                self.ledger.write(era, &grant).await
+            }
+            written => written,
+        }
     }
 
     /// Strikes a grant out that has ended before its lease, which would have gone

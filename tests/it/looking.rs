@@ -37,6 +37,9 @@ async fn a_lock_shows_its_holder_to_its_own_account_alone() {
     assert_eq!(holder["expires_at"], granted["expires_at"]);
     assert!(holder["acquired_at"].as_str().unwrap() < holder["expires_at"].as_str().unwrap());
 
+    let listed = ours.get("/v1/locks").await.json["locks"][0]["holder"].clone();
+    assert_eq!(&listed, holder, "the list says the same");
+
     let to_others = theirs.get("/v1/locks/deploy/prod").await.json;
     assert_eq!((&to_others["held"], to_others.get("holder")), (&true.into(), None));
     // Looking acquires nothing, and heads are looks.

@@ -134,3 +134,17 @@ async fn the_headers_say_how_a_token_stands() {
     assert_eq!(last, 0);
     eventually(async || client.get("/v1/heartbeat/x").await.status == 200).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_is_counted_and_each_token_by_itself() {
+    let cluster = Cluster::start(1).await;
+    cluster.operator(&["plan", "set", "hobbyist", "--rate", "1", "--burst", "3"]).await;
+    let (ours, theirs) = (cluster.account("hobbyist").await, cluster.account("hobbyist").await);
+    let [ours, theirs] = [ours, theirs].map(|account| cluster.pods[0].client(&account.token));
+    for path in ["/v1/locks", "/v1/account", "/v1/locks/any", "/v1/acquire/any", "/v1/heartbeat/any", "/v1/release/any"]
+    {
+        // Until the bucket is empty, however slow this test is.
+        eventually(async || ours.get(path).await.status == 429).await;
+    }
+    assert_eq!(theirs.get("/v1/heartbeat/any").await.status, 200, "another token's rate is its own");
+}

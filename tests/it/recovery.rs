@@ -198,3 +198,24 @@ async fn a_leap_of_the_clock_of_redis_is_a_loss() {
     }
     assert_eq!(pod.log().matches("has leapt").count(), 2, "{}", pod.log());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_put_back_takes_long_leases_again() {
+    let cluster = Cluster::start_careful(1).await;
+    let client = cluster.pods[0].client(&cluster.account("business").await.token);
+    assert_eq!(client.get("/v1/acquire/before?lease=1h").await.json["response"], true);
+    for before in ["UPDATE keyspaces SET epoch = 1, founded = 1", "DELETE FROM keyspaces"] {
+        cluster.postgres.query(before).unwrap();
+        let granted = client.get("/v1/acquire/after?lease=1h&owner=ana").await;
+        assert_eq!(granted.json["response"], true, "{before}: {}", granted.text);
+    }
+    // What a later era has written nobody else may write over.
+    cluster.postgres.query("UPDATE keyspaces SET epoch = 9000000000000000").unwrap();
+    client.get("/v1/acquire/late?lease=1h").await.assert_problem(503, "unavailable");
+    let renewed = client.get("/v1/heartbeat/after?lease=1h&owner=ana").await;
+    assert_eq!(renewed.json["lease_ms"], 1000, "{}", renewed.text);
+    // After a loss the server begins an era that is later still.
+    cluster.redis.cli(&["FLUSHALL"]);
+    reopened(&client, Instant::now()).await;
+    assert_eq!(client.get("/v1/heartbeat/after?lease=1h&owner=ana").await.json["lease_ms"], 3_600_000);
+}

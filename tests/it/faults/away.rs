@@ -81,6 +81,26 @@ async fn an_acquire_whose_answer_was_lost_is_sent_again() {
     }
 }
 
+/// Redis grants, the server does not hear of it, and answers 503: what nobody knows
+/// of is taken back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_of_which_the_server_did_not_hear_is_taken_back() {
+    let cluster = cluster().await;
+    let proxy = Proxy::start(cluster.redis.port()).await;
+    let deaf = Pod::builder().env("LOCKABLE_REDIS_URL", &proxy.url()).database(&cluster.postgres.url);
+    let deaf = deaf.env("LOCKABLE_JOURNAL_ABOVE", "60s").start().await;
+    let token = cluster.account("business").await.token;
+    let (deaf, client) = (deaf.client(&token), cluster.pods[0].client(&token));
+    assert_eq!(deaf.get("/v1/heartbeat/warm-up").await.status, 200);
+    for (name, wait) in [("at-once", ""), ("waited-for", "&wait=1s")] {
+        proxy.drop_answers();
+        deaf.get(&format!("/v1/acquire/{name}?owner=deaf&lease=60s{wait}")).await.assert_problem(503, "unavailable");
+        proxy.pass();
+        let path = format!("/v1/acquire/{name}?owner=another&lease=1s");
+        eventually(async || client.get(&path).await.json["response"] == true).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_is_full_forgets_its_scripts_and_hangs_in_a_strangers_script() {
     let cluster = cluster().await;
