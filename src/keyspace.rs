@@ -4,6 +4,7 @@
 
 mod embedded;
 mod home;
+mod reading;
 mod redis;
 mod reply;
 mod script;
@@ -14,10 +15,17 @@ use std::{
 };
 
 use metrics::{counter, gauge, histogram};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
 use tracing::{Instrument, Span, debug_span};
 
-use self::home::Home;
+use self::{home::Home, reading::Reading};
+use crate::moment::Moment;
+
+/// How often it is looked whether grants may have been forgotten.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub use self::{
     embedded::{Clock, Embedded, Kept, SystemClock},
@@ -133,6 +141,25 @@ impl Keyspace {
         let args = [&*process, "", &floor_us.to_string()];
         let reply = self.run(&home::ARRIVE, &[&keys[0], &keys[1]], &args).await?;
         self.home().note(&reply).map_err(|error| KeyspaceError::Refused(error.to_string()))
+    }
+
+    /// Looks after what is in this process, for as long as it is polled. Redis is
+    /// looked at on its connection.
+    pub async fn watch(&self) {
+        let Self::Embedded(embedded) = self else { return };
+        let read = || Reading::new(embedded.now_us(), Moment::now());
+        let mut before = read();
+        loop {
+            sleep(LOOK_INTERVAL).await;
+            let reading = read();
+            if let Some(leap) = reading.leap(&before, Reading::LEAP_MAX) {
+                tracing::warn!(seconds = leap, "the clock of this machine has leapt");
+                if let Err(error) = self.arrive(self.epoch_us()).await {
+                    tracing::error!(%error, "leases may have lapsed too early");
+                }
+            }
+            before = reading;
+        }
     }
 
     /// When the era began in which the grants are made, in microseconds since

@@ -8,7 +8,6 @@ mod link;
 mod locate;
 mod pauses;
 mod subscriptions;
-mod time;
 
 use std::{sync::Arc, time::Duration};
 

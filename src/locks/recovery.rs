@@ -36,7 +36,7 @@ impl Locks {
 
     /// Sees to it that every recovery comes to its end.
     pub(super) async fn recover_always(&self) {
-        tokio::join!(self.mend_always(), self.sweep_always());
+        tokio::join!(self.mend_always(), self.sweep_always(), self.keyspace.watch());
     }
 
     /// How much longer nothing is granted, as far as is known; `None` when locks

@@ -3,7 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Cluster, Pod, eventually, postgres::Postgres, redis::RedisServer};
+use crate::support::{
+    Client, Cluster, Pod, eventually,
+    postgres::Postgres,
+    redis::{FakeClock, RedisServer},
+};
 
 /// How long a recovery lasts in these tests.
 const RECOVERY: Duration = Duration::from_secs(6);
@@ -173,13 +177,11 @@ async fn the_embedded_server_leaves_its_locks_to_the_next_start() {
     drop(pod);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_leap_of_the_clock_of_redis_is_a_loss() {
-    let (redis, clock) = RedisServer::builder().start_with_clock(0);
-    let pod = Pod::builder().redis(&redis).env("LOCKABLE_JOURNAL_ABOVE", "1s").start().await;
+/// Leases lapse early when the clock is set forward by which they last, and fences
+/// fall when it is set back.
+async fn assert_leaps_are_losses(pod: &Pod, clock: &FakeClock) {
     let client = pod.client(&pod.first_token());
     let mut fence = 0;
-    // Leases lapse early when it is set forward, fences fall when it is set back.
     for leap in ["none", "forward", "back"] {
         match leap {
             "forward" => clock.advance(3_600_000_000),
@@ -197,6 +199,19 @@ async fn a_leap_of_the_clock_of_redis_is_a_loss() {
         assert_eq!(client.get("/v1/release/any").await.json["response"], true);
     }
     assert_eq!(pod.log().matches("has leapt").count(), 2, "{}", pod.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leap_of_the_clock_is_a_loss() {
+    let (redis, clock) = RedisServer::builder().start_with_clock(0);
+    let pod = Pod::builder().redis(&redis).env("LOCKABLE_JOURNAL_ABOVE", "1s").start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let own_clock = FakeClock::new(folder.path(), 0);
+    let embedded = FakeClock::variables(folder.path())
+        .iter()
+        .fold(Pod::builder(), |pod, (name, value)| pod.env(name, value.to_str().unwrap()));
+    let embedded = embedded.env("LOCKABLE_JOURNAL_ABOVE", "1s").start().await;
+    tokio::join!(assert_leaps_are_losses(&pod, &clock), assert_leaps_are_losses(&embedded, &own_clock));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use redis::{
 use socket2::TcpKeepalive;
 
 use super::check::{StartError, check};
+use crate::keyspace::reading::Reading;
 
 /// Where Redis is, and how to connect to it.
 #[derive(Clone)]
@@ -21,7 +22,6 @@ pub(super) struct Address {
 }
 
 impl Address {
-    const LEAP_MAX: Duration = Duration::from_secs(1);
     /// How long to try to connect once.
     const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
     /// After how long without traffic, and then how often, the system asks
@@ -61,10 +61,10 @@ impl Address {
         }
     }
 
-    /// By how many microseconds the server's clock may leap: as much as a slow
-    /// answer is allowed to take, and a leap second.
-    pub(super) fn leap_max(&self) -> u64 {
-        self.timeout.max(Self::LEAP_MAX).as_micros() as u64
+    /// By how much the server's clock may leap: as much as a slow answer is allowed
+    /// to take, at least.
+    pub(super) fn leap_max(&self) -> Duration {
+        self.timeout.max(Reading::LEAP_MAX)
     }
 
     pub(super) async fn connect(&self) -> RedisResult<MultiplexedConnection> {

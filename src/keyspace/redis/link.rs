@@ -1,9 +1,6 @@
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU32, Ordering},
 };
 
 use deadpool_redis::{Pool, Status};
@@ -19,18 +16,19 @@ use super::{
     check::{Identity, StartError, check},
     locate::{Located, Locator},
     pauses::pauses,
-    time::Time,
 };
-use crate::keyspace::{
-    KeyspaceError,
-    home::{ARRIVE, Home},
+use crate::{
+    keyspace::{
+        KeyspaceError, LOOK_INTERVAL,
+        home::{ARRIVE, Home},
+        reading::Reading,
+    },
+    moment::Moment,
 };
 
 /// How many scripts in a row may go unanswered before the connection is taken
 /// for dead.
 const SLOW_IN_A_ROW_MAX: u32 = 3;
-/// How often the connection and the server's clock are looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// The one connection that all scripts share, and the task that replaces it.
 pub(super) struct Link {
     live: watch::Receiver<Option<Arc<Live>>>,
@@ -59,7 +57,7 @@ pub(super) struct Hearth {
 /// What a server said of itself at the last look.
 struct Looked {
     identity: Identity,
-    time: Time,
+    reading: Reading,
 }
 
 /// A connection whose server was checked.
@@ -211,12 +209,12 @@ impl Supervisor {
         self.shown.clone_from(&located.address.shown);
         // Before anybody can use it: what this server has may be old.
         self.arrive(&mut connection, &identity, "", 0).await?;
-        let time = self.hear_time(&mut connection).await?;
+        let reading = self.hear_time(&mut connection).await?;
         Ok(Arc::new(Live {
             pool: located.address.pool(self.plan.lent_max, identity.run_id.clone())?,
             connection,
             located,
-            looked: Mutex::new(Looked { identity, time }),
+            looked: Mutex::new(Looked { identity, reading }),
             slow_in_a_row: AtomicU32::new(0),
             broken: CancellationToken::new(),
         }))
@@ -240,15 +238,15 @@ impl Supervisor {
             return Err(StartError::Moved(moved));
         }
         let identity = check(connection).await?;
-        let time = self.hear_time(connection).await?;
+        let reading = self.hear_time(connection).await?;
         let before = std::mem::replace(
             &mut *live.looked.lock().unwrap_or_else(PoisonError::into_inner),
-            Looked { identity: identity.clone(), time },
+            Looked { identity: identity.clone(), reading },
         );
         let former = if identity.is_renamed(&before.identity) { before.identity.process() } else { String::new() };
         // Leases last by this clock. When it leaps some lapse too early, or new
         // fences are smaller than old ones.
-        let floor_us = match time.leap(&before.time, live.located.address.leap_max()) {
+        let floor_us = match reading.leap(&before.reading, live.located.address.leap_max()) {
             Some(leap) => {
                 tracing::warn!(seconds = leap, redis = self.shown, "the clock of Redis has leapt");
                 self.plan.hearth.as_ref().map_or(0, |hearth| hearth.home.epoch_us())
@@ -273,9 +271,11 @@ impl Supervisor {
         Ok(())
     }
 
-    async fn hear_time(&mut self, connection: &mut MultiplexedConnection) -> redis::RedisResult<Time> {
-        let time = Time::ask(connection).await?;
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((time.said_us, Instant::now()));
-        Ok(time)
+    async fn hear_time(&mut self, connection: &mut MultiplexedConnection) -> redis::RedisResult<Reading> {
+        let asked = Moment::now();
+        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
+        let reading = Reading::new(seconds * 1_000_000 + micros, asked);
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((reading.said_us, Instant::now()));
+        Ok(reading)
     }
 }

@@ -1,6 +1,7 @@
 use std::{
     fs::File,
     os::unix::fs::FileExt,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::atomic::{AtomicU64, Ordering},
     thread,
@@ -96,8 +97,7 @@ impl RedisServer {
         command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", "", "--dir"]);
         command.arg(self.folder.path()).args(&self.builder.args).stdout(Stdio::null());
         if self.builder.has_fake_clock {
-            command.env("LD_PRELOAD", self.folder.path().join("clock.so"));
-            command.env("TEST_CLOCK", self.folder.path().join("time"));
+            command.envs(FakeClock::variables(self.folder.path()));
         }
         self.process = Some(Process::start(command));
     }
@@ -131,13 +131,7 @@ impl Builder {
     pub fn start_with_clock(mut self, now_us: u64) -> (RedisServer, FakeClock) {
         self.has_fake_clock = true;
         let folder = tempfile::tempdir().unwrap();
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/clock.c");
-        let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(folder.path().join("clock.so")).arg(source);
-        assert!(compiler.status().unwrap().success(), "the clock does not compile");
-        let file = File::create(folder.path().join("time")).unwrap();
-        let clock = FakeClock { file, now_us: AtomicU64::new(now_us) };
-        clock.write(now_us);
+        let clock = FakeClock::new(folder.path(), now_us);
         (self.start_in(folder), clock)
     }
 
@@ -166,13 +160,28 @@ impl Builder {
     }
 }
 
-/// What a Redis server takes for the time.
+/// What a process takes for the time that was started with its variables.
 pub struct FakeClock {
     file: File,
     now_us: AtomicU64,
 }
 
 impl FakeClock {
+    /// Makes what is needed in a folder.
+    pub fn new(folder: &Path, now_us: u64) -> Self {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/clock.c");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(folder.join("clock.so")).arg(source);
+        assert!(compiler.status().unwrap().success(), "the clock does not compile");
+        let clock = Self { file: File::create(folder.join("time")).unwrap(), now_us: AtomicU64::new(now_us) };
+        clock.write(now_us);
+        clock
+    }
+
+    pub fn variables(folder: &Path) -> [(&'static str, PathBuf); 2] {
+        [("LD_PRELOAD", folder.join("clock.so")), ("TEST_CLOCK", folder.join("time"))]
+    }
+
     pub fn now_us(&self) -> u64 {
         self.now_us.load(Ordering::SeqCst)
     }
