@@ -6,7 +6,7 @@ use super::{SecretUrl, duration};
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Keyspace")]
 pub struct RedisSettings {
-    /// Redis 7.0 or newer, or Valkey: redis://, rediss:// or redis+unix://, or file: and the path of a file that says so. Without it, locks live in this process alone
+    /// Redis 7.0 or newer, or Valkey: redis://, rediss://, redis+unix://, redis+sentinel: or redis+cluster: with several hosts, or file: and the path of a file that says so. Without it, locks live in this process alone
     #[arg(id = "redis-url", long, env = "LOCKABLE_REDIS_URL", hide_env_values = true, value_name = "URL")]
     pub url: Option<SecretUrl>,
 

@@ -104,8 +104,8 @@ async fn open_keyspace(settings: &ServeSettings) -> anyhow::Result<Keyspace> {
         }
         None => {
             tracing::warn!(
-                "locks live in this process: good for trying Lockable and for one server that may forget its locks \
-                 when it stops; not for several servers, for which LOCKABLE_REDIS_URL is to be set"
+                "locks live in this process: good for trying Lockable and for one server; not for several servers, for \
+                 which LOCKABLE_REDIS_URL is to be set"
             );
             Ok(Keyspace::Embedded(Arc::new(Embedded::new(SystemClock)?)))
         }

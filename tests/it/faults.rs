@@ -4,6 +4,7 @@
 
 mod away;
 mod forgetful;
+mod soak;
 mod topology;
 
 use std::time::{Duration, Instant};

@@ -35,6 +35,8 @@ pub struct Wanted {
     /// How long they stand in line for it.
     pub wait: Duration,
     pub seed: u64,
+    /// What the names of holders and of locks begin with.
+    pub prefix: &'static str,
 }
 
 /// What they were answered.
@@ -62,6 +64,7 @@ impl Default for Wanted {
             kept: Duration::from_millis(500),
             wait: Duration::ZERO,
             seed: 1,
+            prefix: "any",
         }
     }
 }
@@ -74,7 +77,7 @@ impl Holders {
         let tasks = (0..wanted.holders).map(|number| {
             let holder = Holder {
                 client: clients[number % clients.len()].clone(),
-                owner: format!("holder-{number}"),
+                owner: format!("{}-holder-{number}", wanted.prefix),
                 random: fastrand::Rng::with_seed(wanted.seed.wrapping_mul(1_000_003) + number as u64),
                 wanted: wanted.clone(),
                 history: history.clone(),
@@ -125,11 +128,17 @@ impl Holder {
     const ANSWER_MAX: Duration = Duration::from_secs(10);
 
     async fn run(mut self) {
+        let mut name = String::new();
         while !self.stop.load(Ordering::SeqCst) {
-            let name = format!("lock-{}", self.random.usize(..self.wanted.names));
+            // Who stands in line keeps a place for a while, and would hold everybody
+            // up behind it, asking for another lock.
+            if self.wanted.wait.is_zero() || name.is_empty() {
+                name = format!("{}-lock-{}", self.wanted.prefix, self.random.usize(..self.wanted.names));
+            }
             if let Some(stint) = self.acquire(&name).await {
                 let stint = self.keep(stint).await;
                 self.history.add(stint);
+                name.clear();
             } else {
                 tokio::time::sleep(Duration::from_millis(self.random.u64(5..50))).await;
             }

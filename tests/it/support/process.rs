@@ -66,3 +66,10 @@ impl Drop for Process {
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
+
+/// A port that was free a moment ago, and that the system gives to nobody by
+/// itself: a server finds it free again when it is started anew.
+pub fn lasting_port() -> u16 {
+    let mut ports = std::iter::repeat_with(|| fastrand::u16(20_000..32_000));
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+}

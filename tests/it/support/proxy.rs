@@ -67,6 +67,11 @@ impl Proxy {
         self.mode.send_replace(Mode::Delay(by));
     }
 
+    /// Answers take nearly as long as a server waits for them.
+    pub fn slow(&self) {
+        self.delay(Duration::from_millis(400));
+    }
+
     /// Swallows everything; connections stay open.
     pub fn black_hole(&self) {
         self.mode.send_replace(Mode::BlackHole);
