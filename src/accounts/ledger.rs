@@ -10,6 +10,10 @@ use crate::lock::{Entered, Era, Fence, Ledger, LedgerError, LongGrant};
 /// How many grants are read at a time.
 const PAGE: i64 = 500;
 
+/// How long a server that stops may take to write all of its grants: there may
+/// be a hundred thousand, and nobody waits for an answer any more.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Only the process that has the grants may write them: its row is held until
 /// that is done, so that none is written behind the back of the next one, which
 /// reads them after it has entered.
@@ -69,7 +73,7 @@ impl Ledger for Database {
         last: Fence,
         grants: Vec<LongGrant>,
     ) -> BoxFuture<'a, Result<(), LedgerError>> {
-        Box::pin(in_time("ledger_hand_over", self.hand_over_grants(era, last, grants)))
+        Box::pin(within(HAND_OVER_TIMEOUT, "ledger_hand_over", self.hand_over_grants(era, last, grants)))
     }
 
     fn sweep(&self, before_ms: u64) -> BoxFuture<'_, Result<(), LedgerError>> {
@@ -163,11 +167,19 @@ fn read_fence(number: i64) -> Result<Fence, AccountsError> {
     number.to_string().parse().map_err(|_| AccountsError::Corrupt("a fencing token"))
 }
 
-/// Gives the database so much time and no more, since somebody waits.
+/// Gives the database as much time as somebody waits, and no more.
 async fn in_time<T>(
     query: &'static str,
     work: impl Future<Output = Result<T, AccountsError>>,
 ) -> Result<T, LedgerError> {
-    let outcome = timeout(Directory::DATABASE_TIMEOUT, measured(query, work)).await;
+    within(Directory::DATABASE_TIMEOUT, query, work).await
+}
+
+async fn within<T>(
+    limit: Duration,
+    query: &'static str,
+    work: impl Future<Output = Result<T, AccountsError>>,
+) -> Result<T, LedgerError> {
+    let outcome = timeout(limit, measured(query, work)).await;
     outcome.unwrap_or(Err(AccountsError::TooSlow)).map_err(|error| LedgerError::Away(error.to_string()))
 }

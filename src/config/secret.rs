@@ -73,6 +73,11 @@ impl fmt::Display for SecretUrl {
             // Fails only for addresses that cannot have a password at all.
             let _ = shown.set_password(Some("***"));
         }
+        // One with a slash in it that is not encoded ends the host for whoever reads
+        // the address.
+        if shown.path().contains('@') {
+            shown.set_path("***");
+        }
         // A password may also stand in the query (`?password=`, `?pass=`).
         if shown.query().is_some() {
             shown.set_query(Some("***"));
@@ -102,6 +107,8 @@ mod tests {
         let url: SecretUrl = "redis://ana:s3cret@db/0".parse().unwrap();
         assert_eq!(url.to_string(), "redis://ana:***@db/0");
         let url: SecretUrl = "redis+unix:///run/redis.sock?db=1&pass=s3cret".parse().unwrap();
+        assert!(!format!("{url:?} {url}").contains("s3cret"));
+        let url: SecretUrl = "redis://ana:12/s3cret@db/0".parse().unwrap();
         assert!(!format!("{url:?} {url}").contains("s3cret"));
         let url: SecretUrl = "redis+sentinel://:s3cret@a:1,b:2,c/main?sentinel_password=s3cret".parse().unwrap();
         assert_eq!(url.to_string(), "redis+sentinel://:***@a:1,b:2,c/main?***");

@@ -113,7 +113,9 @@ impl Standing {
                 let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64();
                 tracing::info!(epoch, seconds, "long leases are back; what was forgotten of others will have lapsed");
             }
-            State::Open if before.is_some() => tracing::info!(epoch, "locks are granted again"),
+            State::Open if before.is_some_and(|before| matches!(before.state, State::Waiting { .. })) => {
+                tracing::info!(epoch, "locks are granted again");
+            }
             State::Open => {}
         }
     }

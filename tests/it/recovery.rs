@@ -234,3 +234,29 @@ async fn a_database_that_was_put_back_takes_long_leases_again() {
     reopened(&client, Instant::now()).await;
     assert_eq!(client.get("/v1/heartbeat/after?lease=1h&owner=ana").await.json["lease_ms"], 3_600_000);
 }
+
+/// A master that has had no replica for a while renames its history. That is no
+/// loss, and must not cost a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_is_renamed_is_no_loss() {
+    let redis = RedisServer::builder().args(&["--repl-backlog-ttl", "1"]).start();
+    let pod = Pod::builder().redis(&redis).env("LOCKABLE_JOURNAL_ABOVE", "1s").start().await;
+    let client = pod.client(&pod.first_token());
+    let history = || {
+        let info = redis.cli(&["INFO", "replication"]);
+        info.lines().find_map(|line| line.strip_prefix("master_replid:")).unwrap().trim().to_owned()
+    };
+    let home = || redis.cli(&["GET", "lockable:1:{0}:home:"]);
+    let replica = RedisServer::builder().replica_of(&redis).start();
+    eventually(async || redis.cli(&["INFO", "replication"]).contains("state=online")).await;
+    eventually(async || home().contains(&history())).await;
+    let (before, epoch) = (history(), home().trim().rsplit_once(' ').unwrap().1.to_owned());
+    drop(replica);
+    eventually(async || history() != before).await;
+    let renamed = || home().contains(&history());
+    while !renamed() {
+        assert_ne!(reason(&client, "/v1/acquire/any?lease=1s&owner=ana").await, "recovering");
+    }
+    assert_eq!(home().trim().rsplit_once(' ').unwrap().1, epoch, "the era goes on");
+    assert_eq!(client.get("/v1/acquire/any?lease=1s&owner=ana").await.json["response"], true);
+}

@@ -52,7 +52,7 @@ async fn a_server_takes_the_socket_of_systemd_and_says_how_it_is() {
         .env("LOCKABLE_LISTEN", "192.0.2.1:1")
         .stdin(Stdio::from(OwnedFd::from(listener)))
         .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        .stderr(std::fs::File::create(folder.path().join("log")).unwrap());
     let mut server = Process::start(command);
 
     let mut said = Vec::new();
@@ -64,7 +64,9 @@ async fn a_server_takes_the_socket_of_systemd_and_says_how_it_is() {
         said.iter().filter(|line| *line == word).count()
     };
     // Connections that come before it is ready wait in the socket.
-    assert_eq!(Client::new(&origin, None).get("/v1/acquire/x").await.status, 401);
+    let answer = Client::new(&origin, None).try_get("/v1/acquire/x").await;
+    let log = || std::fs::read_to_string(folder.path().join("log")).unwrap();
+    assert_eq!(answer.map(|answer| answer.status), Some(401), "{}", log());
     eventually(async || hears("READY=1").await == 1).await;
     eventually(async || hears("WATCHDOG=1").await >= 2).await;
     assert_eq!(hears("STOPPING=1").await, 0);

@@ -2,11 +2,13 @@ use std::time::Duration;
 
 use deadpool_redis::{Hook, HookError, Manager, Pool, Runtime};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError,
+    RedisResult,
     aio::{MultiplexedConnection, PubSub},
     io::tcp::TcpSettings,
 };
 use socket2::TcpKeepalive;
+use tokio::time::timeout;
 
 use super::check::{StartError, check};
 use crate::keyspace::reading::Reading;
@@ -39,8 +41,7 @@ impl Address {
         let keepalive = TcpKeepalive::new().with_time(Self::KEEPALIVE).with_interval(Self::KEEPALIVE);
         let tcp =
             TcpSettings::default().set_nodelay(true).set_keepalive(keepalive).set_user_timeout(Self::SENT_TIMEOUT);
-        let unreadable =
-            |error: redis::RedisError| StartError::Address { url: shown.to_owned(), reason: error.to_string() };
+        let unreadable = |error: RedisError| StartError::Address { url: shown.to_owned(), reason: error.to_string() };
         let info = url.into_connection_info().map_err(unreadable)?.set_tcp_settings(tcp);
         if url.starts_with("rediss:") {
             // The first of its kind stays; only one can be the process's own.
@@ -72,7 +73,8 @@ impl Address {
     }
 
     pub(super) async fn connect_for_messages(&self) -> RedisResult<PubSub> {
-        self.client.get_async_pubsub().await
+        let connected = timeout(Self::CONNECT_TIMEOUT, self.client.get_async_pubsub()).await;
+        connected.unwrap_or_else(|_| Err(RedisError::from((ErrorKind::Io, "no connection in time"))))
     }
 
     /// Connections for one user at a time, `size` of them at most, to the server

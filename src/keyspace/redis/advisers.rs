@@ -1,5 +1,9 @@
 use std::{
-    sync::{Mutex, PoisonError},
+    collections::HashMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -9,7 +13,11 @@ use tokio::time::timeout;
 use super::{address::Address, check::StartError};
 
 /// Servers that can be asked, the one that answered last at first.
-pub(super) struct Advisers(Mutex<Vec<Address>>);
+pub(super) struct Advisers {
+    known: Mutex<Vec<Address>>,
+    /// The newest configuration that a sentinel has told of.
+    newest: AtomicU64,
+}
 
 #[derive(Clone, Copy)]
 pub(super) enum Question<'a> {
@@ -24,7 +32,7 @@ impl Advisers {
     const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 
     pub(super) fn new(servers: Vec<Address>) -> Self {
-        Self(Mutex::new(servers))
+        Self { known: Mutex::new(servers), newest: AtomicU64::new(0) }
     }
 
     /// Asks one after another until one knows.
@@ -34,7 +42,7 @@ impl Advisers {
             let asked = async {
                 let mut connection = adviser.connect().await?;
                 match question {
-                    Question::WhereIs { master } => ask_sentinel(&mut connection, master).await,
+                    Question::WhereIs { master } => ask_sentinel(&mut connection, master, &self.newest).await,
                     Question::WhoHas { tag } => ask_node(&mut connection, adviser.host(), tag).await,
                 }
             };
@@ -52,22 +60,34 @@ impl Advisers {
     }
 
     pub(super) fn all(&self) -> Vec<Address> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Has this one asked first.
     pub(super) fn learn(&self, address: &Address) {
         /// Nodes come and go; those that answered last are enough.
         const KNOWN_MAX: usize = 32;
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|other| other.shown != address.shown);
         known.insert(0, address.clone());
         known.truncate(KNOWN_MAX);
     }
 }
 
-async fn ask_sentinel(sentinel: &mut MultiplexedConnection, master: &str) -> Result<Option<(String, u16)>, RedisError> {
-    redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(master).query_async(sentinel).await
+/// Asks a sentinel, whose word is not taken when another has said something newer:
+/// it may be cut off together with the old master.
+async fn ask_sentinel(
+    sentinel: &mut MultiplexedConnection,
+    master: &str,
+    newest: &AtomicU64,
+) -> Result<Option<(String, u16)>, RedisError> {
+    let known: HashMap<String, String> = redis::cmd("SENTINEL").arg("MASTER").arg(master).query_async(sentinel).await?;
+    let field = |name: &str| known.get(name);
+    let (Some(host), Some(port)) = (field("ip"), field("port").and_then(|port| port.parse().ok())) else {
+        return Ok(None);
+    };
+    let epoch = field("config-epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
+    Ok((newest.fetch_max(epoch, Ordering::Relaxed) <= epoch).then(|| (host.clone(), port)))
 }
 
 /// Asks a node of a cluster: of each range of slots it knows the first, the last,
@@ -78,6 +98,11 @@ async fn ask_node(
     host: &str,
     tag: &str,
 ) -> Result<Option<(String, u16)>, RedisError> {
+    // One that is cut off knows who had the slots when it was.
+    let info: String = redis::cmd("CLUSTER").arg("INFO").query_async(node).await?;
+    if !info.contains("cluster_state:ok") {
+        return Ok(None);
+    }
     let slot: u16 = redis::cmd("CLUSTER").arg("KEYSLOT").arg(format!("{{{tag}}}")).query_async(node).await?;
     let ranges: Vec<Vec<redis::Value>> = redis::cmd("CLUSTER").arg("SLOTS").query_async(node).await?;
     for range in ranges {

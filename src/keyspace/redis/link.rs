@@ -263,7 +263,11 @@ impl Supervisor {
         former: &str,
         floor_us: u64,
     ) -> Result<(), StartError> {
-        let Some(Hearth { home: told, keys: [home, clock] }) = &self.plan.hearth else { return Ok(()) };
+        let Some(Hearth { home: told, keys: [home, clock] }) = &self.plan.hearth else {
+            // A node that does not have these keys says so here.
+            let key = format!("{{{}}}", self.plan.tag);
+            return Ok(redis::cmd("EXISTS").arg(key).query_async(connection).await?);
+        };
         let args = [&*identity.process(), former, &floor_us.to_string()];
         let reply = evaluate(connection, &ARRIVE, &[home, clock], &args).await;
         let reply = reply.map_err(|fault| StartError::Away(KeyspaceError::from(fault).to_string()))?;
