@@ -49,7 +49,8 @@ if is_own and not recovery_ms then
     -- It has been collected, and that answer was lost, or another request of the
     -- same owner was quicker.
     redis.call('ZREM', WAITING, ARGV[5])
-    fence = hold_on(now, head, fence, attempt == ARGV[5] and attempt or '', rest, ARGV[3], ARGV[4], ARGV[10])
+    local kept = attempt == ARGV[5] and attempt or ''
+    fence = hold_on(now, head, fence, attempt, kept, rest, ARGV[3], ARGV[4], ARGV[10])
     return {'granted', fence, expires_ms}
   end
 end

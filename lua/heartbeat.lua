@@ -9,6 +9,7 @@
 -- ARGV[8] deadline_us: the time after which nothing may be done any more, lest a
 --         heartbeat that was held up makes a longer lease shorter
 -- ARGV[9] '1' to be told the grant, '' not to be
+-- ARGV[10] epoch_us: as in acquire.lua
 --
 -- Returns one of
 --   {'renewed', backlog_us, fence, expires_ms, grant}   grant: as in `lock`, or ''
@@ -50,10 +51,12 @@ end
 -- PEXPIRE stands first: with its memory full Redis lets a script go on that has
 -- begun to write, but not begin with a write that may need memory.
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
-if attempt ~= '' then
-  -- The holder relies on the grant: the attempt that made it may not take it
-  -- back any more.
-  redis.call('SET', KEYS[1], holder .. fence .. '\n' .. rest, 'PX', ARGV[6])
+-- The holder relies on the grant: the attempt that made it may not take it back
+-- any more. Where Redis may have forgotten what came after the grant, it is
+-- marked as held since, see hold.lua.
+local known = tonumber(fence) < tonumber(ARGV[10]) and '!' .. ARGV[10] or ''
+if attempt ~= known then
+  redis.call('SET', KEYS[1], holder .. fence .. '\n' .. known .. rest, 'PX', ARGV[6])
 end
 local expires_ms = word(math.floor(now / 1000) + tonumber(ARGV[6]))
 redis.call('ZADD', KEYS[2], 'XX', expires_ms, ARGV[5])

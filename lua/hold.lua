@@ -41,10 +41,12 @@ end
 -- one, whose answer may have been lost, nor this one, since the holder may rely
 -- on an answer to the first: then `attempt` is ''. Returns the fence.
 --
--- A grant from before `epoch_us`, the time of the last recovery, is fenced anew:
--- its release may have been lost, and with it grants that came after.
-local function hold_on(now, head, fence, attempt, rest, place, lease_ms, epoch_us)
-  if tonumber(fence) < tonumber(epoch_us) then
+-- A grant from before `epoch_us`, the time of the last recovery, is fenced anew,
+-- unless `before`, what stands in place of its attempt, says that its holder has
+-- sent a heartbeat since: its release may have been lost, and with it grants that
+-- came after.
+local function hold_on(now, head, fence, before, attempt, rest, place, lease_ms, epoch_us)
+  if tonumber(fence) < tonumber(epoch_us) and before ~= '!' .. epoch_us then
     fence = next_fence(now)
   end
   redis.call('SET', LOCK, head .. fence .. '\n' .. attempt .. '\n' .. rest, 'PX', lease_ms)

@@ -5,7 +5,8 @@
 --                  fence, attempt, time of the grant in ms, token label, note,
 --                  info. With a '?' before the attempt it was handed to a
 --                  waiter who has yet to collect it. The attempt is '' once its
---                  owner has shown that it knows of the grant
+--                  owner has shown that it knows of the grant; '!' and an epoch
+--                  if it has sent a heartbeat since that recovery began
 -- KEYS[2] clock    string: the last fence given in this hash slot. In a recovery
 --                  it goes on with a space, and 'closed' until what is known of
 --                  long leases has been put back, then the time in ms until

@@ -28,15 +28,18 @@ for at = 1, (#KEYS - 2) / 2 do
   local rest_ms = tonumber(expires_ms) - now_ms
   local fence, present = fence_of(grant), fence_of(redis.call('GET', lock))
   last = math.max(last, fence)
-  -- The same grant may have lost a renewal.
-  local is_shorter = fence == present and redis.call('PTTL', lock) < rest_ms
-  if rest_ms > 0 and (fence > present or is_shorter) then
-    redis.call('SET', lock, grant, 'PX', word(rest_ms))
+  if rest_ms > 0 and fence >= present then
+    if fence > present then
+      redis.call('SET', lock, grant, 'PX', word(rest_ms))
+      restored = restored + 1
+    else
+      -- It may have lost a renewal.
+      redis.call('PEXPIRE', lock, word(rest_ms), 'GT')
+    end
     redis.call('ZADD', held, expires_ms, place)
     if redis.call('PTTL', held) < rest_ms then
       redis.call('PEXPIRE', held, word(rest_ms))
     end
-    restored = restored + 1
   end
 end
 redis.call('SET', KEYS[2], word(last) .. ' closed')

@@ -28,7 +28,7 @@ if grant then
   local mark, before, rest
   fence, mark, before, rest = string.match(grant, '^(%d+)\n(%??)([^\n]*)\n(.*)$', #head + 1)
   if mark == '' then
-    fence = hold_on(now, head, fence, '', rest, ARGV[5], ARGV[6], ARGV[14])
+    fence = hold_on(now, head, fence, before, '', rest, ARGV[5], ARGV[6], ARGV[14])
     return {'granted', backlog, fence, expires_ms}
   end
   redis.call('ZREM', WAITING, before)

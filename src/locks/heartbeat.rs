@@ -35,6 +35,7 @@ impl Locks {
             &request.fence.map(|fence| fence.to_string()).unwrap_or_default(),
             &deadline_us.to_string(),
             if self.is_long(request.lease) { "1" } else { "" },
+            &self.keyspace.epoch_us().to_string(),
         ];
         let reply = self.keyspace.run_replicated(&HEARTBEAT, &keys, &args).await?;
         Self::count("heartbeat", &reply);

@@ -58,11 +58,10 @@ impl Locks {
             standing = self.keyspace.arrive(*epoch_us).await?;
             entered = self.ledger.enter(&standing.era, self.short.as_duration()).await?;
         }
-        if standing.state != State::Closed {
-            return Ok(standing);
-        }
         let (wait, last) = match entered {
-            Entered::First | Entered::Behind { .. } => (Duration::ZERO, None),
+            _ if standing.state != State::Closed => return Ok(standing),
+            Entered::Behind { .. } => return Ok(standing),
+            Entered::First => (Duration::ZERO, None),
             Entered::HandedOver { last } => (Duration::ZERO, Some(last)),
             Entered::Again { short } => (short + Self::RECOVERY_MARGIN, None),
         };
