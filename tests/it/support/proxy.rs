@@ -144,6 +144,8 @@ async fn carry(
                 Err(_) => return,
             },
         };
+        // It may have changed while there was something to read.
+        let mode = *modes.borrow();
         let mut bytes = match read {
             // A side that has gone is heard of only if the network says so.
             Ok(0) | Err(_) if matches!(mode, Mode::BlackHole | Mode::HalfOpen) => {
