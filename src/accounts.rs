@@ -23,6 +23,7 @@ pub use self::{
     account::{AccountInfo, NewAccount},
     audit::Recording,
     caller::{Caller, LeaseOutOfRange, NamespaceDenied, Scopes},
+    change::Actor,
     database::Database,
     directory::{Directory, FindError, Reach},
     error::AccountsError,

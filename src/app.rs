@@ -1,5 +1,7 @@
 //! What handlers share.
 
+mod breaking;
+
 use std::{sync::Arc, time::Duration};
 
 use ipnet::IpNet;
@@ -11,6 +13,8 @@ use crate::{
     limits::{Addresses, Tokens},
     locks::Locks,
 };
+
+pub use self::breaking::{BreakError, Breaking};
 
 /// Everything that a request may need, made once at the start.
 pub struct App {

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{
     AccountsError, Database, NewToken, Plan, Scopes, TokenRequest,
-    change::{Change, now_ms},
+    change::{Actor, Change, now_ms},
 };
 use crate::lock::{AccountId, Label, Lease, Namespace};
 
@@ -44,7 +44,7 @@ impl Database {
     /// # Errors
     /// When the address is none or has an account, or there is no such plan.
     pub async fn create_account(&self, email: &str, plan: &str, label: Label) -> Result<NewAccount, AccountsError> {
-        let mut change = self.change("operator").await?;
+        let mut change = self.change(Actor::Operator).await?;
         let made = change.add_account(email, plan, label).await?;
         change.commit().await?;
         Ok(made)
@@ -55,7 +55,7 @@ impl Database {
     /// # Errors
     /// When the database fails.
     pub async fn first_account(&self) -> Result<Option<NewAccount>, AccountsError> {
-        let mut change = self.change("server").await?;
+        let mut change = self.change(Actor::Server).await?;
         let accounts: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM accounts").fetch_one(change.connection()).await?;
         if accounts > 0 {
             return Ok(None);
@@ -88,7 +88,7 @@ impl Database {
     /// # Errors
     /// When there is no such account or plan.
     pub async fn set_plan(&self, account: &str, plan: &str) -> Result<(), AccountsError> {
-        let mut change = self.change("operator").await?;
+        let mut change = self.change(Actor::Operator).await?;
         let account = change.find_account(account).await?;
         change.find_plan(plan).await?;
         sqlx::query("UPDATE accounts SET plan = $1 WHERE id = $2")
@@ -104,8 +104,8 @@ impl Database {
     ///
     /// # Errors
     /// When there is no such account, or its plan has no such lease.
-    pub async fn set_lease(&self, account: &str, lease: Option<Lease>) -> Result<(), AccountsError> {
-        let mut change = self.change("operator").await?;
+    pub async fn set_lease(&self, by: Actor, account: &str, lease: Option<Lease>) -> Result<(), AccountsError> {
+        let mut change = self.change(by).await?;
         let account = change.find_account(account).await?;
         let Plan { name: plan, lease_min: min, lease_max: max, .. } = change.find_plan(&account.plan).await?;
         if let Some(lease) = lease.filter(|lease| *lease < min || max < *lease) {
@@ -126,7 +126,7 @@ impl Database {
     /// # Errors
     /// When there is no such account.
     pub async fn set_suspended(&self, account: &str, suspended: bool) -> Result<(), AccountsError> {
-        let mut change = self.change("operator").await?;
+        let mut change = self.change(Actor::Operator).await?;
         let account = change.find_account(account).await?;
         if account.suspended_at.is_some() == suspended {
             return Ok(());

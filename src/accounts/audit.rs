@@ -1,21 +1,32 @@
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::{AccountsError, Caller, Directory, change::Change, measure::measured};
+use super::{
+    AccountsError, Directory,
+    change::{Actor, Change},
+    measure::measured,
+};
+use crate::lock::AccountId;
 
 /// A row for the audit log that is written, and not there yet: what it tells of
 /// is done while it can still be taken back, by dropping this.
 pub struct Recording<'a>(Change<'a>);
 
 impl Directory {
-    /// Records what a token does to its account's locks.
+    /// Records what somebody does to the locks of an account.
     ///
     /// # Errors
     /// When the database could not be asked in time.
-    pub async fn record(&self, caller: &Caller, action: &str, detail: Value) -> Result<Recording<'_>, AccountsError> {
+    pub async fn record(
+        &self,
+        by: Actor,
+        account: AccountId,
+        action: &str,
+        detail: Value,
+    ) -> Result<Recording<'_>, AccountsError> {
         let recorded = async {
-            let mut change = self.database.change(&format!("token:{}", caller.token)).await?;
-            change.record(Some(caller.account), action, detail).await?;
+            let mut change = self.database.change(by).await?;
+            change.record(Some(account), action, detail).await?;
             Ok(Recording(change))
         };
         timeout(Self::DATABASE_TIMEOUT, measured("record", recorded)).await.unwrap_or(Err(AccountsError::TooSlow))

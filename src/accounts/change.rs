@@ -1,4 +1,7 @@
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use sqlx::{Any, AnyConnection, Transaction};
 use uuid::Uuid;
@@ -15,18 +18,33 @@ use crate::lock::AccountId;
 pub(super) struct Change<'a> {
     transaction: Transaction<'a, Any>,
     seq: i64,
-    actor: String,
+    actor: Actor,
+}
+
+/// Who makes a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// Somebody with the program and the database's address.
+    Operator,
+    /// The server by itself.
+    Server,
+    /// A token, by its id.
+    Token(Uuid),
+    /// A session of the account page, by its id.
+    Session(Uuid),
+    /// Somebody who has yet to sign in.
+    Visitor,
 }
 
 impl Database {
     /// Begins a change on behalf of `actor`.
-    pub(super) async fn change(&self, actor: &str) -> Result<Change<'_>, AccountsError> {
+    pub(super) async fn change(&self, actor: Actor) -> Result<Change<'_>, AccountsError> {
         self.check_version().await?;
         let mut transaction = self.pool().begin().await?;
         let seq = sqlx::query_scalar("UPDATE revision SET seq = seq + 1 WHERE one = 1 RETURNING seq")
             .fetch_one(&mut *transaction)
             .await?;
-        Ok(Change { transaction, seq, actor: actor.to_owned() })
+        Ok(Change { transaction, seq, actor })
     }
 }
 
@@ -56,7 +74,7 @@ impl Change<'_> {
         action: &str,
         detail: serde_json::Value,
     ) -> Result<(), AccountsError> {
-        let actor = self.actor.clone();
+        let actor = self.actor.to_string();
         sqlx::query("INSERT INTO audit (id, at, account, actor, action, detail) VALUES ($1, $2, $3, $4, $5, $6)")
             .bind(Uuid::now_v7().to_string())
             .bind(now_ms())
@@ -83,8 +101,20 @@ impl Change<'_> {
     }
 }
 
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator => f.write_str("operator"),
+            Self::Server => f.write_str("server"),
+            Self::Token(id) => write!(f, "token:{id}"),
+            Self::Session(id) => write!(f, "session:{id}"),
+            Self::Visitor => f.write_str("visitor"),
+        }
+    }
+}
+
 /// Milliseconds since 1970. These times are for people to read; nothing is
-/// decided by them.
+/// decided by them but when sessions, links and rotated tokens end.
 pub(super) fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }

@@ -2,7 +2,10 @@ use serde::Serialize;
 use sqlx::Row;
 use uuid::Uuid;
 
-use super::{AccountsError, Database, change::now_ms};
+use super::{
+    AccountsError, Database,
+    change::{Actor, now_ms},
+};
 use crate::lock::{Namespace, NamespaceId};
 
 /// What is known of a private namespace.
@@ -23,9 +26,9 @@ impl Database {
     /// # Errors
     /// When there is no such account, its plan has none, it has too many, or
     /// the name is taken or none.
-    pub async fn create_namespace(&self, account: &str, name: &str) -> Result<NamespaceInfo, AccountsError> {
+    pub async fn create_namespace(&self, by: Actor, account: &str, name: &str) -> Result<NamespaceInfo, AccountsError> {
         Namespace::check_private_name(name)?;
-        let mut change = self.change("operator").await?;
+        let mut change = self.change(by).await?;
         let account = change.find_account(account).await?;
         if !change.find_plan(&account.plan).await?.private_namespaces {
             return Err(AccountsError::NoPrivateNamespaces(account.plan));

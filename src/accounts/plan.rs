@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use sqlx::{Row, any::AnyRow};
 
-use super::{AccountsError, Database};
+use super::{AccountsError, Database, change::Actor};
 use crate::lock::{Lease, Rate};
 
 /// What an account may use.
@@ -111,7 +111,7 @@ impl Database {
     /// # Errors
     /// When there is no such plan, or it cannot have such figures.
     pub async fn set_plan_figures(&self, name: &str, figures: &PlanChange) -> Result<Plan, AccountsError> {
-        let mut change = self.change("operator").await?;
+        let mut change = self.change(Actor::Operator).await?;
         let before = change.find_plan(name).await?;
         let after = before.clone().changed(figures)?;
         sqlx::query(

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     AccountInfo, AccountsError, Database, Scopes,
-    change::{Change, now_ms},
+    change::{Actor, Change, now_ms},
 };
 use crate::lock::{AccountId, Label, Namespace, NamespaceId};
 
@@ -83,8 +83,13 @@ impl Database {
     ///
     /// # Errors
     /// When there is no such account or namespace, or too many tokens.
-    pub async fn create_token(&self, account: &str, request: &TokenRequest) -> Result<NewToken, AccountsError> {
-        let mut change = self.change("operator").await?;
+    pub async fn create_token(
+        &self,
+        by: Actor,
+        account: &str,
+        request: &TokenRequest,
+    ) -> Result<NewToken, AccountsError> {
+        let mut change = self.change(by).await?;
         let account = change.find_account(account).await?;
         let made = change.add_token(&account, request).await?;
         change.touch_account(account.id).await?;
@@ -123,19 +128,22 @@ impl Database {
         Ok(rows.iter().map(token).collect::<Result<_, _>>()?)
     }
 
-    /// Revokes a token by its id. It is refused from now on, everywhere within
-    /// a second.
+    /// Revokes a token by its id: any, or one of a certain account. It is refused
+    /// from now on, everywhere within a second.
     ///
     /// # Errors
     /// When there is no such token, or it is revoked already.
-    pub async fn revoke_token(&self, id: &str) -> Result<(), AccountsError> {
-        let mut change = self.change("operator").await?;
-        let row =
-            sqlx::query("UPDATE tokens SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL RETURNING account")
-                .bind(now_ms())
-                .bind(id)
-                .fetch_optional(change.connection())
-                .await?;
+    pub async fn revoke_token(&self, by: Actor, of: Option<AccountId>, id: &str) -> Result<(), AccountsError> {
+        let mut change = self.change(by).await?;
+        let row = sqlx::query(
+            "UPDATE tokens SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL AND ($3 = '' OR account = $3) \
+             RETURNING account",
+        )
+        .bind(now_ms())
+        .bind(id)
+        .bind(of.map(|account| account.to_string()).unwrap_or_default())
+        .fetch_optional(change.connection())
+        .await?;
         let row = row.ok_or_else(|| AccountsError::NotFound { what: "token in force", name: id.into() })?;
         let account: AccountId =
             row.try_get::<String, _>("account")?.parse().map_err(|_| AccountsError::Corrupt("an account's id"))?;

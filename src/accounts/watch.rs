@@ -149,7 +149,7 @@ impl Directory {
 mod tests {
     use super::*;
     use crate::{
-        accounts::{Database, FindError, NewAccount, Reach, Token},
+        accounts::{Actor, Database, FindError, NewAccount, Reach, Token},
         config::DatabaseSettings,
         keyspace::{Embedded, Keyspace, Script, SystemClock},
         lock::Label,
@@ -196,7 +196,7 @@ mod tests {
         }
 
         async fn revoke(&self) {
-            self.directory.database.revoke_token(&self.made.token.id.to_string()).await.unwrap();
+            self.directory.database.revoke_token(Actor::Operator, None, &self.made.token.id.to_string()).await.unwrap();
         }
 
         async fn sql(&self, statement: &'static str) {

@@ -112,11 +112,6 @@ impl<P> Authorized<P> {
             .map_err(|error: LeaseOutOfRange| Problem::new(Kind::LeaseOutOfRange, error.to_string()))
     }
 
-    /// The account, for what goes on when the request has ended.
-    pub(super) fn shared_account(&self) -> Arc<Caller> {
-        self.caller.clone()
-    }
-
     pub(super) fn account(&self) -> &Caller {
         &self.caller
     }

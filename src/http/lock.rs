@@ -7,8 +7,6 @@ use axum::{
 };
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::json;
-use tracing::Instrument;
 use utoipa::ToSchema;
 
 use super::{
@@ -20,10 +18,10 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    accounts::Caller,
-    app::App,
-    lock::{Broken, Fence, Holder, LockName, Namespace, NotHeld, Owner, Standing},
-    locks::{BreakRequest, Claimant, LockId, Looked},
+    accounts::Actor,
+    app::{App, Breaking},
+    lock::{Broken, Fence, Holder, Namespace, NotHeld, Owner, Standing},
+    locks::{Claimant, LockId, Looked},
 };
 
 /// How a lock stands.
@@ -144,52 +142,23 @@ pub(super) async fn break_held<P>(
         Some(held) if held.holder.account != account.account => return Ok(Err(NotHeld::HeldByAnother)),
         Some(held) => held.holder,
     };
-    let detail = audit_detail(account, &lock.name, namespace, &holder);
-    let request = BreakRequest { lock: lock.clone(), account: account.account, fence: holder.fence };
-    // In a task of its own: a client that hangs up now must not keep what it has
-    // done out of the log.
-    let breaking =
-        tokio::spawn(break_and_record(app.clone(), caller.shared_account(), request, detail).in_current_span());
-    let broken = breaking.await.map_err(|error| {
-        tracing::error!(%error, "breaking a lock ended early");
-        Problem::internal()
-    })??;
-    Ok(match broken {
+    let breaking = Breaking {
+        by: Actor::Token(account.token),
+        by_label: account.label.as_str().to_owned(),
+        lock: lock.clone(),
+        namespace: namespace.name.clone(),
+        holder: holder.clone(),
+    };
+    Ok(match app.break_grant(breaking).await? {
         Broken::Broken => Ok(holder),
         Broken::Refused(reason) => Err(reason),
     })
-}
-
-async fn break_and_record(
-    app: Arc<App>,
-    account: Arc<Caller>,
-    request: BreakRequest,
-    detail: serde_json::Value,
-) -> Result<Broken, Problem> {
-    let recording = app.directory.record(&account, "lock.break", detail).await?;
-    let broken = app.locks.break_grant(&request).await;
-    // Without an answer it may be broken; the log says what was tried, then.
-    if broken.as_ref().map_or_else(|error| !error.is_sure(), |broken| *broken == Broken::Broken) {
-        recording.commit().await.inspect_err(|error| {
-            tracing::error!(%error, fence = %request.fence, "a lock was broken, and the audit log does not say so");
-        })?;
-    }
-    Ok(broken?)
 }
 
 /// Whose the lock was that was broken.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Was<'a> {
     holder: HolderView<'a>,
-}
-
-fn audit_detail(caller: &Caller, name: &LockName, namespace: &Namespace, holder: &Holder) -> serde_json::Value {
-    json!({
-        "by": caller.label,
-        "namespace": namespace.name,
-        "name": name.as_str(),
-        "holder": HolderView::new(holder),
-    })
 }
 
 pub(super) async fn look<P>(

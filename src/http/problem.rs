@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{accounts::AccountsError, keyspace::KeyspaceError, locks::LocksError};
+use crate::{accounts::AccountsError, app::BreakError, keyspace::KeyspaceError, locks::LocksError};
 
 /// An answer that is neither yes nor no (RFC 9457).
 #[derive(Clone, Debug)]
@@ -167,6 +167,16 @@ impl From<AccountsError> for Problem {
     fn from(error: AccountsError) -> Self {
         tracing::warn!(%error, "a request failed");
         Self::unavailable("accounts could not be asked in time")
+    }
+}
+
+impl From<BreakError> for Problem {
+    fn from(error: BreakError) -> Self {
+        match error {
+            BreakError::Accounts(error) => error.into(),
+            BreakError::Locks(error) => error.into(),
+            BreakError::Ended => Self::internal(),
+        }
     }
 }
 

@@ -2,7 +2,7 @@ use clap::Subcommand;
 
 use super::{Shown, Target, output::time};
 use crate::{
-    accounts::{AccountInfo, AccountsError},
+    accounts::{AccountInfo, AccountsError, Actor},
     lock::{Label, Lease, parse_duration_ms},
 };
 
@@ -102,7 +102,7 @@ impl Command {
             }
             Self::SetLease { account, lease: OwnLease(lease), target } => {
                 let (database, output) = target.open().await?;
-                database.set_lease(&account, lease).await?;
+                database.set_lease(Actor::Operator, &account, lease).await?;
                 let lease = lease.map_or("its plan's lease".into(), |lease| format!("a lease of {lease}"));
                 output.done(&format!("{account} has {lease}"));
             }

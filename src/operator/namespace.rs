@@ -1,7 +1,7 @@
 use clap::Subcommand;
 
 use super::{Shown, Target, output::time};
-use crate::accounts::{AccountsError, NamespaceInfo};
+use crate::accounts::{AccountsError, Actor, NamespaceInfo};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -30,7 +30,7 @@ impl Command {
         match self {
             Self::Create { account, name, target } => {
                 let (database, output) = target.open().await?;
-                let made = database.create_namespace(&account, &name).await?;
+                let made = database.create_namespace(Actor::Operator, &account, &name).await?;
                 output.made(&made, &format!("made the namespace {name} for {account}"));
             }
             Self::List { account, target } => {

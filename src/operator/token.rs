@@ -2,7 +2,7 @@ use clap::{Subcommand, ValueEnum};
 
 use super::{Shown, Target, account::label, output::time};
 use crate::{
-    accounts::{AccountsError, Scopes, TokenInfo, TokenRequest},
+    accounts::{AccountsError, Actor, Scopes, TokenInfo, TokenRequest},
     lock::{Label, Namespace},
 };
 
@@ -56,7 +56,9 @@ impl Command {
             Self::Create { account, label, scopes, namespace, target } => {
                 let (database, output) = target.open().await?;
                 let scopes = Scopes { lock: scopes.contains(&Scope::Lock), manage: scopes.contains(&Scope::Manage) };
-                let made = database.create_token(&account, &TokenRequest { label, scopes, namespace }).await?;
+                let made = database
+                    .create_token(Actor::Operator, &account, &TokenRequest { label, scopes, namespace })
+                    .await?;
                 let token = made.token.reveal();
                 let item = serde_json::json!({ "id": made.id, "token": token });
                 output.made(&item, &format!("Made a token for {account}, shown this once:\n\n    {token}\n"));
@@ -67,7 +69,7 @@ impl Command {
             }
             Self::Revoke { id, target } => {
                 let (database, output) = target.open().await?;
-                database.revoke_token(&id).await?;
+                database.revoke_token(Actor::Operator, None, &id).await?;
                 output.done(&format!("token {id} is revoked"));
             }
         }
