@@ -14,8 +14,15 @@ mod ledger;
 mod lookup;
 mod measure;
 mod namespace;
+mod password;
 mod plan;
+mod removal;
+mod rotation;
+mod secret;
+mod session;
+mod sign_up;
 mod token;
+mod trail;
 mod usage;
 mod watch;
 
@@ -28,6 +35,11 @@ pub use self::{
     directory::{Directory, FindError, Reach},
     error::AccountsError,
     namespace::NamespaceInfo,
+    password::{Password, PasswordError},
     plan::{Plan, PlanChange},
+    secret::Secret,
+    session::{Origin, Session, SessionInfo},
+    sign_up::Link,
     token::{NewToken, Token, TokenHash, TokenInfo, TokenRequest},
+    trail::{AuditFilter, AuditRow},
 };

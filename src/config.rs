@@ -7,6 +7,7 @@ mod in_force;
 mod limits;
 mod listen;
 mod log;
+mod page;
 mod recovery;
 mod redis;
 mod secret;
@@ -19,6 +20,7 @@ pub use self::{
     limits::LimitSettings,
     listen::{ListenSettings, TlsSettings},
     log::{LogFormat, LogSettings},
+    page::{PageSettings, PublicUrl},
     recovery::RecoverySettings,
     redis::RedisSettings,
     secret::SecretUrl,
@@ -42,6 +44,8 @@ pub struct ServeSettings {
     pub recovery: RecoverySettings,
     #[command(flatten)]
     pub limits: LimitSettings,
+    #[command(flatten)]
+    pub page: PageSettings,
     #[command(flatten)]
     pub admin: AdminSettings,
     #[command(flatten)]

@@ -1,14 +1,16 @@
 //! What one client may cost: the rate of each token, over all pods together,
-//! and failed authentications and connections of each client address, in this
-//! pod.
+//! failed authentications and connections of each client address, in this pod, and
+//! what people try on the account page.
 
 mod addresses;
+mod attempts;
 mod meter;
 mod neighbours;
 mod tokens;
 
 pub use self::{
     addresses::Addresses,
+    attempts::{Attempt, Attempts},
     neighbours::{Neighbour, Neighbours},
     tokens::{Admission, Permit, Tokens},
 };

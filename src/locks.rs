@@ -4,11 +4,14 @@
 
 mod acquire;
 mod collect;
+mod crowd;
 mod heartbeat;
+mod history;
 mod inspect;
 mod journal;
 mod line;
 mod list;
+mod record;
 mod recovery;
 mod release;
 mod request;
@@ -31,11 +34,13 @@ use crate::{
 pub use self::{
     acquire::Turn,
     collect::Withdrawn,
+    crowd::{Crowd, Waiter},
+    history::{Counts, Ending, History, Past},
     line::Look,
     list::{Census, Cursor, ListRequest, Looked, Page},
     request::{AcquireRequest, Answer, BreakRequest, Claimant, HeartbeatRequest, LockId, ReleaseRequest},
 };
-use self::{request::pod_channel, waiters::Waiters};
+use self::{record::Recorder, request::pod_channel, waiters::Waiters};
 
 /// Locks, wherever they are kept, and those who wait for them in this server.
 /// Cheap to clone, which every acquire does for the case that it has to be taken
@@ -52,6 +57,7 @@ pub struct Parts {
     undoings: Semaphore,
     undo_tasks: TaskTracker,
     waiters: Arc<Waiters>,
+    recorder: Recorder,
     /// The channel on which this server is told of its waiters. It has a new one
     /// with each start.
     pod: String,
@@ -124,6 +130,7 @@ impl Locks {
             undoings: Semaphore::new(Self::UNDOINGS_MAX),
             undo_tasks: TaskTracker::new(),
             waiters: Waiters::new(waiters_max),
+            recorder: Recorder::default(),
             pod: pod_channel(&keyspace, &Attempt::new().to_string()),
             keyspace,
             ledger,
@@ -148,6 +155,7 @@ impl Locks {
         if timeout(Self::FINISH_MAX, self.undo_tasks.wait()).await.is_err() {
             tracing::warn!(attempts = self.undo_tasks.len(), "attempts without an answer are left to lapse");
         }
+        self.finish_record().await;
         self.hand_over().await;
     }
 

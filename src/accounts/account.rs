@@ -45,9 +45,10 @@ impl Database {
     /// When the address is none or has an account, or there is no such plan.
     pub async fn create_account(&self, email: &str, plan: &str, label: Label) -> Result<NewAccount, AccountsError> {
         let mut change = self.change(Actor::Operator).await?;
-        let made = change.add_account(email, plan, label).await?;
+        let account = change.add_account(email, plan).await?;
+        let token = change.add_first_token(&account, label).await?;
         change.commit().await?;
-        Ok(made)
+        Ok(NewAccount { account, token })
     }
 
     /// Makes the first account of a database that has none, `None` if it has.
@@ -61,9 +62,10 @@ impl Database {
             return Ok(None);
         }
         let label = Label::parse("first").map_err(|_| AccountsError::Corrupt("the first label"))?;
-        let made = change.add_account(FIRST_EMAIL, FIRST_PLAN, label).await?;
+        let account = change.add_account(FIRST_EMAIL, FIRST_PLAN).await?;
+        let token = change.add_first_token(&account, label).await?;
         change.commit().await?;
-        Ok(Some(made))
+        Ok(Some(NewAccount { account, token }))
     }
 
     /// Lists all accounts, the oldest first.
@@ -71,7 +73,9 @@ impl Database {
     /// # Errors
     /// When the database fails.
     pub async fn list_accounts(&self) -> Result<Vec<AccountInfo>, AccountsError> {
-        let rows = sqlx::query("SELECT * FROM accounts ORDER BY created_at, id").fetch_all(self.pool()).await?;
+        let rows = sqlx::query("SELECT * FROM accounts WHERE deleted_at IS NULL ORDER BY created_at, id")
+            .fetch_all(self.pool())
+            .await?;
         rows.iter().map(AccountInfo::read).collect()
     }
 
@@ -158,7 +162,7 @@ impl Change<'_> {
         self.commit().await
     }
 
-    async fn add_account(&mut self, email: &str, plan: &str, label: Label) -> Result<NewAccount, AccountsError> {
+    pub(super) async fn add_account(&mut self, email: &str, plan: &str) -> Result<AccountInfo, AccountsError> {
         check_email(email)?;
         self.find_plan(plan).await?;
         if self.find_account(email).await.is_ok() {
@@ -184,15 +188,18 @@ impl Change<'_> {
         .execute(self.connection())
         .await?;
         self.record(Some(account.id), "account.create", serde_json::json!({ "plan": plan })).await?;
+        Ok(account)
+    }
+
+    /// A token that may do everything.
+    async fn add_first_token(&mut self, account: &AccountInfo, label: Label) -> Result<NewToken, AccountsError> {
         let scopes = Scopes { lock: true, manage: true };
-        let request = TokenRequest { label, scopes, namespace: Namespace::PUBLIC.into() };
-        let token = self.add_token(&account, &request).await?;
-        Ok(NewAccount { account, token })
+        self.add_token(account, &TokenRequest { label, scopes, namespace: Namespace::PUBLIC.into() }).await
     }
 }
 
 impl AccountInfo {
-    fn read(row: &AnyRow) -> Result<Self, AccountsError> {
+    pub(super) fn read(row: &AnyRow) -> Result<Self, AccountsError> {
         let id: String = row.try_get("id")?;
         Ok(Self {
             id: id.parse().map_err(|_| AccountsError::Corrupt("an account's id"))?,
@@ -206,7 +213,7 @@ impl AccountInfo {
 }
 
 async fn find_account(connection: &mut AnyConnection, account: &str) -> Result<AccountInfo, AccountsError> {
-    let row = sqlx::query("SELECT * FROM accounts WHERE id = $1 OR email_lower = $2")
+    let row = sqlx::query("SELECT * FROM accounts WHERE (id = $1 OR email_lower = $2) AND deleted_at IS NULL")
         .bind(account)
         .bind(account.to_lowercase())
         .fetch_optional(connection)
@@ -217,7 +224,7 @@ async fn find_account(connection: &mut AnyConnection, account: &str) -> Result<A
 
 /// Only what tells an address from something else: whether there is a mailbox
 /// is for a message to find out.
-fn check_email(email: &str) -> Result<(), AccountsError> {
+pub(super) fn check_email(email: &str) -> Result<(), AccountsError> {
     let is_sound = email.len() <= Database::EMAIL_BYTES_MAX
         && !email.chars().any(|c| c.is_whitespace() || c.is_control())
         && email

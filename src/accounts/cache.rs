@@ -165,6 +165,7 @@ mod tests {
             namespaces: Vec::new(),
             default_namespace: NamespaceId::Public,
             last_used_hour: None,
+            expires_at: None,
         }
     }
 

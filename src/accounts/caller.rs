@@ -21,6 +21,10 @@ pub struct Caller {
     pub default_namespace: NamespaceId,
     /// When the token was last noted to be in use, in hours since 1970.
     pub last_used_hour: Option<i64>,
+    /// When the token ends, in milliseconds since 1970; none for one that does
+    /// not by itself. Servers of an earlier version leave it out.
+    #[serde(default)]
+    pub expires_at: Option<i64>,
 }
 
 /// What a token may be used for.

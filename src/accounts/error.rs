@@ -17,6 +17,8 @@ pub enum AccountsError {
     Namespace(#[from] NamespaceError),
     #[error("an account has at most {max} {what}")]
     TooMany { what: &'static str, max: u64 },
+    #[error("{tokens} tokens have their locks in {namespace:?}; revoke them first")]
+    InUse { namespace: String, tokens: u64 },
     #[error("a plan cannot have {0}")]
     Plan(String),
     #[error("the database is at version {is}, and {needed} is needed; run lockable migrate")]

@@ -27,12 +27,13 @@ impl Database {
     /// `None` for a token that is unknown or revoked.
     pub(super) async fn find_caller(&self, hash: &TokenHash) -> Result<Option<(i64, Caller)>, AccountsError> {
         let row = sqlx::query(
-            "SELECT r.seq, t.id, t.account, t.label, t.may_lock, t.may_manage, t.default_namespace, t.last_used_hour, \
+            "SELECT r.seq, t.id, t.account, t.label, t.may_lock, t.may_manage, t.default_namespace, t.last_used_hour, t.expires_at, \
              a.lease_ms, a.suspended_at, p.*, p.name AS plan_name \
              FROM tokens t JOIN accounts a ON a.id = t.account JOIN plans p ON p.name = a.plan, revision r \
-             WHERE t.hash = $1 AND t.revoked_at IS NULL",
+             WHERE t.hash = $1 AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > $2)",
         )
         .bind(hash.to_string())
+        .bind(now_ms())
         .fetch_optional(self.pool())
         .await?;
         let Some(row) = row else { return Ok(None) };
@@ -56,6 +57,7 @@ impl Database {
             namespaces: namespaces.iter().map(read_namespace).collect::<Result<_, _>>()?,
             default_namespace: row.try_get::<String, _>("default_namespace")?.parse()?,
             last_used_hour: row.try_get("last_used_hour")?,
+            expires_at: row.try_get("expires_at")?,
         };
         Ok(Some((row.try_get("seq")?, caller)))
     }

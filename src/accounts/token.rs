@@ -50,6 +50,8 @@ pub struct TokenInfo {
     /// To the hour.
     pub last_used_at: Option<i64>,
     pub revoked_at: Option<i64>,
+    /// When it ends by itself, once another has taken its place.
+    pub expires_at: Option<i64>,
 }
 
 impl Token {
@@ -104,7 +106,7 @@ impl Database {
     pub async fn list_tokens(&self, account: &str) -> Result<Vec<TokenInfo>, AccountsError> {
         let account = self.show_account(account).await?;
         let rows = sqlx::query(
-            "SELECT t.id, t.label, t.may_lock, t.may_manage, t.created_at, t.last_used_hour, t.revoked_at, \
+            "SELECT t.id, t.label, t.may_lock, t.may_manage, t.created_at, t.last_used_hour, t.revoked_at, t.expires_at, \
              COALESCE(n.name, 'public') AS namespace \
              FROM tokens t LEFT JOIN namespaces n ON n.id = t.default_namespace WHERE t.account = $1 ORDER BY t.id",
         )
@@ -123,6 +125,7 @@ impl Database {
                 created_at: row.try_get("created_at")?,
                 last_used_at: row.try_get::<Option<i64>, _>("last_used_hour")?.map(|hour| hour * 3_600_000),
                 revoked_at: row.try_get("revoked_at")?,
+                expires_at: row.try_get("expires_at")?,
             })
         };
         Ok(rows.iter().map(token).collect::<Result<_, _>>()?)
@@ -190,7 +193,11 @@ impl Change<'_> {
         Ok(made)
     }
 
-    async fn namespace_id(&mut self, account: &AccountInfo, name: &str) -> Result<NamespaceId, AccountsError> {
+    pub(super) async fn namespace_id(
+        &mut self,
+        account: &AccountInfo,
+        name: &str,
+    ) -> Result<NamespaceId, AccountsError> {
         if name == Namespace::PUBLIC {
             return Ok(NamespaceId::Public);
         }

@@ -114,7 +114,11 @@ pub(super) async fn ask(
             answer = app.locks.acquire_in_line(request, wait, &app.draining) => answer?,
         }
     };
-    Ok(caller.settle(answer))
+    let acquired = caller.settle(answer);
+    if matches!(&acquired, Acquired::Refused(refusal) if !matches!(refusal, Refusal::RateLimited { .. })) {
+        app.locks.note_refused(request.claimant.account);
+    }
+    Ok(acquired)
 }
 
 /// The problem of a refusal that is the plan's.

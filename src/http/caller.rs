@@ -28,6 +28,7 @@ pub(super) struct Authorized<P> {
     caller: Arc<Caller>,
     permit: Permit,
     frame: Arc<Frame>,
+    app: Arc<App>,
     privilege: PhantomData<P>,
 }
 
@@ -73,7 +74,7 @@ impl<P: Privilege> FromRequestParts<Arc<App>> for Authorized<P> {
             Admission::Admitted(permit) => permit,
             Admission::Refused { retry_after, standing } => {
                 frame.note_standing(standing);
-                return Err(rate_limited(&caller).retry_after(retry_after));
+                return Err(rate_limited(app, &caller).retry_after(retry_after));
             }
         };
         frame.note_standing(permit.standing());
@@ -81,7 +82,7 @@ impl<P: Privilege> FromRequestParts<Arc<App>> for Authorized<P> {
             return Err(Problem::new(Kind::AccountSuspended, "this account is suspended"));
         }
         check::<P>(&caller)?;
-        Ok(Self { caller, permit, frame, privilege: PhantomData })
+        Ok(Self { caller, permit, frame, app: app.clone(), privilege: PhantomData })
     }
 }
 
@@ -137,7 +138,7 @@ impl<P> Authorized<P> {
     pub(super) fn rate_limited(&self, retry_after: std::time::Duration) -> Problem {
         let standing = self.permit.standing();
         self.note_standing(standing, Some(retry_after));
-        rate_limited(&self.caller).retry_after(retry_after)
+        rate_limited(&self.app, &self.caller).retry_after(retry_after)
     }
 
     fn note_standing(&self, standing: RateStanding, retry_after: Option<std::time::Duration>) {
@@ -146,7 +147,8 @@ impl<P> Authorized<P> {
     }
 }
 
-fn rate_limited(caller: &Caller) -> Problem {
+fn rate_limited(app: &App, caller: &Caller) -> Problem {
+    app.locks.note_limited(caller.account);
     counter!("lockable_rate_limited_total").increment(1);
     let rate = caller.plan.rate;
     let detail = format!("this token may make {} requests a second, and {} at once", rate.per_second, rate.burst);

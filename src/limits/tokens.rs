@@ -12,7 +12,7 @@ use crate::{
     lock::{Payment, Rate, RateDue, RateStanding},
 };
 
-static PERMITS: Script =
+pub(super) static PERMITS: Script =
     Script::new("permits", concat!(include_str!("../../lua/prelude.lua"), include_str!("../../lua/permits.lua")));
 
 /// The rates of tokens.

@@ -97,6 +97,7 @@ impl Locks {
         let outcome = read_turn(&reply, 2, request.lease)?;
         if let Turn::Over(Acquired::Granted(grant)) = &outcome {
             self.write_granted(era.as_ref(), request, grant).await?;
+            self.recorder.granted(request, &place, grant);
         }
         Ok(Answer { outcome, standing: read_standing(&reply, &request.payment)? })
     }

@@ -50,6 +50,7 @@ impl Locks {
         let turn = read_turn(&reply, 1, request.lease)?;
         if let Turn::Over(Acquired::Granted(grant)) = &turn {
             self.write_granted(era.as_ref(), request, grant).await?;
+            self.recorder.granted(request, &place, grant);
         }
         Ok(turn)
     }

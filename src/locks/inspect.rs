@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::{
-    Locks, LocksError,
+    Ending, Locks, LocksError,
     list::Looked,
     request::{Answer, BreakRequest, Claimant, Keys, LockId, rate_args, read_standing, script},
     stored::read_held,
@@ -57,6 +57,7 @@ impl Locks {
         let reply = self.keyspace.run(&BREAK, &keys.all(), &args).await?;
         Self::count("break", &reply);
         if reply.status() == "broken" {
+            self.recorder.ended(request.account, &place, request.fence, Ending::Broken);
             self.strike(place, request.fence, Duration::from_millis(reply.word(1)?));
         }
         Ok(match reply.status() {

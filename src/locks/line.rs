@@ -54,6 +54,7 @@ impl Locks {
             () = self.listen(messages) => {}
             () = self.stay_alive() => {}
             () = self.recover_always() => {}
+            () = self.record_always() => {}
             () = stop.cancelled() => {}
         }
     }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::{
-    Locks, LocksError,
+    Ending, Locks, LocksError,
     request::{Answer, Keys, ReleaseRequest, rate_args, read_standing, script},
 };
 use crate::{
@@ -36,7 +36,9 @@ impl Locks {
         let reply = self.keyspace.run(&RELEASE, &keys.all(), &args).await?;
         Self::count("release", &reply);
         if reply.status() == "released" {
-            self.strike(place, reply.word(2)?, Duration::from_millis(reply.word(3)?));
+            let fence = reply.word(2)?;
+            self.recorder.ended(request.claimant.account, &place, fence, Ending::Released);
+            self.strike(place, fence, Duration::from_millis(reply.word(3)?));
         }
         Ok(Answer { outcome: read_released(&reply)?, standing: read_standing(&reply, &request.payment)? })
     }

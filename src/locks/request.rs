@@ -140,7 +140,7 @@ pub(super) struct Keys {
     pub held: String,
     pub bucket: String,
     pub line: String,
-    tickets: String,
+    pub tickets: String,
     kept: String,
     pods: String,
     waiting: String,
@@ -184,6 +184,21 @@ pub(super) fn lock_key(keyspace: &Keyspace, place: &str) -> String {
 /// The locks that an account holds.
 pub(super) fn held_key(keyspace: &Keyspace, account: &str) -> String {
     keyspace.key(LOCK_TAG, "held", account)
+}
+
+/// What is on record of an account's locks, see `lua/record.lua`.
+pub(super) fn history_key(keyspace: &Keyspace, account: &str) -> String {
+    keyspace.key(LOCK_TAG, "history", account)
+}
+
+/// Of which locks.
+pub(super) fn recorded_key(keyspace: &Keyspace, account: &str) -> String {
+    keyspace.key(LOCK_TAG, "recorded", account)
+}
+
+/// What an account did in the last hour.
+pub(super) fn activity_key(keyspace: &Keyspace, account: &str) -> String {
+    keyspace.key(LOCK_TAG, "activity", account)
 }
 
 /// The attempts with which an account waits.

@@ -3,7 +3,7 @@ use std::time::Duration;
 use tokio::{runtime::Handle, time};
 
 use super::{
-    Locks, Withdrawn,
+    Ending, Locks, Withdrawn,
     request::{AcquireRequest, Claimant, LockId},
 };
 use crate::lock::{Attempt, Lease};
@@ -82,7 +82,9 @@ impl Undoing {
             match self.locks.withdraw(&self.lock, &self.claimant, self.attempt).await {
                 Ok(withdrawn) => {
                     if let Withdrawn::Released(fence) = withdrawn {
-                        self.locks.strike(self.lock.to_string(), fence, self.lease.as_duration());
+                        let (account, place) = (self.claimant.account, self.lock.to_string());
+                        self.locks.recorder.ended(account, &place, fence, Ending::TakenBack);
+                        self.locks.strike(place, fence, self.lease.as_duration());
                     }
                     return withdrawn;
                 }

@@ -1,8 +1,11 @@
+use std::time::Duration;
+
 use clap::Subcommand;
 
-use super::{Shown, Target, output::time};
+use super::{Output, Shown, Target, output::time};
 use crate::{
-    accounts::{AccountInfo, AccountsError, Actor},
+    accounts::{AccountInfo, AccountsError, Actor, Database, Secret},
+    config::PublicUrl,
     lock::{Label, Lease, parse_duration_ms},
 };
 
@@ -18,6 +21,28 @@ pub enum Command {
         /// What the token is called
         #[arg(long, default_value = "first", value_parser = label)]
         label: Label,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Print a link with which somebody can make an account, once
+    Invite {
+        /// Only for this e-mail address
+        #[arg(long)]
+        email: Option<String>,
+        /// See `lockable plan list`
+        #[arg(long, default_value = "hobbyist")]
+        plan: String,
+        #[command(flatten)]
+        link: LinkOptions,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Print a link with which an account can be given a new password, once
+    ResetPassword {
+        /// Its e-mail address or id
+        account: String,
+        #[command(flatten)]
+        link: LinkOptions,
         #[command(flatten)]
         target: Target,
     },
@@ -67,6 +92,16 @@ pub enum Command {
     },
 }
 
+/// What a link looks like, and how long it works.
+#[derive(Debug, clap::Args)]
+pub struct LinkOptions {
+    /// How long the link works
+    #[arg(long, default_value = "24h", value_parser = valid)]
+    valid: Duration,
+    #[command(flatten)]
+    public: PublicUrl,
+}
+
 /// A lease of its own for an account, or none.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnLease(Option<Lease>);
@@ -86,6 +121,20 @@ impl Command {
                     made.account.email
                 );
                 output.made(&item, &words);
+            }
+            Self::Invite { email, plan, link, target } => {
+                let (database, output) = target.open().await?;
+                let secret = database.invite(email.as_deref(), &plan, link.valid).await?;
+                link.print(output, &secret, "Whoever opens this link can make an account, once");
+            }
+            Self::ResetPassword { account, link, target } => {
+                let (database, output) = target.open().await?;
+                let secret = database.reset_password(Actor::Operator, &account, link.valid).await?;
+                link.print(
+                    output,
+                    &secret,
+                    &format!("Whoever opens this link can give {account} a new password, once"),
+                );
             }
             Self::List { target } => {
                 let (database, output) = target.open().await?;
@@ -121,6 +170,18 @@ impl Command {
     }
 }
 
+impl LinkOptions {
+    fn print(&self, output: Output, secret: &Secret, words: &str) {
+        let origin = self.public.origin();
+        let link = format!("{}/account/link/{}", origin.as_deref().unwrap_or_default(), secret.reveal());
+        let hint = match origin {
+            Some(_) => "",
+            None => "\nPut the address of your server before it, or name that in LOCKABLE_PUBLIC_URL.\n",
+        };
+        output.made(&serde_json::json!({ "link": link }), &format!("{words}:\n\n    {link}\n{hint}"));
+    }
+}
+
 impl Shown for AccountInfo {
     const HEADINGS: &'static [&'static str] = &["email", "plan", "lease", "made", "suspended", "id"];
 
@@ -133,6 +194,15 @@ impl Shown for AccountInfo {
 
 pub(super) fn label(text: &str) -> Result<Label, String> {
     Label::parse(text).map_err(|error| error.to_string())
+}
+
+fn valid(text: &str) -> Result<Duration, String> {
+    match parse_duration_ms(text).map(Duration::from_millis).map_err(|error| error.to_string())? {
+        valid if valid > Database::LINK_VALID_MAX => {
+            Err(format!("{} days at most", Database::LINK_VALID_MAX.as_secs() / 86_400))
+        }
+        valid => Ok(valid),
+    }
 }
 
 fn own_lease(text: &str) -> Result<OwnLease, String> {

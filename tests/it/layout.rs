@@ -5,6 +5,7 @@
 use std::sync::LazyLock;
 
 use regex_lite::Regex;
+use serde_json::Value;
 
 use crate::support::{Cluster, eventually, redis::RedisServer};
 
@@ -12,6 +13,7 @@ use crate::support::{Cluster, eventually, redis::RedisServer};
 static VARIABLE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     [
         (r"\b[0-9a-f]{40}\b", "IDENTITY"),
+        (r#"(?:"\d+":"\d+ \d+ \d+ \d+",?)+"#, "MINUTES"),
         (r"\b1[0-9]{15}\b", "MICROSECONDS"),
         (r"\b1[0-9]{12}\b", "MILLISECONDS"),
         (r"(?P<before>[^\w-])[\w-]{22}(?P<after>[^\w-])", "${before}ACCOUNT${after}"),
@@ -37,6 +39,10 @@ async fn what_servers_leave_for_each_other_is_on_record() {
     eventually(async || client.get("/v1/locks/line").await.json["waiting"] == 1).await;
     assert_eq!(client.get("/v1/acquire/line?owner=eve&wait=50ms").await.json["reason"], "timed_out");
 
+    // What is for people to read is written a little later.
+    let recorded = ["history", "recorded", "activity"].map(|kind| format!("*:{{0}}:{kind}:*"));
+    eventually(async || recorded.iter().all(|pattern| cluster.redis.cli(&["keys", pattern]).contains("lockable")))
+        .await;
     let layout = dump(&cluster.redis);
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/layout.txt");
     if std::env::var_os("RECORD_LAYOUT").is_some() {
@@ -55,7 +61,8 @@ fn dump(redis: &RedisServer) -> String {
         let kind = redis.cli(&["type", key]);
         let value = match kind.trim() {
             "string" => redis.cli(&["--json", "get", key]),
-            "hash" => redis.cli(&["--json", "hgetall", key]),
+            // Their order is nobody's business.
+            "hash" => serde_json::from_str::<Value>(&redis.cli(&["--json", "hgetall", key])).unwrap().to_string(),
             "zset" => redis.cli(&["--json", "zrange", key, "0", "-1", "withscores"]),
             other => panic!("{key} is a {other}"),
         };

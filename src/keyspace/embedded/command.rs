@@ -157,15 +157,19 @@ fn set(store: &mut Store, key: &str, value: &str, options: &[&str]) -> Result<An
     Ok(Answer::Ok)
 }
 
-/// The members between two ranks, of which only the first, the last and all of
-/// them are known here.
+/// The members between two ranks, both included. Negative ones count from the
+/// end.
 fn ranked(store: &mut Store, key: &str, ranks: (&str, &str), options: &[&str]) -> Result<Answer, Failure> {
     let Some(set) = store.sorted(key, false)? else { return Ok(Answer::Texts(Vec::new())) };
-    let found: Vec<_> = match ranks {
-        ("0", "0") => set.ranked().take(1).collect(),
-        ("-1", "-1") => set.ranked().next_back().into_iter().collect(),
-        ("0", "-1") => set.ranked().collect(),
-        _ => return Err(Failure("ERR the embedded keyspace does not know such ranks".into())),
+    let rank = |word: &str| -> Result<i64, Failure> {
+        let rank = integer(word)?;
+        Ok(if rank < 0 { rank + set.len() as i64 } else { rank })
+    };
+    let (from, to) = (rank(ranks.0)?.max(0), rank(ranks.1)?);
+    let found: Vec<_> = match (from, to) {
+        // The last one is asked for often.
+        (from, to) if from == to && to + 1 == set.len() as i64 => set.ranked().next_back().into_iter().collect(),
+        (from, to) => set.ranked().skip(from as usize).take((to + 1 - from).max(0) as usize).collect(),
     };
     Ok(Answer::Texts(match options {
         [] => found.into_iter().map(|(_, member)| member.to_owned()).collect(),

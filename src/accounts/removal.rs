@@ -1,0 +1,73 @@
+use serde_json::json;
+
+use super::{
+    AccountsError, Database, Session,
+    change::{Actor, now_ms},
+};
+use crate::lock::NamespaceId;
+
+/// What goes with an account, line by line: rows of these tables.
+const OF_ACCOUNT: &[&str] = &[
+    "DELETE FROM namespaces WHERE account = $1",
+    "DELETE FROM sessions WHERE account = $1",
+    "DELETE FROM links WHERE account = $1",
+];
+
+impl Database {
+    /// Removes a private namespace. Whoever calls this sees to it that it is
+    /// empty.
+    ///
+    /// # Errors
+    /// When the account has none of the name, or a token has its locks there.
+    pub async fn remove_namespace(&self, by: Actor, account: &str, name: &str) -> Result<(), AccountsError> {
+        let mut change = self.change(by).await?;
+        let account = change.find_account(account).await?;
+        let id = change.namespace_id(&account, name).await?;
+        if id == NamespaceId::Public {
+            return Err(AccountsError::NotFound { what: "namespace", name: name.into() });
+        }
+        let tokens: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM tokens WHERE account = $1 AND default_namespace = $2 AND revoked_at IS NULL \
+             AND (expires_at IS NULL OR expires_at > $3)",
+        )
+        .bind(account.id.to_string())
+        .bind(id.to_string())
+        .bind(now_ms())
+        .fetch_one(change.connection())
+        .await?;
+        if tokens > 0 {
+            return Err(AccountsError::InUse { namespace: name.into(), tokens: tokens as u64 });
+        }
+        sqlx::query("DELETE FROM namespaces WHERE id = $1").bind(id.to_string()).execute(change.connection()).await?;
+        change.finish(&account, "namespace.remove", json!({ "namespace": name })).await
+    }
+
+    /// Deletes an account: its tokens are refused, within a second everywhere, and
+    /// nothing is left of it but its id, for the audit log.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn delete_account(&self, asking: &Session) -> Result<(), AccountsError> {
+        let mut change = self.change(asking.actor()).await?;
+        let account = change.find_account(&asking.account.id.to_string()).await?;
+        let id = account.id.to_string();
+        // Revoked ones stay: servers are told of each that they have to forget.
+        sqlx::query("UPDATE tokens SET label = '', revoked_at = COALESCE(revoked_at, $2) WHERE account = $1")
+            .bind(&id)
+            .bind(now_ms())
+            .execute(change.connection())
+            .await?;
+        for statement in OF_ACCOUNT {
+            sqlx::query(*statement).bind(&id).execute(change.connection()).await?;
+        }
+        sqlx::query(
+            "UPDATE accounts SET email = $1, email_lower = $1, password = NULL, suspended_at = $2, deleted_at = $2 \
+             WHERE id = $1",
+        )
+        .bind(&id)
+        .bind(now_ms())
+        .execute(change.connection())
+        .await?;
+        change.finish(&account, "account.delete", json!({})).await
+    }
+}

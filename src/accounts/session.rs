@@ -1,0 +1,262 @@
+use serde_json::json;
+use sqlx::{Row, any::AnyRow};
+use uuid::Uuid;
+
+use super::{
+    AccountInfo, AccountsError, Database, Password, Plan, Secret,
+    change::{Actor, Change, now_ms},
+    password,
+};
+
+/// Somebody who has signed in on the account page.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub id: Uuid,
+    pub account: AccountInfo,
+    pub plan: Plan,
+}
+
+/// Where a session is used from, for people to recognise it.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// The client's address.
+    pub address: String,
+    /// What the browser calls itself.
+    pub agent: String,
+}
+
+/// What is known of a session later.
+#[derive(Clone, Debug)]
+pub struct SessionInfo {
+    pub id: Uuid,
+    pub origin: Origin,
+    /// Times are milliseconds since 1970.
+    pub created_at: i64,
+    pub seen_at: i64,
+}
+
+impl Session {
+    /// How long a session lasts, in ms, and how long without a request.
+    pub const AGE_MS_MAX: i64 = 30 * 24 * 3_600_000;
+    pub const IDLE_MS_MAX: i64 = 7 * 24 * 3_600_000;
+    /// How exactly it is noted when a session was seen.
+    const SEEN_MS: i64 = 60_000;
+
+    /// On whose behalf changes are made.
+    pub fn actor(&self) -> Actor {
+        Actor::Session(self.id)
+    }
+}
+
+impl Database {
+    /// The longest name of a browser that is kept, in characters.
+    const AGENT_CHARS_MAX: usize = 200;
+
+    /// Begins a session for who knows the password of an account, `None` for
+    /// everybody else: it takes as long whether there is such an account or not.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn sign_in(
+        &self,
+        email: &str,
+        password: Password,
+        origin: Origin,
+    ) -> Result<Option<Secret>, AccountsError> {
+        let found = self.find_password(email).await?;
+        let (account, hash) = found.map_or((None, None), |(account, hash)| (Some(account), hash));
+        let is_right = password::verify(password, hash).await?;
+        let Some(account) = account else { return Ok(None) };
+        if !is_right {
+            // Beside the answer, which must not come later for who has an account.
+            let database = self.clone();
+            tokio::spawn(async move { database.note_failure(&account, &origin).await });
+            return Ok(None);
+        }
+        let mut change = self.change(Actor::Visitor).await?;
+        let secret = change.begin_session(&account, &origin).await?;
+        change.commit().await?;
+        Ok(Some(secret))
+    }
+
+    /// Whether this is the password of an account.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn is_password(&self, account: &AccountInfo, password: Password) -> Result<bool, AccountsError> {
+        let found = self.find_password(&account.email).await?;
+        password::verify(password, found.and_then(|(_, hash)| hash)).await
+    }
+
+    /// The session that a browser shows, `None` if it has ended.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn find_session(&self, secret: &Secret) -> Result<Option<Session>, AccountsError> {
+        let now = now_ms();
+        let row = sqlx::query(
+            "SELECT s.id AS session, s.seen_at, a.id, a.email, a.plan, a.lease_ms, a.suspended_at, a.created_at, \
+             p.name AS plan_name, p.rate_per_second, p.burst, p.lease_default_ms, p.lease_min_ms, p.lease_max_ms, \
+             p.locks_max, p.waiters_max, p.private_namespaces \
+             FROM sessions s JOIN accounts a ON a.id = s.account JOIN plans p ON p.name = a.plan \
+             WHERE s.hash = $1 AND s.created_at > $2 AND s.seen_at > $3",
+        )
+        .bind(secret.hash())
+        .bind(now - Session::AGE_MS_MAX)
+        .bind(now - Session::IDLE_MS_MAX)
+        .fetch_optional(self.pool())
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let session =
+            Session { id: read_id(&row, "session")?, account: AccountInfo::read(&row)?, plan: Plan::read(&row)? };
+        if row.try_get::<i64, _>("seen_at")? < now - Session::SEEN_MS {
+            sqlx::query("UPDATE sessions SET seen_at = $1 WHERE id = $2")
+                .bind(now)
+                .bind(session.id.to_string())
+                .execute(self.pool())
+                .await?;
+        }
+        Ok(Some(session))
+    }
+
+    /// Lists the sessions of an account that have not ended, the newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn list_sessions(&self, account: &AccountInfo) -> Result<Vec<SessionInfo>, AccountsError> {
+        let now = now_ms();
+        let rows = sqlx::query(
+            "SELECT * FROM sessions WHERE account = $1 AND created_at > $2 AND seen_at > $3 ORDER BY created_at DESC, id",
+        )
+        .bind(account.id.to_string())
+        .bind(now - Session::AGE_MS_MAX)
+        .bind(now - Session::IDLE_MS_MAX)
+        .fetch_all(self.pool())
+        .await?;
+        let session = |row: &AnyRow| -> Result<_, AccountsError> {
+            Ok(SessionInfo {
+                id: read_id(row, "id")?,
+                origin: Origin { address: row.try_get("address")?, agent: row.try_get("agent")? },
+                created_at: row.try_get("created_at")?,
+                seen_at: row.try_get("seen_at")?,
+            })
+        };
+        rows.iter().map(session).collect()
+    }
+
+    /// Ends one session of an account, or all but the one that asks.
+    ///
+    /// # Errors
+    /// When there is no such session.
+    pub async fn end_session(&self, asking: &Session, id: Option<Uuid>) -> Result<(), AccountsError> {
+        let mut change = self.change(asking.actor()).await?;
+        let account = &asking.account;
+        let ended = match id {
+            Some(id) => sqlx::query("DELETE FROM sessions WHERE account = $1 AND id = $2")
+                .bind(account.id.to_string())
+                .bind(id.to_string()),
+            None => sqlx::query("DELETE FROM sessions WHERE account = $1 AND id <> $2")
+                .bind(account.id.to_string())
+                .bind(asking.id.to_string()),
+        };
+        let ended = ended.execute(change.connection()).await?.rows_affected();
+        if let Some(id) = id.filter(|_| ended == 0) {
+            return Err(AccountsError::NotFound { what: "session", name: id.to_string() });
+        }
+        let detail = match id {
+            Some(id) if id == asking.id => json!({}),
+            Some(id) => json!({ "session": id }),
+            None => json!({ "others": ended }),
+        };
+        let action = if id == Some(asking.id) { "account.sign-out" } else { "session.end" };
+        change.record(Some(account.id), action, detail).await?;
+        change.commit().await
+    }
+
+    /// Gives an account another password. All sessions but the one that asks end.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn set_password(&self, asking: &Session, password: Password) -> Result<(), AccountsError> {
+        let hash = password::hash(password).await?;
+        let mut change = self.change(asking.actor()).await?;
+        change.set_password(&asking.account, &hash, Some(asking.id)).await?;
+        change.record(Some(asking.account.id), "account.set-password", json!({})).await?;
+        change.commit().await
+    }
+
+    async fn find_password(&self, email: &str) -> Result<Option<(AccountInfo, Option<String>)>, AccountsError> {
+        let row = sqlx::query("SELECT * FROM accounts WHERE email_lower = $1 AND deleted_at IS NULL")
+            .bind(email.to_lowercase())
+            .fetch_optional(self.pool())
+            .await?;
+        row.map(|row| Ok((AccountInfo::read(&row)?, row.try_get("password")?))).transpose()
+    }
+
+    async fn note_failure(&self, account: &AccountInfo, origin: &Origin) {
+        let noted = async {
+            let mut change = self.change(Actor::Visitor).await?;
+            change.record(Some(account.id), "account.sign-in-failed", json!({ "address": origin.address })).await?;
+            change.commit().await
+        };
+        if let Err(error) = noted.await {
+            tracing::warn!(%error, "a failed sign-in is not in the audit log");
+        }
+    }
+}
+
+impl Change<'_> {
+    pub(super) async fn begin_session(
+        &mut self,
+        account: &AccountInfo,
+        origin: &Origin,
+    ) -> Result<Secret, AccountsError> {
+        let (id, secret, now) = (Uuid::now_v7(), Secret::generate(), now_ms());
+        let agent: String = origin.agent.chars().take(Database::AGENT_CHARS_MAX).collect();
+        sqlx::query("DELETE FROM sessions WHERE account = $1 AND (created_at <= $2 OR seen_at <= $3)")
+            .bind(account.id.to_string())
+            .bind(now - Session::AGE_MS_MAX)
+            .bind(now - Session::IDLE_MS_MAX)
+            .execute(self.connection())
+            .await?;
+        sqlx::query(
+            "INSERT INTO sessions (id, hash, account, created_at, seen_at, address, agent) \
+             VALUES ($1, $2, $3, $4, $4, $5, $6)",
+        )
+        .bind(id.to_string())
+        .bind(secret.hash())
+        .bind(account.id.to_string())
+        .bind(now)
+        .bind(&origin.address)
+        .bind(&agent)
+        .execute(self.connection())
+        .await?;
+        let detail = json!({ "session": id, "address": origin.address, "browser": agent });
+        self.record(Some(account.id), "account.sign-in", detail).await?;
+        Ok(secret)
+    }
+
+    /// Whoever knew the password before is signed out.
+    pub(super) async fn set_password(
+        &mut self,
+        account: &AccountInfo,
+        hash: &str,
+        staying: Option<Uuid>,
+    ) -> Result<(), AccountsError> {
+        sqlx::query("UPDATE accounts SET password = $1 WHERE id = $2")
+            .bind(hash)
+            .bind(account.id.to_string())
+            .execute(self.connection())
+            .await?;
+        sqlx::query("DELETE FROM sessions WHERE account = $1 AND id <> $2")
+            .bind(account.id.to_string())
+            .bind(staying.map(|id| id.to_string()).unwrap_or_default())
+            .execute(self.connection())
+            .await?;
+        Ok(())
+    }
+}
+
+fn read_id(row: &AnyRow, column: &str) -> Result<Uuid, AccountsError> {
+    Uuid::try_parse(row.try_get(column)?).map_err(|_| AccountsError::Corrupt("a session's id"))
+}

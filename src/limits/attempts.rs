@@ -1,0 +1,77 @@
+use std::{net::IpAddr, time::Duration};
+
+use sha2::{Digest, Sha256};
+
+use super::{addresses::network, tokens::PERMITS};
+use crate::keyspace::{ACCOUNTS_TAG, BadReply, Keyspace, KeyspaceError};
+
+/// Counts what people try on the account page, over all pods together: passwords
+/// and links can be guessed at, and cost much to check.
+pub struct Attempts {
+    keyspace: Keyspace,
+}
+
+/// What is tried, and by whom.
+#[derive(Clone, Copy, Debug)]
+pub enum Attempt<'a> {
+    /// To sign in, from an address.
+    SignInFrom(IpAddr),
+    /// A password, for whoever has this e-mail address, should it be anybody.
+    PasswordOf(&'a str),
+    /// To make an account, from an address.
+    SignUpFrom(IpAddr),
+    /// To use a link, from an address.
+    LinkFrom(IpAddr),
+}
+
+impl Attempt<'_> {
+    /// How many at once, and how many seconds until one more.
+    pub const SIGN_IN_FROM: (u32, u32) = (30, 10);
+    pub const PASSWORD_OF: (u32, u32) = (10, 60);
+    pub const SIGN_UP_FROM: (u32, u32) = (10, 600);
+    pub const LINK_FROM: (u32, u32) = (20, 60);
+
+    fn allowance(self) -> (u32, u32) {
+        match self {
+            Self::SignInFrom(_) => Self::SIGN_IN_FROM,
+            Self::PasswordOf(_) => Self::PASSWORD_OF,
+            Self::SignUpFrom(_) => Self::SIGN_UP_FROM,
+            Self::LinkFrom(_) => Self::LINK_FROM,
+        }
+    }
+
+    /// By what it is counted: nobody reads an address out of it.
+    fn name(self) -> String {
+        let who = match self {
+            Self::SignInFrom(address) => format!("sign-in {}", network(address)),
+            Self::PasswordOf(email) => format!("password {}", email.to_lowercase()),
+            Self::SignUpFrom(address) => format!("sign-up {}", network(address)),
+            Self::LinkFrom(address) => format!("link {}", network(address)),
+        };
+        Sha256::digest(who).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl Attempts {
+    pub fn new(keyspace: Keyspace) -> Self {
+        Self { keyspace }
+    }
+
+    /// Counts an attempt. Returns how long to wait when there were too many.
+    ///
+    /// # Errors
+    /// When the keyspace gave no answer.
+    pub async fn refusal(&self, attempt: Attempt<'_>) -> Result<Option<Duration>, KeyspaceError> {
+        let (burst, interval_s) = attempt.allowance();
+        let interval_us = u64::from(interval_s) * 1_000_000;
+        let bucket = self.keyspace.key(ACCOUNTS_TAG, "attempts", &attempt.name());
+        let args = [&*interval_us.to_string(), &(interval_us * u64::from(burst)).to_string(), "1"];
+        let reply = self.keyspace.run(&PERMITS, &[&bucket], &args).await?;
+        let refused = |bad: BadReply| KeyspaceError::Refused(bad.to_string());
+        match reply.status() {
+            "granted" => Ok(None),
+            "rate_limited" => Ok(Some(Duration::from_micros(reply.word(2).map_err(refused)?))),
+            _ => Err(refused(reply.bad())),
+        }
+    }
+}

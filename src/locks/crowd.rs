@@ -1,0 +1,80 @@
+use super::{
+    LockId, Locks, LocksError,
+    request::{Keys, script},
+};
+use crate::{
+    keyspace::Script,
+    lock::{AccountId, Payment},
+};
+
+static CROWD: Script = script!("crowd");
+
+/// Who waits for a lock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Crowd {
+    /// How many.
+    pub waiting: u64,
+    /// The first of them.
+    pub first: Vec<Waiter>,
+}
+
+/// One who waits, as far as an account may know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waiter {
+    /// One of its own: owner, which may be empty, token label and note.
+    Own {
+        owner: String,
+        label: String,
+        note: String,
+    },
+    OfAnother,
+}
+
+impl Locks {
+    /// How many of those who wait for a lock are named.
+    pub const CROWD_NAMED_MAX: usize = 5;
+
+    /// Says who waits for these locks, a page of them at most, for an account to
+    /// see.
+    ///
+    /// # Errors
+    /// When the keyspace gave no answer in time.
+    pub async fn crowds(&self, account: AccountId, locks: &[LockId]) -> Result<Vec<Crowd>, LocksError> {
+        if locks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys = locks.iter().flat_map(|lock| {
+            let Keys { line, tickets, .. } = Keys::new(&self.keyspace, &lock.to_string(), "-", &Payment::Paid);
+            [line, tickets]
+        });
+        let keys: Vec<String> = keys.collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let reply = self.keyspace.run(&CROWD, &keys, &[&Self::CROWD_NAMED_MAX.to_string()]).await?;
+        let mut crowds = Vec::with_capacity(locks.len());
+        let mut index = 1;
+        for _ in locks {
+            let (waiting, named): (u64, usize) = (reply.word(index)?, reply.word(index + 1)?);
+            let mut first = Vec::with_capacity(named);
+            for at in 0..named {
+                let (ticket, record) = (reply.text(index + 2 + 2 * at)?, reply.text(index + 3 + 2 * at)?);
+                first.push(Waiter::read(account, ticket, record));
+            }
+            index += 2 + 2 * named;
+            crowds.push(Crowd { waiting, first });
+        }
+        Ok(crowds)
+    }
+}
+
+impl Waiter {
+    /// Reads a ticket and its record as `lua/keys.lua` describes them.
+    fn read(account: AccountId, ticket: &str, record: &str) -> Self {
+        let mut of_ticket = ticket.split('\n');
+        if of_ticket.next() != Some(&*account.to_string()) {
+            return Self::OfAnother;
+        }
+        let owner = of_ticket.next().unwrap_or_default().to_owned();
+        let mut of_record = record.split('\n').skip(3).map(str::to_owned);
+        Self::Own { owner, label: of_record.next().unwrap_or_default(), note: of_record.next().unwrap_or_default() }
+    }
+}
