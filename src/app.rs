@@ -9,8 +9,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    accounts::Directory,
-    limits::{Addresses, Tokens},
+    accounts::{Database, Directory},
+    limits::{Addresses, Attempts, Tokens},
     locks::Locks,
 };
 
@@ -20,10 +20,15 @@ pub use self::breaking::{BreakError, Breaking};
 pub struct App {
     pub locks: Locks,
     pub directory: Arc<Directory>,
+    /// The accounts themselves, for the account page.
+    pub database: Database,
     /// The rates of tokens.
     pub tokens: Tokens,
     /// Failed authentications of client addresses.
     pub addresses: Addresses,
+    /// What people try on the account page.
+    pub attempts: Attempts,
+    pub page: Page,
     /// Networks of proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// How long a request may take in all, beside what it waits for a lock.
@@ -36,4 +41,17 @@ pub struct App {
     pub wait_max: Duration,
     /// Cancelled when the server is to stop: nobody waits any more then.
     pub draining: CancellationToken,
+}
+
+/// What the account page has to know.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Where clients reach the service, without a slash at its end; by default
+    /// where a request came in.
+    pub origin: Option<String>,
+    /// Whether this server speaks HTTPS itself.
+    pub has_tls: bool,
+    /// Whether anybody may make an account, and on which plan.
+    pub can_sign_up: bool,
+    pub sign_up_plan: String,
 }

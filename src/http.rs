@@ -11,7 +11,6 @@ mod client_address;
 mod connection;
 mod cursor;
 mod decode;
-mod docs;
 mod frame;
 #[cfg(fuzzing)]
 pub mod fuzz;
@@ -29,4 +28,13 @@ mod shed;
 mod terraform;
 mod trace;
 
-pub use self::{admin::admin_router, connection::Connection, router::router};
+pub use self::{
+    admin::admin_router,
+    client_address::{client_address, is_trusted},
+    connection::Connection,
+    cursor::{parse as parse_cursor, text as cursor_text},
+    openapi::description,
+    params::Body,
+    problem::{Explained, Problem, explained_problems},
+    router::{not_found, router},
+};

@@ -12,6 +12,7 @@
 //! - [`accounts`][]: accounts, tokens, plans, namespaces, audit; the only room with SQL.
 //! - [`limits`][]: rates per token, in the pod and over all pods; failed authentication per address.
 //! - [`http`][]: the router, the middleware, extractors, problems, one file a route.
+//! - [`web`][]: the pages: documents and the account page, their templates.
 //! - [`moment`][]: a clock that nobody can set.
 //! - [`client`][]: the client of a server, for the commands and for Rust programs.
 //! - [`cli`][]: the commands that ask a server.
@@ -33,3 +34,4 @@ pub mod moment;
 pub mod operator;
 pub mod server;
 pub mod telemetry;
+pub mod web;

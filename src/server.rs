@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::ServeSettings, http};
+use crate::{config::ServeSettings, http, web};
 
 pub use self::{
     accept::{HEAD_BYTES_MAX, serve},
@@ -81,14 +81,16 @@ pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: Canc
         }
     });
     let parts = start::start(settings, &closing, &drained).await?;
-    if let Some(token) = &parts.first_token {
-        start::greet(&format!("{scheme}://{address}"), token);
+    if let Some(first) = &parts.first {
+        let here = format!("{scheme}://{address}");
+        start::greet(&settings.page.public.origin().unwrap_or(here), first);
     }
     let admin = admin::start(&settings.admin, &settings.listen, &parts.app, &shutdown, &drained).await?;
     gauge!("lockable_connections_max").set(settings.listen.connections);
     tracing::info!(%address, scheme, "listening");
     systemd::serving();
-    serve(listener, http::router(parts.app.clone()), &settings.listen, tls, closing).await;
+    let router = http::router(parts.app.clone(), web::routes(&parts.app));
+    serve(listener, router, &settings.listen, tls, closing).await;
     parts.app.locks.finish().await;
     drained.cancel();
     parts.background.close();

@@ -6,12 +6,11 @@ use ipnet::IpNet;
 /// Where a request comes from: the right-most hop that is not a trusted proxy.
 /// What stands further left in `X-Forwarded-For` was written by whoever sent
 /// it, and says nothing.
-pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
-    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address.to_canonical()));
+pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let mut address = peer.to_canonical();
     for field in headers.get_all("x-forwarded-for").iter().rev() {
         for hop in field.to_str().unwrap_or_default().rsplit(',') {
-            if !is_trusted(address) {
+            if !is_trusted(address, trusted) {
                 return address;
             }
             match read_hop(hop.trim()) {
@@ -22,6 +21,11 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet
         }
     }
     address
+}
+
+/// Whether an address is that of a trusted proxy.
+pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|network| network.contains(&address.to_canonical()))
 }
 
 /// An address, with a port as some proxies add it, or without.

@@ -3,12 +3,15 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use crate::locks::Cursor;
 
 /// A cursor as clients have it, who are to know nothing of its inside.
-pub(super) fn text(cursor: &Cursor) -> String {
+pub fn text(cursor: &Cursor) -> String {
     URL_SAFE_NO_PAD.encode(format!("{}:{}", cursor.expires_ms, cursor.place))
 }
 
 /// Reads a cursor back.
-pub(super) fn parse(text: String) -> Result<Cursor, &'static str> {
+///
+/// # Errors
+/// When no server has made it.
+pub fn parse(text: String) -> Result<Cursor, &'static str> {
     let inside = || {
         let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
         let (expires_ms, place) = text.split_once(':')?;

@@ -90,7 +90,8 @@ pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, nex
         *response.body_mut() = problem.body(&request_id);
     }
     let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Files that pages load say themselves for how long they are good.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     if let Some(standing) = frame.standing() {
         let (policy, state) = rate_fields(standing);
         headers.extend(

@@ -160,8 +160,13 @@ fn copy_post(item: &mut PathItem, name: &str) {
     }
 }
 
+/// The description.
+pub fn description() -> &'static openapi::OpenApi {
+    static DESCRIPTION: LazyLock<openapi::OpenApi> = LazyLock::new(Description::openapi);
+    &DESCRIPTION
+}
+
 /// `GET /openapi.json`.
 pub(super) async fn openapi() -> Json<&'static openapi::OpenApi> {
-    static DESCRIPTION: LazyLock<openapi::OpenApi> = LazyLock::new(Description::openapi);
-    Json(&DESCRIPTION)
+    Json(description())
 }

@@ -10,8 +10,9 @@ use axum::{
 };
 use utoipa::{IntoParams, ToSchema};
 
+pub use self::reader::Body;
 use self::reader::Params;
-pub(super) use self::reader::{BODY_BYTES_MAX, Body, malformed, malformed_body};
+pub(super) use self::reader::{BODY_BYTES_MAX, malformed, malformed_body};
 use super::{cursor, problem::Problem};
 use crate::{
     lock::{Fence, Lease, LockName, Note, Owner, parse_duration_ms},

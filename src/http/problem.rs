@@ -2,7 +2,6 @@ use std::time::Duration;
 
 use axum::{
     body::Body,
-    extract::Path,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -13,7 +12,7 @@ use crate::{accounts::AccountsError, app::BreakError, keyspace::KeyspaceError, l
 
 /// An answer that is neither yes nor no (RFC 9457).
 #[derive(Clone, Debug)]
-pub(super) struct Problem {
+pub struct Problem {
     kind: Kind,
     detail: String,
     retry_after: Option<Duration>,
@@ -121,6 +120,24 @@ impl Problem {
         self
     }
 
+    pub fn status(&self) -> StatusCode {
+        self.kind.describe().status
+    }
+
+    pub fn title(&self) -> &'static str {
+        self.kind.describe().title
+    }
+
+    /// What is wrong with the request.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// When it is worth asking again.
+    pub fn wait(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// What stands in the answer. The id leads to what the log has of the request.
     pub(super) fn body(&self, request_id: &str) -> Body {
         let Description { status, slug, title, .. } = self.kind.describe();
@@ -135,7 +152,8 @@ impl Problem {
         Body::from(serde_json::to_vec(&view).unwrap_or_default())
     }
 
-    pub(super) fn internal() -> Self {
+    /// Something that should not have happened, and is in the log.
+    pub fn internal() -> Self {
         Self::new(Kind::Internal, "something went wrong here")
     }
 
@@ -211,10 +229,20 @@ impl IntoResponse for Problem {
     }
 }
 
-/// `GET /problems/{slug}`: what a problem's `type` leads to.
-pub(super) async fn explain(Path(slug): Path<String>) -> Result<String, Problem> {
-    let kind = Kind::ALL.iter().map(|kind| kind.describe()).find(|kind| kind.slug == slug);
-    let Description { status, title, explanation, .. } =
-        kind.ok_or_else(|| Problem::new(Kind::NotFound, "there is no problem of this name"))?;
-    Ok(format!("{title} ({})\n\n{explanation}\n", status.as_u16()))
+/// A kind of problem, for people.
+#[derive(Clone, Copy, Debug)]
+pub struct Explained {
+    /// What its address ends with.
+    pub slug: &'static str,
+    pub title: &'static str,
+    pub status: u16,
+    pub explanation: &'static str,
+}
+
+/// All kinds of problems that the API answers with.
+pub fn explained_problems() -> impl Iterator<Item = Explained> {
+    Kind::ALL.iter().map(|kind| {
+        let Description { status, slug, title, explanation } = kind.describe();
+        Explained { slug, title, status: status.as_u16(), explanation }
+    })
 }

@@ -14,21 +14,21 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::{
     account::account,
     acquire::acquire,
-    docs::{docs, docs_file, to_docs},
     frame::frame,
     heartbeat::heartbeat,
     list::list,
     lock::{break_lock, inspect},
     openapi::openapi,
     params::BODY_BYTES_MAX,
-    problem::{Kind, Problem, explain},
+    problem::{Kind, Problem},
     release::release,
     terraform::terraform,
 };
 use crate::app::App;
 
-/// Every route, and what each request passes on its way there.
-pub fn router(app: Arc<App>) -> Router {
+/// Every route of the API, the pages, and what each request passes on its way
+/// there.
+pub fn router(app: Arc<App>, pages: Router<Arc<App>>) -> Router {
     Router::new()
         .route("/v1/acquire/", lock_route(acquire))
         .route("/v1/acquire/{*name}", lock_route(acquire))
@@ -43,16 +43,17 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/terraform/", any(terraform))
         .route("/v1/terraform/{*name}", any(terraform))
         .route("/openapi.json", get(openapi))
-        .route("/docs", get(to_docs))
-        .route("/docs/", get(docs))
-        .route("/docs/{*file}", get(docs_file))
-        .route("/problems/{slug}", get(explain))
+        .merge(pages)
         .method_not_allowed_fallback(async || Problem::new(Kind::MethodNotAllowed, "the field Allow names the methods"))
-        .fallback(async || Problem::new(Kind::NotFound, "there is nothing here"))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))
         .layer(middleware::from_fn_with_state(app.clone(), frame))
         .with_state(app)
+}
+
+/// What is answered where there is no route.
+pub fn not_found() -> Response {
+    Problem::new(Kind::NotFound, "there is nothing here").into_response()
 }
 
 /// A route that changes a lock: GET and POST. HEAD, which axum would answer

@@ -1,4 +1,4 @@
-use std::{num::NonZeroU32, sync::Arc};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use tokio::sync::Semaphore;
@@ -6,11 +6,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{exclusive::Exclusive, systemd};
 use crate::{
-    accounts::{Database, Directory, Token},
-    app::App,
+    accounts::{AccountsError, Actor, Database, Directory, Secret, Token},
+    app::{App, Page},
     config::ServeSettings,
     keyspace::{Embedded, Keyspace, Redis, SystemClock},
-    limits::{Addresses, Tokens},
+    limits::{Addresses, Attempts, Tokens},
     lock::Lease,
     locks::Locks,
 };
@@ -19,10 +19,20 @@ use crate::{
 pub(super) struct Parts {
     pub app: Arc<App>,
     pub background: TaskTracker,
-    /// The token of the account that was made, if there was none.
-    pub first_token: Option<Token>,
+    /// What opens the account that was made, if there was none.
+    pub first: Option<First>,
     _exclusive: Option<Exclusive>,
 }
+
+/// What opens the first account.
+pub(super) struct First {
+    token: Token,
+    /// For a password.
+    link: Secret,
+}
+
+/// How long that link works.
+const FIRST_LINK_VALID: Duration = Duration::from_secs(24 * 3600);
 
 /// Starts the parts in the order in which they need each other. With `draining`
 /// nobody is let wait any more; what runs in the background ends with `stop`.
@@ -35,14 +45,15 @@ pub(super) async fn start(
     let exclusive = is_embedded.then(|| Exclusive::hold(&settings.database.url)).transpose()?;
     let keyspace = open_keyspace(settings).await?;
     let database = open_database(settings).await?;
-    let first_token = match database.is_embedded() {
-        true => database.first_account().await.context("cannot make the first account")?.map(|made| made.token.token),
+    let first = match database.is_embedded() {
+        true => make_first(&database).await.context("cannot make the first account")?,
         false => None,
     };
 
     let background = TaskTracker::new();
     let ledger = Arc::new(database.clone());
-    let directory = Directory::new(database, keyspace.clone());
+    let can_sign_up = settings.page.sign_up.unwrap_or(database.is_embedded());
+    let directory = Directory::new(database.clone(), keyspace.clone());
     background.spawn(directory.clone().run(stop.clone()));
     let short = Lease::from_ms(settings.recovery.journal_above.as_millis() as u64);
     let locks = Locks::new(keyspace.clone(), ledger, short, settings.limits.waiters as usize);
@@ -54,6 +65,14 @@ pub(super) async fn start(
     let app = Arc::new(App {
         locks,
         directory,
+        database,
+        attempts: Attempts::new(keyspace.clone()),
+        page: Page {
+            origin: settings.page.public.origin(),
+            has_tls: settings.listen.tls.cert.is_some(),
+            can_sign_up,
+            sign_up_plan: settings.page.sign_up_plan.clone(),
+        },
         tokens: Tokens::new(keyspace),
         addresses: Addresses::new(NonZeroU32::new(settings.limits.auth_failures_per_minute).unwrap_or(NonZeroU32::MIN)),
         trusted_proxies: settings.listen.trusted_proxies.clone(),
@@ -63,7 +82,7 @@ pub(super) async fn start(
         wait_max: settings.limits.wait_max,
         draining: draining.clone(),
     });
-    Ok(Parts { app, background, first_token, _exclusive: exclusive })
+    Ok(Parts { app, background, first, _exclusive: exclusive })
 }
 
 /// Finds settings that do not go together.
@@ -112,14 +131,22 @@ async fn open_keyspace(settings: &ServeSettings) -> anyhow::Result<Keyspace> {
     }
 }
 
-/// Prints the first token, once, with a line to copy.
+async fn make_first(database: &Database) -> Result<Option<First>, AccountsError> {
+    let Some(made) = database.first_account().await? else { return Ok(None) };
+    let link = database.reset_password(Actor::Server, &made.account.id.to_string(), FIRST_LINK_VALID).await?;
+    Ok(Some(First { token: made.token.token, link }))
+}
+
+/// Prints what opens the first account, once, with a line to copy.
 #[expect(clippy::print_stdout, reason = "this is for the person at the terminal, and must not be in a log")]
-pub(super) fn greet(origin: &str, token: &Token) {
+pub(super) fn greet(origin: &str, first: &First) {
     if systemd::keeps_output() {
         tracing::warn!("made the first account, and did not print its token here; lockable token create makes another");
         return;
     }
-    let token = token.reveal();
+    let token = first.token.reveal();
     println!("Made the first account. Its token, shown this once:\n\n    {token}\n\nTry it:\n");
     println!("    curl -u {token}: {origin}/v1/acquire/my-lock-name\n");
+    println!("Its page, with a password of your choice (the link works once, today):\n");
+    println!("    {origin}/account/link/{}\n", first.link.reveal());
 }

@@ -12,6 +12,7 @@
 mod accounts;
 mod ask;
 mod auth;
+mod browser;
 mod ci;
 mod connections;
 mod contention;
@@ -31,6 +32,7 @@ mod openapi;
 mod operation;
 mod operator;
 mod outage;
+mod pages;
 mod queue;
 mod rates;
 mod recovery;

@@ -86,7 +86,7 @@ impl Params {
 }
 
 /// The body of a request as text.
-pub(in crate::http) struct Body(pub String);
+pub struct Body(pub String);
 
 impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;

@@ -28,14 +28,19 @@ pub struct Answer {
     headers: HeaderMap,
 }
 
+/// What clients of all kinds begin with.
+pub fn http_client() -> reqwest::ClientBuilder {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+    reqwest::Client::builder().no_proxy()
+}
+
 impl Client {
     pub fn new(origin: &str, token: Option<&str>) -> Self {
-        static PROVIDER: Once = Once::new();
-        PROVIDER.call_once(|| {
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        });
         // No lock route ever redirects; a test would see it.
-        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap();
+        let http = http_client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { origin: origin.into(), token: token.map(Into::into), http }
     }
 

@@ -1,5 +1,6 @@
 //! What the tests share: real servers that they start themselves, and clients.
 
+pub mod browser;
 pub mod client;
 pub mod cluster;
 pub mod collector;
@@ -7,6 +8,7 @@ pub mod command;
 pub mod history;
 pub mod holders;
 pub mod ledger;
+pub mod page;
 pub mod pod;
 pub mod postgres;
 pub mod process;

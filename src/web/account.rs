@@ -1,0 +1,8 @@
+use axum::response::Redirect;
+
+use super::member::Member;
+
+/// `GET /account`: where the documents send everybody.
+pub(super) async fn account(_member: Member) -> Redirect {
+    Redirect::to("/account/locks")
+}

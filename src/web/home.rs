@@ -1,0 +1,25 @@
+use askama::Template;
+
+use super::{
+    member::{Member, NoMember},
+    page::Page,
+    trouble::Trouble,
+    view::{Section, Shell},
+    visitor::Visitor,
+};
+
+#[derive(Template)]
+#[template(path = "home.html")]
+pub(super) struct HomePage {
+    shell: Shell,
+    origin: String,
+}
+
+/// `GET /`: what this is, in one screen.
+pub(super) async fn home(visitor: Visitor, member: Result<Member, NoMember>) -> Result<Page<HomePage>, Trouble> {
+    let shell = match &member {
+        Ok(member) => member.shell("Locks over HTTPS", Section::Elsewhere),
+        Err(_) => Shell::of_anybody("Locks over HTTPS"),
+    };
+    Ok(Page(HomePage { shell, origin: visitor.origin }))
+}

@@ -1,0 +1,69 @@
+use std::sync::Arc;
+
+use axum::{extract::State, response::Redirect};
+use serde::Deserialize;
+
+use super::{
+    form::Form,
+    member::{Member, find_namespace},
+    trouble::Trouble,
+};
+use crate::{
+    app::App,
+    lock::{NamespaceId, Payment},
+    locks::{ListRequest, Looked},
+};
+
+#[derive(Deserialize)]
+pub(super) struct OneNamespace {
+    name: String,
+}
+
+/// `POST /account/namespaces`.
+pub(super) async fn make_namespace(
+    State(app): State<Arc<App>>,
+    Form { by: member, fields }: Form<Member, OneNamespace>,
+) -> Result<Redirect, Trouble> {
+    member.may_act()?;
+    app.database.create_namespace(member.session.actor(), &member.account().to_string(), fields.name.trim()).await?;
+    Ok(Redirect::to("/account/plan"))
+}
+
+/// `POST /account/namespaces/remove`: removes one in which no lock is held. What is
+/// acquired in the second until all servers know lapses, and is seen by nobody.
+pub(super) async fn remove_namespace(
+    State(app): State<Arc<App>>,
+    Form { by: member, fields }: Form<Member, OneNamespace>,
+) -> Result<Redirect, Trouble> {
+    member.may_act()?;
+    let namespaces = member.namespaces(&app).await?;
+    let namespace = find_namespace(&namespaces, &fields.name)?;
+    if holds_any(&app, &member, namespace.id).await? {
+        return Err(Trouble::malformed(format!(
+            "Locks are held in {:?}; it can be removed when it is empty.",
+            fields.name
+        )));
+    }
+    app.database.remove_namespace(member.session.actor(), &member.account().to_string(), &fields.name).await?;
+    Ok(Redirect::to("/account/plan"))
+}
+
+async fn holds_any(app: &App, member: &Member, namespace: NamespaceId) -> Result<bool, Trouble> {
+    let mut request = ListRequest {
+        account: member.account(),
+        namespace: Some(namespace),
+        prefix: String::new(),
+        limit: 1,
+        after: None,
+        payment: Payment::Paid,
+    };
+    loop {
+        match app.locks.list(&request).await?.outcome {
+            Looked::Found(page) if !page.locks.is_empty() => return Ok(true),
+            Looked::Found(page) if page.next.is_none() => return Ok(false),
+            Looked::Found(page) => request.after = page.next,
+            // Pages have a rate of their own.
+            Looked::RateLimited { retry_after } => return Err(Trouble::too_many(retry_after)),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+use std::sync::Arc;
+
+use askama::Template;
+use axum::{
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Redirect, Response},
+};
+use serde::Deserialize;
+
+use super::{
+    form::Form,
+    member::Member,
+    page::Page,
+    security::knows_password,
+    trouble::Trouble,
+    view::{Section, Shell},
+    visitor::Visitor,
+};
+use crate::{
+    app::App,
+    lock::{AccountId, Payment},
+    locks::{BreakRequest, ListRequest, Locks, LocksError, Looked},
+};
+
+#[derive(Template)]
+#[template(path = "delete.html")]
+struct DeletePage {
+    shell: Shell,
+    tokens: usize,
+    namespaces: usize,
+    held: u64,
+    complaint: &'static str,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Confirmed {
+    password: String,
+}
+
+/// How many pages of locks are released; what is left lapses.
+const PAGES_MAX: usize = 200;
+
+/// `GET /account/security/delete`: what goes with the account.
+pub(super) async fn ask_to_delete(State(app): State<Arc<App>>, member: Member) -> Result<Response, Trouble> {
+    page(&app, &member, "").await
+}
+
+async fn page(app: &App, member: &Member, complaint: &'static str) -> Result<Response, Trouble> {
+    let account = member.account().to_string();
+    let held = match app.locks.census(member.account(), &Payment::Paid).await?.outcome {
+        Looked::Found(census) => census.held,
+        // Pages have a rate of their own.
+        Looked::RateLimited { retry_after } => return Err(Trouble::too_many(retry_after)),
+    };
+    let tokens = app.database.list_tokens(&account).await?;
+    let page = DeletePage {
+        shell: member.shell("Delete the account", Section::Security),
+        tokens: tokens.iter().filter(|token| token.revoked_at.is_none()).count(),
+        namespaces: app.database.list_namespaces(&account).await?.len(),
+        held,
+        complaint,
+    };
+    Ok(Page(page).into_response())
+}
+
+/// `POST /account/security/delete`.
+pub(super) async fn delete_account(
+    State(app): State<Arc<App>>,
+    Form { by: member, fields }: Form<Member, Confirmed>,
+) -> Result<Response, Trouble> {
+    if !knows_password(&app, &member, &fields.password).await? {
+        let page = page(&app, &member, "This is not the password that the account has.").await?;
+        return Ok((StatusCode::BAD_REQUEST, page).into_response());
+    }
+    app.database.delete_account(&member.session).await?;
+    // Nobody can renew them any more; those who wait need not wait for that. In a
+    // task of its own, since there may be many.
+    let account = member.account();
+    tokio::spawn(async move {
+        if let Err(error) = release_all(&app.locks, account).await {
+            tracing::warn!(%error, "locks of a deleted account are left to lapse");
+        }
+    });
+    Ok((Visitor::signed_out(), Redirect::to("/account/sign-in?after=deleted")).into_response())
+}
+
+async fn release_all(locks: &Locks, account: AccountId) -> Result<(), LocksError> {
+    for _ in 0..PAGES_MAX {
+        let request = ListRequest {
+            account,
+            namespace: None,
+            prefix: String::new(),
+            limit: Locks::PAGE_MAX,
+            after: None,
+            payment: Payment::Paid,
+        };
+        let Looked::Found(page) = locks.list(&request).await?.outcome else { return Ok(()) };
+        if page.locks.is_empty() {
+            return Ok(());
+        }
+        for (lock, holder) in page.locks {
+            locks.break_grant(&BreakRequest { lock, account, fence: holder.fence }).await?;
+        }
+    }
+    Ok(())
+}

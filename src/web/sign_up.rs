@@ -1,0 +1,82 @@
+use std::sync::Arc;
+
+use askama::Template;
+use axum::{
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Redirect, Response},
+};
+use serde::Deserialize;
+
+use super::{
+    form::Form,
+    page::Page,
+    trouble::{Trouble, sentence},
+    view::Shell,
+    visitor::Visitor,
+};
+use crate::{
+    accounts::{AccountsError, Password},
+    app::App,
+    limits::Attempt,
+};
+
+#[derive(Template)]
+#[template(path = "sign_up.html")]
+struct SignUpPage {
+    shell: Shell,
+    csrf: String,
+    is_open: bool,
+    email: String,
+    complaint: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct NewMember {
+    email: String,
+    password: String,
+}
+
+/// `GET /account/sign-up`.
+pub(super) async fn sign_up(State(app): State<Arc<App>>, visitor: Visitor) -> Response {
+    page(&app, &visitor, String::new(), String::new())
+}
+
+fn page(app: &App, visitor: &Visitor, email: String, complaint: String) -> Response {
+    let page = SignUpPage {
+        shell: Shell::of_anybody("Sign up"),
+        csrf: visitor.csrf_without_session().reveal().to_owned(),
+        is_open: app.page.can_sign_up,
+        email,
+        complaint,
+    };
+    (visitor.remembered(), Page(page)).into_response()
+}
+
+/// `POST /account/sign-up`. Whether the address has an account already is told to
+/// nobody.
+pub(super) async fn make_account(
+    State(app): State<Arc<App>>,
+    Form { by: visitor, fields }: Form<Visitor, NewMember>,
+) -> Result<Response, Trouble> {
+    if !app.page.can_sign_up {
+        return Err(Trouble::forbidden("Accounts are made by invitation here. Ask whoever runs this server."));
+    }
+    let email = fields.email.trim().to_owned();
+    let password = Password::typed(&fields.password);
+    let complain =
+        |complaint| Ok((StatusCode::BAD_REQUEST, page(&app, &visitor, email.clone(), complaint)).into_response());
+    if let Err(error) = password.check(&email) {
+        return complain(sentence(&error));
+    }
+    if let Some(address) = visitor.address
+        && let Some(wait) = app.attempts.refusal(Attempt::SignUpFrom(address)).await?
+    {
+        return Err(Trouble::too_many(wait));
+    }
+    match app.database.sign_up(&email, &app.page.sign_up_plan, password).await {
+        Ok(()) => Ok(Redirect::to("/account/sign-in?after=sign-up").into_response()),
+        Err(error @ AccountsError::Email(_)) => complain(sentence(&error)),
+        Err(error) => Err(error.into()),
+    }
+}

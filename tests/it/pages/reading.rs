@@ -1,0 +1,168 @@
+//! What there is to read: documents, problems, the history of a lock, the log.
+
+use super::open_cluster;
+use crate::support::{Pod, eventually, page::PageClient};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_are_there_and_their_links_lead_somewhere() {
+    let pod = Pod::start().await;
+    let mut reader = PageClient::new(&pod.origin());
+    let mut seen = vec!["/".to_owned()];
+    let mut at = 0;
+    while at < seen.len() {
+        let path = seen[at].clone();
+        at += 1;
+        let page = reader.get(&path).await;
+        assert!([200, 303].contains(&page.status), "{path}: {}", page.status);
+        if page.header("content-type").is_some_and(|kind| kind.contains("json")) {
+            continue;
+        }
+        let links = page.text.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next());
+        for link in links.filter(|link| !link.starts_with("http")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { path.clone() } else { file.to_owned() };
+            if !anchor.is_empty() {
+                let there = reader.get(&target).await.text;
+                assert!(there.contains(&format!("id=\"{anchor}\"")), "{path}: {link} leads nowhere");
+            }
+            if !seen.contains(&target) {
+                seen.push(target);
+            }
+        }
+    }
+    for path in [
+        "/docs/https-endpoints",
+        "/docs/guide",
+        "/docs/fencing",
+        "/docs/safety",
+        "/docs/ci",
+        "/docs/ci/lockable.sh",
+        "/docs/operations",
+        "/docs/security",
+        "/docs/api",
+        "/problems/too-many-failures",
+    ] {
+        assert!(seen.iter().any(|seen| seen == path), "nothing leads to {path}: {seen:?}");
+    }
+    let first = reader.get("/docs").await;
+    let list = first.between("<ul class=\"list\">", "</ul>");
+    assert!(list.trim_start().starts_with("<li><a href=\"/docs/https-endpoints\">"), "the three calls come first");
+    reader
+        .get("/docs/https-endpoints")
+        .await
+        .assert_shows(200, &["The lease starts at 60 seconds for the Hobbyist plan"]);
+    reader.get("/docs/nothing").await.assert_shows(404, &["There is no such page"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_problem_is_explained_for_people_and_for_terminals() {
+    let pod = Pod::start().await;
+    let client = pod.client("11111111-2222-4333-8444-555555555555");
+    let refused = client.get("/v1/acquire/a").await;
+    let path = refused.json["type"].as_str().unwrap().to_owned();
+    let text = client.get(&path).await;
+    assert!(text.text.starts_with("Not authenticated (401)\n\n"), "{}", text.text);
+    let mut reader = PageClient::new(&pod.origin());
+    reader.get(&path).await.assert_shows(200, &["<h1>Not authenticated</h1>", "Status 401"]);
+    client.get("/problems/none").await.assert_problem(404, "not-found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_says_who_held_a_lock_and_how_that_ended() {
+    let cluster = open_cluster().await;
+    let pod = &cluster.pods[0];
+    let mut ana = PageClient::member(&pod.origin(), "ana@example.com").await;
+    let token = ana.token("job", &["lock", "manage"]).await;
+    let client = pod.client(&token);
+    client.get("/v1/acquire/told?owner=one&note=the%20first").await;
+    client.get("/v1/release/told?owner=one").await;
+    client.get("/v1/acquire/told?owner=two&lease=1s").await;
+    eventually(async || client.get("/v1/acquire/told?owner=three").await.json["response"] == true).await;
+    client.request("DELETE", "/v1/locks/told", &[]).await;
+    client.get("/v1/acquire/told?owner=four").await;
+    // Its answer came, and comes again: one grant.
+    client.get("/v1/acquire/told?owner=four").await;
+
+    let path = "/account/locks/history?namespace=public&name=told";
+    let mut rows = Vec::new();
+    eventually(async || {
+        let page = ana.get(path).await;
+        assert_eq!(page.status, 200);
+        let Some((_, table)) = page.text.split_once("<h2>History</h2>") else { return false };
+        let row = |row: &str| {
+            let owner = row.split("<bdi>").nth(1).unwrap().split('<').next().unwrap().to_owned();
+            let ending = row.split("ended\">").nth(1).unwrap().split('<').next().unwrap().to_owned();
+            (owner, ending)
+        };
+        rows = table.split("<tr>").skip(2).map(row).collect();
+        rows.len() == 4 && rows.iter().any(|(_, ending)| ending == "broken") && rows[3].1 == "released"
+    })
+    .await;
+    let rows: Vec<_> = rows.iter().map(|(owner, ending)| (owner.as_str(), ending.as_str())).collect();
+    assert_eq!(rows, [("four", "held"), ("three", "broken"), ("two", "lapsed"), ("one", "released")]);
+    let page = ana.get(path).await;
+    page.assert_shows(200, &["the first", "token <bdi>job</bdi>"]);
+    ana.get("/account/locks/history?namespace=public&name=never").await.assert_shows(200, &["Nothing is on record"]);
+    ana.get("/account/locks/history?namespace=public&name=%20").await.assert_shows(400, &["no name of a lock"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_record_is_bounded() {
+    let cluster = open_cluster().await;
+    let pod = &cluster.pods[0];
+    let mut ana = PageClient::member(&pod.origin(), "ana@example.com").await;
+    let token = ana.token("job", &["lock"]).await;
+    let client = pod.client(&token);
+    for round in 0..120 {
+        client.get(&format!("/v1/acquire/busy?owner=o{round}")).await;
+        client.get(&format!("/v1/release/busy?owner=o{round}")).await;
+    }
+    let path = "/account/locks/history?namespace=public&name=busy";
+    eventually(async || ana.get(path).await.text.matches("<tr>").count() == 21).await;
+    // Many names: the oldest is forgotten.
+    let key = cluster.redis.cli(&["keys", "*recorded*"]);
+    for batch in 0..11 {
+        let members: Vec<String> =
+            (0..100).flat_map(|n| [(10 + batch * 100 + n).to_string(), format!("-/x{batch}-{n}")]).collect();
+        let args: Vec<&str> = ["zadd", key.trim()].into_iter().chain(members.iter().map(String::as_str)).collect();
+        cluster.redis.cli(&args);
+    }
+    eventually(async || {
+        // In a second with many others it is left out.
+        client.get("/v1/acquire/newest").await;
+        client.get("/v1/release/newest").await;
+        !cluster.redis.cli(&["zscore", key.trim(), "-/newest"]).trim().is_empty()
+    })
+    .await;
+    assert_eq!(cluster.redis.cli(&["zcard", key.trim()]).trim(), "1000");
+    assert_eq!(cluster.redis.cli(&["zscore", key.trim(), "-/x0-0"]).trim(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_log_is_paged_filtered_and_a_file() {
+    let cluster = open_cluster().await;
+    let pod = &cluster.pods[0];
+    let mut ana = PageClient::member(&pod.origin(), "ana@example.com").await;
+    let csrf = ana.get("/account/security").await.csrf();
+    for number in 0..55 {
+        let label = format!("=token-{number}");
+        let fields = [("csrf", &*csrf), ("label", &label), ("scope", "lock"), ("namespace", "public")];
+        assert_eq!(ana.post("/account/tokens", &fields).await.status, 200);
+    }
+    let first = ana.get("/account/audit?kind=token.").await;
+    assert_eq!(first.text.matches("token.create").count(), 50);
+    assert!(first.text.contains("=token-54") && !first.text.contains("=token-4<"), "the newest come first");
+    let older = first.between("<a href=\"/account/audit?kind=token.&#38;before=", "\"").to_owned();
+    let second = ana.get(&format!("/account/audit?kind=token.&before={older}")).await;
+    assert_eq!(second.text.matches("token.create").count(), 5, "{}", second.text);
+    assert!(!second.text.contains(">Older<"));
+    assert!(!ana.get("/account/audit?kind=account.").await.text.contains("token.create"));
+    for path in ["/account/audit?kind=everything", "/account/audit?before=x", "/account/audit?before=1"] {
+        assert_eq!(ana.get(path).await.status, 400, "{path}");
+    }
+    let file = ana.get("/account/audit.csv?kind=token.").await;
+    assert_eq!(file.header("content-type"), Some("text/csv; charset=utf-8"));
+    assert_eq!(file.text.lines().count(), 56);
+    assert_eq!(file.text.lines().next(), Some("time,action,by,detail"));
+    assert!(file.text.lines().nth(1).unwrap().contains("token.create,session:"), "{}", file.text);
+}

@@ -1,0 +1,135 @@
+use reqwest::header::{HeaderMap, SET_COOKIE};
+
+use super::client::http_client;
+
+/// A browser without a window: it keeps cookies, follows nothing, and finds what
+/// stands in forms.
+#[derive(Clone)]
+pub struct PageClient {
+    origin: String,
+    http: reqwest::Client,
+    pub cookies: Vec<(String, String)>,
+    fields: Vec<(String, String)>,
+}
+
+/// A page that came back.
+#[derive(Debug)]
+pub struct PageAnswer {
+    pub status: u16,
+    pub text: String,
+    pub headers: HeaderMap,
+}
+
+pub const PASSWORD: &str = "seven lanterns over Basel";
+
+impl PageClient {
+    pub fn new(origin: &str) -> Self {
+        let http = http_client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        Self { origin: origin.into(), http, cookies: Vec::new(), fields: Vec::new() }
+    }
+
+    /// Sends this field with every request.
+    pub fn with_field(mut self, name: &str, value: &str) -> Self {
+        self.fields.push((name.into(), value.into()));
+        self
+    }
+
+    /// Signs up and in.
+    pub async fn member(origin: &str, email: &str) -> Self {
+        let mut client = Self::new(origin);
+        client.sign_up(email, PASSWORD).await;
+        assert_eq!(client.sign_in(email, PASSWORD).await.status, 303);
+        client
+    }
+
+    pub async fn sign_up(&mut self, email: &str, password: &str) -> PageAnswer {
+        let csrf = self.get("/account/sign-up").await.csrf();
+        self.post("/account/sign-up", &[("csrf", &csrf), ("email", email), ("password", password)]).await
+    }
+
+    pub async fn sign_in(&mut self, email: &str, password: &str) -> PageAnswer {
+        let csrf = self.get("/account/sign-in").await.csrf();
+        self.post("/account/sign-in", &[("csrf", &csrf), ("email", email), ("password", password)]).await
+    }
+
+    /// Sends a form with what shows that it was made for this browser.
+    pub async fn send(&mut self, path: &str, fields: &[(&str, &str)]) -> PageAnswer {
+        let csrf = self.get("/account/security").await.csrf();
+        self.post(path, &[&[("csrf", &*csrf)], fields].concat()).await
+    }
+
+    /// Makes a token.
+    pub async fn token(&mut self, label: &str, scopes: &[&str]) -> String {
+        let scopes = scopes.iter().map(|scope| ("scope", *scope));
+        let fields: Vec<_> = [("label", label), ("namespace", "public")].into_iter().chain(scopes).collect();
+        let page = self.send("/account/tokens", &fields).await;
+        page.between("class=\"secret\"><code>", "</code>").to_owned()
+    }
+
+    pub async fn get(&mut self, path: &str) -> PageAnswer {
+        let request = self.http.get(format!("{}{path}", self.origin));
+        self.run(request).await
+    }
+
+    pub async fn post(&mut self, path: &str, form: &[(&str, &str)]) -> PageAnswer {
+        let request = self.http.post(format!("{}{path}", self.origin)).form(form);
+        self.run(request).await
+    }
+
+    async fn run(&mut self, mut request: reqwest::RequestBuilder) -> PageAnswer {
+        let cookies: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        request = request.header("accept", "text/html").header("cookie", cookies.join("; "));
+        for (name, value) in &self.fields {
+            request = request.header(name, value);
+        }
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        for cookie in headers.get_all(SET_COOKIE) {
+            self.keep(cookie.to_str().unwrap());
+        }
+        PageAnswer { status, headers, text: response.text().await.unwrap() }
+    }
+
+    fn keep(&mut self, cookie: &str) {
+        let (pair, attributes) = cookie.split_once(';').unwrap();
+        let (name, value) = pair.split_once('=').unwrap();
+        for attribute in ["HttpOnly", "Secure", "Path=/", "SameSite=Lax"] {
+            assert!(attributes.contains(attribute), "{cookie}");
+        }
+        assert!(name.starts_with("__Host-") && !attributes.contains("Domain"), "{cookie}");
+        self.cookies.retain(|(other, _)| other != name);
+        if !attributes.contains("Max-Age=0") {
+            self.cookies.push((name.into(), value.into()));
+        }
+    }
+}
+
+impl PageAnswer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// Where it sends the browser.
+    pub fn to(&self) -> &str {
+        self.header("location").unwrap_or_else(|| panic!("{}: {}", self.status, self.text))
+    }
+
+    pub fn csrf(&self) -> String {
+        self.between("name=\"csrf\" value=\"", "\"").to_owned()
+    }
+
+    /// What stands between two texts, the first time that it does.
+    #[track_caller]
+    pub fn between(&self, before: &str, after: &str) -> &str {
+        let rest = self.text.split_once(before).unwrap_or_else(|| panic!("{before} is not in {}", self.text)).1;
+        rest.split_once(after).unwrap().0
+    }
+
+    #[track_caller]
+    pub fn assert_shows(&self, status: u16, parts: &[&str]) {
+        assert_eq!(self.status, status, "{}", self.text);
+        for part in parts {
+            assert!(self.text.contains(part), "{part} is not in {}", self.text);
+        }
+    }
+}
