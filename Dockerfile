@@ -19,6 +19,9 @@ RUN mkdir -p src benches \
 
 COPY src src
 COPY lua lua
+# Pages are made from these.
+COPY askama.toml README.md ./
+COPY docs docs
 COPY benches benches
 # What was built above is older than no file of the program.
 RUN touch src/main.rs src/lib.rs \

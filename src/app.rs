@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     accounts::{Database, Directory},
-    limits::{Addresses, Attempts, Tokens},
+    limits::{Addresses, Attempts, Shares, Tokens},
+    lock::AccountId,
     locks::Locks,
 };
 
@@ -44,14 +45,23 @@ pub struct App {
 }
 
 /// What the account page has to know.
-#[derive(Clone, Debug)]
 pub struct Page {
     /// Where clients reach the service, without a slash at its end; by default
     /// where a request came in.
     pub origin: Option<String>,
-    /// Whether this server speaks HTTPS itself.
-    pub has_tls: bool,
+    /// Whether everybody comes by HTTPS, to this server or to what is before it.
+    pub is_https: bool,
     /// Whether anybody may make an account, and on which plan.
     pub can_sign_up: bool,
     pub sign_up_plan: String,
+    /// Places for browsers that look at locks live, of each account and of all.
+    pub live_of: Arc<Shares<AccountId>>,
+    pub live: Arc<Semaphore>,
+}
+
+impl Page {
+    /// How many browsers of an account may look at locks live at once, and how
+    /// many of all accounts, in one server.
+    pub const LIVE_OF_ACCOUNT_MAX: u32 = 20;
+    pub const LIVE_MAX: usize = 1_000;
 }

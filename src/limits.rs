@@ -5,12 +5,12 @@
 mod addresses;
 mod attempts;
 mod meter;
-mod neighbours;
+mod shares;
 mod tokens;
 
 pub use self::{
     addresses::Addresses,
     attempts::{Attempt, Attempts},
-    neighbours::{Neighbour, Neighbours},
+    shares::{Share, Shares},
     tokens::{Admission, Permit, Tokens},
 };

@@ -1,4 +1,10 @@
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::Router;
 use hyper::{server::conn::http1, service::service_fn};
@@ -20,7 +26,7 @@ use super::{
     proxy,
     transport::Transport,
 };
-use crate::{config::ListenSettings, http::Connection, limits::Neighbours};
+use crate::{config::ListenSettings, http::Connection, limits::Shares};
 
 /// How many bytes the request line and the headers may have together; more are
 /// answered with 431.
@@ -52,7 +58,7 @@ pub async fn serve(
         header_timeout: settings.header_timeout,
         trusted_proxies: settings.trusted_proxies.clone(),
         proxy_protocol: settings.proxy_protocol,
-        neighbours: Neighbours::new(settings.connections_per_address),
+        clients: Shares::new(settings.connections_per_address),
         shutdown: shutdown.clone(),
         close: CancellationToken::new(),
     };
@@ -143,7 +149,7 @@ struct Connections {
     header_timeout: Duration,
     trusted_proxies: Vec<IpNet>,
     proxy_protocol: bool,
-    neighbours: Arc<Neighbours>,
+    clients: Arc<Shares<IpAddr>>,
     /// Finish the request at hand, then close.
     shutdown: CancellationToken,
     /// Close at once.
@@ -160,7 +166,7 @@ impl Connections {
         // Many clients come through one proxy.
         let _neighbour = match self.is_trusted(peer) {
             true => None,
-            false => match self.neighbours.admit(peer.ip()) {
+            false => match self.clients.admit_address(peer.ip()) {
                 Some(neighbour) => Some(neighbour),
                 None => {
                     counter!("lockable_connections_refused_total").increment(1);

@@ -10,7 +10,7 @@ use crate::{
     app::{App, Page},
     config::ServeSettings,
     keyspace::{Embedded, Keyspace, Redis, SystemClock},
-    limits::{Addresses, Attempts, Tokens},
+    limits::{Addresses, Attempts, Shares, Tokens},
     lock::Lease,
     locks::Locks,
 };
@@ -69,9 +69,12 @@ pub(super) async fn start(
         attempts: Attempts::new(keyspace.clone()),
         page: Page {
             origin: settings.page.public.origin(),
-            has_tls: settings.listen.tls.cert.is_some(),
+            is_https: settings.listen.tls.cert.is_some()
+                || settings.page.public.public_url.as_ref().is_some_and(|url| url.scheme() == "https"),
             can_sign_up,
             sign_up_plan: settings.page.sign_up_plan.clone(),
+            live_of: Shares::new(Page::LIVE_OF_ACCOUNT_MAX),
+            live: Arc::new(Semaphore::new(Page::LIVE_MAX)),
         },
         tokens: Tokens::new(keyspace),
         addresses: Addresses::new(NonZeroU32::new(settings.limits.auth_failures_per_minute).unwrap_or(NonZeroU32::MIN)),
@@ -141,7 +144,9 @@ async fn make_first(database: &Database) -> Result<Option<First>, AccountsError>
 #[expect(clippy::print_stdout, reason = "this is for the person at the terminal, and must not be in a log")]
 pub(super) fn greet(origin: &str, first: &First) {
     if systemd::keeps_output() {
-        tracing::warn!("made the first account, and did not print its token here; lockable token create makes another");
+        tracing::warn!(
+            "made the first account, and did not print its token here; lockable token create and account reset-password open it"
+        );
         return;
     }
     let token = first.token.reveal();

@@ -1,9 +1,4 @@
-use std::{
-    collections::HashMap,
-    convert::Infallible,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use askama::Template;
 use axum::{
@@ -11,7 +6,10 @@ use axum::{
     response::sse::{Event, KeepAlive, Sse},
 };
 use futures_util::{Stream, stream};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, Interval, MissedTickBehavior, interval},
+};
 
 use super::{
     locks::{LocksQuery, Rows},
@@ -21,6 +19,7 @@ use super::{
 use crate::{
     accounts::Secret,
     app::App,
+    limits::Share,
     lock::{AccountId, Namespace},
 };
 
@@ -30,46 +29,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const LOOKS_BETWEEN_CHECKS: u32 = 5;
 /// After how long the browser has to ask again, so that servers share the load.
 const LIFE: Duration = Duration::from_secs(600);
-
-/// Who looks at their locks.
-static WATCHED: Watched = Watched(Mutex::new(None));
-
-/// How many browsers of each account look, in this server.
-struct Watched(Mutex<Option<HashMap<AccountId, usize>>>);
-
-/// One of them, as long as it is there.
-struct Watch(AccountId);
-
-impl Watched {
-    /// How many of one account may look at once, and how many of all.
-    const OF_ACCOUNT_MAX: usize = 20;
-    const MAX: usize = 1_000;
-
-    fn begin(&self, account: AccountId) -> Option<Watch> {
-        let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let watched = watched.get_or_insert_default();
-        let all: usize = watched.values().sum();
-        let own = watched.entry(account).or_default();
-        if all >= Self::MAX || *own >= Self::OF_ACCOUNT_MAX {
-            return None;
-        }
-        *own += 1;
-        Some(Watch(account))
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let mut watched = WATCHED.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let watched = watched.get_or_insert_default();
-        if let Some(own) = watched.get_mut(&self.0) {
-            *own -= 1;
-            if *own == 0 {
-                watched.remove(&self.0);
-            }
-        }
-    }
-}
+/// When to ask again where as many look as may.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// What a look needs.
 struct Look {
@@ -81,7 +42,9 @@ struct Look {
     ends: Instant,
     looks: u32,
     seen: Option<String>,
-    watch: Watch,
+    account: AccountId,
+    /// Its place among those who look.
+    _place: (Share<AccountId>, OwnedSemaphorePermit),
 }
 
 /// `GET /account/locks/live`: the rows of the page whenever something has changed,
@@ -91,13 +54,15 @@ pub(super) async fn live(
     member: Member,
     Query(query): Query<LocksQuery>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Trouble> {
-    let watch = WATCHED.begin(member.account()).ok_or_else(|| Trouble::too_many(Duration::from_secs(30)))?;
+    let account = member.account();
+    let place = app.page.live_of.admit(account).zip(app.page.live.clone().try_acquire_owned().ok());
+    let place = place.ok_or_else(|| Trouble::too_many(RETRY_AFTER))?;
     let session = member.visitor.session.clone().ok_or_else(Trouble::forged)?;
     let namespaces = member.namespaces(&app).await?;
     let mut tick = interval(LOOK_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let ends = Instant::now() + LIFE;
-    let look = Look { app, session, namespaces, query, tick, ends, looks: 0, seen: None, watch };
+    let look = Look { app, session, namespaces, query, tick, ends, looks: 0, seen: None, account, _place: place };
     let events = stream::unfold(look, |mut look| async move { look.next().await.map(|event| (Ok(event), look)) });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
@@ -115,7 +80,7 @@ impl Look {
                 return None;
             }
             self.looks += 1;
-            let rows = Rows::read(&self.app, self.watch.0, &self.namespaces, &self.query).await;
+            let rows = Rows::read(&self.app, self.account, &self.namespaces, &self.query).await;
             // Without an answer the next look tells.
             let Ok(rows) = rows else { continue };
             let gist = rows.gist();

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use askama::Template;
 use axum::{
@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
 };
 use serde::Deserialize;
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     form::Form,
@@ -36,6 +37,10 @@ pub(super) struct NewMember {
     email: String,
     password: String,
 }
+
+/// When signing up is answered: to make an account takes a moment longer than to
+/// find that there is one, and nobody is to see that.
+const ANSWER_AFTER: Duration = Duration::from_millis(500);
 
 /// `GET /account/sign-up`.
 pub(super) async fn sign_up(State(app): State<Arc<App>>, visitor: Visitor) -> Response {
@@ -74,7 +79,10 @@ pub(super) async fn make_account(
     {
         return Err(Trouble::too_many(wait));
     }
-    match app.database.sign_up(&email, &app.page.sign_up_plan, password).await {
+    let answer_at = Instant::now() + ANSWER_AFTER;
+    let made = app.database.sign_up(&email, &app.page.sign_up_plan, password).await;
+    sleep_until(answer_at).await;
+    match made {
         Ok(()) => Ok(Redirect::to("/account/sign-in?after=sign-up").into_response()),
         Err(error @ AccountsError::Email(_)) => complain(sentence(&error)),
         Err(error) => Err(error.into()),

@@ -103,7 +103,7 @@ pub(super) fn is_secure(app: &App, extensions: &Extensions, headers: &HeaderMap)
         extensions.get::<Connection>().is_some_and(|connection| is_trusted(connection.peer.ip(), &app.trusted_proxies));
     let forwarded = headers.get_all("x-forwarded-proto").iter().next_back().and_then(|field| field.to_str().ok());
     let forwarded = forwarded.and_then(|field| field.rsplit(',').next()).map(str::trim);
-    app.page.has_tls || (is_from_proxy && forwarded == Some("https"))
+    app.page.is_https || (is_from_proxy && forwarded == Some("https"))
 }
 
 /// What the settings say, or else where the request came in.

@@ -5,6 +5,7 @@ mod forms;
 mod guessing;
 mod headers;
 mod links;
+mod live;
 mod reading;
 mod tokens;
 

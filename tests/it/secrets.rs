@@ -4,12 +4,22 @@ use std::{fs::File, process::Command};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use crate::support::{Collector, Pod, eventually, postgres::Postgres, process::Process, redis::RedisServer};
+use crate::support::{
+    Collector, Pod, eventually,
+    page::{self, PageClient},
+    postgres::Postgres,
+    process::Process,
+    redis::RedisServer,
+};
 
 const PASSWORD: &str = "pass-of-redis";
 const COOKIE: &str = "session=cookie-of-somebody";
 const STRANGER: &str = "11111111-2222-4333-8444-555555555555";
 const NO_TOKEN: &str = "what-is-no-token";
+const MEMBER: &str = "member-of-the-page@example.com";
+const INVITED: &str = "invited-to-the-page@example.com";
+const WRONG_PASSWORD: &str = "what-was-typed-wrongly";
+const NEW_PASSWORD: &str = "eleven-herons-near-Chur";
 
 #[tokio::test]
 async fn nothing_secret_leaves_the_process() {
@@ -21,6 +31,7 @@ async fn nothing_secret_leaves_the_process() {
     let mut pod = Pod::builder()
         .env("LOCKABLE_REDIS_URL", &format!("redis://:{PASSWORD}@127.0.0.1:{}", redis.port()))
         .database(&postgres.url)
+        .env("LOCKABLE_SIGN_UP", "true")
         .env("LOCKABLE_LOG", "trace")
         .env("LOCKABLE_ADMIN_LISTEN", "127.0.0.1:0")
         .env("LOCKABLE_OTLP_ENDPOINT", &collector.url)
@@ -54,6 +65,7 @@ async fn nothing_secret_leaves_the_process() {
     }
     let bearer = [("authorization", &*format!("Bearer {}", account.token))];
     pod.client_without_token().request("GET", "/v1/acquire/a", &bearer).await;
+    let of_page = visit_page(&pod).await;
     // Faults have words of their own.
     let metrics = pod.admin().get("/metrics").await.text;
     redis.cli(&["-a", PASSWORD, "--no-auth-warning", "config", "set", "requirepass", "another"]);
@@ -88,10 +100,31 @@ async fn nothing_secret_leaves_the_process() {
         NO_TOKEN.to_owned(),
         encoded(NO_TOKEN),
     ];
+    let secrets: Vec<_> = secrets.into_iter().chain(of_page).collect();
     for (place, text) in &emitted {
         let leaks = secrets.iter().filter_map(|secret| text.lines().find(|line| line.contains(secret.as_str())));
         assert_eq!(leaks.collect::<Vec<_>>(), Vec::<&str>::new(), "{place}");
     }
+}
+
+/// Signs up and in, and uses a link. Returns what is secret of that.
+async fn visit_page(pod: &Pod) -> Vec<String> {
+    let made = pod.operator(&["account", "invite", "--email", INVITED]).await;
+    let link = made["link"].as_str().unwrap().to_owned();
+    let mut member = PageClient::member(&pod.origin(), MEMBER).await;
+    assert_eq!(member.sign_in(MEMBER, WRONG_PASSWORD).await.status, 403);
+    let csrf = member.get(&link).await.csrf();
+    assert_eq!(member.post(&link, &[("csrf", &csrf), ("password", NEW_PASSWORD)]).await.status, 303);
+    let shown = member.token("shown", &["lock", "manage"]).await;
+    for path in ["/", "/account/locks", "/account/plan", "/account/security", "/account/audit", "/account/audit.csv"] {
+        assert_eq!(member.get(path).await.status, 200, "{path}");
+    }
+    let link = link.rsplit('/').next().unwrap();
+    let of_session = member.get("/account/security").await.csrf();
+    let known = [&*shown, link, &csrf, &of_session, page::PASSWORD, WRONG_PASSWORD, NEW_PASSWORD, MEMBER, INVITED];
+    let encoded = [page::PASSWORD.replace(' ', "+"), MEMBER.replace('@', "%40"), "$argon2id$".into()];
+    let cookies = member.cookies.iter().map(|(_, value)| value.clone());
+    known.map(str::to_owned).into_iter().chain(encoded).chain(cookies).collect()
 }
 
 /// Writes down every command that Redis is given.

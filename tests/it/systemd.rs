@@ -17,7 +17,7 @@ async fn the_first_token_does_not_stand_in_the_journal() {
     let folder = tempfile::tempdir().unwrap();
     let output = std::fs::File::create(folder.path().join("journal")).unwrap();
     let metadata = output.metadata().unwrap();
-    for (journal, lines) in [("1:2".to_owned(), 8), (format!("{}:{}", metadata.dev(), metadata.ino()), 0)] {
+    for (journal, lines) in [("1:2".to_owned(), 12), (format!("{}:{}", metadata.dev(), metadata.ino()), 0)] {
         output.set_len(0).unwrap();
         let mut server = lockable(&["serve"]).into_std();
         server.current_dir(folder.path()).env("JOURNAL_STREAM", &journal).env("LOCKABLE_LISTEN", "127.0.0.1:0");

@@ -75,9 +75,14 @@ async fn a_proxy_that_is_trusted_says_how_the_client_came() {
     assert!(page.header("strict-transport-security").is_some());
     assert!(page.text.contains("curl -u $TOKEN: https://127.0.0.1"), "{}", page.text);
 
-    let stranger = Pod::builder().env("LOCKABLE_PUBLIC_URL", "https://locks.example.com").start().await;
+    let stranger = Pod::start().await;
     let mut client = PageClient::new(&stranger.origin()).with_field("x-forwarded-proto", "https");
     let page = client.get("/").await;
     assert_eq!(page.header("strict-transport-security"), None, "nobody vouches for the field");
+    assert!(page.text.contains("curl -u $TOKEN: http://127.0.0.1"), "{}", page.text);
+
+    let public = Pod::builder().env("LOCKABLE_PUBLIC_URL", "https://locks.example.com").start().await;
+    let page = PageClient::new(&public.origin()).get("/").await;
+    assert!(page.header("strict-transport-security").is_some(), "the operator says so");
     assert!(page.text.contains("curl -u $TOKEN: https://locks.example.com/v1/acquire"), "{}", page.text);
 }

@@ -76,9 +76,19 @@ impl PageClient {
         self.run(request).await
     }
 
-    async fn run(&mut self, mut request: reqwest::RequestBuilder) -> PageAnswer {
+    /// Asks for what goes on coming.
+    pub async fn stream(&self, path: &str) -> reqwest::Response {
+        let request = self.http.get(format!("{}{path}", self.origin)).header("cookie", self.cookie());
+        request.send().await.unwrap()
+    }
+
+    fn cookie(&self) -> String {
         let cookies: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        request = request.header("accept", "text/html").header("cookie", cookies.join("; "));
+        cookies.join("; ")
+    }
+
+    async fn run(&mut self, mut request: reqwest::RequestBuilder) -> PageAnswer {
+        request = request.header("accept", "text/html").header("cookie", self.cookie());
         for (name, value) in &self.fields {
             request = request.header(name, value);
         }
