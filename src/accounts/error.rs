@@ -1,3 +1,4 @@
+use super::PasswordError;
 use crate::lock::{Lease, NamespaceError};
 
 /// Why something about accounts was not done.
@@ -9,6 +10,8 @@ pub enum AccountsError {
     Exists { what: &'static str, name: String },
     #[error("{0:?} is no e-mail address")]
     Email(String),
+    #[error(transparent)]
+    Password(#[from] PasswordError),
     #[error("plan {plan:?} has leases from {min} to {max}, not {lease}")]
     Lease { plan: String, min: Lease, max: Lease, lease: Lease },
     #[error("plan {0:?} has no private namespaces")]

@@ -1,4 +1,8 @@
-use std::{fmt, sync::LazyLock, thread};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+    thread,
+};
 
 use argon2::{
     Argon2,
@@ -43,10 +47,7 @@ impl Password {
     }
 
     /// Checks that it may be the new password of whoever has this address.
-    ///
-    /// # Errors
-    /// See [`PasswordError`].
-    pub fn check(&self, email: &str) -> Result<(), PasswordError> {
+    fn check(&self, email: &str) -> Result<(), PasswordError> {
         let chars = self.0.chars().count();
         let known: Vec<&str> = email.split(['@', '.']).chain([email, "lockable"]).collect();
         if chars < Self::CHARS_MIN {
@@ -69,17 +70,23 @@ impl fmt::Debug for Password {
 
 /// How many passwords are worked on at once: each takes 19 MiB and a core for a
 /// while. More wait, within the time that their requests have.
-static PLACES: LazyLock<Semaphore> =
-    LazyLock::new(|| Semaphore::new(thread::available_parallelism().map_or(2, usize::from)));
+static PLACES: LazyLock<Arc<Semaphore>> =
+    LazyLock::new(|| Arc::new(Semaphore::new(thread::available_parallelism().map_or(2, usize::from))));
 
-/// The hash of a password: Argon2id, 19 MiB, two passes, one lane (the first
-/// choice of the OWASP Password Storage Cheat Sheet).
+/// The hash of the new password of whoever has this address: Argon2id, 19 MiB, two
+/// passes, one lane (the first choice of the OWASP Password Storage Cheat Sheet).
 ///
 /// # Errors
-/// When the system has no randomness.
-pub(super) async fn hash(password: Password) -> Result<String, AccountsError> {
-    let hashed = work(move || Argon2::default().hash_password(password.0.as_bytes()).map(|hash| hash.to_string()));
-    hashed.await?.map_err(|_| AccountsError::Corrupt("a password"))
+/// When it cannot be anybody's.
+pub(super) async fn hash(password: Password, email: &str) -> Result<String, AccountsError> {
+    let email = email.to_owned();
+    work(move || {
+        password.check(&email)?;
+        let hashed = Argon2::default().hash_password(password.0.as_bytes());
+        // The system has no randomness.
+        hashed.map(|hash| hash.to_string()).map_err(|_| AccountsError::Corrupt("a password"))
+    })
+    .await?
 }
 
 /// Whether the hash is that of the password. Without a hash it takes as long: the
@@ -101,8 +108,14 @@ pub(super) async fn verify(password: Password, hash: Option<String>) -> Result<b
 
 /// Off the threads that answer requests.
 async fn work<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> Result<T, AccountsError> {
-    let _place = PLACES.acquire().await.map_err(|_| AccountsError::TooSlow)?;
-    spawn_blocking(task).await.map_err(|_| AccountsError::TooSlow)
+    let place = PLACES.clone().acquire_owned().await.map_err(|_| AccountsError::TooSlow)?;
+    // Whoever asked may go away; the work goes on, and so does its place.
+    let worked = spawn_blocking(move || {
+        let done = task();
+        drop(place);
+        done
+    });
+    worked.await.map_err(|_| AccountsError::TooSlow)
 }
 
 #[cfg(test)]
@@ -131,7 +144,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_is_known_by_its_hash_however_it_was_composed() {
-        let hashed = hash(Password::typed("f\u{fc}nfzehn Zeichen!")).await.unwrap();
+        let hashed = hash(Password::typed("f\u{fc}nfzehn Zeichen!"), "ana@example.com").await.unwrap();
         assert!(hashed.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hashed}");
         assert!(verify(Password::typed("fu\u{308}nfzehn Zeichen!"), Some(hashed.clone())).await.unwrap());
         assert!(!verify(Password::typed("funfzehn Zeichen!"), Some(hashed)).await.unwrap());

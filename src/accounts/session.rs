@@ -49,6 +49,8 @@ impl Session {
 }
 
 impl Database {
+    /// How many sessions an account may have; with one more the oldest ends.
+    pub const SESSIONS_MAX: u32 = 100;
     /// The longest name of a browser that is kept, in characters.
     const AGENT_CHARS_MAX: usize = 200;
 
@@ -176,9 +178,9 @@ impl Database {
     /// Gives an account another password. All sessions but the one that asks end.
     ///
     /// # Errors
-    /// When the database fails.
+    /// When the password cannot be anybody's.
     pub async fn set_password(&self, asking: &Session, password: Password) -> Result<(), AccountsError> {
-        let hash = password::hash(password).await?;
+        let hash = password::hash(password, &asking.account.email).await?;
         let mut change = self.change(asking.actor()).await?;
         change.set_password(&asking.account, &hash, Some(asking.id)).await?;
         change.record(Some(asking.account.id), "account.set-password", json!({})).await?;
@@ -229,6 +231,14 @@ impl Change<'_> {
         .bind(now)
         .bind(&origin.address)
         .bind(&agent)
+        .execute(self.connection())
+        .await?;
+        sqlx::query(
+            "DELETE FROM sessions WHERE account = $1 AND id NOT IN \
+             (SELECT id FROM sessions WHERE account = $1 ORDER BY created_at DESC, id DESC LIMIT $2)",
+        )
+        .bind(account.id.to_string())
+        .bind(i64::from(Database::SESSIONS_MAX))
         .execute(self.connection())
         .await?;
         let detail = json!({ "session": id, "address": origin.address, "browser": agent });

@@ -28,10 +28,11 @@ impl Database {
     /// account finds it in the audit log.
     ///
     /// # Errors
-    /// When the address is none, or there is no such plan.
+    /// When the address is none, the password cannot be anybody's, or there is no
+    /// such plan.
     pub async fn sign_up(&self, email: &str, plan: &str, password: Password) -> Result<(), AccountsError> {
         check_email(email)?;
-        let hash = password::hash(password).await?;
+        let hash = password::hash(password, email).await?;
         let mut change = self.change(Actor::Visitor).await?;
         change.sign_up(email, plan, &hash).await?;
         change.commit().await
@@ -91,10 +92,14 @@ impl Database {
     /// good.
     ///
     /// # Errors
-    /// When the address is none.
+    /// When the address is none, or the password cannot be anybody's.
     pub async fn use_link(&self, secret: &Secret, email: &str, password: Password) -> Result<bool, AccountsError> {
-        let hash = password::hash(password).await?;
         let Some(link) = self.find_link(secret).await? else { return Ok(false) };
+        let email = match &link {
+            Link::Reset(account) => &account.email,
+            Link::Invitation { email: invited, .. } => invited.as_deref().unwrap_or(email),
+        };
+        let hash = password::hash(password, email).await?;
         let mut change = self.change(Actor::Visitor).await?;
         let used = sqlx::query("DELETE FROM links WHERE hash = $1 AND expires_at > $2")
             .bind(secret.hash())
@@ -104,15 +109,14 @@ impl Database {
         if used.rows_affected() == 0 {
             return Ok(false);
         }
-        match link {
+        match &link {
             Link::Reset(account) => {
-                change.set_password(&account, &hash, None).await?;
+                change.set_password(account, &hash, None).await?;
                 change.record(Some(account.id), "account.set-password", json!({ "by": "link" })).await?;
             }
-            Link::Invitation { email: invited, plan } => {
-                let email = invited.as_deref().unwrap_or(email);
+            Link::Invitation { plan, .. } => {
                 check_email(email)?;
-                change.sign_up(email, &plan, &hash).await?;
+                change.sign_up(email, plan, &hash).await?;
             }
         }
         change.commit().await?;

@@ -28,7 +28,7 @@ impl Attempt<'_> {
     /// How many at once, and how many seconds until one more.
     pub const SIGN_IN_FROM: (u32, u32) = (30, 10);
     pub const PASSWORD_OF: (u32, u32) = (10, 60);
-    pub const SIGN_UP_FROM: (u32, u32) = (10, 600);
+    pub const SIGN_UP_FROM: (u32, u32) = (20, 180);
     pub const LINK_FROM: (u32, u32) = (20, 60);
 
     fn allowance(self) -> (u32, u32) {

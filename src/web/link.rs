@@ -59,19 +59,11 @@ pub(super) async fn use_link(
 ) -> Result<Response, Trouble> {
     let (secret, link) = find(&app, &visitor, &secret).await?;
     let typed = fields.email.trim().to_owned();
-    let email = match &link {
-        Link::Reset(account) => account.email.clone(),
-        Link::Invitation { email, .. } => email.clone().unwrap_or_else(|| typed.clone()),
-    };
     let after = if matches!(link, Link::Reset(_)) { "password" } else { "sign-up" };
-    let password = Password::typed(&fields.password);
-    if let Err(error) = password.check(&email) {
-        return Ok((StatusCode::BAD_REQUEST, page(&visitor, &secret, link, typed, sentence(&error))).into_response());
-    }
-    match app.database.use_link(&secret, &email, password).await {
+    match app.database.use_link(&secret, &typed, Password::typed(&fields.password)).await {
         Ok(true) => Ok(Redirect::to(&format!("/account/sign-in?after={after}")).into_response()),
         Ok(false) => Err(gone()),
-        Err(error @ AccountsError::Email(_)) => {
+        Err(error @ (AccountsError::Email(_) | AccountsError::Password(_))) => {
             Ok((StatusCode::BAD_REQUEST, page(&visitor, &secret, link, typed, sentence(&error))).into_response())
         }
         Err(error) => Err(error.into()),

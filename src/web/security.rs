@@ -18,7 +18,7 @@ use super::{
     view::{Section, Shell},
 };
 use crate::{
-    accounts::{Password, SessionInfo},
+    accounts::{AccountsError, Password, SessionInfo},
     app::App,
     limits::Attempt,
 };
@@ -69,16 +69,16 @@ pub(super) async fn set_password(
     State(app): State<Arc<App>>,
     Form { by: member, fields }: Form<Member, NewPassword>,
 ) -> Result<Response, Trouble> {
-    let password = Password::typed(&fields.password);
-    let complaint = match knows_password(&app, &member, &fields.current).await? {
-        true => password.check(&member.session.account.email).err().map(|error| sentence(&error)),
-        false => Some("This is not the password that the account has.".to_owned()),
+    let complaint = if knows_password(&app, &member, &fields.current).await? {
+        match app.database.set_password(&member.session, Password::typed(&fields.password)).await {
+            Ok(()) => return Ok(Redirect::to("/account/security").into_response()),
+            Err(error @ AccountsError::Password(_)) => sentence(&error),
+            Err(error) => return Err(error.into()),
+        }
+    } else {
+        "This is not the password that the account has.".to_owned()
     };
-    if let Some(complaint) = complaint {
-        return Ok((StatusCode::BAD_REQUEST, page(&app, &member, complaint).await?).into_response());
-    }
-    app.database.set_password(&member.session, password).await?;
-    Ok(Redirect::to("/account/security").into_response())
+    Ok((StatusCode::BAD_REQUEST, page(&app, &member, complaint).await?).into_response())
 }
 
 /// Whether who is signed in knows the password, too: what cannot be undone is not

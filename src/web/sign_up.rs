@@ -68,23 +68,19 @@ pub(super) async fn make_account(
         return Err(Trouble::forbidden("Accounts are made by invitation here. Ask whoever runs this server."));
     }
     let email = fields.email.trim().to_owned();
-    let password = Password::typed(&fields.password);
-    let complain =
-        |complaint| Ok((StatusCode::BAD_REQUEST, page(&app, &visitor, email.clone(), complaint)).into_response());
-    if let Err(error) = password.check(&email) {
-        return complain(sentence(&error));
-    }
     if let Some(address) = visitor.address
         && let Some(wait) = app.attempts.refusal(Attempt::SignUpFrom(address)).await?
     {
         return Err(Trouble::too_many(wait));
     }
     let answer_at = Instant::now() + ANSWER_AFTER;
-    let made = app.database.sign_up(&email, &app.page.sign_up_plan, password).await;
+    let made = app.database.sign_up(&email, &app.page.sign_up_plan, Password::typed(&fields.password)).await;
     sleep_until(answer_at).await;
     match made {
         Ok(()) => Ok(Redirect::to("/account/sign-in?after=sign-up").into_response()),
-        Err(error @ AccountsError::Email(_)) => complain(sentence(&error)),
+        Err(error @ (AccountsError::Email(_) | AccountsError::Password(_))) => {
+            Ok((StatusCode::BAD_REQUEST, page(&app, &visitor, email, sentence(&error))).into_response())
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -68,6 +68,7 @@ impl From<AccountsError> for Trouble {
             AccountsError::NotFound { .. } => Self::not_found(sentence(&error)),
             AccountsError::Exists { .. }
             | AccountsError::Email(_)
+            | AccountsError::Password(_)
             | AccountsError::Lease { .. }
             | AccountsError::NoPrivateNamespaces(_)
             | AccountsError::Namespace(_)

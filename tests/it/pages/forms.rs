@@ -97,6 +97,27 @@ async fn an_ended_session_does_nothing_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_too_many_sessions_the_oldest_end() {
+    let cluster = open_cluster().await;
+    let origin = cluster.pods[0].origin();
+    let mut first = PageClient::member(&origin, "ana@example.com").await;
+    let copies = "INSERT INTO sessions SELECT 'copy-' || n, 'copy-' || n, account, created_at + n, seen_at, '', '' \
+                  FROM sessions, generate_series(1, 150) AS n";
+    cluster.postgres.query(copies).unwrap();
+    let mut last = PageClient::new(&origin);
+    assert_eq!(last.sign_in("ana@example.com", PASSWORD).await.status, 303);
+    assert!(cluster.postgres.query("SELECT 'there are ' || COUNT(*) FROM sessions").unwrap().contains("there are 100"));
+    assert_eq!((first.get("/account/locks").await.status, last.get("/account/locks").await.status), (303, 200));
+    // And what is old ends by itself.
+    for column in ["created_at = 1", "seen_at = 1"] {
+        let mut ana = PageClient::new(&origin);
+        assert_eq!(ana.sign_in("ana@example.com", PASSWORD).await.status, 303);
+        cluster.postgres.query(&format!("UPDATE sessions SET {column}")).unwrap();
+        assert_eq!(ana.get("/account/locks").await.status, 303, "{column}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_of_another_account_is_out_of_reach() {
     let cluster = open_cluster().await;
     let origin = cluster.pods[0].origin();
