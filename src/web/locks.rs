@@ -79,7 +79,7 @@ struct WaiterView {
 
 impl Rows {
     /// How many locks a page shows.
-    const COUNT_MAX: usize = 50;
+    const COUNT_MAX: usize = 35;
 
     /// Those that an account holds.
     pub(super) async fn read(

@@ -107,6 +107,31 @@ async fn the_history_says_who_held_a_lock_and_how_that_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_locks_are_shown_page_by_page() {
+    let cluster = open_cluster().await;
+    let pod = &cluster.pods[0];
+    let mut ana = PageClient::member(&pod.origin(), "ana@example.com").await;
+    let token = ana.token("pipeline", &["lock"]).await;
+    let client = pod.client(&token);
+    for number in 0..60 {
+        let path =
+            format!("/v1/acquire/deploy-production-{number:02}?owner=ci-{number}&note=build%20{number}&lease=1h");
+        assert_eq!(client.get(&path).await.json["response"], true);
+    }
+    let first = ana.get("/account/locks").await;
+    assert!(first.text.len() < 30 * 1024, "{} bytes", first.text.len());
+    let next = first.between("<nav class=\"pages\"", "</nav>");
+    let next = next.split("href=\"").nth(1).unwrap().split('"').next().unwrap().replace("&#38;", "&");
+    let second = ana.get(&next).await;
+    let shown =
+        |page: &str| (0..60).filter(|n| page.contains(&format!(">deploy-production-{n:02}<"))).collect::<Vec<_>>();
+    assert_eq!((shown(&first.text), shown(&second.text)), ((0..35).collect(), (35..60).collect()));
+    assert!(second.text.contains("First page") && !second.text.contains("Next page"));
+    assert_eq!(shown(&ana.get("/account/locks?prefix=deploy-production-4").await.text), (40..50).collect::<Vec<_>>());
+    assert_eq!(ana.get("/account/locks?cursor=none").await.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_on_record_is_bounded() {
     let cluster = open_cluster().await;
     let pod = &cluster.pods[0];
