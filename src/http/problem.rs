@@ -210,7 +210,7 @@ impl From<KeyspaceError> for Problem {
     }
 }
 
-/// The body is written when the request's id is known, see [`Problem::body`].
+/// The body is written in `frame` when the request's id is known.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.kind.describe().status;

@@ -36,6 +36,17 @@ async fn from_signing_up_to_breaking_a_lock() {
     browser.click("[data-copy=curl]").await;
     browser.await_text("[data-copy=curl]", "Copied").await;
 
+    // The try-out sends what the page was given to the API.
+    browser.go("/").await;
+    browser.fill("#try-token", &token).await;
+    for (call, answer) in [("acquire", "true"), ("heartbeat", "true"), ("release", "true"), ("heartbeat", "not_held")] {
+        browser.click(&format!("#try-out [value={call}]")).await;
+        browser.await_text("#try-answer", answer).await;
+    }
+    browser.fill("#try-token", "11111111-2222-4333-8444-555555555555").await;
+    browser.click("#try-out [value=acquire]").await;
+    browser.await_text("#try-answer", "401").await;
+
     browser.go("/account/locks").await;
     browser.await_text("#live-state", "This list is live").await;
     assert!(run_shell(&format!("{line} 2>/dev/null")).await.contains(r#""response":true"#), "{line}");

@@ -44,7 +44,13 @@ impl Postgres {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         query(&maintenance(port), &format!("CREATE DATABASE {name}")).unwrap();
-        Self { url: format!("postgres://lockable@127.0.0.1:{port}/{name}"), name, port, own }
+        let url = format!("postgres://lockable@127.0.0.1:{port}/{name}");
+        // An upgrade begins so: an older server would leave it at its version.
+        if std::env::var_os("TEST_OTHER_PROGRAM").is_some() {
+            let mut migrate = Command::new(env!("CARGO_BIN_EXE_lockable"));
+            assert!(migrate.arg("migrate").env("LOCKABLE_DATABASE_URL", &url).status().unwrap().success());
+        }
+        Self { url, name, port, own }
     }
 
     /// Stops the server, which closes all connections to it.
