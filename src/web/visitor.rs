@@ -57,7 +57,10 @@ impl Visitor {
     /// What the browser is to keep of a session; another visitor it is from then
     /// on.
     pub(super) fn signed_in(session: &Secret) -> CookieJar {
-        CookieJar::new().add(cookie(SESSION, session.reveal())).add(cookie(VISITOR, Secret::generate().reveal()))
+        // Kept when the browser is closed: the server ends a session in time.
+        let mut kept = cookie(SESSION, session.reveal());
+        kept.make_permanent();
+        CookieJar::new().add(kept).add(cookie(VISITOR, Secret::generate().reveal()))
     }
 
     pub(super) fn signed_out() -> CookieJar {

@@ -99,6 +99,28 @@ async fn weak_passwords_and_strange_addresses_are_refused_and_say_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn signing_in_leads_to_the_account_and_nowhere_else() {
+    let pod = Pod::start().await;
+    let mut ana = PageClient::new(&pod.origin());
+    ana.sign_up("ana@example.com", PASSWORD).await;
+    assert_eq!(ana.get("/account/plan?x=1").await.to(), "/account/sign-in?to=%2Faccount%2Fplan%3Fx%3D1");
+    for (to, led) in [
+        ("/account/plan?x=1", "/account/plan?x=1"),
+        ("https://evil.example.com/account/", "/account/locks"),
+        ("//evil.example.com/account/", "/account/locks"),
+        ("/account\\evil", "/account/locks"),
+        ("/account/\r\nset-cookie:a=b", "/account/locks"),
+        ("/accounts", "/account/locks"),
+        ("", "/account/locks"),
+    ] {
+        let csrf = ana.get("/account/sign-in").await.csrf();
+        let fields = [("csrf", &*csrf), ("email", "ana@example.com"), ("password", PASSWORD), ("to", to)];
+        assert_eq!(ana.post("/account/sign-in", &fields).await.to(), led, "{to}");
+        ana.cookies.retain(|(name, _)| name != "__Host-lockable");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn on_postgres_nobody_signs_up_unasked() {
     let cluster = crate::support::Cluster::start(1).await;
     let origin = cluster.pods[0].origin();
