@@ -11,7 +11,9 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src benches \
     && echo 'fn main() {}' >src/main.rs \
+    && cp src/main.rs benches/compare.rs \
     && cp src/main.rs benches/handover.rs \
+    && cp src/main.rs benches/instructions.rs \
     && cp src/main.rs benches/waiters.rs \
     && touch src/lib.rs \
     && cargo build --release --locked --bin lockable \

@@ -46,12 +46,13 @@ async fn main() {
         }
         let waiting_kib = memory_kib(pod);
 
-        let (pod_before, redis_before, begin) = (cpu(pod), cpu(&servers.redis), Instant::now());
+        let (pod_before, redis_before, begin) = (cpu(pod), cpu(servers.redis.as_ref().unwrap()), Instant::now());
         tokio::time::sleep(WATCHED).await;
         let share = |before: Duration, after: Duration| {
             after.saturating_sub(before).as_secs_f64() / begin.elapsed().as_secs_f64() * 100.0
         };
-        let (pod_share, redis_share) = (share(pod_before, cpu(pod)), share(redis_before, cpu(&servers.redis)));
+        let (pod_share, redis_share) =
+            (share(pod_before, cpu(pod)), share(redis_before, cpu(servers.redis.as_ref().unwrap())));
         let mut times = Vec::new();
         for _ in 0..2000 {
             let asked = Instant::now();

@@ -4,6 +4,7 @@
 #![allow(
     dead_code,
     clippy::disallowed_methods,
+    clippy::expect_used,
     clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -14,6 +15,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::TcpListener,
+    path::Path,
     process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -27,7 +29,8 @@ use tokio::{
 
 /// Redis and servers on it, which end with this.
 pub struct Servers {
-    pub redis: Child,
+    /// None when locks live in the server.
+    pub redis: Option<Child>,
     pub pods: Vec<Child>,
     pub addresses: Vec<String>,
     pub token: String,
@@ -35,27 +38,44 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts Redis with its usual persistence off, since no disk is measured.
+    /// Starts Redis and servers on it.
     pub fn start(pods: usize, variables: &[(&str, &str)]) -> Self {
+        Self::start_under(&[], pods, variables)
+    }
+
+    /// The same, the servers under a program that looks at what they do.
+    pub fn start_under(under: &[&str], pods: usize, variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let redis_port = free_port();
-        let redis = Command::new("redis-server")
-            .args(["--port", &redis_port.to_string(), "--save", "", "--maxclients", "20000"])
-            .current_dir(folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let database = format!("sqlite:{}", folder.path().join("accounts.db").display());
+        let redis = start_redis(redis_port, folder.path());
         let redis_url = format!("redis://127.0.0.1:{redis_port}");
+        let variables = [&[("LOCKABLE_REDIS_URL", &*redis_url)], variables].concat();
+        Self::start_in(under, folder, Some(redis), pods, &variables)
+    }
+
+    /// Starts one server that keeps locks itself.
+    pub fn start_embedded() -> Self {
+        Self::start_in(&[], tempfile::tempdir().unwrap(), None, 1, &[])
+    }
+
+    fn start_in(
+        under: &[&str],
+        folder: tempfile::TempDir,
+        redis: Option<Child>,
+        pods: usize,
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let database = format!("sqlite:{}", folder.path().join("accounts.db").display());
         let home = folder.path().to_owned();
-        let lockable = |args: &[&str]| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_lockable"));
-            command.args(args).current_dir(&home);
-            command.env("LOCKABLE_REDIS_URL", &redis_url).env("LOCKABLE_DATABASE_URL", &database);
-            command.env("LOCKABLE_LISTEN", "127.0.0.1:0").env("LOCKABLE_LOG", "warn,lockable::server=info");
-            command.envs(variables.iter().copied());
+        let program = env!("CARGO_BIN_EXE_lockable");
+        let run = |words: &[&str]| {
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]).current_dir(&home);
+            command.env("LOCKABLE_DATABASE_URL", &database).env("LOCKABLE_LISTEN", "127.0.0.1:0");
+            command.env("LOCKABLE_LOG", "warn,lockable::server=info").envs(variables.iter().copied());
             command
         };
+        let lockable = |args: &[&str]| run(&[&[program], args].concat());
         assert!(lockable(&["migrate"]).stdout(Stdio::null()).status().unwrap().success());
         let plan = ["plan", "set", "business", "--rate", "1000000", "--burst", "1000000", "--waiters", "100000"];
         assert!(lockable(&plan).stdout(Stdio::null()).status().unwrap().success());
@@ -66,7 +86,11 @@ impl Servers {
 
         let mut servers = Self { redis, pods: Vec::new(), addresses: Vec::new(), token, _folder: folder };
         for _ in 0..pods {
-            let mut pod = lockable(&["serve"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            let mut pod = run(&[under, &[program, "serve"]].concat())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
             servers.addresses.push(address_in(pod.stderr.take().unwrap()));
             servers.pods.push(pod);
         }
@@ -74,25 +98,51 @@ impl Servers {
     }
 }
 
+impl Servers {
+    /// Asks the servers to stop, and waits until they have.
+    pub fn stop(&mut self) {
+        for pod in &mut self.pods {
+            assert!(Command::new("kill").arg(pod.id().to_string()).status().unwrap().success());
+            pod.wait().unwrap();
+        }
+    }
+}
+
 impl Drop for Servers {
     fn drop(&mut self) {
-        for child in self.pods.iter_mut().chain([&mut self.redis]) {
+        for child in self.pods.iter_mut().chain(self.redis.as_mut()) {
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 }
 
-fn free_port() -> u16 {
+/// Starts Redis with its persistence off, since no disk is measured.
+pub fn start_redis(port: u16, folder: &Path) -> Child {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--save", "", "--maxclients", "20000"]);
+    command.current_dir(folder).stdout(Stdio::null()).spawn().expect("redis-server is installed")
+}
+
+/// Waits until somebody listens there.
+pub fn await_port(address: &str) {
+    let begin = Instant::now();
+    while std::net::TcpStream::connect(address).is_err() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "nobody listens at {address}");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Reads a server's log until it says where it listens, and goes on reading.
-fn address_in(log: impl std::io::Read + Send + 'static) -> String {
+pub fn address_in(log: impl std::io::Read + Send + 'static) -> String {
     let mut lines = BufReader::new(log).lines();
     let begin = Instant::now();
     loop {
-        assert!(begin.elapsed() < Duration::from_secs(20), "the server does not start");
+        assert!(begin.elapsed() < Duration::from_secs(60), "the server does not start");
         let Some(Ok(line)) = lines.next() else {
             sleep(Duration::from_millis(10));
             continue;
@@ -164,7 +214,12 @@ pub fn memory_kib(process: &Child) -> u64 {
 /// The processor time that a process has used (fields 14 and 15 of
 /// /proc/pid/stat, in ticks of 10 ms).
 pub fn cpu(process: &Child) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    cpu_of(process.id())
+}
+
+/// The same of a process by its id.
+pub fn cpu_of(id: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     let ticks: u64 = [11, 12].map(|at: usize| fields[at].parse::<u64>().unwrap()).iter().sum();
     Duration::from_millis(ticks * 10)

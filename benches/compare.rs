@@ -1,0 +1,287 @@
+//! What a request costs on top of what nobody can avoid: axum with a small answer
+//! and no Redis, Lockable on Redis and embedded, and nginx with Lua on Redis where
+//! it is installed, by turns on one machine.
+//!
+//! `cargo bench --bench compare`, with arguments for the seconds of a turn and the
+//! number of rounds. Needs wrk and redis-server; nginx with
+//! `libnginx-mod-http-lua` is compared where it is there.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a program for a person at a terminal"
+)]
+
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use axum::{Router, http::header, routing::any};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use common::{Servers, address_in, cpu_of, free_port};
+
+/// How many connections ask at once.
+const CONNECTIONS: [u32; 2] = [64, 8];
+/// In the environment of the program when it is to be the bare server.
+const BARE: &str = "LOCKABLE_BENCH_BARE";
+/// As long as what Lockable answers to an acquire.
+const ANSWER: &str = r#"{"response":true,"name":"bench-0-0-100000","namespace":"public","owner":null,"fencing_token":1795000000000000,"lease_ms":60000,"expires_at":"2026-11-24T12:05:00.000Z"}"#;
+
+/// Who is measured.
+struct Contender {
+    name: &'static str,
+    address: String,
+    authorization: Option<String>,
+    /// What serves, and Redis if it is needed, by their process ids.
+    server: Vec<u32>,
+    redis: Option<u32>,
+}
+
+/// What one turn has shown.
+struct Turn {
+    per_second: f64,
+    p50_us: f64,
+    p99_us: f64,
+    server_us: f64,
+    redis_us: f64,
+}
+
+fn main() {
+    if env::var_os(BARE).is_some() {
+        return serve_bare();
+    }
+    let mut arguments = env::args().skip(1).filter_map(|argument| argument.parse::<u32>().ok());
+    let (seconds, rounds) = (arguments.next().unwrap_or(5), arguments.next().unwrap_or(3));
+
+    let mut bare = Bare::start();
+    let on_redis = Servers::start(1, &[]);
+    let embedded = Servers::start_embedded();
+    let nginx = Nginx::start();
+    let mut contenders = vec![
+        Contender {
+            name: "axum, bare",
+            address: bare.address.clone(),
+            authorization: None,
+            server: vec![bare.process.id()],
+            redis: None,
+        },
+        lockable("Lockable on Redis", &on_redis),
+        lockable("Lockable, embedded", &embedded),
+    ];
+    contenders.extend(nginx.as_ref().map(Nginx::contender));
+    if nginx.is_none() {
+        println!("nginx is not compared: it or its module for Lua is not installed");
+    }
+
+    let mut turns = BTreeMap::<(u32, usize), Vec<Turn>>::new();
+    for round in 0..rounds {
+        for connections in CONNECTIONS {
+            for (at, contender) in contenders.iter().enumerate() {
+                let turn = contender.take_turn(connections, seconds, round);
+                turns.entry((connections, at)).or_default().push(turn);
+            }
+        }
+    }
+    report(&contenders, &turns, seconds, rounds);
+    let _ = bare.process.kill();
+    let _ = bare.process.wait();
+}
+
+fn lockable(name: &'static str, servers: &Servers) -> Contender {
+    Contender {
+        name,
+        address: servers.addresses[0].clone(),
+        authorization: Some(format!("Basic {}", STANDARD.encode(format!("{}:", servers.token)))),
+        server: vec![servers.pods[0].id()],
+        redis: servers.redis.as_ref().map(Child::id),
+    }
+}
+
+impl Contender {
+    fn take_turn(&self, connections: u32, seconds: u32, round: u32) -> Turn {
+        let used =
+            || (self.server.iter().map(|id| cpu_of(*id)).sum::<Duration>(), self.redis.map(cpu_of).unwrap_or_default());
+        let before = used();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/compare.lua");
+        let ran = Command::new("wrk")
+            .args(["--threads", "2", "--connections", &connections.to_string(), "--duration", &format!("{seconds}s")])
+            .args(["--latency", "--script", script, &format!("http://{}", self.address), "--"])
+            .args([self.authorization.as_deref().unwrap_or_default(), &format!("{connections}-{round}")])
+            .output()
+            .expect("wrk is installed");
+        let after = used();
+        let text = String::from_utf8(ran.stdout).unwrap();
+        assert!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{}: {text}", self.name);
+        let line =
+            |start: &str| text.lines().find_map(|line| line.trim().strip_prefix(start)).expect("wrk says it").trim();
+        let requests: f64 = text
+            .lines()
+            .find(|line| line.contains(" requests in "))
+            .unwrap()
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let per_request = |used: Duration| used.as_secs_f64() * 1e6 / requests;
+        Turn {
+            per_second: line("Requests/sec:").parse().unwrap(),
+            p50_us: microseconds(line("50%")),
+            p99_us: microseconds(line("99%")),
+            server_us: per_request(after.0.saturating_sub(before.0)),
+            redis_us: per_request(after.1.saturating_sub(before.1)),
+        }
+    }
+}
+
+/// A time as wrk writes it.
+fn microseconds(text: &str) -> f64 {
+    let at = text.find(|c: char| c.is_alphabetic()).unwrap();
+    let (number, unit) = text.split_at(at);
+    number.parse::<f64>().unwrap()
+        * match unit {
+            "us" => 1.0,
+            "ms" => 1e3,
+            "s" => 1e6,
+            other => panic!("wrk has a unit {other}"),
+        }
+}
+
+/// Prints the medians, and what they are beside those of the bare server.
+fn report(contenders: &[Contender], turns: &BTreeMap<(u32, usize), Vec<Turn>>, seconds: u32, rounds: u32) {
+    println!("acquire and release by turns on fresh names, {rounds} rounds of {seconds} s each, by turns; medians");
+    for connections in CONNECTIONS {
+        println!("\n{connections} connections");
+        println!(
+            "{:20} {:>10} {:>9} {:>9} {:>12} {:>12} {:>10} {:>10}",
+            "", "requests/s", "p50 µs", "p99 µs", "server µs/rq", "Redis µs/rq", "x bare rq/s", "x bare CPU"
+        );
+        let medians: Vec<_> = (0..contenders.len()).map(|at| Median::of(&turns[&(connections, at)])).collect();
+        for (contender, median) in contenders.iter().zip(&medians) {
+            let Median { per_second, p50_us, p99_us, server_us, redis_us } = median;
+            let redis = if contender.redis.is_some() { format!("{redis_us:.1}") } else { "-".into() };
+            println!(
+                "{:20} {per_second:10.0} {p50_us:9.0} {p99_us:9.0} {server_us:12.1} {redis:>12} {:10.2} {:10.2}",
+                contender.name,
+                per_second / medians[0].per_second,
+                server_us / medians[0].server_us,
+            );
+        }
+    }
+}
+
+struct Median {
+    per_second: f64,
+    p50_us: f64,
+    p99_us: f64,
+    server_us: f64,
+    redis_us: f64,
+}
+
+impl Median {
+    fn of(turns: &[Turn]) -> Self {
+        let median = |of: fn(&Turn) -> f64| {
+            let mut values: Vec<f64> = turns.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        Self {
+            per_second: median(|turn| turn.per_second),
+            p50_us: median(|turn| turn.p50_us),
+            p99_us: median(|turn| turn.p99_us),
+            server_us: median(|turn| turn.server_us),
+            redis_us: median(|turn| turn.redis_us),
+        }
+    }
+}
+
+/// This program, as a server that does nothing but answer.
+struct Bare {
+    process: Child,
+    address: String,
+}
+
+impl Bare {
+    fn start() -> Self {
+        let mut command = Command::new(env::current_exe().unwrap());
+        let mut process = command.env(BARE, "1").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let address = address_in(process.stderr.take().unwrap());
+        Self { process, address }
+    }
+}
+
+fn serve_bare() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let router = Router::new().fallback(any(async || ([(header::CONTENT_TYPE, "application/json")], ANSWER)));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        eprintln!("listening on {}", listener.local_addr().unwrap());
+        axum::serve(listener, router).await.unwrap();
+    });
+}
+
+/// nginx with Lua, which runs the same kind of scripts in Redis.
+struct Nginx {
+    process: Child,
+    redis: Child,
+    address: String,
+    _folder: tempfile::TempDir,
+}
+
+/// Where Debian's packages have them.
+const MODULES: [&str; 2] =
+    ["/usr/share/nginx/modules/ndk_http_module.so", "/usr/share/nginx/modules/ngx_http_lua_module.so"];
+
+impl Nginx {
+    fn start() -> Option<Self> {
+        if !MODULES.iter().all(|module| Path::new(module).exists()) {
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (port, redis_port) = (free_port(), free_port());
+        let redis = common::start_redis(redis_port, folder.path());
+        let configuration = include_str!("nginx.conf")
+            .replace("FOLDER", folder.path().to_str().unwrap())
+            .replace("REDIS_PORT", &redis_port.to_string())
+            .replace("PORT", &port.to_string());
+        let file = folder.path().join("nginx.conf");
+        fs::write(&file, configuration).unwrap();
+        let process = Command::new("nginx").arg("-c").arg(&file).stderr(Stdio::null()).spawn().expect("nginx starts");
+        let address = format!("127.0.0.1:{port}");
+        common::await_port(&address);
+        Some(Self { process, redis, address, _folder: folder })
+    }
+
+    fn contender(&self) -> Contender {
+        // The master does nothing; its children work.
+        let children = format!("/proc/{0}/task/{0}/children", self.process.id());
+        let server = fs::read_to_string(children).unwrap().split_whitespace().map(|id| id.parse().unwrap()).collect();
+        Contender {
+            name: "nginx with Lua",
+            address: self.address.clone(),
+            authorization: None,
+            server,
+            redis: Some(self.redis.id()),
+        }
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // So that its children end with it.
+        let _ = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status();
+        let _ = self.process.wait();
+        let _ = self.redis.kill();
+        let _ = self.redis.wait();
+    }
+}
