@@ -72,6 +72,8 @@ impl Servers {
             let mut command = Command::new(words[0]);
             command.args(&words[1..]).current_dir(&home);
             command.env("LOCKABLE_DATABASE_URL", &database).env("LOCKABLE_LISTEN", "127.0.0.1:0");
+            // As in production: all is counted, and a request is no line of the log.
+            command.env("LOCKABLE_ADMIN_LISTEN", "127.0.0.1:0");
             command.env("LOCKABLE_LOG", "warn,lockable::server=info").envs(variables.iter().copied());
             command
         };
@@ -147,7 +149,7 @@ pub fn address_in(log: impl std::io::Read + Send + 'static) -> String {
             sleep(Duration::from_millis(10));
             continue;
         };
-        if line.contains("listening") {
+        if line.contains("listening") && !line.contains("for operators") {
             std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
             let address = line.split("127.0.0.1:").nth(1).unwrap();
             let port: String = address.chars().take_while(char::is_ascii_digit).collect();

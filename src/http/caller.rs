@@ -2,7 +2,7 @@ use std::{marker::PhantomData, net::IpAddr, sync::Arc};
 
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderMap, request::Parts},
+    http::{HeaderMap, HeaderName, request::Parts},
 };
 use metrics::counter;
 
@@ -155,16 +155,19 @@ fn rate_limited(app: &App, caller: &Caller) -> Problem {
     Problem::new(Kind::RateLimited, detail)
 }
 
+static SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
+static PURPOSE: HeaderName = HeaderName::from_static("purpose");
+
 /// Browsers mark what they fetch ahead of time (the fields of the Fetch
 /// standard and of its forerunners); nobody has asked for that yet.
 fn refuse_prefetch(headers: &HeaderMap) -> Result<(), Problem> {
-    let is_prefetch = |name: &str| {
+    let is_prefetch = |name: &HeaderName| {
         headers
             .get_all(name)
             .iter()
             .any(|value| value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("prefetch")))
     };
-    if is_prefetch("sec-purpose") || is_prefetch("purpose") {
+    if is_prefetch(&SEC_PURPOSE) || is_prefetch(&PURPOSE) {
         return Err(Problem::new(Kind::PrefetchRefused, "this request is marked as a prefetch"));
     }
     Ok(())

@@ -1,14 +1,16 @@
 use std::net::IpAddr;
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
+
+static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Where a request comes from: the right-most hop that is not a trusted proxy.
 /// What stands further left in `X-Forwarded-For` was written by whoever sent
 /// it, and says nothing.
 pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let mut address = peer.to_canonical();
-    for field in headers.get_all("x-forwarded-for").iter().rev() {
+    for field in headers.get_all(&FORWARDED_FOR).iter().rev() {
         for hop in field.to_str().unwrap_or_default().rsplit(',') {
             if !is_trusted(address, trusted) {
                 return address;

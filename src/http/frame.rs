@@ -142,7 +142,7 @@ fn count(method: &'static str, route: &str, status: StatusCode, duration: Durati
 /// The fields of draft-ietf-httpapi-ratelimit-headers-10: `q` requests in `w`
 /// seconds are allowed, `r` remain, and in `t` seconds all will be there again.
 fn rate_fields(standing: RateStanding) -> (String, String) {
-    let window = standing.rate.refill().as_secs_f64().ceil();
-    let reset = standing.reset.as_secs_f64().ceil();
+    let window = (standing.rate.refill().as_micros() as u64).div_ceil(1_000_000);
+    let reset = (standing.reset.as_micros() as u64).div_ceil(1_000_000);
     (format!("\"token\";q={};w={window}", standing.rate.burst), format!("\"token\";r={};t={reset}", standing.remaining))
 }

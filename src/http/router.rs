@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, any, get},
 };
+use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{
@@ -45,9 +46,14 @@ pub fn router(app: Arc<App>, pages: Router<Arc<App>>) -> Router {
         .route("/openapi.json", get(openapi))
         .merge(pages)
         .method_not_allowed_fallback(async || Problem::new(Kind::MethodNotAllowed, "the field Allow names the methods"))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))
-        .layer(middleware::from_fn_with_state(app.clone(), frame))
+        .layer(
+            // One for all of them: each layer of a router is boxed, for each request.
+            // The first is the outermost.
+            ServiceBuilder::new()
+                .layer(middleware::from_fn_with_state(app.clone(), frame))
+                .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))
+                .layer(DefaultBodyLimit::max(BODY_BYTES_MAX)),
+        )
         .with_state(app)
 }
 
