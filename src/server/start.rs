@@ -53,6 +53,9 @@ pub(super) async fn start(
     let background = TaskTracker::new();
     let ledger = Arc::new(database.clone());
     let can_sign_up = settings.page.sign_up.unwrap_or(database.is_embedded());
+    if can_sign_up {
+        check_plan(&database, &settings.page.sign_up_plan).await?;
+    }
     let directory = Directory::new(database.clone(), keyspace.clone());
     background.spawn(directory.clone().run(stop.clone()));
     let short = Lease::from_ms(settings.recovery.journal_above.as_millis() as u64);
@@ -132,6 +135,15 @@ async fn open_keyspace(settings: &ServeSettings) -> anyhow::Result<Keyspace> {
             Ok(Keyspace::Embedded(Arc::new(Embedded::new(SystemClock)?)))
         }
     }
+}
+
+/// Who signs up must not be the one to find that there is no such plan.
+async fn check_plan(database: &Database, name: &str) -> anyhow::Result<()> {
+    let plans = database.list_plans().await.context("cannot read the plans")?;
+    if !plans.iter().any(|plan| plan.name == name) {
+        bail!("LOCKABLE_SIGN_UP_PLAN names {name:?}, and there is no such plan; see lockable plan list");
+    }
+    Ok(())
 }
 
 async fn make_first(database: &Database) -> Result<Option<First>, AccountsError> {

@@ -131,3 +131,10 @@ async fn on_postgres_nobody_signs_up_unasked() {
     eve.post("/account/sign-up", &fields).await.assert_shows(403, &["by invitation"]);
     assert_eq!(eve.sign_in("eve@example.com", PASSWORD).await.status, 403);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_is_none_is_found_by_the_operator() {
+    let (code, complaint) = Pod::builder().env("LOCKABLE_SIGN_UP_PLAN", "gold").expect_refusal().await;
+    assert_eq!(code, Some(1));
+    assert!(complaint.contains("LOCKABLE_SIGN_UP_PLAN names \"gold\", and there is no such plan"), "{complaint}");
+}
