@@ -27,8 +27,11 @@ use crate::{
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// In how many of these looks to ask once whether the session has ended.
 const LOOKS_BETWEEN_CHECKS: u32 = 5;
-/// After how long the browser has to ask again, so that servers share the load.
-const LIFE: Duration = Duration::from_secs(600);
+/// After how long the browser has to ask again: before this server or a balancer
+/// takes it for one that has gone, since it says nothing meanwhile.
+const LIFE: Duration = Duration::from_secs(55);
+/// How soon it asks then.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// When to ask again where as many look as may.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 
@@ -86,7 +89,7 @@ impl Look {
             let gist = rows.gist();
             if self.seen.as_ref() != Some(&gist) {
                 self.seen = Some(gist);
-                return Some(Event::default().event("locks").data(rows.render().unwrap_or_default()));
+                return Some(Event::default().event("locks").retry(ASK_AGAIN).data(rows.render().unwrap_or_default()));
             }
         }
     }

@@ -48,8 +48,16 @@ const locks = document.querySelector("[data-live]");
 if (locks) {
   const state = document.getElementById("live-state");
   const events = new EventSource(locks.dataset.live);
-  events.addEventListener("open", () => (state.textContent = "This list is live."));
-  events.addEventListener("error", () => (state.textContent = "This list is not live now; trying again."));
+  // A stream ends now and then, and the browser asks again at once.
+  let late;
+  events.addEventListener("open", () => {
+    clearTimeout(late);
+    state.textContent = "This list is live.";
+  });
+  events.addEventListener("error", () => {
+    clearTimeout(late);
+    late = setTimeout(() => (state.textContent = "This list is not live now; trying again."), 3000);
+  });
   events.addEventListener("locks", (event) => {
     // Whoever is at a link with the keyboard stays there.
     const at = document.activeElement?.getAttribute("href");
