@@ -27,6 +27,9 @@ pub struct App {
     pub tokens: Tokens,
     /// Failed authentications of client addresses.
     pub addresses: Addresses,
+    /// Sessions of client addresses that nobody has. Counted apart: a job with a wrong token
+    /// must not keep people behind its address from their page.
+    pub sessions: Addresses,
     /// What people try on the account page.
     pub attempts: Attempts,
     pub page: Page,

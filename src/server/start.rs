@@ -65,6 +65,7 @@ pub(super) async fn start(
         tracing::warn!(%error, "it is not known yet whether grants were forgotten");
     }
     background.spawn(locks.clone().run(stop.clone()));
+    let failures = NonZeroU32::new(settings.limits.auth_failures_per_minute).unwrap_or(NonZeroU32::MIN);
     let app = Arc::new(App {
         locks,
         directory,
@@ -80,7 +81,8 @@ pub(super) async fn start(
             live: Arc::new(Semaphore::new(Page::LIVE_MAX)),
         },
         tokens: Tokens::new(keyspace),
-        addresses: Addresses::new(NonZeroU32::new(settings.limits.auth_failures_per_minute).unwrap_or(NonZeroU32::MIN)),
+        addresses: Addresses::new(failures),
+        sessions: Addresses::new(failures),
         trusted_proxies: settings.listen.trusted_proxies.clone(),
         request_timeout: settings.listen.request_timeout,
         requests: Arc::new(Semaphore::new(settings.limits.requests as usize)),

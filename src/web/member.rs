@@ -77,7 +77,16 @@ impl FromRequestParts<Arc<App>> for Member {
         let is_get = parts.method == Method::GET;
         let signed_out = || NoMember::SignedOut { to: is_get.then(|| parts.uri.to_string()) };
         let secret = visitor.session.as_ref().ok_or_else(signed_out)?;
-        let session = app.database.find_session(secret).await.map_err(Trouble::from)?.ok_or_else(signed_out)?;
+        // Guessing one is hopeless, and still asks the database.
+        if let Some(wait) = visitor.address.and_then(|address| app.sessions.refusal(address)) {
+            return Err(Trouble::too_many(wait).into());
+        }
+        let Some(session) = app.database.find_session(secret).await.map_err(Trouble::from)? else {
+            if let Some(address) = visitor.address {
+                app.sessions.record_failure(address);
+            }
+            return Err(signed_out());
+        };
         match app.tokens.admit(session.id, Self::RATE).await.map_err(Trouble::from)? {
             Admission::Admitted(_) => Ok(Self { session, visitor }),
             Admission::Refused { retry_after, .. } => Err(Trouble::too_many(retry_after).into()),

@@ -77,6 +77,27 @@ async fn passwords_are_not_tried_often() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_not_tried_often() {
+    let pod = Pod::builder().env("LOCKABLE_AUTH_FAILURES_PER_MINUTE", "3").start().await;
+    let mut ana = PageClient::member(&pod.origin(), "ana@example.com").await;
+    let mut eve = PageClient::new(&pod.origin());
+    eve.cookies.push(("__Host-lockable".into(), "0".repeat(64)));
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        seen.push(eve.get_once("/account/locks").await.status);
+    }
+    assert!(seen.starts_with(&[303, 303, 303]) && seen.ends_with(&[429, 429]), "{seen:?}");
+    assert_eq!(eve.get_once("/").await.status, 200, "what needs no session is there");
+    // Of tokens that are nobody's there is another count, and of these sessions none.
+    pod.client("11111111-2222-4333-8444-555555555555")
+        .get("/v1/acquire/a")
+        .await
+        .assert_problem(401, "unauthenticated");
+    assert_eq!(ana.get_once("/account/locks").await.status, 429, "the address is hers, too");
+    assert_eq!(ana.get_once("/docs").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn weak_passwords_and_strange_addresses_are_refused_and_say_why() {
     let pod = Pod::start().await;
     let mut ana = PageClient::new(&pod.origin());

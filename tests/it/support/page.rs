@@ -1,6 +1,6 @@
 use reqwest::header::{HeaderMap, SET_COOKIE};
 
-use super::client::http_client;
+use super::{client::http_client, eventually};
 
 /// A browser without a window: it keeps cookies, follows nothing, and finds what
 /// stands in forms.
@@ -68,14 +68,14 @@ impl PageClient {
 
     /// Asks for a page, again if that was too often: tests are quicker than people.
     pub async fn get(&mut self, path: &str) -> PageAnswer {
-        loop {
-            let request = self.http.get(format!("{}{path}", self.origin));
-            let answer = self.run(request).await;
-            if answer.status != 429 {
-                return answer;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
+        let mut answer = None;
+        eventually(async || answer.insert(self.get_once(path).await).status != 429).await;
+        answer.unwrap()
+    }
+
+    pub async fn get_once(&mut self, path: &str) -> PageAnswer {
+        let request = self.http.get(format!("{}{path}", self.origin));
+        self.run(request).await
     }
 
     pub async fn post(&mut self, path: &str, form: &[(&str, &str)]) -> PageAnswer {
