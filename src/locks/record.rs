@@ -5,7 +5,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -24,9 +27,10 @@ use crate::{
 
 static RECORD: Script = script!("record");
 
-/// What is noted until it is written.
+/// What is noted until it is written. Each thread has a part of its own, as far
+/// as there are enough: what all requests have to lock holds all of them up.
 #[derive(Default)]
-pub(super) struct Recorder(Mutex<Round>);
+pub(super) struct Recorder([Mutex<Round>; Recorder::PARTS]);
 
 #[derive(Default)]
 struct Round {
@@ -52,6 +56,19 @@ struct Event {
 }
 
 impl Recorder {
+    const PARTS: usize = 16;
+
+    /// The part of the thread that asks.
+    fn part(&self) -> MutexGuard<'_, Round> {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static THREAD: usize = THREADS.fetch_add(1, Ordering::Relaxed);
+        }
+        let [first, ..] = &self.0;
+        let part = self.0.get(THREAD.with(|thread| thread % Self::PARTS)).unwrap_or(first);
+        part.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn granted(&self, request: &AcquireRequest, place: &str, grant: &Grant) {
         let acquired_ms = grant.expires_at.as_millisecond() - grant.lease.as_ms() as i64;
         self.note(request.claimant.account, |noted, is_full| {
@@ -97,7 +114,7 @@ impl Recorder {
     /// Notes something of an account; `what` is told whether there is no room for
     /// more events, and says how many it has added.
     fn note(&self, account: AccountId, what: impl FnOnce(&mut Noted, bool) -> usize) {
-        let mut round = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut round = self.part();
         let is_full = round.events >= Locks::RECORDED_EVENTS_MAX;
         if round.accounts.len() >= Locks::RECORDED_ACCOUNTS_MAX && !round.accounts.contains_key(&account) {
             return;
@@ -106,18 +123,37 @@ impl Recorder {
     }
 
     /// Ends the round: what is to be written now.
-    fn take(&self) -> Vec<(AccountId, Noted)> {
-        let mut round = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Round { accounts, .. } = std::mem::take(&mut *round);
-        let mut taken = Vec::with_capacity(accounts.len());
-        for (account, mut noted) in accounts {
-            let later = std::mem::take(&mut noted.ends);
-            if !later.is_empty() {
-                round.accounts.entry(account).or_default().earlier_ends = later;
+    fn take(&self) -> HashMap<AccountId, Noted> {
+        let mut taken = HashMap::<AccountId, Noted>::new();
+        for part in &self.0 {
+            let mut round = part.lock().unwrap_or_else(PoisonError::into_inner);
+            let Round { accounts, .. } = std::mem::take(&mut *round);
+            for (account, mut noted) in accounts {
+                let later = std::mem::take(&mut noted.ends);
+                if !later.is_empty() {
+                    round.accounts.entry(account).or_default().earlier_ends = later;
+                }
+                taken.entry(account).or_default().add(noted);
             }
-            taken.push((account, noted));
         }
         taken
+    }
+}
+
+impl Noted {
+    /// Adds what another thread has noted of the same account, as far as it fits.
+    fn add(&mut self, other: Self) {
+        let Counts { acquired, refused, limited } = other.counts;
+        self.counts.acquired += acquired;
+        self.counts.refused += refused;
+        self.counts.limited += limited;
+        self.grants.extend(other.grants);
+        self.earlier_ends.extend(other.earlier_ends);
+        self.is_lossy |= other.is_lossy
+            || self.grants.len() > Locks::RECORDED_GRANTS_MAX
+            || self.earlier_ends.len() > Locks::RECORDED_ENDS_MAX;
+        self.grants.truncate(Locks::RECORDED_GRANTS_MAX);
+        self.earlier_ends.truncate(Locks::RECORDED_ENDS_MAX);
     }
 }
 
@@ -126,7 +162,7 @@ impl Locks {
     /// one server.
     pub const RECORDED_GRANTS_MAX: usize = 50;
     pub const RECORDED_ENDS_MAX: usize = 200;
-    /// Of how many accounts, and how many in all.
+    /// Of how many accounts, and how many in all, by one thread.
     pub const RECORDED_ACCOUNTS_MAX: usize = 10_000;
     pub const RECORDED_EVENTS_MAX: usize = 4_000;
     /// Of how many locks of an account a record is kept, and how many grants of
