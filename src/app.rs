@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     accounts::{Database, Directory},
-    limits::{Addresses, Attempts, Shares, Tokens},
+    limits::{Addresses, Attempts, Places, Shares, Tokens},
     lock::AccountId,
     locks::Locks,
 };
@@ -38,7 +38,7 @@ pub struct App {
     /// How long a request may take in all, beside what it waits for a lock.
     pub request_timeout: Duration,
     /// Places for requests that are worked on.
-    pub requests: Arc<Semaphore>,
+    pub requests: Arc<Places>,
     /// Whether requests are counted: only where somebody can fetch the figures.
     pub measures: bool,
     /// For how long a request may wait for a lock.

@@ -9,6 +9,7 @@ mod basic;
 mod caller;
 mod client_address;
 mod connection;
+mod count;
 mod cursor;
 mod decode;
 mod frame;
@@ -16,6 +17,7 @@ mod frame;
 pub mod fuzz;
 mod heartbeat;
 mod json_object;
+mod known;
 mod list;
 mod lock;
 mod lock_path;
@@ -23,7 +25,9 @@ mod openapi;
 mod params;
 mod problem;
 mod release;
+mod request_id;
 mod router;
+mod service;
 mod shed;
 mod terraform;
 mod trace;
@@ -36,5 +40,6 @@ pub use self::{
     openapi::description,
     params::Body,
     problem::{Explained, Problem, explained_problems},
-    router::{not_found, router},
+    router::{Api, not_found, service},
+    service::Service,
 };

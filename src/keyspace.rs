@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics::{counter, gauge, histogram};
+use metrics::{counter, gauge};
 use tokio::{
     sync::{mpsc, watch},
     time::sleep,
@@ -212,7 +212,7 @@ fn span(script: &'static Script) -> Span {
 }
 
 fn measure(script: &'static Script, begun: Instant, reply: &Result<Reply, KeyspaceError>) {
-    histogram!("lockable_keyspace_duration_seconds", "script" => script.name).record(begun.elapsed());
+    script.durations().record(begun.elapsed());
     let kind = match reply {
         Ok(_) => return,
         Err(KeyspaceError::NotSent(_)) => "not_sent",

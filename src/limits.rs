@@ -5,12 +5,15 @@
 mod addresses;
 mod attempts;
 mod meter;
+mod places;
 mod shares;
 mod tokens;
 
 pub use self::{
     addresses::Addresses,
     attempts::{Attempt, Attempts},
+    meter::Meter,
+    places::Places,
     shares::{Share, Shares},
-    tokens::{Admission, Permit, Tokens},
+    tokens::{Admission, Tokens},
 };

@@ -16,6 +16,9 @@ use lockable::{
     server, telemetry,
 };
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// flock for distributed systems, over plain HTTPS
 #[derive(Parser)]
 #[command(name = "lockable", version, max_term_width = 120)]

@@ -8,10 +8,12 @@ mod patience;
 mod proxy;
 #[cfg(fuzzing)]
 pub mod proxy;
+mod signal;
 mod start;
 mod systemd;
 mod tls;
 mod transport;
+mod workers;
 
 use anyhow::Context;
 use metrics::gauge;
@@ -22,12 +24,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::ServeSettings, http, web};
+use crate::{config::ServeSettings, http, telemetry::Metrics, web};
 
 pub use self::{
     accept::{HEAD_BYTES_MAX, serve},
     patience::IDLE_TIMEOUT,
     tls::{RELOAD_INTERVAL, Tls, TlsError},
+    workers::Workers,
 };
 
 /// Serves until SIGTERM or SIGINT, then drains.
@@ -39,7 +42,9 @@ pub fn main(settings: ServeSettings) -> anyhow::Result<()> {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the number of files that may be open stays as it is");
     }
-    let runtime = runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    // Connections have threads of their own; this is for what goes on beside them.
+    let mut runtime = runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -80,22 +85,26 @@ pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: Canc
             closing.cancel();
         }
     });
-    let parts = start::start(settings, &closing, &drained).await?;
+    // Before anything is counted.
+    let metrics = settings.admin.admin_listen.map(|_| Metrics::begin()).transpose().context("cannot measure")?;
+    let workers = Workers::start(settings.listen.workers()).context("cannot start threads")?;
+    let parts = start::start(settings, &workers, &closing, &drained).await?;
     if let Some(first) = &parts.first {
         let here = format!("{scheme}://{address}");
         start::greet(&settings.page.public.origin().unwrap_or(here), first);
     }
-    let admin = admin::start(&settings.admin, &settings.listen, &parts.app, &shutdown, &drained).await?;
+    let admin = admin::start(&settings.admin, &settings.listen, metrics, &parts.app, &shutdown, &drained).await?;
     gauge!("lockable_connections_max").set(settings.listen.connections);
     tracing::info!(%address, scheme, "listening");
     systemd::serving();
-    let router = http::router(parts.app.clone(), web::routes(&parts.app));
-    serve(listener, router, &settings.listen, tls, closing).await;
+    let service = http::service(&parts.app, web::routes(&parts.app));
+    serve(listener, service, &workers, &settings.listen, tls, closing).await;
     parts.app.locks.finish().await;
     drained.cancel();
     parts.background.close();
     parts.background.wait().await;
     admin.wait().await;
+    workers.stop().await;
     tracing::info!("stopped");
     Ok(())
 }

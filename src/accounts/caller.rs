@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::Plan;
+use super::{Plan, change::now_ms};
 use crate::lock::{AccountId, Label, Lease, Namespace, NamespaceId};
 
 /// Whose a token is, and what it allows.
@@ -58,6 +58,11 @@ pub enum NamespaceDenied {
 static PUBLIC: std::sync::LazyLock<Namespace> = std::sync::LazyLock::new(Namespace::public);
 
 impl Caller {
+    /// Whether the token has ended by itself.
+    pub fn has_ended(&self) -> bool {
+        self.expires_at.is_some_and(|end| end <= now_ms())
+    }
+
     /// The namespace of that name, or the token's default one.
     ///
     /// # Errors

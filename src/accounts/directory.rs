@@ -11,7 +11,7 @@ use moka::future::Cache;
 use tokio::time::timeout;
 use tracing::Instrument;
 
-use super::{Caller, Database, Token, TokenHash, cache::SharedCache, change::now_ms, measure::measured, usage::Usage};
+use super::{Caller, Database, Token, TokenHash, cache::SharedCache, measure::measured, usage::Usage};
 use crate::keyspace::Keyspace;
 
 /// Says whose a token is: from memory, where it was asked of late, else from the
@@ -116,7 +116,7 @@ impl Directory {
                 Err(error) => return Err(FindError::Unavailable(error.to_string())),
             },
         };
-        if caller.expires_at.is_some_and(|end| end <= now_ms()) {
+        if caller.has_ended() {
             return Err(FindError::Unknown);
         }
         self.usage.note(&caller);
@@ -185,7 +185,9 @@ impl Directory {
         }
     }
 
-    fn generation(&self) -> u64 {
+    /// A number that rises whenever something is dropped from memory: what was
+    /// found under another may not be true any more.
+    pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
     }
 

@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, thread, time::Duration};
 
 use ipnet::IpNet;
 
@@ -42,6 +42,18 @@ pub struct ListenSettings {
     /// How many of them one client address may have; those of trusted proxies are not counted
     #[arg(long, env = "LOCKABLE_CONNECTIONS_PER_ADDRESS", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub connections_per_address: u32,
+
+    /// How many threads serve connections; as many as there are processors unless set
+    #[arg(long, env = "LOCKABLE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=256), value_name = "N")]
+    pub workers: Option<u16>,
+}
+
+impl ListenSettings {
+    /// How many threads serve connections.
+    pub fn workers(&self) -> usize {
+        let processors = || thread::available_parallelism().map_or(1, NonZeroUsize::get).min(256);
+        self.workers.map_or_else(processors, usize::from)
+    }
 }
 
 /// HTTPS, when both files are given. They are read again when they change.

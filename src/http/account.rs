@@ -69,7 +69,7 @@ pub(super) async fn account(State(app): State<Arc<App>>, caller: Authorized<Look
     let account = caller.account();
     match caller.settle(app.locks.census(account.account, &caller.payment()).await?) {
         Looked::Found(census) => Ok(Json(AccountView::new(account, census)).into_response()),
-        Looked::RateLimited { retry_after } => Err(caller.rate_limited(retry_after)),
+        Looked::RateLimited { retry_after } => Err(caller.rate_limited(&app, retry_after)),
     }
 }
 

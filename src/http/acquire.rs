@@ -1,8 +1,6 @@
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
-    Extension,
-    extract::State,
     http::{HeaderValue, header},
     response::Response,
 };
@@ -11,14 +9,13 @@ use super::{
     answer::{Granted, LockAnswer, NotAcquired},
     caller::{Authorized, Lock},
     connection::Connection,
-    lock_path::LockPath,
     openapi::{AcquireAnswer, BodyProblems, Problems},
     params::{AcquireParams, malformed},
     problem::{Kind, Problem},
 };
 use crate::{
     app::App,
-    lock::{Acquired, Info, Lease, Refusal},
+    lock::{Acquired, Info, Lease, LockName, Refusal},
     locks::{AcquireRequest, Answer, Claimant, LockId},
 };
 
@@ -46,10 +43,10 @@ const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(1);
     ),
 )]
 pub(super) async fn acquire(
-    State(app): State<Arc<App>>,
-    Extension(connection): Extension<Connection>,
-    caller: Authorized<Lock>,
-    LockPath(name): LockPath,
+    app: &App,
+    connection: &Connection,
+    caller: &Authorized<Lock>,
+    name: LockName,
     params: AcquireParams,
 ) -> Result<Response, Problem> {
     let namespace = caller.namespace(params.namespace.as_deref())?;
@@ -70,7 +67,7 @@ pub(super) async fn acquire(
         let more = NotAcquired::new(reason, held, account.account);
         LockAnswer::no(name, namespace, params.strict, more)
     };
-    Ok(match ask(&app, &connection, &caller, &request, params.wait).await? {
+    Ok(match ask(app, connection, caller, &request, params.wait).await? {
         Acquired::Granted(grant) => {
             LockAnswer::yes(name, namespace, Granted::new(&grant, request.claimant.owner.as_ref()))
         }
@@ -85,7 +82,7 @@ pub(super) async fn acquire(
             let more = NotAcquired::recovering(rest);
             LockAnswer::no(name, namespace, params.strict, more)
         }
-        Acquired::Refused(refusal) => return Err(over_plan(&caller, &refusal)),
+        Acquired::Refused(refusal) => return Err(over_plan(app, caller, &refusal)),
     })
 }
 
@@ -122,7 +119,7 @@ pub(super) async fn ask(
 }
 
 /// The problem of a refusal that is the plan's.
-pub(super) fn over_plan(caller: &Authorized<Lock>, refusal: &Refusal) -> Problem {
+pub(super) fn over_plan(app: &App, caller: &Authorized<Lock>, refusal: &Refusal) -> Problem {
     let plan = &caller.account().plan;
     match refusal {
         Refusal::OverQuota { held } => {
@@ -134,7 +131,7 @@ pub(super) fn over_plan(caller: &Authorized<Lock>, refusal: &Refusal) -> Problem
                 format!("{waiting} requests of the account wait, {} at most are in its plan", plan.waiters_max);
             Problem::new(Kind::TooManyWaiting, detail).retry_after(QUOTA_RETRY_AFTER)
         }
-        Refusal::RateLimited { retry_after } => caller.rate_limited(*retry_after),
+        Refusal::RateLimited { retry_after } => caller.rate_limited(app, *retry_after),
         Refusal::Held(_) | Refusal::TimedOut(_) | Refusal::Draining(_) | Refusal::Recovering { .. } => {
             Problem::internal()
         }

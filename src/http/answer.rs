@@ -1,11 +1,11 @@
 use std::time::Duration;
 
 use axum::{
-    Json,
-    http::StatusCode,
-    response::{IntoResponse, Response},
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
 };
-use jiff::Timestamp;
+use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
@@ -26,8 +26,12 @@ pub(super) struct LockAnswer<'a, T> {
 #[derive(Serialize, ToSchema)]
 pub(super) struct Granted<'a> {
     owner: Option<&'a str>,
-    #[serde(flatten)]
-    renewed: Renewed,
+    #[schema(value_type = u64, maximum = 9_007_199_254_740_991_u64)]
+    fencing_token: Fence,
+    lease_ms: u64,
+    #[serde(serialize_with = "rfc_3339")]
+    #[schema(value_type = String, format = DateTime)]
+    expires_at: Timestamp,
 }
 
 /// What comes with a grant that was renewed.
@@ -72,21 +76,52 @@ pub(super) struct Nothing {}
 
 impl<'a, T: Serialize> LockAnswer<'a, T> {
     pub(super) fn yes(name: &'a LockName, namespace: &'a Namespace, more: T) -> Response {
-        let answer = Self { response: true, name: name.as_str(), namespace: &namespace.name, more };
-        Json(answer).into_response()
+        Self { response: true, name: name.as_str(), namespace: &namespace.name, more }.respond(StatusCode::OK)
     }
 
     /// A no is an answer like any other, unless the client wants to fail on it.
     pub(super) fn no(name: &'a LockName, namespace: &'a Namespace, strict: bool, more: T) -> Response {
         let status = if strict { StatusCode::LOCKED } else { StatusCode::OK };
-        let answer = Self { response: false, name: name.as_str(), namespace: &namespace.name, more };
-        (status, Json(answer)).into_response()
+        Self { response: false, name: name.as_str(), namespace: &namespace.name, more }.respond(status)
     }
+
+    fn respond(&self, status: StatusCode) -> Response {
+        let mut response = Response::new(Body::from(self.json()));
+        *response.status_mut() = status;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+
+    /// The same as serde makes of it, without the detour that `flatten` takes: the
+    /// members of `more` are written behind those that are always there.
+    fn json(&self) -> Vec<u8> {
+        let mut json = Vec::with_capacity(256);
+        let written = write_members(&mut json, self);
+        written.map_or_else(|_| Vec::new(), |()| json)
+    }
+}
+
+fn write_members<T: Serialize>(json: &mut Vec<u8>, answer: &LockAnswer<'_, T>) -> serde_json::Result<()> {
+    json.extend_from_slice(if answer.response { b"{\"response\":true" } else { b"{\"response\":false" });
+    for (member, text) in [(&b",\"name\":"[..], answer.name), (b",\"namespace\":", answer.namespace)] {
+        json.extend_from_slice(member);
+        serde_json::to_writer(&mut *json, text)?;
+    }
+    let brace = json.len();
+    serde_json::to_writer(&mut *json, &answer.more)?;
+    if json.get(brace..) == Some(b"{}") {
+        json.truncate(brace);
+        json.push(b'}');
+    } else if let Some(brace) = json.get_mut(brace) {
+        *brace = b',';
+    }
+    Ok(())
 }
 
 impl<'a> Granted<'a> {
     pub(super) fn new(grant: &Grant, owner: Option<&'a Owner>) -> Self {
-        Self { owner: owner.map(Owner::as_str), renewed: Renewed::new(grant) }
+        let Renewed { fencing_token, lease_ms, expires_at } = Renewed::new(grant);
+        Self { owner: owner.map(Owner::as_str), fencing_token, lease_ms, expires_at }
     }
 }
 
@@ -140,5 +175,49 @@ impl From<NotHeld> for NotChanged {
 
 /// UTC with milliseconds, always three digits of them.
 pub(super) fn rfc_3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{time:.3}"))
+    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
+    let mut text = String::with_capacity(32);
+    match PRINTER.print_timestamp(time, &mut text) {
+        Ok(()) => serializer.serialize_str(&text),
+        Err(error) => Err(serde::ser::Error::custom(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_what_serde_makes_of_it() {
+        #[track_caller]
+        fn assert_same<T: Serialize>(response: bool, more: T) {
+            let answer = LockAnswer { response, name: "a \"b\"\n/ü", namespace: "public", more };
+            assert_eq!(String::from_utf8(answer.json()).unwrap(), serde_json::to_string(&answer).unwrap());
+        }
+        let owner = Owner::parse("job-1").unwrap();
+        let grant = Grant {
+            fence: "1795000000000000".parse().unwrap(),
+            lease: crate::lock::Lease::from_ms(60_000),
+            expires_at: Timestamp::from_millisecond(1_795_000_060_000).unwrap(),
+        };
+        assert_same(true, Granted::new(&grant, Some(&owner)));
+        assert_same(true, Granted::new(&grant, None));
+        assert_same(true, Renewed::new(&grant));
+        assert_same(true, Nothing {});
+        assert_same(false, NotAcquired::recovering(Duration::from_secs(1)));
+        assert_same(false, NotChanged::from(NotHeld::Free));
+    }
+
+    #[test]
+    fn a_time_has_three_digits_of_milliseconds() {
+        let at = |ms| {
+            serde_json::to_value(Renewed {
+                fencing_token: "1".parse().unwrap(),
+                lease_ms: 1,
+                expires_at: Timestamp::from_millisecond(ms).unwrap(),
+            })
+        };
+        assert_eq!(at(0).unwrap()["expires_at"], "1970-01-01T00:00:00.000Z");
+        assert_eq!(at(1_795_000_060_120).unwrap()["expires_at"], "2026-11-18T11:07:40.120Z");
+    }
 }

@@ -1,22 +1,28 @@
-use std::{marker::PhantomData, net::IpAddr, sync::Arc};
+use std::{
+    marker::PhantomData,
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant},
+};
 
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderMap, HeaderName, request::Parts},
+    http::{HeaderMap, HeaderName, header, request::Parts},
 };
-use metrics::counter;
+use metrics::{Counter, counter};
 
 use super::{
     basic::{Credentials, credentials},
     client_address::client_address,
     connection::Connection,
     frame::Frame,
+    known::Known,
     problem::{Kind, Problem},
 };
 use crate::{
     accounts::{Caller, FindError, LeaseOutOfRange, NamespaceDenied, Reach, Scopes, Token},
     app::App,
-    limits::{Admission, Permit},
+    limits::Admission,
     lock::{Lease, Namespace, Payment, RateStanding},
     locks::Answer,
 };
@@ -25,10 +31,9 @@ use crate::{
 /// counted, or will be by the script that serves it. A handler says by this type
 /// what it takes to be let in.
 pub(super) struct Authorized<P> {
-    caller: Arc<Caller>,
-    permit: Permit,
+    known: Arc<Known>,
+    payment: Payment,
     frame: Arc<Frame>,
-    app: Arc<App>,
     privilege: PhantomData<P>,
 }
 
@@ -67,22 +72,41 @@ impl<P: Privilege> FromRequestParts<Arc<App>> for Authorized<P> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Self::Rejection> {
-        refuse_prefetch(&parts.headers)?;
-        let caller = authenticate(parts, app).await?;
         let frame = parts.extensions.get::<Arc<Frame>>().cloned().unwrap_or_default();
-        let permit = match app.tokens.admit(caller.token, caller.plan.rate).await? {
-            Admission::Admitted(permit) => permit,
+        Self::admit(&parts.headers, parts.extensions.get::<Connection>(), frame, app).await
+    }
+}
+
+impl<P: Privilege> Authorized<P> {
+    /// Lets a request in, or says why not.
+    pub(super) async fn admit(
+        headers: &HeaderMap,
+        connection: Option<&Connection>,
+        frame: Arc<Frame>,
+        app: &App,
+    ) -> Result<Self, Problem> {
+        refuse_prefetch(headers)?;
+        let known = match connection.and_then(|connection| known(headers, connection, app)) {
+            Some(known) => known,
+            // Boxed: its room would be taken in every request, most of which are
+            // known.
+            None => Box::pin(authenticate(headers, connection, app)).await?,
+        };
+        let payment = match app.tokens.admit(&known.meter).await? {
+            Admission::Admitted { payment, standing } => {
+                frame.note_standing(standing);
+                payment
+            }
             Admission::Refused { retry_after, standing } => {
                 frame.note_standing(standing);
-                return Err(rate_limited(app, &caller).retry_after(retry_after));
+                return Err(rate_limited(app, &known.caller).retry_after(retry_after));
             }
         };
-        frame.note_standing(permit.standing());
-        if caller.suspended {
+        if known.caller.suspended {
             return Err(Problem::new(Kind::AccountSuspended, "this account is suspended"));
         }
-        check::<P>(&caller)?;
-        Ok(Self { caller, permit, frame, app: app.clone(), privilege: PhantomData })
+        check::<P>(&known.caller)?;
+        Ok(Self { known, payment, frame, privilege: PhantomData })
     }
 }
 
@@ -96,29 +120,31 @@ fn check<P: Privilege>(caller: &Caller) -> Result<(), Problem> {
 impl<P> Authorized<P> {
     /// Checks for another privilege, which only some requests need.
     pub(super) fn demand<Q: Privilege>(&self) -> Result<(), Problem> {
-        check::<Q>(&self.caller)
+        check::<Q>(&self.known.caller)
     }
 
     /// The namespace of that name, or the token's default one.
     pub(super) fn namespace(&self, name: Option<&str>) -> Result<&Namespace, Problem> {
-        self.caller
+        self.known
+            .caller
             .namespace(name)
             .map_err(|error: NamespaceDenied| Problem::new(Kind::NamespaceDenied, error.to_string()))
     }
 
     /// The lease that is asked for, if the plan has it, or the account's own.
     pub(super) fn lease(&self, asked: Option<Lease>) -> Result<Lease, Problem> {
-        self.caller
+        self.known
+            .caller
             .lease(asked)
             .map_err(|error: LeaseOutOfRange| Problem::new(Kind::LeaseOutOfRange, error.to_string()))
     }
 
     pub(super) fn account(&self) -> &Caller {
-        &self.caller
+        &self.known.caller
     }
 
     pub(super) fn payment(&self) -> Payment {
-        self.permit.payment.clone()
+        self.payment.clone()
     }
 
     /// Takes note of what a script said about the token's rate.
@@ -130,20 +156,21 @@ impl<P> Authorized<P> {
     }
 
     /// Gives the request so much more time than others have, to wait in.
-    pub(super) fn may_wait(&self, wait: std::time::Duration) {
+    pub(super) fn may_wait(&self, wait: Duration) {
         self.frame.may_wait(wait);
     }
 
     /// The problem to answer when a script refused the request for its rate.
-    pub(super) fn rate_limited(&self, retry_after: std::time::Duration) -> Problem {
-        let standing = self.permit.standing();
+    pub(super) fn rate_limited(&self, app: &App, retry_after: Duration) -> Problem {
+        let standing = self.known.meter.standing(Instant::now());
         self.note_standing(standing, Some(retry_after));
-        rate_limited(&self.app, &self.caller).retry_after(retry_after)
+        rate_limited(app, &self.known.caller).retry_after(retry_after)
     }
 
-    fn note_standing(&self, standing: RateStanding, retry_after: Option<std::time::Duration>) {
-        self.permit.settle(standing, retry_after);
-        self.frame.note_standing(self.permit.standing());
+    fn note_standing(&self, standing: RateStanding, retry_after: Option<Duration>) {
+        let now = Instant::now();
+        self.known.meter.settle(standing, retry_after, now);
+        self.frame.note_standing(self.known.meter.standing(now));
     }
 }
 
@@ -173,13 +200,21 @@ fn refuse_prefetch(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Whose token a request carries, if it is that of the last one on its connection.
+fn known(headers: &HeaderMap, connection: &Connection, app: &App) -> Option<Arc<Known>> {
+    static FROM_CONNECTION: LazyLock<Counter> =
+        LazyLock::new(|| counter!("lockable_token_lookups_total", "source" => "connection"));
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(field), None) = (fields.next(), fields.next()) else { return None };
+    let known = connection.known().filter(|known| known.is_still(field, &app.directory, Instant::now()))?;
+    FROM_CONNECTION.increment(1);
+    Some(known)
+}
+
 /// Finds out whose token a request carries. An address that has failed often
 /// may still use tokens that a cache knows, but asks no database.
-async fn authenticate(parts: &Parts, app: &App) -> Result<Arc<Caller>, Problem> {
-    let address = parts
-        .extensions
-        .get::<Connection>()
-        .map(|connection| client_address(connection.peer.ip(), &parts.headers, &app.trusted_proxies));
+async fn authenticate(headers: &HeaderMap, connection: Option<&Connection>, app: &App) -> Result<Arc<Known>, Problem> {
+    let address = connection.map(|connection| client_address(connection.peer().ip(), headers, &app.trusted_proxies));
     let refusal = || address.and_then(|address| app.addresses.refusal(address));
     let failed = || {
         if let Some(address) = address {
@@ -190,7 +225,7 @@ async fn authenticate(parts: &Parts, app: &App) -> Result<Arc<Caller>, Problem> 
     let too_many =
         |wait| Problem::new(Kind::TooManyFailures, "too many tokens from this address were nobody's").retry_after(wait);
 
-    let token: Token = match credentials(&parts.headers) {
+    let token: Token = match credentials(headers) {
         Credentials::Token(token) => token,
         Credentials::Missing => return Err(unauthenticated()),
         Credentials::Malformed => return Err(refusal().map_or_else(failed, too_many)),
@@ -199,10 +234,18 @@ async fn authenticate(parts: &Parts, app: &App) -> Result<Arc<Caller>, Problem> 
     let reach = if refused.is_some() { Reach::Caches } else { Reach::Everything };
     // The database is asked also for who hangs up meanwhile.
     let mut unanswered = Unanswered { app, address };
+    let generation = app.directory.generation();
     let found = app.directory.find(&token, reach).await;
     unanswered.address = None;
     match found {
-        Ok(caller) => Ok(caller),
+        Ok(caller) => {
+            let meter = app.tokens.meter(caller.token, caller.plan.rate);
+            let known = Arc::new(Known::new(caller, meter, generation, headers.get(header::AUTHORIZATION)));
+            if let Some(connection) = connection {
+                connection.learn(known.clone());
+            }
+            Ok(known)
+        }
         Err(FindError::Unknown) => Err(refused.map_or_else(failed, too_many)),
         Err(FindError::NotCached) => Err(refused.map_or_else(unauthenticated, too_many)),
         Err(FindError::Unavailable(error)) => {

@@ -10,11 +10,17 @@ use futures_util::FutureExt;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{io::Interest, net::tcp::OwnedWriteHalf, time::sleep};
 
-/// The connection on which a request came.
+use super::known::Known;
+
+/// The connection on which a request came. Cheap to clone.
 #[derive(Clone)]
-pub struct Connection {
-    pub peer: SocketAddr,
+pub struct Connection(Arc<Parts>);
+
+struct Parts {
+    peer: SocketAddr,
     stream: Arc<Mutex<OwnedWriteHalf>>,
+    /// Whose token came last.
+    known: Mutex<Option<Arc<Known>>>,
 }
 
 impl Connection {
@@ -27,7 +33,22 @@ impl Connection {
     const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 
     pub fn new(peer: SocketAddr, stream: Arc<Mutex<OwnedWriteHalf>>) -> Self {
-        Self { peer, stream }
+        Self(Arc::new(Parts { peer, stream, known: Mutex::default() }))
+    }
+
+    /// Where the client is, or the proxy through which it comes.
+    pub fn peer(&self) -> SocketAddr {
+        self.0.peer
+    }
+
+    /// Whose token came last. Most connections are of one client, which sends
+    /// the same token each time.
+    pub(super) fn known(&self) -> Option<Arc<Known>> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn learn(&self, known: Arc<Known>) {
+        *self.0.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
     }
 
     /// Waits until the client has hung up. The server drops what it does for a
@@ -46,14 +67,14 @@ impl Connection {
     /// its power says nothing, and must not be granted a lock for a whole lease.
     fn probe(&self) {
         let probes = TcpKeepalive::new().with_time(Self::SILENCE).with_interval(Self::PROBE_INTERVAL).with_retries(2);
-        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = self.0.stream.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = SockRef::from(stream.as_ref()).set_tcp_keepalive(&probes) {
             tracing::debug!(%error, "a waiting client is not asked whether it is there");
         }
     }
 
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<Readable> {
-        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = self.0.stream.lock().unwrap_or_else(PoisonError::into_inner);
         let stream = stream.as_ref();
         if stream.poll_read_ready(cx).is_pending() {
             return Poll::Pending;

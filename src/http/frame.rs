@@ -9,16 +9,20 @@ use std::{
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use metrics::{counter, histogram};
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
-use uuid::Uuid;
 
-use super::{problem::Problem, shed::Place, trace::Trace};
+use super::{
+    count::{Counted, count},
+    problem::Problem,
+    request_id::RequestId,
+    shed::Place,
+    trace::Trace,
+};
 use crate::{app::App, lock::RateStanding};
 
 /// What is learnt of a request on its way, for the headers of its answer.
@@ -30,6 +34,10 @@ pub(super) struct Frame {
 }
 
 impl Frame {
+    pub(super) fn new(place: Place) -> Self {
+        Self { place, ..Self::default() }
+    }
+
     /// Takes note of how the caller's token stands with its rate.
     pub(super) fn note_standing(&self, standing: RateStanding) {
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
@@ -55,68 +63,87 @@ static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// What surrounds every request: a time limit, the headers that every answer
-/// carries, and one line in the log. No path is logged as it came: it holds
-/// the names of locks.
+/// What surrounds a request that the router serves. The names of its routes are
+/// found by the router.
 pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let request_id = Uuid::new_v4().simple().to_string();
-    let method = method_name(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("-", MatchedPath::as_str);
-    let trace = Trace::begin(method, route, request.headers());
-    let frame = Arc::new(Frame { place: Place::of(&app, &request), ..Frame::default() });
+    let passage = Passage::begin(request.method(), route, request.headers());
+    let frame = Arc::new(Frame::new(Place::of(&app, route, request.method())));
     request.extensions_mut().insert(frame.clone());
+    let response = passage.answer(&app, &frame, next.run(request)).await;
+    passage.end(&app, &frame, response, Counted::By { route })
+}
 
-    let answering = async {
-        match frame.place.take() {
-            Ok(()) => next.run(request).await,
-            Err(problem) => problem.into_response(),
-        }
-    };
-    let mut answering = pin!(answering.instrument(trace.span.clone()));
-    let mut response = match timeout_at(started + app.request_timeout, answering.as_mut()).await {
-        Ok(response) => response,
-        // That it may wait is known only when it has been read.
-        Err(_) => match timeout_at(started + app.request_timeout + frame.wait(), answering).await {
+/// What surrounds every request: a time limit, the headers that every answer
+/// carries, and one line in the log. No path is logged as it came: it holds the
+/// names of locks.
+pub(super) struct Passage<'route> {
+    started: Instant,
+    id: RequestId,
+    method: &'static str,
+    route: &'route str,
+    trace: Trace,
+}
+
+impl<'route> Passage<'route> {
+    pub(super) fn begin(method: &Method, route: &'route str, headers: &HeaderMap) -> Self {
+        let method = method_name(method);
+        let trace = Trace::begin(method, route, headers);
+        Self { started: Instant::now(), id: RequestId::new(), method, route, trace }
+    }
+
+    /// Waits for the answer as long as the request may take.
+    pub(super) async fn answer(&self, app: &App, frame: &Frame, answering: impl Future<Output = Response>) -> Response {
+        let answering = async {
+            match frame.place.take() {
+                Ok(()) => answering.await,
+                Err(problem) => problem.into_response(),
+            }
+        };
+        let mut answering = pin!(answering.instrument(self.trace.span.clone()));
+        match timeout_at(self.started + app.request_timeout, answering.as_mut()).await {
             Ok(response) => response,
-            Err(_) => Problem::unavailable("the request took too long").into_response(),
-        },
-    };
+            // That it may wait is known only when it has been read.
+            Err(_) => match timeout_at(self.started + app.request_timeout + frame.wait(), answering).await {
+                Ok(response) => response,
+                Err(_) => Problem::unavailable("the request took too long").into_response(),
+            },
+        }
+    }
 
-    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        // Made for an empty body.
-        response.headers_mut().remove(header::CONTENT_LENGTH);
-        *response.body_mut() = problem.body(&request_id);
-    }
-    let headers = response.headers_mut();
-    // Files that pages load say themselves for how long they are good.
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    if let Some(standing) = frame.standing() {
-        let (policy, state) = rate_fields(standing);
-        headers.extend(
-            [(RATE_LIMIT_POLICY.clone(), policy), (RATE_LIMIT.clone(), state)]
-                .into_iter()
-                .filter_map(|(name, value)| Some((name, HeaderValue::try_from(value).ok()?))),
+    /// Completes the answer, and says what became of the request.
+    pub(super) fn end(self, app: &App, frame: &Frame, mut response: Response, counted: Counted<'_>) -> Response {
+        if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+            // Made for an empty body.
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+            *response.body_mut() = problem.body(self.id.as_str());
+        }
+        let headers = response.headers_mut();
+        // Files that pages load say themselves for how long they are good.
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        if let Some(standing) = frame.standing() {
+            let [policy, state] = rate_fields(standing);
+            headers.insert(RATE_LIMIT_POLICY.clone(), policy);
+            headers.insert(RATE_LIMIT.clone(), state);
+        }
+        headers.insert(REQUEST_ID.clone(), self.id.header());
+        let (status, duration) = (response.status(), self.started.elapsed());
+        if app.measures {
+            count(self.method, counted, status, duration);
+        }
+        tracing::info!(
+            method = self.method,
+            route = self.route,
+            status = status.as_u16(),
+            duration_us = duration.as_micros() as u64,
+            request_id = self.id.as_str(),
+            trace_id = self.trace.id(),
+            "request",
         );
+        self.trace.end(status, response.headers_mut());
+        response
     }
-    if let Ok(value) = HeaderValue::try_from(&request_id) {
-        headers.insert(REQUEST_ID.clone(), value);
-    }
-    if app.measures {
-        count(method, route, response.status(), started.elapsed());
-    }
-    tracing::info!(
-        method,
-        route,
-        status = response.status().as_u16(),
-        duration_us = started.elapsed().as_micros() as u64,
-        request_id,
-        trace_id = trace.id(),
-        "request",
-    );
-    trace.end(response.status(), response.headers_mut());
-    response
 }
 
 /// Methods are told apart as far as routes have them: anybody can make up more.
@@ -132,17 +159,22 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
-fn count(method: &'static str, route: &str, status: StatusCode, duration: Duration) {
-    let route = route.to_owned();
-    counter!("lockable_http_requests_total", "method" => method, "route" => route.clone(), "status" => status.as_str().to_owned())
-        .increment(1);
-    histogram!("lockable_http_request_duration_seconds", "route" => route).record(duration);
-}
-
-/// The fields of draft-ietf-httpapi-ratelimit-headers-10: `q` requests in `w`
-/// seconds are allowed, `r` remain, and in `t` seconds all will be there again.
-fn rate_fields(standing: RateStanding) -> (String, String) {
-    let window = (standing.rate.refill().as_micros() as u64).div_ceil(1_000_000);
-    let reset = (standing.reset.as_micros() as u64).div_ceil(1_000_000);
-    (format!("\"token\";q={};w={window}", standing.rate.burst), format!("\"token\";r={};t={reset}", standing.remaining))
+/// The fields of draft-ietf-httpapi-ratelimit-headers-10, the policy and how it
+/// stands: `q` requests in `w` seconds are allowed, `r` remain, and in `t` seconds
+/// all will be there again.
+fn rate_fields(standing: RateStanding) -> [HeaderValue; 2] {
+    let seconds = |time: Duration| (time.as_micros() as u64).div_ceil(1_000_000);
+    let field = |letters: [&str; 2], numbers: [u64; 2]| {
+        let mut text = Vec::with_capacity(48);
+        text.extend_from_slice(b"\"token\"");
+        for (letter, number) in letters.into_iter().zip(numbers) {
+            text.extend_from_slice(letter.as_bytes());
+            text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+        }
+        HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    };
+    [
+        field([";q=", ";w="], [standing.rate.burst.into(), seconds(standing.rate.refill())]),
+        field([";r=", ";t="], [standing.remaining.into(), seconds(standing.reset)]),
+    ]
 }

@@ -12,8 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use axum::{
     body::Body,
-    extract::{FromRequest, Request},
-    http::{HeaderMap, HeaderValue, Method, Uri, header},
+    http::{HeaderMap, HeaderValue, Method, Request, Uri, header},
 };
 use futures_util::FutureExt;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -22,6 +21,7 @@ use super::{
     basic::{Credentials, credentials},
     client_address::client_address,
     cursor,
+    frame::Frame,
     lock_path::name_in,
     params::AcquireParams,
     terraform,
@@ -53,7 +53,7 @@ pub fn params(data: &[u8]) {
     let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (query, body) = data.split_at(end);
     let Ok(uri) = Uri::try_from([b"/v1/acquire/a?", query].concat()) else { return };
-    let mut request = Request::new(Body::from(body.get(2..).unwrap_or_default().to_vec()));
+    let mut request = Request::new(());
     *request.uri_mut() = uri;
     *request.method_mut() = if body.is_empty() { Method::GET } else { Method::POST };
     let media_type = match body.get(1) {
@@ -61,7 +61,9 @@ pub fn params(data: &[u8]) {
         _ => "application/x-www-form-urlencoded",
     };
     request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    let read = AcquireParams::from_request(request, &()).now_or_never().expect("the body is there");
+    let (parts, ()) = request.into_parts();
+    let body = Body::from(body.get(2..).unwrap_or_default().to_vec());
+    let read = AcquireParams::read(&parts, body, &Frame::default()).now_or_never().expect("the body is there");
     if let Ok(read) = read {
         assert!(read.wait.as_millis() <= 8784 * 3_600_000);
         assert!(read.note.as_str().chars().count() <= 500);

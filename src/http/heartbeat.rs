@@ -1,18 +1,15 @@
-use std::sync::Arc;
-
-use axum::{extract::State, response::Response};
+use axum::response::Response;
 
 use super::{
     answer::{LockAnswer, NotChanged, Renewed},
     caller::{Authorized, Lock},
-    lock_path::LockPath,
     openapi::{BodyProblems, HeartbeatAnswer, Problems},
     params::HeartbeatParams,
     problem::Problem,
 };
 use crate::{
     app::App,
-    lock::Heartbeaten,
+    lock::{Heartbeaten, LockName},
     locks::{Claimant, HeartbeatRequest, LockId},
 };
 
@@ -36,9 +33,9 @@ use crate::{
     ),
 )]
 pub(super) async fn heartbeat(
-    State(app): State<Arc<App>>,
-    caller: Authorized<Lock>,
-    LockPath(name): LockPath,
+    app: &App,
+    caller: &Authorized<Lock>,
+    name: LockName,
     params: HeartbeatParams,
 ) -> Result<Response, Problem> {
     let namespace = caller.namespace(params.namespace.as_deref())?;
@@ -53,6 +50,6 @@ pub(super) async fn heartbeat(
     match caller.settle(app.locks.heartbeat(&request).await?) {
         Heartbeaten::Renewed(grant) => Ok(LockAnswer::yes(name, namespace, Renewed::new(&grant))),
         Heartbeaten::Refused(reason) => Ok(LockAnswer::no(name, namespace, params.strict, NotChanged::from(reason))),
-        Heartbeaten::RateLimited { retry_after } => Err(caller.rate_limited(retry_after)),
+        Heartbeaten::RateLimited { retry_after } => Err(caller.rate_limited(app, retry_after)),
     }
 }

@@ -66,7 +66,7 @@ pub(super) async fn list(
     };
     let page = match caller.settle(app.locks.list(&request).await?) {
         Looked::Found(page) => page,
-        Looked::RateLimited { retry_after } => return Err(caller.rate_limited(retry_after)),
+        Looked::RateLimited { retry_after } => return Err(caller.rate_limited(&app, retry_after)),
     };
     let locks = page.locks.iter().filter_map(|(lock, holder)| HeldView::new(account, lock, holder)).collect();
     Ok(Json(PageView { locks, next_cursor: page.next.as_ref().map(cursor::text) }).into_response())

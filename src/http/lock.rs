@@ -169,6 +169,6 @@ pub(super) async fn look<P>(
 ) -> Result<Standing, Problem> {
     match caller.settle(app.locks.inspect(lock, asking, &caller.payment()).await?) {
         Looked::Found(standing) => Ok(standing),
-        Looked::RateLimited { retry_after } => Err(caller.rate_limited(retry_after)),
+        Looked::RateLimited { retry_after } => Err(caller.rate_limited(app, retry_after)),
     }
 }

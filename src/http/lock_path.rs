@@ -17,8 +17,13 @@ impl<S: Sync> FromRequestParts<S> for LockPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        name_in(&parts.uri).map(Self).map_err(|error| Problem::new(Kind::MalformedName, error.to_string()))
+        lock_name(&parts.uri).map(Self)
     }
+}
+
+/// The name of the lock that is meant.
+pub(super) fn lock_name(uri: &Uri) -> Result<LockName, Problem> {
+    name_in(uri).map_err(|error| Problem::new(Kind::MalformedName, error.to_string()))
 }
 
 pub(super) fn name_in(uri: &Uri) -> Result<LockName, NameError> {

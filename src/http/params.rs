@@ -4,16 +4,13 @@ mod reader;
 
 use std::time::Duration;
 
-use axum::{
-    extract::{FromRequest, FromRequestParts, Request},
-    http::request::Parts,
-};
+use axum::{extract::FromRequestParts, http::request::Parts};
 use utoipa::{IntoParams, ToSchema};
 
 pub use self::reader::Body;
-use self::reader::Params;
 pub(super) use self::reader::{BODY_BYTES_MAX, malformed, malformed_body};
-use super::{cursor, problem::Problem};
+use self::reader::{HttpBody, Params};
+use super::{cursor, frame::Frame, problem::Problem};
 use crate::{
     lock::{Fence, Lease, LockName, Note, Owner, parse_duration_ms},
     locks::{Cursor, Locks},
@@ -156,11 +153,9 @@ impl ListParams {
     const LIMIT: usize = 100;
 }
 
-impl<S: Send + Sync> FromRequest<S> for AcquireParams {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
-        let mut params = Params::read(request, state).await?;
+impl AcquireParams {
+    pub(super) async fn read(parts: &Parts, body: impl HttpBody, frame: &Frame) -> Result<Self, Problem> {
+        let mut params = Params::read(parts, body, frame).await?;
         let read = Self {
             namespace: params.text("namespace")?,
             owner: params.take("owner", Owner::parse)?,
@@ -174,11 +169,9 @@ impl<S: Send + Sync> FromRequest<S> for AcquireParams {
     }
 }
 
-impl<S: Send + Sync> FromRequest<S> for HeartbeatParams {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
-        let mut params = Params::read(request, state).await?;
+impl HeartbeatParams {
+    pub(super) async fn read(parts: &Parts, body: impl HttpBody, frame: &Frame) -> Result<Self, Problem> {
+        let mut params = Params::read(parts, body, frame).await?;
         let read = Self {
             namespace: params.text("namespace")?,
             owner: params.take("owner", Owner::parse)?,
@@ -191,11 +184,9 @@ impl<S: Send + Sync> FromRequest<S> for HeartbeatParams {
     }
 }
 
-impl<S: Send + Sync> FromRequest<S> for ReleaseParams {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
-        let mut params = Params::read(request, state).await?;
+impl ReleaseParams {
+    pub(super) async fn read(parts: &Parts, body: impl HttpBody, frame: &Frame) -> Result<Self, Problem> {
+        let mut params = Params::read(parts, body, frame).await?;
         let read = Self {
             namespace: params.text("namespace")?,
             owner: params.take("owner", Owner::parse)?,

@@ -1,18 +1,15 @@
-use std::sync::Arc;
-
-use axum::{extract::State, response::Response};
+use axum::response::Response;
 
 use super::{
     answer::{LockAnswer, NotChanged, Nothing},
     caller::{Authorized, Lock},
-    lock_path::LockPath,
     openapi::{BodyProblems, Problems, ReleaseAnswer},
     params::ReleaseParams,
     problem::Problem,
 };
 use crate::{
     app::App,
-    lock::Released,
+    lock::{LockName, Released},
     locks::{Claimant, LockId, ReleaseRequest},
 };
 
@@ -36,9 +33,9 @@ use crate::{
     ),
 )]
 pub(super) async fn release(
-    State(app): State<Arc<App>>,
-    caller: Authorized<Lock>,
-    LockPath(name): LockPath,
+    app: &App,
+    caller: &Authorized<Lock>,
+    name: LockName,
     params: ReleaseParams,
 ) -> Result<Response, Problem> {
     let namespace = caller.namespace(params.namespace.as_deref())?;
@@ -53,6 +50,6 @@ pub(super) async fn release(
     match caller.settle(app.locks.release(&request).await?) {
         Released::Released => Ok(LockAnswer::yes(name, namespace, Nothing {})),
         Released::Refused(reason) => Ok(LockAnswer::no(name, namespace, params.strict, NotChanged::from(reason))),
-        Released::RateLimited { retry_after } => Err(caller.rate_limited(retry_after)),
+        Released::RateLimited { retry_after } => Err(caller.rate_limited(app, retry_after)),
     }
 }

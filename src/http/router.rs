@@ -1,42 +1,43 @@
-use std::sync::Arc;
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
     Router,
     extract::DefaultBodyLimit,
-    handler::Handler,
-    http::{HeaderValue, header},
+    http::{HeaderValue, Method, Request, header},
     middleware,
     response::{IntoResponse, Response},
-    routing::{MethodRouter, any, get},
+    routing::{any, get},
 };
+use futures_util::FutureExt;
+use hyper::body::Incoming;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{
     account::account,
     acquire::acquire,
-    frame::frame,
+    caller::Authorized,
+    connection::Connection,
+    count::Counted,
+    frame::{Frame, Passage, frame},
     heartbeat::heartbeat,
     list::list,
     lock::{break_lock, inspect},
+    lock_path::lock_name,
     openapi::openapi,
-    params::BODY_BYTES_MAX,
+    params::{AcquireParams, BODY_BYTES_MAX, HeartbeatParams, ReleaseParams},
     problem::{Kind, Problem},
     release::release,
+    service::Service,
+    shed::Place,
     terraform::terraform,
 };
 use crate::app::App;
 
-/// Every route of the API, the pages, and what each request passes on its way
-/// there.
-pub fn router(app: Arc<App>, pages: Router<Arc<App>>) -> Router {
+/// Every route of the API but the three that are asked for all the time, which
+/// [`Operation`] lists, and the pages.
+fn router(app: Arc<App>, pages: Router<Arc<App>>) -> Router {
     Router::new()
-        .route("/v1/acquire/", lock_route(acquire))
-        .route("/v1/acquire/{*name}", lock_route(acquire))
-        .route("/v1/heartbeat/", lock_route(heartbeat))
-        .route("/v1/heartbeat/{*name}", lock_route(heartbeat))
-        .route("/v1/release/", lock_route(release))
-        .route("/v1/release/{*name}", lock_route(release))
         .route("/v1/locks", get(list))
         .route("/v1/locks/", get(inspect).delete(break_lock))
         .route("/v1/locks/{*name}", get(inspect).delete(break_lock))
@@ -51,10 +52,103 @@ pub fn router(app: Arc<App>, pages: Router<Arc<App>>) -> Router {
             // The first is the outermost.
             ServiceBuilder::new()
                 .layer(middleware::from_fn_with_state(app.clone(), frame))
-                .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))
+                .layer(CatchPanicLayer::custom(panicked))
                 .layer(DefaultBodyLimit::max(BODY_BYTES_MAX)),
         )
         .with_state(app)
+}
+
+/// What is asked for all the time: the routes that change a lock, by GET and POST.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    Acquire,
+    Heartbeat,
+    Release,
+}
+
+impl Operation {
+    pub(super) const ALL: [Self; 3] = [Self::Acquire, Self::Heartbeat, Self::Release];
+
+    /// As a router would call it.
+    pub(super) fn route(self) -> &'static str {
+        match self {
+            Self::Acquire => "/v1/acquire/{*name}",
+            Self::Heartbeat => "/v1/heartbeat/{*name}",
+            Self::Release => "/v1/release/{*name}",
+        }
+    }
+
+    fn at(path: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|operation| path.starts_with(operation.route().trim_end_matches("{*name}")))
+    }
+}
+
+/// The API and the pages.
+pub struct Api {
+    app: Arc<App>,
+    router: Router,
+}
+
+/// All that is served to clients.
+pub fn service(app: &Arc<App>, pages: Router<Arc<App>>) -> Api {
+    Api { app: app.clone(), router: router(app.clone(), pages) }
+}
+
+/// Requests for an operation go their way without the router: finding a handler,
+/// its arguments and the layers around it would take as much time again as all
+/// that they need.
+impl Service for Api {
+    async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Response {
+        match Operation::at(request.uri().path()) {
+            Some(operation) => self.operate(operation, request, connection).await,
+            // Boxed: its room would be taken in every connection.
+            None => Box::pin(self.router.answer(request, connection)).await,
+        }
+    }
+}
+
+impl Api {
+    async fn operate(&self, operation: Operation, request: Request<Incoming>, connection: &Connection) -> Response {
+        let passage = Passage::begin(request.method(), operation.route(), request.headers());
+        let frame = Arc::new(Frame::new(Place::of(&self.app, operation.route(), request.method())));
+        let answering = async {
+            let answered = AssertUnwindSafe(self.run(operation, request, connection, &frame)).catch_unwind().await;
+            answered.map_or_else(panicked, IntoResponse::into_response)
+        };
+        let response = passage.answer(&self.app, &frame, answering).await;
+        passage.end(&self.app, &frame, response, Counted::As(operation))
+    }
+
+    async fn run(
+        &self,
+        operation: Operation,
+        request: Request<Incoming>,
+        connection: &Connection,
+        frame: &Arc<Frame>,
+    ) -> Result<Response, Response> {
+        // HEAD, which a router would answer like GET, must not acquire anything.
+        if !matches!(*request.method(), Method::GET | Method::POST) {
+            return Err(only_get_and_post());
+        }
+        let (app, (parts, body)) = (&*self.app, request.into_parts());
+        let answer = async {
+            let caller = Authorized::admit(&parts.headers, Some(connection), frame.clone(), app).await?;
+            let name = lock_name(&parts.uri)?;
+            match operation {
+                Operation::Acquire => {
+                    let params = AcquireParams::read(&parts, body, frame).await?;
+                    acquire(app, connection, &caller, name, params).await
+                }
+                Operation::Heartbeat => {
+                    heartbeat(app, &caller, name, HeartbeatParams::read(&parts, body, frame).await?).await
+                }
+                Operation::Release => {
+                    release(app, &caller, name, ReleaseParams::read(&parts, body, frame).await?).await
+                }
+            }
+        };
+        answer.await.map_err(Problem::into_response)
+    }
 }
 
 /// What is answered where there is no route.
@@ -62,17 +156,11 @@ pub fn not_found() -> Response {
     Problem::new(Kind::NotFound, "there is nothing here").into_response()
 }
 
-/// A route that changes a lock: GET and POST. HEAD, which axum would answer
-/// like GET, must not acquire anything.
-fn lock_route<H, T>(handler: H) -> MethodRouter<Arc<App>>
-where
-    H: Handler<T, Arc<App>>,
-    T: 'static,
-{
-    get(handler.clone()).post(handler).head(only_get_and_post).fallback(only_get_and_post)
+fn panicked(_: Box<dyn Any + Send>) -> Response {
+    Problem::internal().into_response()
 }
 
-async fn only_get_and_post() -> Response {
+fn only_get_and_post() -> Response {
     let mut response = Problem::new(Kind::MethodNotAllowed, "only GET and POST are allowed here").into_response();
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST"));
     response

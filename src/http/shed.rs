@@ -1,14 +1,13 @@
-use std::sync::{Arc, Mutex, PoisonError};
-
-use axum::{
-    extract::{MatchedPath, Request},
-    http::Method,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
+
+use axum::http::Method;
 use metrics::counter;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::problem::Problem;
-use crate::app::App;
+use crate::{app::App, limits::Places};
 
 /// A request's place among those that are worked on: no more at once than the
 /// settings say, so that under too much load those that are begun are still
@@ -17,39 +16,47 @@ use crate::app::App;
 #[derive(Default)]
 pub(super) struct Place {
     /// Those that there are; none for who needs no place.
-    places: Option<Arc<Semaphore>>,
-    taken: Mutex<Option<OwnedSemaphorePermit>>,
+    places: Option<Arc<Places>>,
+    is_taken: AtomicBool,
 }
 
 impl Place {
     /// That of a request which has yet to take it.
-    pub fn of(app: &App, request: &Request) -> Self {
-        Self { places: (!is_spared(request)).then(|| app.requests.clone()), taken: Mutex::default() }
+    pub(super) fn of(app: &App, route: &str, method: &Method) -> Self {
+        Self { places: (!is_spared(route, method)).then(|| app.requests.clone()), is_taken: AtomicBool::new(false) }
     }
 
-    pub fn take(&self) -> Result<(), Problem> {
+    pub(super) fn take(&self) -> Result<(), Problem> {
         let Some(places) = &self.places else { return Ok(()) };
-        let Ok(place) = places.clone().try_acquire_owned() else {
+        if self.is_taken.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if !places.take() {
             counter!("lockable_requests_shed_total").increment(1);
             return Err(Problem::unavailable("too much is asked at once; heartbeats and releases go first"));
-        };
-        self.put(Some(place));
+        }
+        self.is_taken.store(true, Ordering::Relaxed);
         Ok(())
     }
 
     /// Gives it back while the request waits: for a lock, or for the client.
-    pub fn leave(&self) {
-        self.put(None);
-    }
-
-    fn put(&self, place: Option<OwnedSemaphorePermit>) {
-        *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    pub(super) fn leave(&self) {
+        if let Some(places) = &self.places
+            && self.is_taken.swap(false, Ordering::Relaxed)
+        {
+            places.give_back();
+        }
     }
 }
 
-fn is_spared(request: &Request) -> bool {
-    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let unlocks = request.method() == Method::DELETE || request.method().as_str() == "UNLOCK";
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+fn is_spared(route: &str, method: &Method) -> bool {
+    let unlocks = method == Method::DELETE || method.as_str() == "UNLOCK";
     let is_terraform = route.starts_with("/v1/terraform/");
     route.starts_with("/v1/heartbeat/") || route.starts_with("/v1/release/") || (is_terraform && unlocks)
 }

@@ -147,7 +147,7 @@ pub(super) async fn acquire(
         Acquired::Refused(Refusal::Recovering { rest }) => {
             Err(Problem::unavailable("grants may have been forgotten, and none are made for now").retry_after(rest))
         }
-        Acquired::Refused(refusal) => Err(over_plan(caller, &refusal)),
+        Acquired::Refused(refusal) => Err(over_plan(app, caller, &refusal)),
     }
 }
 
@@ -184,7 +184,7 @@ pub(super) async fn unlock(
     match caller.settle(app.locks.release(&request).await?) {
         Released::Released => Ok(LockAnswer::yes(&lock.name, namespace, Nothing {})),
         Released::Refused(reason) => unlocked_unless_held(app, caller, lock, namespace, reason).await,
-        Released::RateLimited { retry_after } => Err(caller.rate_limited(retry_after)),
+        Released::RateLimited { retry_after } => Err(caller.rate_limited(app, retry_after)),
     }
 }
 

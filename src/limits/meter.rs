@@ -1,6 +1,6 @@
 use std::{
     num::NonZeroU32,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -10,11 +10,11 @@ use super::Tokens;
 use crate::lock::{Rate, RateDue, RateStanding};
 
 /// What the pod knows of one token's rate.
-pub(super) struct Meter {
+pub struct Meter {
     plan: Rate,
     /// The rate of the shared limiter: the plan's, less a reserve for permits.
     shared: Rate,
-    bucket: String,
+    bucket: Arc<str>,
     local: DefaultDirectRateLimiter,
     state: Mutex<State>,
     /// Held while permits are drawn.
@@ -51,7 +51,7 @@ impl Meter {
     /// to be worth drawing permits for.
     const DEMAND_MIN: u32 = 4;
 
-    pub(super) fn new(plan: Rate, bucket: String) -> Self {
+    pub(super) fn new(plan: Rate, bucket: impl Into<Arc<str>>) -> Self {
         let reserve = permits_per_life(plan);
         let uses_permits = plan.per_second >= Self::PERMITS_RATE_MIN && plan.burst >= reserve.saturating_mul(2);
         let shared = if uses_permits { Rate { burst: plan.burst - reserve, ..plan } } else { plan };
@@ -69,19 +69,28 @@ impl Meter {
         Self {
             plan,
             shared,
-            bucket,
+            bucket: bucket.into(),
             local: DefaultDirectRateLimiter::direct(quota),
             state: Mutex::new(state),
             drawing: tokio::sync::Mutex::default(),
         }
     }
 
-    /// For how long the token is refused without asking Redis: it is known to
-    /// have used up its rate, over all pods or in this one.
-    pub(super) fn refusal(&self, now: Instant) -> Option<Duration> {
-        let refused_until = self.state().refused_until;
-        if refused_until > now {
-            return Some(refused_until - now);
+    /// Says how a request is to be paid for, or for how long the token is refused
+    /// without asking Redis, since it is known to have used up its rate, over all
+    /// pods or in this one; and how it stands.
+    pub(super) fn ask(&self, now: Instant) -> (Result<Draw, Duration>, RateStanding) {
+        let mut state = self.state();
+        let asked = match self.refusal(&state, now) {
+            Some(retry_after) => Err(retry_after),
+            None => Ok(self.draw_from(&mut state, now)),
+        };
+        (asked, self.standing_of(&state, now))
+    }
+
+    fn refusal(&self, state: &State, now: Instant) -> Option<Duration> {
+        if state.refused_until > now {
+            return Some(state.refused_until - now);
         }
         let refused = self.local.check().err()?;
         Some(refused.wait_time_from(self.local.clock().now()))
@@ -89,7 +98,10 @@ impl Meter {
 
     /// Takes a permit, or says how to come by one.
     pub(super) fn draw(&self, now: Instant) -> Draw {
-        let mut state = self.state();
+        self.draw_from(&mut self.state(), now)
+    }
+
+    fn draw_from(&self, state: &mut State, now: Instant) -> Draw {
         if self.shared == self.plan {
             return Draw::PayInScript;
         }
@@ -119,8 +131,9 @@ impl Meter {
         RateDue { bucket: self.bucket.clone(), rate: self.shared }
     }
 
-    /// Takes note of what the shared limiter said.
-    pub(super) fn settle(&self, standing: RateStanding, retry_after: Option<Duration>, now: Instant) {
+    /// Takes note of how the token stands by the shared limiter's word, and of how
+    /// long it has to wait if it was refused.
+    pub fn settle(&self, standing: RateStanding, retry_after: Option<Duration>, now: Instant) {
         let mut state = self.state();
         state.backlog = (standing.reset, now);
         if let Some(retry_after) = retry_after {
@@ -130,12 +143,15 @@ impl Meter {
 
     /// How the token stands, as far as the pod knows: what the shared limiter
     /// said last, less what was refilled since, and with the permits in hand.
-    pub(super) fn standing(&self) -> RateStanding {
-        let state = self.state();
+    pub fn standing(&self, now: Instant) -> RateStanding {
+        self.standing_of(&self.state(), now)
+    }
+
+    fn standing_of(&self, state: &State, now: Instant) -> RateStanding {
         let (backlog, heard_at) = state.backlog;
-        let backlog_us = backlog.saturating_sub(heard_at.elapsed()).as_micros() as u64;
+        let backlog_us = backlog.saturating_sub(now.saturating_duration_since(heard_at)).as_micros() as u64;
         let standing = RateStanding::from_backlog_us(self.shared, backlog_us);
-        let permits = if Instant::now() < state.permits_end { state.permits } else { 0 };
+        let permits = if now < state.permits_end { state.permits } else { 0 };
         RateStanding { rate: self.plan, remaining: standing.remaining.saturating_add(permits), ..standing }
     }
 
@@ -181,7 +197,7 @@ mod tests {
     const HOBBYIST: Rate = Rate { per_second: 10, burst: 50 };
 
     fn meter(rate: Rate) -> Meter {
-        Meter::new(rate, "bucket".into())
+        Meter::new(rate, "bucket")
     }
 
     #[test]
@@ -229,11 +245,11 @@ mod tests {
         let now = Instant::now();
         let before = now.checked_sub(Tokens::PERMIT_LIFE).unwrap();
         meter.settle(RateStanding::from_backlog_us(meter.due().rate, 0), None, now);
-        let without = meter.standing().remaining;
+        let without = meter.standing(now).remaining;
         meter.fill(8, now);
-        assert_eq!(meter.standing().remaining, without + 7, "one of them is taken by who drew them");
+        assert_eq!(meter.standing(now).remaining, without + 7, "one of them is taken by who drew them");
         meter.fill(8, before);
-        assert_eq!(meter.standing().remaining, without);
+        assert_eq!(meter.standing(now).remaining, without);
     }
 
     #[test]
@@ -249,12 +265,12 @@ mod tests {
     #[test]
     fn a_token_over_its_rate_is_refused_without_asking() {
         let meter = meter(HOBBYIST);
-        assert!((0..50).all(|_| meter.refusal(Instant::now()).is_none()), "the burst");
-        assert!(meter.refusal(Instant::now()).is_some_and(|wait| wait <= Duration::from_millis(100)));
+        assert!((0..50).all(|_| meter.ask(Instant::now()).0.is_ok()), "the burst");
+        assert!(meter.ask(Instant::now()).0.is_err_and(|wait| wait <= Duration::from_millis(100)));
 
         let other = self::meter(HOBBYIST);
         let now = Instant::now();
         other.settle(RateStanding::from_backlog_us(HOBBYIST, 5_000_000), Some(Duration::from_secs(1)), now);
-        assert_eq!(other.refusal(now), Some(Duration::from_secs(1)), "refused over all pods");
+        assert_eq!(other.ask(now).0, Err(Duration::from_secs(1)), "refused over all pods");
     }
 }

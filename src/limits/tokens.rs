@@ -39,14 +39,8 @@ pub struct Tokens {
 
 /// Whether a request may go on.
 pub enum Admission {
-    Admitted(Permit),
+    Admitted { payment: Payment, standing: RateStanding },
     Refused { retry_after: Duration, standing: RateStanding },
-}
-
-/// A request's leave to go on, and whether it is paid for.
-pub struct Permit {
-    pub payment: Payment,
-    meter: Arc<Meter>,
 }
 
 impl Tokens {
@@ -60,31 +54,40 @@ impl Tokens {
         Self { keyspace, meters }
     }
 
+    /// What is known of a token's rate. It may be kept for some minutes.
+    pub fn meter(&self, token: Uuid, rate: Rate) -> Arc<Meter> {
+        self.meters.get_with((token, rate), || {
+            // In the hash slot of the locks, so that their scripts can charge it.
+            Arc::new(Meter::new(rate, self.keyspace.key(LOCK_TAG, "rate", &token.to_string())))
+        })
+    }
+
     /// Counts one request of a token, or refuses it.
     ///
     /// # Errors
     /// When permits had to be drawn and the keyspace gave no answer.
-    pub async fn admit(&self, token: Uuid, rate: Rate) -> Result<Admission, KeyspaceError> {
-        let meter = self.meters.get_with((token, rate), || {
-            // In the hash slot of the locks, so that their scripts can charge it.
-            Arc::new(Meter::new(rate, self.keyspace.key(LOCK_TAG, "rate", &token.to_string())))
-        });
-        if let Some(retry_after) = meter.refusal(Instant::now()) {
-            return Ok(Admission::Refused { retry_after, standing: meter.standing() });
+    pub async fn admit(&self, meter: &Meter) -> Result<Admission, KeyspaceError> {
+        let (asked, standing) = meter.ask(Instant::now());
+        match asked {
+            Err(retry_after) => return Ok(Admission::Refused { retry_after, standing }),
+            Ok(Draw::Permit) => return Ok(Admission::Admitted { payment: Payment::Paid, standing }),
+            Ok(Draw::PayInScript) => {
+                return Ok(Admission::Admitted { payment: Payment::Due(meter.due()), standing });
+            }
+            Ok(Draw::Refill { .. }) => {}
         }
-        match self.pay(&meter).await? {
-            Ok(payment) => Ok(Admission::Admitted(Permit { payment, meter })),
-            Err(retry_after) => Ok(Admission::Refused { retry_after, standing: meter.standing() }),
-        }
+        // Boxed: its room would be taken in every request, most of which draw
+        // nothing.
+        let paid = Box::pin(self.pay(meter)).await?;
+        let standing = meter.standing(Instant::now());
+        Ok(match paid {
+            Ok(payment) => Admission::Admitted { payment, standing },
+            Err(retry_after) => Admission::Refused { retry_after, standing },
+        })
     }
 
     /// Pays for a request, or says how long there is nothing to pay with.
     async fn pay(&self, meter: &Meter) -> Result<Result<Payment, Duration>, KeyspaceError> {
-        match meter.draw(Instant::now()) {
-            Draw::Permit => return Ok(Ok(Payment::Paid)),
-            Draw::PayInScript => return Ok(Ok(Payment::Due(meter.due()))),
-            Draw::Refill { .. } => {}
-        }
         // Those who come while permits are drawn wait, and share what it brings.
         let _turn = meter.drawing.lock().await;
         match meter.draw(Instant::now()) {
@@ -130,18 +133,5 @@ fn read_drawn(reply: &Reply, rate: Rate) -> Result<(RateStanding, Result<u32, Du
         "granted" => Ok((standing, Ok(reply.word(2)?))),
         "rate_limited" => Ok((standing, Err(Duration::from_micros(reply.word(2)?)))),
         _ => Err(reply.bad()),
-    }
-}
-
-impl Permit {
-    /// How the token stands, as far as the pod knows.
-    pub fn standing(&self) -> RateStanding {
-        self.meter.standing()
-    }
-
-    /// Takes note of how the token stands after its request was paid for in a
-    /// script, and of how long it has to wait if it was refused.
-    pub fn settle(&self, standing: RateStanding, retry_after: Option<Duration>) {
-        self.meter.settle(standing, retry_after, Instant::now());
     }
 }

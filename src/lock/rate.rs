@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ impl Rate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateDue {
     /// Which bucket is charged: one per token.
-    pub bucket: String,
+    pub bucket: Arc<str>,
     pub rate: Rate,
 }
 

@@ -210,7 +210,7 @@ pub(super) fn waiting_key(keyspace: &Keyspace, account: &str) -> String {
 /// has the same keys.
 pub(super) fn bucket_key(keyspace: &Keyspace, payment: &Payment) -> String {
     match payment {
-        Payment::Due(due) => due.bucket.clone(),
+        Payment::Due(due) => due.bucket.to_string(),
         Payment::Paid => keyspace.key(LOCK_TAG, "rate", "-"),
     }
 }

@@ -1,4 +1,5 @@
 use std::{
+    convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
     pin::pin,
@@ -6,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
@@ -18,15 +18,20 @@ use tokio::{
     time,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::ServiceExt;
 
 use super::{
     Tls,
     patience::{Patient, Requests},
     proxy,
+    signal::Signal,
     transport::Transport,
+    workers::{Dealt, Workers},
 };
-use crate::{config::ListenSettings, http::Connection, limits::Shares};
+use crate::{
+    config::ListenSettings,
+    http::{Connection, Service},
+    limits::Shares,
+};
 
 /// How many bytes the request line and the headers may have together; more are
 /// answered with 431.
@@ -36,14 +41,14 @@ pub const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// descriptors above all. Without it the loop would spin until one is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves connections from `listener` until `shutdown`, then lets requests
-/// finish for as long as `settings.drain_timeout` and closes what is left.
+/// Serves connections from `listener` on `workers` until `shutdown`, then lets
+/// requests finish for as long as `settings.drain_timeout` and closes what is left.
 ///
-/// Every request carries its [`Connection`].
 /// With `tls`, the certificate is watched and read again when it changes.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    service: impl Service,
+    workers: &Workers,
     settings: &ListenSettings,
     tls: Option<Tls>,
     shutdown: CancellationToken,
@@ -53,34 +58,38 @@ pub async fn serve(
         tasks.spawn(tls.clone().reload_until(shutdown.clone()));
     }
     let connections = Connections {
-        router,
+        service,
         tls,
         header_timeout: settings.header_timeout,
         trusted_proxies: settings.trusted_proxies.clone(),
         proxy_protocol: settings.proxy_protocol,
         clients: Shares::new(settings.connections_per_address),
-        shutdown: shutdown.clone(),
-        close: CancellationToken::new(),
+        finish: Signal::default(),
+        close: Signal::default(),
     };
-    let close = connections.close.clone();
+    let (finish, close) = (connections.finish.clone(), connections.close.clone());
 
-    accept_until(&shutdown, &listener, &Arc::new(connections), settings.connections, &tasks).await;
+    let connections = Arc::new(connections);
+    accept_until(&shutdown, &listener, &connections, settings.connections, workers, &tasks).await;
 
     drop(listener);
+    finish.give();
     tasks.close();
     if time::timeout(settings.drain_timeout, tasks.wait()).await.is_err() {
         tracing::warn!(connections = tasks.len(), "closing connections that did not finish in time");
-        close.cancel();
+        close.give();
         tasks.wait().await;
     }
 }
 
-/// Accepts connections, each in a task of its own, `limit` of them at once.
+/// Accepts connections, each in a task of its own, `limit` of them at once, and
+/// deals them out to the workers.
 async fn accept_until(
     shutdown: &CancellationToken,
     listener: &TcpListener,
-    connections: &Arc<Connections>,
+    connections: &Arc<Connections<impl Service>>,
     limit: u32,
+    workers: &Workers,
     tasks: &TaskTracker,
 ) {
     let permits = Arc::new(Semaphore::new(limit.try_into().unwrap_or(Semaphore::MAX_PERMITS)));
@@ -98,11 +107,24 @@ async fn accept_until(
             None | Some((Err(_), _)) => return,
             Some((Ok(permit), Ok((stream, peer)))) => {
                 failing = false;
-                let connections = connections.clone();
-                tasks.spawn(async move {
-                    let _open = Open::count(permit);
-                    connections.serve(stream, peer).await;
-                });
+                let Some(dealt) = workers.deal() else { return };
+                let (connections, runtime) = (connections.clone(), dealt.runtime().clone());
+                // From here on it belongs to the runtime of its worker.
+                let stream = match stream.into_std() {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        tracing::debug!(%peer, %error, "a connection cannot be handed on");
+                        continue;
+                    }
+                };
+                let serving = async move {
+                    let _open = Open::count(permit, dealt);
+                    match TcpStream::from_std(stream) {
+                        Ok(stream) => connections.serve(stream, peer).await,
+                        Err(error) => tracing::debug!(%peer, %error, "a connection cannot be taken on"),
+                    }
+                };
+                tasks.spawn_on(serving, &runtime);
             }
             Some((Ok(_), Err(error))) if concerns_one_connection(&error) => {}
             Some((Ok(_), Err(error))) => {
@@ -121,13 +143,14 @@ async fn accept_until(
 struct Open {
     gauge: Gauge,
     _permit: OwnedSemaphorePermit,
+    _dealt: Dealt,
 }
 
 impl Open {
-    fn count(permit: OwnedSemaphorePermit) -> Self {
+    fn count(permit: OwnedSemaphorePermit, dealt: Dealt) -> Self {
         let gauge = gauge!("lockable_connections");
         gauge.increment(1);
-        Self { gauge, _permit: permit }
+        Self { gauge, _permit: permit, _dealt: dealt }
     }
 }
 
@@ -143,26 +166,26 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 }
 
 /// What all connections share.
-struct Connections {
-    router: Router,
+struct Connections<S> {
+    service: S,
     tls: Option<Tls>,
     header_timeout: Duration,
     trusted_proxies: Vec<IpNet>,
     proxy_protocol: bool,
     clients: Arc<Shares<IpAddr>>,
     /// Finish the request at hand, then close.
-    shutdown: CancellationToken,
+    finish: Signal,
     /// Close at once.
-    close: CancellationToken,
+    close: Signal,
 }
 
-impl Connections {
+impl<S: Service> Connections<S> {
     async fn serve(&self, mut stream: TcpStream, peer: SocketAddr) {
         // Answers are small and written whole: there is nothing to wait for.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
         }
-        let Some(peer) = self.close.run_until_cancelled(self.client(&mut stream, peer)).await.flatten() else { return };
+        let Some(peer) = self.close.unless(self.client(&mut stream, peer)).await.flatten() else { return };
         // Many clients come through one proxy.
         let _neighbour = match self.is_trusted(peer) {
             true => None,
@@ -177,17 +200,18 @@ impl Connections {
         };
         let stream = Transport::new(stream);
         let connection = Connection::new(peer, stream.shared());
-        let served = self.close.run_until_cancelled(async {
+        let served = async {
             match &self.tls {
                 None => self.serve_http(stream, connection).await,
+                // Boxed: its room would be taken in every connection.
                 Some(tls) => match time::timeout(self.header_timeout, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => self.serve_http(stream, connection).await,
+                    Ok(Ok(stream)) => Box::pin(self.serve_http(stream, connection)).await,
                     Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                     Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
                 },
             }
-        });
-        served.await;
+        };
+        self.close.unless(served).await;
     }
 
     /// Where the client is, by the word of the proxy that passes its connection on.
@@ -213,17 +237,15 @@ impl Connections {
     }
 
     async fn serve_http(&self, stream: impl AsyncRead + AsyncWrite + Unpin, client: Connection) {
-        let peer = client.peer;
         let requests = Requests::default();
         let io = TokioIo::new(Patient::new(stream, requests.clone(), self.header_timeout));
-        let service = service_fn(|mut request| {
-            request.extensions_mut().insert(client.clone());
+        let service = service_fn(|request| {
             let in_hand = requests.begin();
-            let answer = self.router.clone().oneshot(request);
+            let answer = self.service.answer(request, &client);
             async move {
                 let answer = answer.await;
                 drop(in_hand);
-                answer
+                Ok::<_, Infallible>(answer)
             }
         });
         let mut connection = pin!(
@@ -233,15 +255,15 @@ impl Connections {
                 .max_buf_size(HEAD_BYTES_MAX)
                 .serve_connection(io, service)
         );
-        let finished = tokio::select! {
-            finished = connection.as_mut() => finished,
-            () = self.shutdown.cancelled() => {
+        let finished = match self.finish.unless(connection.as_mut()).await {
+            Some(finished) => finished,
+            None => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
         };
         if let Err(error) = finished {
-            tracing::debug!(%peer, %error, "connection ended early");
+            tracing::debug!(peer = %client.peer(), %error, "connection ended early");
         }
     }
 }

@@ -4,7 +4,7 @@ use anyhow::Context;
 use tokio::{net::TcpListener, time::interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::serve;
+use super::{Workers, serve};
 use crate::{
     app::App,
     config::{AdminSettings, ListenSettings},
@@ -23,16 +23,16 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) async fn start(
     settings: &AdminSettings,
     listen: &ListenSettings,
+    metrics: Option<Metrics>,
     app: &Arc<App>,
     leaving: &CancellationToken,
     stop: &CancellationToken,
 ) -> anyhow::Result<TaskTracker> {
     let tasks = TaskTracker::new();
     tasks.close();
-    let Some(address) = settings.admin_listen else { return Ok(tasks) };
+    let (Some(address), Some(metrics)) = (settings.admin_listen, metrics) else { return Ok(tasks) };
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr().context("the admin listener has no address")?;
-    let metrics = Metrics::begin().context("cannot measure")?;
     let upkeep = metrics.clone();
     let stopped = stop.clone();
     tasks.spawn(async move {
@@ -55,7 +55,7 @@ pub(super) async fn start(
         ..listen.clone()
     };
     let stop = stop.clone();
-    tasks.spawn(async move { serve(listener, router, &listen, None, stop).await });
+    tasks.spawn(async move { serve(listener, router, &Workers::here(), &listen, None, stop).await });
     tracing::info!(%address, "listening for operators");
     Ok(tasks)
 }

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep, sleep_until},
 };
 
 /// How long a connection may lie idle between two requests. Longer than the
@@ -33,7 +33,11 @@ pub(super) struct Patient<S> {
     timeout: Duration,
     /// The count of requests when bytes last came.
     read_at: Option<u64>,
-    reading: Option<(Awaited, Pin<Box<Sleep>>)>,
+    /// What the client is to send, and by when.
+    reading: Option<(Awaited, Instant)>,
+    /// Runs out at that time, or before: to set it anew for each request would
+    /// cost more than to look again now and then.
+    timer: Option<Pin<Box<Sleep>>>,
     writing: Option<Pin<Box<Sleep>>>,
 }
 
@@ -47,7 +51,7 @@ enum Awaited {
 
 impl<S> Patient<S> {
     pub(super) fn new(stream: S, requests: Requests, timeout: Duration) -> Self {
-        Self { stream, requests, timeout, read_at: None, reading: None, writing: None }
+        Self { stream, requests, timeout, read_at: None, reading: None, timer: None, writing: None }
     }
 
     /// Ready with an error once what the client is to send is overdue.
@@ -61,14 +65,25 @@ impl<S> Patient<S> {
         } else {
             (Awaited::NextRequest(count), IDLE_TIMEOUT)
         };
-        match &mut self.reading {
-            Some((running_for, timer)) if *running_for == awaited => timer.as_mut().poll(cx),
-            reading => {
-                let (_, timer) = reading.insert((awaited, Box::pin(sleep(timeout))));
-                timer.as_mut().poll(cx)
+        let deadline = match self.reading {
+            Some((running_for, deadline)) if running_for == awaited => deadline,
+            _ => {
+                let deadline = Instant::now() + timeout;
+                self.reading = Some((awaited, deadline));
+                deadline
             }
+        };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if deadline < timer.deadline() {
+            timer.as_mut().reset(deadline);
         }
-        .map(|()| too_long())
+        while timer.as_mut().poll(cx).is_ready() {
+            if deadline <= timer.deadline() {
+                return Poll::Ready(too_long());
+            }
+            timer.as_mut().reset(deadline);
+        }
+        Poll::Pending
     }
 
     fn poll_written<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -170,10 +185,7 @@ mod tests {
 
     use hyper::{Response, server::conn::http1, service::service_fn};
     use hyper_util::rt::TokioIo;
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
-        time::Instant,
-    };
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
 

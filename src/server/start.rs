@@ -4,13 +4,13 @@ use anyhow::{Context, bail};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{exclusive::Exclusive, systemd};
+use super::{Workers, exclusive::Exclusive, systemd};
 use crate::{
     accounts::{AccountsError, Actor, Database, Directory, Secret, Token},
     app::{App, Page},
     config::ServeSettings,
     keyspace::{Embedded, Keyspace, Redis, SystemClock},
-    limits::{Addresses, Attempts, Shares, Tokens},
+    limits::{Addresses, Attempts, Places, Shares, Tokens},
     lock::Lease,
     locks::Locks,
 };
@@ -38,6 +38,7 @@ const FIRST_LINK_VALID: Duration = Duration::from_secs(24 * 3600);
 /// nobody is let wait any more; what runs in the background ends with `stop`.
 pub(super) async fn start(
     settings: &ServeSettings,
+    _workers: &Workers,
     draining: &CancellationToken,
     stop: &CancellationToken,
 ) -> anyhow::Result<Parts> {
@@ -85,7 +86,7 @@ pub(super) async fn start(
         sessions: Addresses::new(failures),
         trusted_proxies: settings.listen.trusted_proxies.clone(),
         request_timeout: settings.listen.request_timeout,
-        requests: Arc::new(Semaphore::new(settings.limits.requests as usize)),
+        requests: Arc::new(Places::new(settings.limits.requests)),
         measures: settings.admin.admin_listen.is_some(),
         wait_max: settings.limits.wait_max,
         draining: draining.clone(),

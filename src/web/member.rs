@@ -87,8 +87,9 @@ impl FromRequestParts<Arc<App>> for Member {
             }
             return Err(signed_out());
         };
-        match app.tokens.admit(session.id, Self::RATE).await.map_err(Trouble::from)? {
-            Admission::Admitted(_) => Ok(Self { session, visitor }),
+        let meter = app.tokens.meter(session.id, Self::RATE);
+        match app.tokens.admit(&meter).await.map_err(Trouble::from)? {
+            Admission::Admitted { .. } => Ok(Self { session, visitor }),
             Admission::Refused { retry_after, .. } => Err(Trouble::too_many(retry_after).into()),
         }
     }

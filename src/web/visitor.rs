@@ -97,13 +97,14 @@ impl FromRequestParts<Arc<App>> for Visitor {
 
 fn address(app: &App, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
     let connection = extensions.get::<Connection>()?;
-    Some(client_address(connection.peer.ip(), headers, &app.trusted_proxies))
+    Some(client_address(connection.peer().ip(), headers, &app.trusted_proxies))
 }
 
 /// Whether the request came by HTTPS: here, or at a proxy that is trusted.
 pub(super) fn is_secure(app: &App, extensions: &Extensions, headers: &HeaderMap) -> bool {
-    let is_from_proxy =
-        extensions.get::<Connection>().is_some_and(|connection| is_trusted(connection.peer.ip(), &app.trusted_proxies));
+    let is_from_proxy = extensions
+        .get::<Connection>()
+        .is_some_and(|connection| is_trusted(connection.peer().ip(), &app.trusted_proxies));
     let forwarded = headers.get_all("x-forwarded-proto").iter().next_back().and_then(|field| field.to_str().ok());
     let forwarded = forwarded.and_then(|field| field.rsplit(',').next()).map(str::trim);
     app.page.is_https || (is_from_proxy && forwarded == Some("https"))

@@ -7,7 +7,7 @@ use clap::Parser;
 use lockable::{
     config::ListenSettings,
     http::Connection,
-    server::{HEAD_BYTES_MAX, serve},
+    server::{HEAD_BYTES_MAX, Workers, serve},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -35,7 +35,7 @@ impl Server {
     async fn start(flags: &[&str]) -> Self {
         let router = Router::new()
             .route("/", get(|| async { "hello" }))
-            .route("/peer", get(|Extension(client): Extension<Connection>| async move { client.peer.to_string() }))
+            .route("/peer", get(|Extension(client): Extension<Connection>| async move { client.peer().to_string() }))
             .route("/slow", get(|| async { sleep(Duration::from_millis(500)).await }))
             .route("/hang", get(std::future::pending::<()>));
         let settings = Settings::parse_from([&["test"], flags].concat()).listen;
@@ -44,7 +44,7 @@ impl Server {
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn({
             let shutdown = shutdown.clone();
-            async move { serve(listener, router, &settings, None, shutdown).await }
+            async move { serve(listener, router, &Workers::here(), &settings, None, shutdown).await }
         });
         Self { address, shutdown, serving }
     }

@@ -122,7 +122,7 @@ async fn a_rate_does_not_wait_for_a_time_that_was_set_back() {
         claimant: Claimant { account: AccountId(Uuid::new_v4()), owner: None },
         lease: Lease::from_secs(1),
         fence: None,
-        payment: Payment::Due(RateDue { bucket: keyspace.key("0", "rate", "token"), rate }),
+        payment: Payment::Due(RateDue { bucket: keyspace.key("0", "rate", "token").into(), rate }),
     };
     let locks = new_locks(keyspace).await;
     let ask = async || locks.heartbeat(&request).await.unwrap().outcome;

@@ -161,7 +161,7 @@ fn lock(index: usize) -> LockId {
 /// keyspace are called.
 fn payment(due: bool, keyspace: &Keyspace) -> Payment {
     match due {
-        true => Payment::Due(RateDue { bucket: keyspace.key("0", "rate", "token"), rate: RATE }),
+        true => Payment::Due(RateDue { bucket: keyspace.key("0", "rate", "token").into(), rate: RATE }),
         false => Payment::Paid,
     }
 }
@@ -226,7 +226,7 @@ impl Trial {
     async fn ask(&mut self, step: &Step, on: Option<(&Keyspace, &Locks)>) -> Seen {
         let pay = |due: bool| match on {
             Some((keyspace, _)) => payment(due, keyspace),
-            None if due => Payment::Due(RateDue { bucket: String::new(), rate: RATE }),
+            None if due => Payment::Due(RateDue { bucket: "".into(), rate: RATE }),
             None => Payment::Paid,
         };
         let picked = |index: usize, pick: Pick| {

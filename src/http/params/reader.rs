@@ -1,10 +1,11 @@
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
-    body::Bytes,
+    body::HttpBody as AnyBody,
     extract::{FromRequest, Request},
-    http::{Method, Uri, header},
+    http::{HeaderMap, Method, Uri, header, request::Parts},
 };
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -21,6 +22,11 @@ pub(in crate::http) const BODY_BYTES_MAX: usize = 16 * 1024;
 /// How long a body may take to come, which a packet or two can hold.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A body as it comes in.
+pub(in crate::http) trait HttpBody: AnyBody<Error: Into<Box<dyn Error + Send + Sync>>> + Send {}
+
+impl<B: AnyBody<Error: Into<Box<dyn Error + Send + Sync>>> + Send> HttpBody for B {}
+
 /// The parameters of a request by name, each at most once, whether they came in
 /// the query string or in the body.
 pub(in crate::http) struct Params(Vec<(String, String)>);
@@ -29,10 +35,12 @@ impl Params {
     /// How many parameters a request may have: more than any has use for.
     const COUNT_MAX: usize = 16;
 
-    pub(super) async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Self, Problem> {
-        let Self(mut pairs) = Self::in_query(request.uri())?;
-        if request.method() == Method::POST {
-            pairs.extend(body_pairs(request, state).await?);
+    pub(super) async fn read(parts: &Parts, body: impl HttpBody, frame: &Frame) -> Result<Self, Problem> {
+        let Self(mut pairs) = Self::in_query(&parts.uri)?;
+        if parts.method == Method::POST {
+            // Boxed: its room would be taken in every request, most of which
+            // have no body.
+            pairs.extend(Box::pin(body_pairs(&parts.headers, body, frame)).await?);
         }
         Self::each_once(pairs)
     }
@@ -91,31 +99,32 @@ pub struct Body(pub String);
 impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, Self::Rejection> {
         let frame = request.extensions().get::<Arc<Frame>>().cloned().unwrap_or_default();
-        // While the client takes its time there is nothing to work on.
-        frame.place.leave();
-        let read = timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await;
-        let read = read.map_err(|_| Problem::new(Kind::BodyTooSlow, "the body did not come in time"))?;
-        frame.place.take()?;
-        let body = read.map_err(|rejection| {
-            if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
-                Problem::new(Kind::BodyTooLarge, format!("the body is longer than {BODY_BYTES_MAX} bytes"))
-            } else {
-                malformed_body("the body ended before its end")
-            }
-        })?;
-        let text = String::from_utf8(body.into()).map_err(|_| malformed_body("the body is not UTF-8"))?;
-        Ok(Self(text))
+        text(request.into_body(), &frame).await.map(Self)
     }
 }
 
-async fn body_pairs<S: Send + Sync>(request: Request, state: &S) -> Result<Vec<(String, String)>, Problem> {
-    let media_type = request.headers().get(header::CONTENT_TYPE).map(|value| {
+/// Reads a body.
+async fn text(body: impl HttpBody, frame: &Frame) -> Result<String, Problem> {
+    // While the client takes its time there is nothing to work on.
+    frame.place.leave();
+    let read = timeout(BODY_TIMEOUT, Limited::new(pin!(body), BODY_BYTES_MAX).collect()).await;
+    let read = read.map_err(|_| Problem::new(Kind::BodyTooSlow, "the body did not come in time"))?;
+    frame.place.take()?;
+    let body = read.map_err(|error| match error.is::<LengthLimitError>() {
+        true => Problem::new(Kind::BodyTooLarge, format!("the body is longer than {BODY_BYTES_MAX} bytes")),
+        false => malformed_body("the body ended before its end"),
+    })?;
+    String::from_utf8(body.to_bytes().into()).map_err(|_| malformed_body("the body is not UTF-8"))
+}
+
+async fn body_pairs(headers: &HeaderMap, body: impl HttpBody, frame: &Frame) -> Result<Vec<(String, String)>, Problem> {
+    let media_type = headers.get(header::CONTENT_TYPE).map(|value| {
         let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
         essence.trim().to_ascii_lowercase()
     });
-    let Body(text) = Body::from_request(request, state).await?;
+    let text = text(body, frame).await?;
     if text.is_empty() {
         return Ok(Vec::new());
     }
