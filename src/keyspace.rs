@@ -203,7 +203,7 @@ impl Keyspace {
 
 fn key(prefix: &str, tag: &str, kind: &str, rest: &str) -> String {
     // Joined by hand: requests have many keys, and formatting costs more.
-    [prefix, ":1:{", tag, "}:", kind, ":", rest].concat()
+    [prefix, ":2:{", tag, "}:", kind, ":", rest].concat()
 }
 
 /// What a trace shows of a script: which it was, and nothing of whom it is about.

@@ -162,7 +162,7 @@ impl Locks {
         let prefix = lock_key(&self.keyspace, "");
         let grants = embedded.texts(&prefix).into_iter().filter_map(|kept| {
             let place = kept.key.strip_prefix(&prefix)?;
-            long_grant(place, kept.expires_ms?, kept.value)
+            long_grant(place, kept.expires_ms?, &kept.value)
         });
         // In a recovery it is no fence alone, and what is forgotten by then must
         // lapse in the next process, too.
