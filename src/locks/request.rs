@@ -194,6 +194,12 @@ pub(super) fn home_key(keyspace: &Keyspace) -> String {
     keyspace.key(LOCK_TAG, "home", "")
 }
 
+/// The servers that are there with the layout before, who has the grants in it,
+/// and the clock of these.
+pub(super) fn former_keys(keyspace: &Keyspace) -> [String; 3] {
+    ["pods", "home", "clock"].map(|kind| keyspace.former_key(LOCK_TAG, kind, ""))
+}
+
 pub(super) fn lock_key(keyspace: &Keyspace, place: &str) -> String {
     keyspace.key(LOCK_TAG, "l", place)
 }
