@@ -3,18 +3,20 @@
 -- even set up for those who find the lock free and nobody in line.
 --
 -- KEYS[1...9] as in keys.lua
--- ARGV[1] interval_us, ARGV[2] burst_us: the rate; both '' when already paid
--- ARGV[3] account, ARGV[4] owner: who asks; the owner is '' for none
--- ARGV[5] place: namespace and name, what stands in `held`
--- ARGV[6] lease_ms
--- ARGV[7] attempt: names this try, so that withdraw.lua can take it back
--- ARGV[8] deadline_us: the time after which nothing may be done any more
--- ARGV[9] held_max: how many locks the account may hold
--- ARGV[10] about: label, note and info, one to a line
--- ARGV[11] wait_ms: for how long to stand in line, '0' for not at all
--- ARGV[12] pod: the channel to tell when the lock is handed over
--- ARGV[13] waiting_max: with how many requests the account may wait
--- ARGV[14] epoch_us: the time of the last recovery, as far as the server knows
+-- ARGV[1] head: who asks, as a grant begins with it: account and owner, which is
+--         '' for none, each with its line break
+-- ARGV[2] place: namespace and name, what stands in `held`
+-- ARGV[3] lease_ms
+-- ARGV[4] attempt: names this try, so that withdraw.lua can take it back
+-- ARGV[5] deadline_us: the time after which nothing may be done any more
+-- ARGV[6] held_max: how many locks the account may hold
+-- ARGV[7] about: label, note and info, one to a line, as in a grant
+-- ARGV[8] epoch_us: the time of the last recovery, as far as the server knows
+-- and, left out where there is neither a wait nor a rate,
+-- ARGV[9] wait_ms: for how long to stand in line, '0' for not at all
+-- ARGV[10] pod: the channel to tell when the lock is handed over
+-- ARGV[11] waiting_max: with how many requests the account may wait
+-- ARGV[12] interval_us, ARGV[13] burst_us: the rate; left out when already paid
 --
 -- Returns one of
 --   {'granted', backlog_us, fence, expires_ms}
@@ -27,22 +29,22 @@
 --   {'late', '0'}
 -- where backlog_us is how far the bucket's time lies ahead, '0' when paid.
 local now = time_us()
-if now > tonumber(ARGV[8]) then
+if now > tonumber(ARGV[5]) then
   return {'late', '0'}
 end
 
-local backlog, refusal = pay(BUCKET, now, ARGV[1], ARGV[2])
+local backlog, refusal = pay(BUCKET, now, ARGV[12], ARGV[13])
 if refusal then
   return refusal
 end
 
 local now_ms = math.floor(now / 1000)
-local expires_ms = word(now_ms + tonumber(ARGV[6]))
-local head = ARGV[3] .. '\n' .. ARGV[4] .. '\n'
-local grant = redis.call('GET', LOCK)
+local expires_ms = word(now_ms + tonumber(ARGV[3]))
+local head = ARGV[1]
 
-if not grant and redis.call('EXISTS', LINE) == 0 then
-  local held, fence = hold(now, head, nil, ARGV[7], ARGV[10], ARGV[5], ARGV[6], tonumber(ARGV[9]))
+-- Nobody has it, and nobody waits for it: one question is enough.
+if redis.call('EXISTS', LOCK, LINE) == 0 then
+  local held, fence = hold(now, expires_ms, head, nil, ARGV[4], ARGV[7], ARGV[2], ARGV[3], tonumber(ARGV[6]))
   if held then
     return {'over_quota', backlog, held}
   end
@@ -50,7 +52,9 @@ if not grant and redis.call('EXISTS', LINE) == 0 then
     return {'granted', backlog, fence, expires_ms}
   end
 end
-if grant and ARGV[11] == '0' and (ARGV[4] == '' or string.sub(grant, 1, #head) ~= head) then
+local grant = redis.call('GET', LOCK)
+local wait_ms = tonumber(ARGV[9] or 0)
+if grant and wait_ms == 0 and (string.sub(grant, 1, #head) ~= head or string.sub(head, -2) == '\n\n') then
   local rest_ms = redis.call('PTTL', LOCK)
   return {'held', backlog, word(rest_ms), word(now_ms + rest_ms), grant}
 end

@@ -1,10 +1,10 @@
 -- Collects the lock that was handed to a waiter, or says how its wait stands.
 --
 -- KEYS[1...9] as in keys.lua
--- ARGV[1] account, ARGV[2] owner, ARGV[3] place, ARGV[4] lease_ms, ARGV[5] attempt,
--- ARGV[6] deadline_us, ARGV[7] held_max, ARGV[8] about: as in acquire.lua
--- ARGV[9] '1' when the wait is over: what is not there by now is not waited for
--- ARGV[10] epoch_us: as in acquire.lua
+-- ARGV[1] head, ARGV[2] place, ARGV[3] lease_ms, ARGV[4] attempt, ARGV[5] deadline_us,
+-- ARGV[6] held_max, ARGV[7] about: as in acquire.lua
+-- ARGV[8] '1' when the wait is over: what is not there by now is not waited for
+-- ARGV[9] epoch_us: as in acquire.lua
 --
 -- Returns one of
 --   {'granted', fence, expires_ms}
@@ -15,23 +15,24 @@
 --   {'recovering', rest_ms}                nobody may have it yet
 --   {'late'}
 local now = time_us()
-if now > tonumber(ARGV[6]) then
+if now > tonumber(ARGV[5]) then
   return {'late'}
 end
 
 local now_ms = math.floor(now / 1000)
-local expires_ms = word(now_ms + tonumber(ARGV[4]))
-local head = ARGV[1] .. '\n' .. ARGV[2] .. '\n'
+local expires_ms = word(now_ms + tonumber(ARGV[3]))
+local head = ARGV[1]
+local has_owner = string.sub(head, -2) ~= '\n\n'
 local grant = redis.call('GET', LOCK) or hand_over(now)
 local is_own = grant and string.sub(grant, 1, #head) == head
 local recovery_ms = rest_of_recovery(now)
 
 if is_own and not recovery_ms then
   local fence, attempt, rest = string.match(grant, '^(%d+)\n([^\n]*)\n(.*)$', #head + 1)
-  if attempt == '?' .. ARGV[5] or (ARGV[2] ~= '' and string.sub(attempt, 1, 1) == '?') then
-    redis.call('ZREM', WAITING, ARGV[5])
+  if attempt == '?' .. ARGV[4] or (has_owner and string.sub(attempt, 1, 1) == '?') then
+    redis.call('ZREM', WAITING, ARGV[4])
     redis.call('ZREM', WAITING, string.sub(attempt, 2))
-    local held = hold(now, head, fence, ARGV[5], ARGV[8], ARGV[3], ARGV[4], tonumber(ARGV[7]))
+    local held = hold(now, expires_ms, head, fence, ARGV[4], ARGV[7], ARGV[2], ARGV[3], tonumber(ARGV[6]))
     if held then
       redis.call('DEL', LOCK)
       hand_over(now)
@@ -45,28 +46,28 @@ if is_own and not recovery_ms then
     end
     return {'granted', fence, expires_ms}
   end
-  if attempt == ARGV[5] or ARGV[2] ~= '' then
+  if attempt == ARGV[4] or has_owner then
     -- It has been collected, and that answer was lost, or another request of the
     -- same owner was quicker.
-    redis.call('ZREM', WAITING, ARGV[5])
-    local kept = attempt == ARGV[5] and attempt or ''
-    fence = hold_on(now, head, fence, attempt, kept, rest, ARGV[3], ARGV[4], ARGV[10])
+    redis.call('ZREM', WAITING, ARGV[4])
+    local kept = attempt == ARGV[4] and attempt or ''
+    fence = hold_on(now, expires_ms, head, fence, attempt, kept, rest, ARGV[2], ARGV[3], ARGV[9])
     return {'granted', fence, expires_ms}
   end
 end
 
-local ticket = ARGV[2] == '' and head .. ARGV[5] or head
+local ticket = has_owner and head or head .. ARGV[4]
 local record = redis.call('HGET', TICKETS, ticket)
-if ARGV[9] == '1' then
-  leave(ticket, record, ARGV[5], now_ms)
+if ARGV[8] == '1' then
+  leave(ticket, record, ARGV[4], now_ms)
 end
 if recovery_ms and (is_own or (record and not grant)) then
   return {'recovering', word(recovery_ms)}
 end
-if not grant or (not record and ARGV[9] ~= '1') then
-  redis.call('ZREM', WAITING, ARGV[5])
+if not grant or (not record and ARGV[8] ~= '1') then
+  redis.call('ZREM', WAITING, ARGV[4])
   return {'gone'}
 end
-local is_replaced = record and string.match(record, '^[^\n]*') ~= ARGV[5]
+local is_replaced = record and string.match(record, '^[^\n]*') ~= ARGV[4]
 local rest_ms = redis.call('PTTL', LOCK)
 return {is_replaced and 'replaced' or 'held', word(rest_ms), word(now_ms + rest_ms), grant}

@@ -1,15 +1,16 @@
 -- Renews the lease of a lock for its holder.
 --
--- KEYS[1] lock, KEYS[2] held, KEYS[3] bucket, KEYS[4] clock: as in keys.lua
--- ARGV[1] interval_us, ARGV[2] burst_us: the rate; both '' when already paid
--- ARGV[3] account, ARGV[4] owner: who asks; the owner is '' for none
--- ARGV[5] place: what stands in `held`
--- ARGV[6] lease_ms
--- ARGV[7] fence: that of the grant to renew, or '' for whichever is current
--- ARGV[8] deadline_us: the time after which nothing may be done any more, lest a
+-- KEYS[1] lock, KEYS[2] held, KEYS[3] clock, KEYS[4] bucket: as in keys.lua
+-- ARGV[1] head: who asks, as in acquire.lua
+-- ARGV[2] place: what stands in `held`
+-- ARGV[3] lease_ms
+-- ARGV[4] fence: that of the grant to renew, or '' for whichever is current
+-- ARGV[5] deadline_us: the time after which nothing may be done any more, lest a
 --         heartbeat that was held up makes a longer lease shorter
--- ARGV[9] '1' to be told the grant, '' not to be
--- ARGV[10] epoch_us: as in acquire.lua
+-- ARGV[6] '1' to be told the grant, '' not to be
+-- ARGV[7] epoch_us: as in acquire.lua
+-- ARGV[8] interval_us, ARGV[9] burst_us: the rate; left out when already paid, and
+--         the bucket with it
 --
 -- Returns one of
 --   {'renewed', backlog_us, fence, expires_ms, grant}   grant: as in `lock`, or ''
@@ -20,23 +21,23 @@
 --   {'late', '0'}
 -- where backlog_us is how far the bucket's time lies ahead, '0' when paid.
 local now = time_us()
-if now > tonumber(ARGV[8]) then
+if now > tonumber(ARGV[5]) then
   return {'late', '0'}
 end
-local backlog, refusal = pay(KEYS[3], now, ARGV[1], ARGV[2])
+local backlog, refusal = pay(KEYS[4], now, ARGV[8], ARGV[9])
 if refusal then
   return refusal
 end
 
 local grant = redis.call('GET', KEYS[1])
-local holder = ARGV[3] .. '\n' .. ARGV[4] .. '\n'
-local fence, mark, attempt, rest, reason
-if grant and string.sub(grant, 1, #holder) == holder then
-  fence, mark, attempt, rest = string.match(grant, '^(%d+)\n(%??)([^\n]*)(\n.*)$', #holder + 1)
+local head = ARGV[1]
+local fence, mark, attempt, reason
+if grant and string.sub(grant, 1, #head) == head then
+  fence, mark, attempt = string.match(grant, '^(%d+)\n(%??)([^\n]*)', #head + 1)
 end
 if not grant then
   reason = 'not_held'
-elseif not fence or (ARGV[7] ~= '' and ARGV[7] ~= fence) then
+elseif not fence or (ARGV[4] ~= '' and ARGV[4] ~= fence) then
   reason = 'held_by_another'
 elseif mark == '?' then
   -- What waits to be collected is held by nobody yet.
@@ -44,21 +45,22 @@ elseif mark == '?' then
 end
 if reason then
   -- What a recovery puts back is not there before.
-  local is_closed = string.find(redis.call('GET', KEYS[4]) or 'closed', 'closed', 1, true)
+  local is_closed = string.find(redis.call('GET', KEYS[3]) or 'closed', 'closed', 1, true)
   return {is_closed and 'unsettled' or reason, backlog}
 end
 
 -- PEXPIRE stands first: with its memory full Redis lets a script go on that has
 -- begun to write, but not begin with a write that may need memory.
-redis.call('PEXPIRE', KEYS[1], ARGV[6])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
 -- The holder relies on the grant: the attempt that made it may not take it back
 -- any more. Where Redis may have forgotten what came after the grant, it is
--- marked as held since, see hold.lua.
-local known = tonumber(fence) < tonumber(ARGV[10]) and '!' .. ARGV[10] or ''
+-- marked as held since, see hold_on.lua.
+local known = tonumber(fence) < tonumber(ARGV[7]) and '!' .. ARGV[7] or ''
 if attempt ~= known then
-  redis.call('SET', KEYS[1], holder .. fence .. '\n' .. known .. rest, 'PX', ARGV[6])
+  local rest = string.sub(grant, #head + #fence + 1 + #attempt + 1)
+  redis.call('SET', KEYS[1], head .. fence .. '\n' .. known .. rest, 'PX', ARGV[3])
 end
-local expires_ms = word(math.floor(now / 1000) + tonumber(ARGV[6]))
-redis.call('ZADD', KEYS[2], 'XX', expires_ms, ARGV[5])
-redis.call('PEXPIRE', KEYS[2], ARGV[6], 'GT')
-return {'renewed', backlog, fence, expires_ms, ARGV[9] == '1' and grant or ''}
+local expires_ms = word(math.floor(now / 1000) + tonumber(ARGV[3]))
+redis.call('ZADD', KEYS[2], 'XX', expires_ms, ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[3], 'GT')
+return {'renewed', backlog, fence, expires_ms, ARGV[6] == '1' and grant or ''}

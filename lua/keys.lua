@@ -3,10 +3,13 @@
 --
 -- KEYS[1] lock     string: the grant, one field to a line: account, owner,
 --                  fence, attempt, time of the grant in ms, token label, note,
---                  info. With a '?' before the attempt it was handed to a
---                  waiter who has yet to collect it. The attempt is '' once its
---                  owner has shown that it knows of the grant; '!' and an epoch
---                  if it has sent a heartbeat since that recovery began
+--                  info. The time is '' where it is that of the fence, and what
+--                  is '' at the end is left out. With a '?' before the attempt
+--                  it was handed to a waiter who has yet to collect it. The
+--                  attempt is '' once its owner has shown that it knows of the
+--                  grant; '!' and an epoch if it has sent a heartbeat since that
+--                  recovery began. Every byte of this key and its value is there
+--                  for each lock that is held, so its kind is called 'l'
 -- KEYS[2] clock    string: the last fence given in this hash slot. In a recovery
 --                  it goes on with a space, and 'closed' until what is known of
 --                  long leases has been put back, then the time in ms until
@@ -14,35 +17,47 @@
 --                  stood here was lost: then nothing is granted either
 -- KEYS[3] held     sorted set: the places of the locks that the account holds in
 --                  this hash slot, by the time in ms at which they lapse
--- KEYS[4] bucket   string: the token's rate, see prelude.lua
--- KEYS[5] line     sorted set: the tickets of those who wait, by the time in us
+-- KEYS[4] line     sorted set: the tickets of those who wait, by the time in us
 --                  at which each was drawn. A ticket is account, owner and
 --                  attempt; the attempt is '' for one with an owner, who has
 --                  one place in a line however often it asks
--- KEYS[6] tickets  hash: of each ticket its attempt, its pod, and the time in ms
+-- KEYS[5] tickets  hash: of each ticket its attempt, its pod, and the time in ms
 --                  until which the place is kept though nobody asks, '' while a
 --                  request waits; then label, note and info as in a grant
--- KEYS[7] kept     sorted set: the tickets for which nobody asks, by that time
--- KEYS[8] pods     sorted set: servers, by the time in ms until which they count
+-- KEYS[6] kept     sorted set: the tickets for which nobody asks, by that time
+-- KEYS[7] pods     sorted set: servers, by the time in ms until which they count
 --                  as alive. A server is called as the channel it listens to
--- KEYS[9] waiting  sorted set: the attempts with which the account waits, by the
+-- KEYS[8] waiting  sorted set: the attempts with which the account waits, by the
 --                  time in ms at which they are over, come what may
-local LOCK, CLOCK, HELD, BUCKET = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local LINE, TICKETS, KEPT, PODS, WAITING = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+-- KEYS[9] bucket   string: the token's rate, see prelude.lua; left out where the
+--                  request is paid for, as what few requests need costs all
+local LOCK, CLOCK, HELD, LINE, TICKETS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local KEPT, PODS, WAITING, BUCKET = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 
 -- A hybrid logical clock: a fence rises even when the time is set back. In a
 -- recovery there is none to be had.
 local function next_fence(now)
-  local clock = redis.call('GET', CLOCK)
+  -- The time is nearly always what the clock is to say, so it is set to that in
+  -- the same call that reads it, and corrected where it must not say so.
+  local fence = word(now)
+  local clock = redis.call('SET', CLOCK, fence, 'GET')
   local last = tonumber(clock)
+  if last and last < now then
+    return fence
+  end
   if not last then
-    local fence, until_ms = string.match(clock or '', '^(%d+) (%d+)$')
-    if not fence or now < tonumber(until_ms) * 1000 then
+    local given, until_ms = string.match(clock or '', '^(%d+) (%d+)$')
+    if not given or now < tonumber(until_ms) * 1000 then
+      if clock then
+        redis.call('SET', CLOCK, clock)
+      else
+        redis.call('DEL', CLOCK)
+      end
       return nil
     end
-    last = tonumber(fence)
+    last = tonumber(given)
   end
-  local fence = word(math.max(now, last + 1))
+  fence = word(math.max(now, last + 1))
   redis.call('SET', CLOCK, fence)
   return fence
 end

@@ -39,10 +39,10 @@ local function charge(bucket, now, interval_us, burst_us, wanted)
 end
 
 -- Charges one request to a rate, unless it is paid for already: then the words
--- for interval and burst are empty. Returns by how many microseconds the
+-- for interval and burst are empty, or left out. Returns by how many microseconds the
 -- bucket's time lies ahead, as a word, and a reply when the request is refused.
 local function pay(bucket, now, interval_us, burst_us)
-  if interval_us == '' then
+  if not interval_us or interval_us == '' then
     return '0', nil
   end
   local charged, backlog, retry_after = charge(bucket, now, tonumber(interval_us), tonumber(burst_us), 1)

@@ -2,13 +2,13 @@
 -- goes on in next.lua, which hands the lock over.
 --
 -- KEYS[1...9] as in keys.lua
--- ARGV[1] interval_us, ARGV[2] burst_us: the rate; both '' when already paid
--- ARGV[3] account, ARGV[4] owner: who asks; the owner is '' for none
--- ARGV[5] place: what stands in `held`
--- ARGV[6] fence: that of the grant to release, or '' for whichever is current
--- ARGV[7] deadline_us: the time after which nothing may be done any more, lest a
+-- ARGV[1] head: who asks, as in acquire.lua
+-- ARGV[2] place: what stands in `held`
+-- ARGV[3] fence: that of the grant to release, or '' for whichever is current
+-- ARGV[4] deadline_us: the time after which nothing may be done any more, lest a
 --         release that was held up takes away a newer grant of the same holder
--- ARGV[8] '1' when it matters how long the lease would have lasted, '' if not
+-- ARGV[5] '1' when it matters how long the lease would have lasted, '' if not
+-- ARGV[6] interval_us, ARGV[7] burst_us: the rate; left out when already paid
 --
 -- Returns one of
 --   {'released', backlog_us, fence, rest_ms}   rest_ms: of the lease, '0' unasked
@@ -19,16 +19,16 @@
 --   {'late', '0'}
 -- where backlog_us is how far the bucket's time lies ahead, '0' when paid.
 local now = time_us()
-if now > tonumber(ARGV[7]) then
+if now > tonumber(ARGV[4]) then
   return {'late', '0'}
 end
 
-local backlog, refusal = pay(BUCKET, now, ARGV[1], ARGV[2])
+local backlog, refusal = pay(BUCKET, now, ARGV[6], ARGV[7])
 if refusal then
   return refusal
 end
 
-local head = ARGV[3] .. '\n' .. ARGV[4] .. '\n'
+local head = ARGV[1]
 local grant = redis.call('GET', LOCK)
 local fence, mark, attempt, reason
 if grant and string.sub(grant, 1, #head) == head then
@@ -37,16 +37,16 @@ end
 if not fence then
   reason = grant and 'held_by_another' or 'not_held'
   -- An owner that waits and releases does not want the lock any more.
-  local record = ARGV[4] ~= '' and ARGV[6] == '' and redis.call('HGET', TICKETS, head)
+  local record = ARGV[3] == '' and string.sub(head, -2) ~= '\n\n' and redis.call('HGET', TICKETS, head)
   if record then
     redis.call('ZREM', LINE, head)
     redis.call('HDEL', TICKETS, head)
     redis.call('ZREM', KEPT, head)
     redis.call('ZREM', WAITING, string.match(record, '^[^\n]*'))
   end
-elseif ARGV[6] ~= '' and ARGV[6] ~= fence then
+elseif ARGV[3] ~= '' and ARGV[3] ~= fence then
   reason = 'held_by_another'
-elseif mark == '?' and ARGV[4] == '' then
+elseif mark == '?' and string.sub(head, -2) == '\n\n' then
   -- Without an owner whoever asks is not the waiter, who has no answer yet, but
   -- somebody who held the lock before.
   reason = 'not_held'
@@ -60,9 +60,9 @@ if mark == '?' then
   redis.call('ZREM', WAITING, attempt)
 end
 
-local rest_ms = word(ARGV[8] == '1' and redis.call('PTTL', LOCK) or 0)
+local rest_ms = ARGV[5] == '1' and word(redis.call('PTTL', LOCK)) or '0'
 redis.call('DEL', LOCK)
-redis.call('ZREM', HELD, ARGV[5])
+redis.call('ZREM', HELD, ARGV[2])
 if redis.call('EXISTS', LINE) == 0 then
   return {'released', backlog, fence, rest_ms}
 end

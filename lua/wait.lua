@@ -1,15 +1,15 @@
--- The rest of acquire.lua, with its KEYS[1...9] and ARGV[1...14]: for an owner that
+-- The rest of acquire.lua, with its KEYS[1...9] and ARGV[1...13]: for an owner that
 -- asks again, for those who are to wait, where somebody does already, and in a
 -- recovery. Returns what acquire.lua does.
 
 -- When a lease has lapsed those who wait come first, whoever asks now.
 grant = grant or hand_over(now)
 local recovery_ms = rest_of_recovery(now)
-local is_own = grant and ARGV[4] ~= '' and string.sub(grant, 1, #head) == head
+local is_own = grant and string.sub(grant, 1, #head) == head and string.sub(head, -2) ~= '\n\n'
 if recovery_ms or (grant and not is_own) then
   local status = 'held'
-  if ARGV[11] ~= '0' then
-    local waiting = stand_in_line(now, head, ARGV[7], ARGV[12], ARGV[10], tonumber(ARGV[11]), tonumber(ARGV[13]))
+  if wait_ms > 0 then
+    local waiting = stand_in_line(now, head, ARGV[4], ARGV[10], ARGV[7], wait_ms, tonumber(ARGV[11]))
     if waiting then
       return {'too_many_waiting', backlog, waiting}
     end
@@ -28,14 +28,14 @@ if grant then
   local mark, before, rest
   fence, mark, before, rest = string.match(grant, '^(%d+)\n(%??)([^\n]*)\n(.*)$', #head + 1)
   if mark == '' then
-    fence = hold_on(now, head, fence, before, '', rest, ARGV[5], ARGV[6], ARGV[14])
+    fence = hold_on(now, expires_ms, head, fence, before, '', rest, ARGV[2], ARGV[3], ARGV[8])
     return {'granted', backlog, fence, expires_ms}
   end
   redis.call('ZREM', WAITING, before)
 end
 
 local held
-held, fence = hold(now, head, fence, ARGV[7], ARGV[10], ARGV[5], ARGV[6], tonumber(ARGV[9]))
+held, fence = hold(now, expires_ms, head, fence, ARGV[4], ARGV[7], ARGV[2], ARGV[3], tonumber(ARGV[6]))
 if held then
   if grant then
     redis.call('DEL', LOCK)

@@ -27,6 +27,10 @@ use crate::moment::Moment;
 /// How often it is looked whether grants may have been forgotten.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The number of the layout of keys and values, and of the one before.
+const LAYOUT: &str = "2";
+const FORMER_LAYOUT: &str = "1";
+
 pub use self::{
     embedded::{Clock, Embedded, Kept, SystemClock},
     home::{ACCOUNTS_TAG, LOCK_TAG, Standing, State},
@@ -96,11 +100,19 @@ impl Keyspace {
     /// The name of a key: keys with the same `tag` share a hash slot, and the
     /// number says which layout of keys and values this is.
     pub fn key(&self, tag: &str, kind: &str, rest: &str) -> String {
-        let prefix = match self {
+        key(self.prefix(), tag, kind, rest)
+    }
+
+    /// The name of a key as it was in the layout before.
+    pub fn former_key(&self, tag: &str, kind: &str, rest: &str) -> String {
+        key_of(FORMER_LAYOUT, self.prefix(), tag, kind, rest)
+    }
+
+    fn prefix(&self) -> &str {
+        match self {
             Self::Redis(redis) => redis.prefix(),
             Self::Embedded(_) => "lockable",
-        };
-        key(prefix, tag, kind, rest)
+        }
     }
 
     /// Listens to a channel. Messages are a hint: those sent while the
@@ -202,8 +214,12 @@ impl Keyspace {
 }
 
 fn key(prefix: &str, tag: &str, kind: &str, rest: &str) -> String {
+    key_of(LAYOUT, prefix, tag, kind, rest)
+}
+
+fn key_of(layout: &str, prefix: &str, tag: &str, kind: &str, rest: &str) -> String {
     // Joined by hand: requests have many keys, and formatting costs more.
-    [prefix, ":1:{", tag, "}:", kind, ":", rest].concat()
+    [prefix, ":", layout, ":{", tag, "}:", kind, ":", rest].concat()
 }
 
 /// What a trace shows of a script: which it was, and nothing of whom it is about.

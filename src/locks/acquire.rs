@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{
     keyspace::{KeyspaceError, Reply, Script},
-    lock::{Acquired, Attempt, Grant, Held, Lease, Refusal},
+    lock::{Acquired, Attempt, Grant, Held, Lease, Payment, Refusal},
 };
 
-static ACQUIRE: Script = script!("acquire" = "keys" "hold" "acquire" "line" "places" "wait");
+static ACQUIRE: Script = script!("acquire" = "keys" "hold" "acquire" "hold_on" "line" "places" "wait");
 
 /// How an acquire stands that may wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,22 +77,27 @@ impl Locks {
         let keys = Keys::new(&self.keyspace, &place, &account, &request.payment);
         let [interval_us, burst_us] = rate_args(&request.payment);
         let args = [
-            &*interval_us,
-            &burst_us,
-            &account,
-            request.claimant.owner_text(),
+            &*request.claimant.head(),
             &place,
             &request.lease.as_ms().to_string(),
             &attempt.to_string(),
             &deadline_us.to_string(),
             &request.held_max.to_string(),
             &request.about(),
+            &self.keyspace.epoch_us().to_string(),
             &wait.as_millis().to_string(),
             &self.pod,
             &request.waiting_max.to_string(),
-            &self.keyspace.epoch_us().to_string(),
+            &interval_us,
+            &burst_us,
         ];
-        let reply = self.keyspace.run_replicated(&ACQUIRE, &keys.all(), &args).await?;
+        // What few requests need costs Redis something with each.
+        let args = match request.payment {
+            Payment::Paid if wait.is_zero() => &args[..8],
+            Payment::Paid => &args[..11],
+            Payment::Due(_) => &args[..],
+        };
+        let reply = self.keyspace.run_replicated(&ACQUIRE, &keys.all(), args).await?;
         Self::count("acquire", &reply);
         let outcome = read_turn(&reply, 2, request.lease)?;
         if let Turn::Over(Acquired::Granted(grant)) = &outcome {

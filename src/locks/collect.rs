@@ -8,7 +8,7 @@ use crate::{
     lock::{Acquired, Attempt, Fence, Payment},
 };
 
-static COLLECT: Script = script!("collect" = "keys" "hold" "line" "places" "collect");
+static COLLECT: Script = script!("collect" = "keys" "hold" "hold_on" "line" "places" "collect");
 static WITHDRAW: Script = script!("withdraw" = "keys" "line" "places" "withdraw");
 
 /// What there was of an attempt that was taken back.
@@ -34,8 +34,7 @@ impl Locks {
         let place = request.lock.to_string();
         let keys = Keys::new(&self.keyspace, &place, &account, &Payment::Paid);
         let args = [
-            &*account,
-            request.claimant.owner_text(),
+            &*request.claimant.head(),
             &place,
             &request.lease.as_ms().to_string(),
             &attempt.to_string(),
@@ -70,7 +69,7 @@ impl Locks {
         let account = claimant.account.to_string();
         let place = lock.to_string();
         let keys = Keys::new(&self.keyspace, &place, &account, &Payment::Paid);
-        let args = [&*account, claimant.owner_text(), &place, &attempt.to_string()];
+        let args = [&*claimant.head(), &place, &attempt.to_string()];
         let reply = self.keyspace.run(&WITHDRAW, &keys.all(), &args).await?;
         match reply.status() {
             "released" => Ok(Withdrawn::Released(reply.word(1)?)),

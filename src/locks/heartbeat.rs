@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     keyspace::{Reply, Script},
-    lock::{Grant, Heartbeaten, Lease, NotHeld},
+    lock::{Grant, Heartbeaten, Lease, NotHeld, Payment},
 };
 
 static HEARTBEAT: Script = script!("heartbeat");
@@ -23,21 +23,21 @@ impl Locks {
         let account = request.claimant.account.to_string();
         let place = request.lock.to_string();
         let keys = Keys::new(&self.keyspace, &place, &account, &request.payment);
-        let keys = [&*keys.lock, &keys.held, &keys.bucket, &keys.clock];
         let [interval_us, burst_us] = rate_args(&request.payment);
         let args = [
-            &*interval_us,
-            &burst_us,
-            &account,
-            request.claimant.owner_text(),
+            &*request.claimant.head(),
             &place,
             &request.lease.as_ms().to_string(),
             &request.fence.map(|fence| fence.to_string()).unwrap_or_default(),
             &deadline_us.to_string(),
             if self.is_long(request.lease) { "1" } else { "" },
             &self.keyspace.epoch_us().to_string(),
+            &interval_us,
+            &burst_us,
         ];
-        let reply = self.keyspace.run_replicated(&HEARTBEAT, &keys, &args).await?;
+        let args = if request.payment == Payment::Paid { &args[..7] } else { &args[..] };
+        let keys = keys.with_bucket(&[&keys.lock, &keys.held, &keys.clock]);
+        let reply = self.keyspace.run_replicated(&HEARTBEAT, &keys, args).await?;
         Self::count("heartbeat", &reply);
         let mut outcome = read_heartbeaten(&reply, request.lease)?;
         if let Heartbeaten::Renewed(grant) = &mut outcome

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::{
     Ending, Locks, LocksError,
     list::Looked,
-    request::{Answer, BreakRequest, Claimant, Keys, LockId, rate_args, read_standing, script},
+    request::{Answer, BreakRequest, Claimant, Keys, LockId, bucket_key, rate_args, read_standing, script},
     stored::read_held,
 };
 use crate::{
@@ -28,7 +28,8 @@ impl Locks {
     ) -> Result<Answer<Looked<Standing>>, LocksError> {
         let keys = Keys::new(&self.keyspace, &lock.to_string(), "-", payment);
         let [interval_us, burst_us] = rate_args(payment);
-        let keys = [&*keys.lock, &keys.line, &keys.bucket];
+        let bucket = bucket_key(&self.keyspace, payment);
+        let keys = [&*keys.lock, &keys.line, &bucket];
         let ticket = asking.map(|asking| format!("{}\n{}\n", asking.account, asking.owner_text())).unwrap_or_default();
         let reply = self.keyspace.run(&INSPECT, &keys, &[&interval_us, &burst_us, &ticket]).await?;
         let place = |index| Ok::<_, LocksError>(Some(reply.word(index)?).filter(|place| *place > 0));

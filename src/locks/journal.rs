@@ -6,7 +6,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::{sleep, timeout};
 
-use super::{AcquireRequest, Locks, stored};
+use super::{
+    AcquireRequest, Locks,
+    stored::{fence_of, in_full},
+};
 use crate::lock::{Entered, Era, Fence, Grant, Lease, LedgerError, LongGrant};
 
 /// How long to pause before the ledger is tried again.
@@ -48,7 +51,8 @@ impl Locks {
             &request.about(),
         ];
         let place = request.lock.to_string();
-        self.write_down(era, LongGrant { place, fence: grant.fence, expires_ms, record: record.join("\n") }).await
+        self.write_down(era, LongGrant { place, fence: grant.fence, expires_ms, record: in_full(&record.join("\n")) })
+            .await
     }
 
     /// Writes a renewal down. One that cannot be written is promised for no longer
@@ -56,7 +60,7 @@ impl Locks {
     /// harms nobody.
     pub(super) async fn write_renewed(&self, era: Option<&Era>, place: String, grant: &mut Grant, record: &str) {
         let expires_ms = grant.expires_at.as_millisecond() as u64;
-        let written = LongGrant { place, fence: grant.fence, expires_ms, record: record.to_owned() };
+        let written = LongGrant { place, fence: grant.fence, expires_ms, record: in_full(record) };
         if let Err(error) = self.write_down(era, written).await {
             tracing::debug!(%error, "a long lease is renewed for a short time alone");
             let renewed_ms = expires_ms.saturating_sub(grant.lease.as_ms());
@@ -106,7 +110,7 @@ impl Locks {
 
 /// A grant as the keyspace has it, in the form in which it is written down; none
 /// for one that was never collected.
-pub(super) fn long_grant(place: &str, expires_ms: u64, record: String) -> Option<LongGrant> {
-    let fence = stored::fence_of(&record)?;
-    Some(LongGrant { place: place.to_owned(), fence, expires_ms, record })
+pub(super) fn long_grant(place: &str, expires_ms: u64, record: &str) -> Option<LongGrant> {
+    let fence = fence_of(record)?;
+    Some(LongGrant { place: place.to_owned(), fence, expires_ms, record: in_full(record) })
 }

@@ -9,13 +9,14 @@ use tokio::time::sleep;
 use super::{
     Locks, LocksError,
     journal::long_grant,
-    request::{clock_key, held_key, home_key, lock_key, script},
+    request::{clock_key, former_keys, held_key, home_key, lock_key, script},
 };
 use crate::{
-    keyspace::{Keyspace, Script, Standing, State},
+    keyspace::{Keyspace, KeyspaceError, Script, Standing, State},
     lock::{Entered, Era, Fence, LongGrant},
 };
 
+static SUCCEED: Script = script!("succeed");
 static RESTORE: Script = script!("restore");
 static REOPEN: Script = script!("reopen");
 
@@ -49,10 +50,13 @@ impl Locks {
     /// known of them if so.
     ///
     /// # Errors
-    /// When the keyspace or the ledger could not be asked; then it is to be
-    /// tried again.
+    /// When the keyspace or the ledger could not be asked, or servers of an
+    /// earlier version are there; then it is to be tried again.
     pub async fn recover(&self) -> Result<Standing, LocksError> {
         let mut standing = self.keyspace.arrive(0).await?;
+        if standing.state == State::Closed && self.succeed().await? {
+            standing = self.keyspace.arrive(0).await?;
+        }
         let mut entered = self.ledger.enter(&standing.era, self.short.as_duration()).await?;
         while let (Entered::Behind { epoch_us }, State::Closed) = (&entered, standing.state) {
             standing = self.keyspace.arrive(*epoch_us).await?;
@@ -71,6 +75,26 @@ impl Locks {
             tracing::info!(grants = restored, "put back grants of long leases");
         }
         Ok(self.keyspace.arrive(0).await?)
+    }
+
+    /// Sees to it that nobody works with the layout before any more. Returns
+    /// whether somebody could until now: then what is granted there has yet to
+    /// lapse, and the recovery begins anew.
+    async fn succeed(&self) -> Result<bool, LocksError> {
+        let keys = former_keys(&self.keyspace);
+        let [pods, home, clock] = keys.each_ref().map(String::as_str);
+        let (own_home, own_clock) = (home_key(&self.keyspace), clock_key(&self.keyspace));
+        let keys = [pods, home, clock, &own_home, &own_clock];
+        let reply = self.keyspace.run_replicated(&SUCCEED, &keys, &[]).await?;
+        match reply.status() {
+            "closed" => Ok(true),
+            "open" => Ok(false),
+            "in_use" => {
+                let complaint = "servers of an earlier version are there, and this one must not grant beside them";
+                Err(KeyspaceError::Refused(complaint.into()).into())
+            }
+            _ => Err(reply.bad().into()),
+        }
     }
 
     async fn mend_always(&self) {
@@ -162,7 +186,7 @@ impl Locks {
         let prefix = lock_key(&self.keyspace, "");
         let grants = embedded.texts(&prefix).into_iter().filter_map(|kept| {
             let place = kept.key.strip_prefix(&prefix)?;
-            long_grant(place, kept.expires_ms?, kept.value)
+            long_grant(place, kept.expires_ms?, &kept.value)
         });
         // In a recovery it is no fence alone, and what is forgotten by then must
         // lapse in the next process, too.

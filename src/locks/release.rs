@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     keyspace::{Reply, Script},
-    lock::{NotHeld, Released},
+    lock::{NotHeld, Payment, Released},
 };
 
 static RELEASE: Script = script!("release" = "keys" "release" "line" "next");
@@ -24,16 +24,16 @@ impl Locks {
         let keys = Keys::new(&self.keyspace, &place, &account, &request.payment);
         let [interval_us, burst_us] = rate_args(&request.payment);
         let args = [
-            &*interval_us,
-            &burst_us,
-            &account,
-            request.claimant.owner_text(),
+            &*request.claimant.head(),
             &place,
             &request.fence.map(|fence| fence.to_string()).unwrap_or_default(),
             &deadline_us.to_string(),
             if self.is_long(request.lease_max) { "1" } else { "" },
+            &interval_us,
+            &burst_us,
         ];
-        let reply = self.keyspace.run(&RELEASE, &keys.all(), &args).await?;
+        let args = if request.payment == Payment::Paid { &args[..5] } else { &args[..] };
+        let reply = self.keyspace.run(&RELEASE, &keys.all(), args).await?;
         Self::count("release", &reply);
         if reply.status() == "released" {
             let fence = reply.word(2)?;

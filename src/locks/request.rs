@@ -78,16 +78,24 @@ pub struct Answer<T> {
 }
 
 impl Claimant {
-    /// The owner as scripts take it: empty for none.
+    /// The owner as it is kept: empty for none.
     pub(super) fn owner_text(&self) -> &str {
         self.owner.as_ref().map_or("", Owner::as_str)
+    }
+
+    /// Who asks as scripts take it: what a grant begins with.
+    pub(super) fn head(&self) -> String {
+        format!("{}\n{}\n", self.account, self.owner_text())
     }
 }
 
 impl AcquireRequest {
-    /// What scripts keep of the holder beside who it is: one field to a line.
+    /// What scripts keep of the holder beside who it is: one field to a line,
+    /// without those at the end that are empty.
     pub(super) fn about(&self) -> String {
-        [self.label.as_str(), self.note.as_str(), self.info.as_str()].join("\n")
+        let mut about = [self.label.as_str(), self.note.as_str(), self.info.as_str()].join("\n");
+        about.truncate(about.trim_end_matches('\n').len());
+        about
     }
 }
 
@@ -138,12 +146,13 @@ pub(super) struct Keys {
     pub lock: String,
     pub clock: String,
     pub held: String,
-    pub bucket: String,
     pub line: String,
     pub tickets: String,
     kept: String,
     pods: String,
     waiting: String,
+    /// None for a request that is paid for.
+    bucket: Option<String>,
 }
 
 impl Keys {
@@ -152,19 +161,27 @@ impl Keys {
             lock: lock_key(keyspace, place),
             clock: clock_key(keyspace),
             held: held_key(keyspace, account),
-            bucket: bucket_key(keyspace, payment),
             line: keyspace.key(LOCK_TAG, "line", place),
             tickets: keyspace.key(LOCK_TAG, "tickets", place),
             kept: keyspace.key(LOCK_TAG, "kept", place),
             pods: pods_key(keyspace),
             waiting: waiting_key(keyspace, account),
+            bucket: match payment {
+                Payment::Due(due) => Some(due.bucket.clone()),
+                Payment::Paid => None,
+            },
         }
     }
 
     /// In the order in which scripts take them.
-    pub(super) fn all(&self) -> [&str; 9] {
-        let Self { lock, clock, held, bucket, line, tickets, kept, pods, waiting } = self;
-        [lock, clock, held, bucket, line, tickets, kept, pods, waiting]
+    pub(super) fn all(&self) -> Vec<&str> {
+        let Self { lock, clock, held, line, tickets, kept, pods, waiting, .. } = self;
+        self.with_bucket(&[lock, clock, held, line, tickets, kept, pods, waiting])
+    }
+
+    /// Some of them, and the bucket behind them where a rate is charged.
+    pub(super) fn with_bucket<'a>(&'a self, keys: &[&'a str]) -> Vec<&'a str> {
+        keys.iter().copied().chain(self.bucket.as_deref()).collect()
     }
 }
 
@@ -177,8 +194,14 @@ pub(super) fn home_key(keyspace: &Keyspace) -> String {
     keyspace.key(LOCK_TAG, "home", "")
 }
 
+/// The servers that are there with the layout before, who has the grants in it,
+/// and the clock of these.
+pub(super) fn former_keys(keyspace: &Keyspace) -> [String; 3] {
+    ["pods", "home", "clock"].map(|kind| keyspace.former_key(LOCK_TAG, kind, ""))
+}
+
 pub(super) fn lock_key(keyspace: &Keyspace, place: &str) -> String {
-    keyspace.key(LOCK_TAG, "lock", place)
+    keyspace.key(LOCK_TAG, "l", place)
 }
 
 /// The locks that an account holds.
@@ -206,8 +229,8 @@ pub(super) fn waiting_key(keyspace: &Keyspace, account: &str) -> String {
     keyspace.key(LOCK_TAG, "waiting", account)
 }
 
-/// The rate that is charged. One is named in any case, so that a script always
-/// has the same keys.
+/// The rate that is charged. One is named in any case, for scripts that always
+/// have the same keys.
 pub(super) fn bucket_key(keyspace: &Keyspace, payment: &Payment) -> String {
     match payment {
         Payment::Due(due) => due.bucket.to_string(),

@@ -29,19 +29,56 @@ pub(super) fn fence_of(record: &str) -> Option<Fence> {
 /// Reads a grant as `lua/keys.lua` describes it: one field to a line.
 pub(super) fn read_holder(reply: &Reply, grant: usize, expires: usize) -> Result<Holder, BadReply> {
     let expires_at = read_time(reply, expires)?;
-    let lines: Vec<&str> = reply.text(grant)?.splitn(8, '\n').collect();
-    let [account, owner, fence, _attempt, acquired_ms, label, note, info] = lines[..] else { return Err(reply.bad()) };
+    let [account, owner, fence, _attempt, acquired_ms, label, note, info] = fields(reply.text(grant)?);
     let parsed = || {
+        let fence: Fence = fence.parse().ok()?;
+        let acquired_ms = if acquired_ms.is_empty() { time_of(fence) } else { acquired_ms.parse().ok()? };
         Some(Holder {
             account: account.parse().ok()?,
             owner: if owner.is_empty() { None } else { Some(Owner::parse(owner).ok()?) },
-            fence: fence.parse().ok()?,
+            fence,
             label: Label::parse(label).ok()?,
             note: Note::parse(note).ok()?,
             info: Info::parse(info).ok()?,
-            acquired_at: Timestamp::from_millisecond(acquired_ms.parse().ok()?).ok()?,
+            acquired_at: Timestamp::from_millisecond(acquired_ms).ok()?,
             expires_at,
         })
     };
     parsed().ok_or_else(|| reply.bad())
+}
+
+/// A grant with nothing left out, as it is written down: servers of all versions
+/// read that. As it is when it has no fence.
+pub(super) fn in_full(record: &str) -> String {
+    let mut fields = fields(record);
+    let acquired_ms = fields[2].parse().map(|fence| time_of(fence).to_string()).unwrap_or_default();
+    if fields[4].is_empty() {
+        fields[4] = &acquired_ms;
+    }
+    fields.join("\n")
+}
+
+/// The fields of a grant; '' for those at the end that were left out.
+fn fields(record: &str) -> [&str; 8] {
+    let mut lines = record.splitn(8, '\n');
+    std::array::from_fn(|_| lines.next().unwrap_or_default())
+}
+
+/// When a fence was given, in milliseconds since 1970, unless the clock was ahead.
+fn time_of(fence: Fence) -> i64 {
+    fence.as_u64() as i64 / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_of_a_grant_is_written_down() {
+        let full = "account\nana\n1767225600123456\nattempt\n1767225600123\nci\n\n";
+        assert_eq!(in_full("account\nana\n1767225600123456\nattempt\n\nci"), full);
+        assert_eq!(in_full(full), full);
+        let later = "account\n\n1767225600123456\n\n1767225600999\nci\nnote\n{}";
+        assert_eq!(in_full(later), later, "a time of its own stays");
+    }
 }

@@ -48,3 +48,4 @@ mod systemd;
 mod terraform;
 mod tls;
 mod traces;
+mod upgrade;

@@ -69,6 +69,8 @@ async fn a_restart_that_keeps_the_data_is_a_recovery_in_which_holders_go_on() {
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     let grant = client.get("/v1/acquire/kept?lease=1h&owner=ana").await;
     let silent = client.get("/v1/acquire/silent?lease=1h&owner=ana").await;
+    let acquired_at = async || client.get("/v1/locks/silent").await.json["holder"]["acquired_at"].clone();
+    let first_acquired_at = acquired_at().await;
     cluster.redis.restart();
     eventually(async || client.get("/v1/heartbeat/kept?lease=1h&owner=ana").await.json["response"] == true).await;
     assert_eq!(client.get("/v1/heartbeat/kept?lease=1h&owner=ana").await.json["response"], true);
@@ -88,6 +90,7 @@ async fn a_restart_that_keeps_the_data_is_a_recovery_in_which_holders_go_on() {
     }
     let again = client.get("/v1/acquire/silent?lease=1h&owner=ana").await;
     assert!(again.json["fencing_token"].as_u64() > silent.json["fencing_token"].as_u64(), "{}", again.text);
+    assert_eq!(acquired_at().await, first_acquired_at, "it was held all the while");
     assert_eq!(client.get("/v1/release/kept?owner=ana").await.json["response"], true);
 }
 
@@ -253,7 +256,7 @@ async fn a_history_that_is_renamed_is_no_loss() {
         let info = redis.cli(&["INFO", "replication"]);
         info.lines().find_map(|line| line.strip_prefix("master_replid:")).unwrap().trim().to_owned()
     };
-    let home = || redis.cli(&["GET", "lockable:1:{0}:home:"]);
+    let home = || redis.cli(&["GET", "lockable:2:{0}:home:"]);
     let replica = RedisServer::builder().replica_of(&redis).start();
     eventually(async || redis.cli(&["INFO", "replication"]).contains("state=online")).await;
     eventually(async || home().contains(&history())).await;

@@ -46,13 +46,15 @@ fn perform(store: &mut Store, words: &[&str]) -> Result<Answer, Failure> {
             let now_us = store.now_us();
             Ok(Answer::Texts(vec![(now_us / 1_000_000).to_string(), (now_us % 1_000_000).to_string()]))
         }
-        ["GET", key] => Ok(store.text(key)?.map_or(Answer::Nil, |text| Answer::Text(text.to_owned()))),
+        ["GET", key] => get(store, key),
         ["SET", key, value, options @ ..] => set(store, key, value, options),
         ["DEL", keys @ ..] if !keys.is_empty() => {
             let gone = keys.iter().filter(|key| store.exists(key) && store.remove(key).is_some()).count();
             Ok(Answer::Integer(gone as i64))
         }
-        ["EXISTS", key] => Ok(Answer::Integer(store.exists(key).into())),
+        ["EXISTS", keys @ ..] if !keys.is_empty() => {
+            Ok(Answer::Integer(keys.iter().filter(|key| store.exists(key)).count() as i64))
+        }
         ["PTTL", key] => Ok(Answer::Integer(match store.expiry_ms(key) {
             None => -2,
             Some(None) => -1,
@@ -137,7 +139,16 @@ fn perform(store: &mut Store, words: &[&str]) -> Result<Answer, Failure> {
     }
 }
 
+fn get(store: &mut Store, key: &str) -> Result<Answer, Failure> {
+    Ok(store.text(key)?.map_or(Answer::Nil, |text| Answer::Text(text.to_owned())))
+}
+
 fn set(store: &mut Store, key: &str, value: &str, options: &[&str]) -> Result<Answer, Failure> {
+    if options == ["GET"] {
+        let before = get(store, key)?;
+        store.set(key, Stored::Text(value.to_owned()), None);
+        return Ok(before);
+    }
     let (wanted, ms) = match options {
         [] => (None, None),
         ["PX", ms] => (None, Some(*ms)),

@@ -1,0 +1,223 @@
+//! What a request costs Redis: its processor, beside the least that a lock can
+//! be, and its memory.
+//!
+//! `cargo bench --bench scripts`, with an argument for how many locks. All
+//! scripts take the same way there, those of the server with what the server
+//! sends. They take turns, since neighbours on a processor cost either alike.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a program for a person at a terminal"
+)]
+
+mod common;
+#[path = "../tests/it/support/ledger.rs"]
+mod ledger;
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    process::Child,
+    time::Duration,
+};
+
+use common::{await_port, cpu, free_port, start_redis};
+use futures_util::future::join_all;
+use lockable::{
+    config::RedisSettings,
+    keyspace::{Keyspace, Redis, Script},
+    lock::{
+        AccountId, Acquired, Heartbeaten, Info, Label, Lease, LockName, NamespaceId, Note, Owner, Payment, Rate,
+        RateDue, Released,
+    },
+    locks::{AcquireRequest, Claimant, HeartbeatRequest, LockId, Locks, ReleaseRequest},
+};
+use uuid::Uuid;
+
+const ROUNDS: u32 = 5;
+/// How many commands are on their way at a time.
+const DEPTHS: [usize; 2] = [1, 16];
+
+static SET: Script = Script::new(
+    "bare_set",
+    "return {redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and 'granted' or 'held'}",
+);
+static EXTEND: Script = Script::new(
+    "bare_extend",
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) return {'renewed'} end
+     return {'held'}",
+);
+static DELETE: Script = Script::new(
+    "bare_delete",
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) return {'released'} end
+     return {'held'}",
+);
+
+/// Who asks: nobody of ours, one whose requests are paid for, and one whose rate
+/// is charged by the script.
+#[derive(Clone, Copy)]
+enum Way {
+    Bare,
+    Paid,
+    Due,
+}
+
+#[derive(Clone, Copy)]
+enum Operation {
+    Acquire,
+    Heartbeat,
+    Release,
+}
+
+/// The first heartbeat says that its holder knows of the grant; all others do
+/// nothing but renew.
+const OPERATIONS: [(&str, Operation); 4] = [
+    ("acquire", Operation::Acquire),
+    ("first heartbeat", Operation::Heartbeat),
+    ("heartbeat", Operation::Heartbeat),
+    ("release", Operation::Release),
+];
+
+struct Bench {
+    redis: Child,
+    port: u16,
+    keyspace: Keyspace,
+    locks: Locks,
+    count: usize,
+}
+
+#[tokio::main]
+async fn main() {
+    let count = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(10_000);
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let redis = start_redis(port, folder.path());
+    await_port(&format!("127.0.0.1:{port}"));
+    let settings = RedisSettings {
+        url: Some(format!("redis://127.0.0.1:{port}").parse().unwrap()),
+        timeout: Duration::from_secs(10),
+        prefix: "lockable".into(),
+        wait_replicas: 0,
+        pool_size: 1,
+    };
+    let keyspace = Keyspace::Redis(Redis::start(&settings).await.unwrap());
+    let locks = ledger::new_locks(keyspace.clone()).await;
+    let bench = Bench { redis, port, keyspace, locks, count };
+    bench.measure_memory().await;
+    for depth in DEPTHS {
+        bench.measure_processor(depth).await;
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = self.redis.kill();
+        let _ = self.redis.wait();
+    }
+}
+
+impl Bench {
+    async fn measure_memory(&self) {
+        // Scripts are loaded, and buffers are there.
+        for (_, operation) in OPERATIONS {
+            self.run(Way::Paid, operation, 16).await;
+        }
+        let before = self.memory();
+        for (what, operation) in [("held", Operation::Acquire), ("renewed", Operation::Heartbeat)] {
+            self.run(Way::Paid, operation, 16).await;
+            println!("memory of a lock, {what}: {:.0} bytes", (self.memory() - before) / self.count as f64);
+        }
+        self.run(Way::Paid, Operation::Release, 16).await;
+    }
+
+    async fn measure_processor(&self, depth: usize) {
+        let ways = [Way::Bare, Way::Paid, Way::Due];
+        let mut spent = [[Duration::ZERO; OPERATIONS.len()]; 3];
+        for _ in 0..ROUNDS {
+            for (way, spent) in ways.iter().zip(&mut spent) {
+                for ((_, operation), spent) in OPERATIONS.into_iter().zip(spent) {
+                    let before = cpu(&self.redis);
+                    self.run(*way, operation, depth).await;
+                    *spent += cpu(&self.redis).saturating_sub(before);
+                }
+            }
+        }
+        println!("processor of Redis for a command, {depth} at a time");
+        for (at, (operation, _)) in OPERATIONS.iter().enumerate() {
+            let each = spent.map(|spent| spent[at].as_secs_f64() * 1e6 / (self.count * ROUNDS as usize) as f64);
+            let [bare, paid, due] = each;
+            println!(
+                "  {operation:15}  bare {bare:5.2} µs, paid {paid:5.2} µs ({:.2}), rate due {due:5.2} µs ({:.2})",
+                paid / bare,
+                due / bare
+            );
+        }
+    }
+
+    async fn run(&self, way: Way, operation: Operation, depth: usize) {
+        for first in (0..self.count).step_by(depth) {
+            let numbers = first..self.count.min(first + depth);
+            join_all(numbers.map(|number| self.ask(way, operation, number))).await;
+        }
+    }
+
+    async fn ask(&self, way: Way, operation: Operation, number: usize) {
+        let name = format!("{number:040}");
+        let owner = Uuid::from_u128(number as u128).to_string();
+        if matches!(way, Way::Bare) {
+            let key = self.keyspace.key("0", "bare", &name);
+            let (script, args): (_, &[&str]) = match operation {
+                Operation::Acquire => (&SET, &[&owner, "60000"]),
+                Operation::Heartbeat => (&EXTEND, &[&owner, "60000"]),
+                Operation::Release => (&DELETE, &[&owner]),
+            };
+            assert_ne!(self.keyspace.run(script, &[&key], args).await.unwrap().status(), "held");
+            return;
+        }
+        let payment = match way {
+            Way::Due => Payment::Due(RateDue {
+                bucket: self.keyspace.key("0", "rate", "token"),
+                rate: Rate { per_second: 1_000_000, burst: 1_000_000 },
+            }),
+            _ => Payment::Paid,
+        };
+        let lock = LockId { namespace: NamespaceId::Public, name: LockName::parse(name).unwrap() };
+        let account = AccountId(Uuid::from_u128(7));
+        let claimant = Claimant { account, owner: Some(Owner::parse(owner).unwrap()) };
+        let lease = Lease::from_secs(60);
+        match operation {
+            Operation::Acquire => {
+                let (note, info) = (Note::default(), Info::default());
+                let (label, held_max, waiting_max) = (Label::parse("first").unwrap(), 1_000_000, 10_000);
+                let request =
+                    AcquireRequest { lock, claimant, lease, label, note, info, held_max, waiting_max, payment };
+                let answer = self.locks.acquire(&request).await.unwrap();
+                assert!(matches!(answer.outcome, Acquired::Granted(_)));
+            }
+            Operation::Heartbeat => {
+                let request = HeartbeatRequest { lock, claimant, lease, fence: None, payment };
+                let answer = self.locks.heartbeat(&request).await.unwrap();
+                assert!(matches!(answer.outcome, Heartbeaten::Renewed(_)));
+            }
+            Operation::Release => {
+                let request = ReleaseRequest { lock, claimant, fence: None, lease_max: lease, payment };
+                let answer = self.locks.release(&request).await.unwrap();
+                assert_eq!(answer.outcome, Released::Released);
+            }
+        }
+    }
+
+    /// What Redis has in use, in bytes, by its own account.
+    fn memory(&self) -> f64 {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.write_all(b"INFO memory\r\nQUIT\r\n").unwrap();
+        let mut info = String::new();
+        stream.read_to_string(&mut info).unwrap();
+        let line = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
+        line.trim().parse().unwrap()
+    }
+}
