@@ -180,7 +180,7 @@ impl Bench {
         }
         let payment = match way {
             Way::Due => Payment::Due(RateDue {
-                bucket: self.keyspace.key("0", "rate", "token"),
+                bucket: self.keyspace.key("0", "rate", "token").into(),
                 rate: Rate { per_second: 1_000_000, burst: 1_000_000 },
             }),
             _ => Payment::Paid,

@@ -103,6 +103,11 @@ impl Keyspace {
         key(self.prefix(), tag, kind, rest)
     }
 
+    /// Writes the name of a key behind a text.
+    pub fn write_key(&self, text: &mut String, tag: &str, kind: &str, rest: &str) {
+        write_key(text, LAYOUT, self.prefix(), tag, kind, rest);
+    }
+
     /// The name of a key as it was in the layout before.
     pub fn former_key(&self, tag: &str, kind: &str, rest: &str) -> String {
         key_of(FORMER_LAYOUT, self.prefix(), tag, kind, rest)
@@ -218,8 +223,16 @@ fn key(prefix: &str, tag: &str, kind: &str, rest: &str) -> String {
 }
 
 fn key_of(layout: &str, prefix: &str, tag: &str, kind: &str, rest: &str) -> String {
-    // Joined by hand: requests have many keys, and formatting costs more.
-    [prefix, ":", layout, ":{", tag, "}:", kind, ":", rest].concat()
+    let mut key = String::new();
+    write_key(&mut key, layout, prefix, tag, kind, rest);
+    key
+}
+
+fn write_key(text: &mut String, layout: &str, prefix: &str, tag: &str, kind: &str, rest: &str) {
+    // By hand: requests have many keys, and formatting costs more.
+    for part in [prefix, ":", layout, ":{", tag, "}:", kind, ":", rest] {
+        text.push_str(part);
+    }
 }
 
 /// What a trace shows of a script: which it was, and nothing of whom it is about.

@@ -14,7 +14,7 @@ mod text;
 
 pub use fence::{Fence, FenceError};
 pub use holder::{Grant, Holder};
-pub use identity::{AccountId, Attempt, Info, Label, Note, Owner, TextError};
+pub use identity::{AccountId, Attempt, Info, KeyText, Label, Note, Owner, TextError};
 pub use lease::{DurationError, Lease, parse_duration_ms};
 pub use ledger::{Entered, Era, Ledger, LedgerError, LongGrant};
 pub use name::{LockName, NameError};

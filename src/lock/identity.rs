@@ -31,7 +31,7 @@ pub struct Label(String);
 
 /// One try to acquire, so that a grant whose answer was lost can be taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attempt(Uuid);
+pub struct Attempt(u64);
 
 /// Why a text was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -114,9 +114,15 @@ impl Label {
 }
 
 impl Attempt {
-    /// A new attempt, unlike any other.
+    /// A new attempt, unlike any other. It is no secret, so it need not come from
+    /// the system's random source, for which the system would have to be called.
     pub fn new() -> Self {
-        Self(Uuid::new_v4())
+        Self(fastrand::u64(..))
+    }
+
+    /// Eleven characters of base64url.
+    pub fn key_text(self) -> KeyText<11> {
+        KeyText::of(&self.0.to_be_bytes())
     }
 }
 
@@ -126,10 +132,35 @@ impl Default for Attempt {
     }
 }
 
-/// The form that stands in Redis: 22 characters of base64url.
+impl AccountId {
+    /// The form that stands in Redis: 22 characters of base64url.
+    pub fn key_text(self) -> KeyText<22> {
+        KeyText::of(self.0.as_bytes())
+    }
+}
+
+/// A short text that needs no memory of its own.
+#[derive(Clone, Copy)]
+pub struct KeyText<const CHARS: usize>([u8; CHARS]);
+
+impl<const CHARS: usize> KeyText<CHARS> {
+    /// The bytes must be those that make so many characters of base64url.
+    fn of(bytes: &[u8]) -> Self {
+        let mut text = [0; CHARS];
+        // It fails only for another number of bytes.
+        let _ = URL_SAFE_NO_PAD.encode_slice(bytes, &mut text);
+        Self(text)
+    }
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// The form that stands in Redis.
 impl fmt::Display for AccountId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&key_text(self.0))
+        f.write_str(self.key_text().as_str())
     }
 }
 
@@ -144,7 +175,7 @@ impl FromStr for AccountId {
 /// Eleven characters, enough to tell apart the attempts on one lock.
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&URL_SAFE_NO_PAD.encode(&self.0.as_bytes()[..8]))
+        f.write_str(self.key_text().as_str())
     }
 }
 
@@ -202,5 +233,7 @@ mod tests {
         let account = AccountId(Uuid::new_v4());
         assert_eq!(account.to_string().parse(), Ok(account));
         assert_eq!(account.to_string().len(), 22);
+        assert_eq!(Attempt::new().to_string().len(), 11);
+        assert_ne!(Attempt::new(), Attempt::new());
     }
 }

@@ -2,9 +2,10 @@ use std::time::Duration;
 
 use super::{
     Locks, LocksError,
-    request::{AcquireRequest, Answer, Keys, rate_args, read_standing, script},
+    request::{AcquireRequest, Answer, Keys, read_standing, script, write_rate},
     stored::{read_held, read_time},
     undo::Undo,
+    words::Words,
 };
 use crate::{
     keyspace::{KeyspaceError, Reply, Script},
@@ -72,32 +73,24 @@ impl Locks {
     ) -> Result<Answer<Turn>, LocksError> {
         let deadline_us = self.deadline_us()?;
         let era = self.era_for(request.lease);
-        let account = request.claimant.account.to_string();
+        let account = request.claimant.account.key_text();
         let place = request.lock.to_string();
-        let keys = Keys::new(&self.keyspace, &place, &account, &request.payment);
-        let [interval_us, burst_us] = rate_args(&request.payment);
-        let args = [
-            &*request.claimant.head(),
-            &place,
-            &request.lease.as_ms().to_string(),
-            &attempt.to_string(),
-            &deadline_us.to_string(),
-            &request.held_max.to_string(),
-            &request.about(),
-            &self.keyspace.epoch_us().to_string(),
-            &wait.as_millis().to_string(),
-            &self.pod,
-            &request.waiting_max.to_string(),
-            &interval_us,
-            &burst_us,
-        ];
+        let keys = Keys::new(&self.keyspace, &place, account.as_str(), &request.payment);
+        let mut args = Words::new();
+        args.write(|text| request.claimant.write_head(text))
+            .text(&place)
+            .number(request.lease.as_ms())
+            .text(attempt.key_text().as_str())
+            .number(deadline_us)
+            .number(request.held_max)
+            .write(|text| request.write_about(text))
+            .number(self.keyspace.epoch_us());
         // What few requests need costs Redis something with each.
-        let args = match request.payment {
-            Payment::Paid if wait.is_zero() => &args[..8],
-            Payment::Paid => &args[..11],
-            Payment::Due(_) => &args[..],
-        };
-        let reply = self.keyspace.run_replicated(&ACQUIRE, &keys.all(), args).await?;
+        if !wait.is_zero() || request.payment != Payment::Paid {
+            args.number(wait.as_millis() as u64).text(&self.pod).number(request.waiting_max);
+            write_rate(&mut args, &request.payment);
+        }
+        let reply = self.keyspace.run_replicated(&ACQUIRE, &keys.all(), &args.slices()).await?;
         Self::count("acquire", &reply);
         let outcome = read_turn(&reply, 2, request.lease)?;
         if let Turn::Over(Acquired::Granted(grant)) = &outcome {

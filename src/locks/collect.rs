@@ -2,6 +2,7 @@ use super::{
     Locks, LocksError, Turn,
     acquire::read_turn,
     request::{AcquireRequest, Claimant, Keys, LockId, script},
+    words::Words,
 };
 use crate::{
     keyspace::Script,
@@ -30,21 +31,20 @@ impl Locks {
     pub async fn collect(&self, request: &AcquireRequest, attempt: Attempt, is_over: bool) -> Result<Turn, LocksError> {
         let deadline_us = self.deadline_us()?;
         let era = self.era_for(request.lease);
-        let account = request.claimant.account.to_string();
+        let account = request.claimant.account.key_text();
         let place = request.lock.to_string();
-        let keys = Keys::new(&self.keyspace, &place, &account, &Payment::Paid);
-        let args = [
-            &*request.claimant.head(),
-            &place,
-            &request.lease.as_ms().to_string(),
-            &attempt.to_string(),
-            &deadline_us.to_string(),
-            &request.held_max.to_string(),
-            &request.about(),
-            if is_over { "1" } else { "" },
-            &self.keyspace.epoch_us().to_string(),
-        ];
-        let reply = self.keyspace.run_replicated(&COLLECT, &keys.all(), &args).await?;
+        let keys = Keys::new(&self.keyspace, &place, account.as_str(), &Payment::Paid);
+        let mut args = Words::new();
+        args.write(|text| request.claimant.write_head(text))
+            .text(&place)
+            .number(request.lease.as_ms())
+            .text(attempt.key_text().as_str())
+            .number(deadline_us)
+            .number(request.held_max)
+            .write(|text| request.write_about(text))
+            .text(if is_over { "1" } else { "" })
+            .number(self.keyspace.epoch_us());
+        let reply = self.keyspace.run_replicated(&COLLECT, &keys.all(), &args.slices()).await?;
         Self::count("collect", &reply);
         let turn = read_turn(&reply, 1, request.lease)?;
         if let Turn::Over(Acquired::Granted(grant)) = &turn {
@@ -66,11 +66,12 @@ impl Locks {
         claimant: &Claimant,
         attempt: Attempt,
     ) -> Result<Withdrawn, LocksError> {
-        let account = claimant.account.to_string();
+        let account = claimant.account.key_text();
         let place = lock.to_string();
-        let keys = Keys::new(&self.keyspace, &place, &account, &Payment::Paid);
-        let args = [&*claimant.head(), &place, &attempt.to_string()];
-        let reply = self.keyspace.run(&WITHDRAW, &keys.all(), &args).await?;
+        let keys = Keys::new(&self.keyspace, &place, account.as_str(), &Payment::Paid);
+        let mut args = Words::new();
+        args.write(|text| claimant.write_head(text)).text(&place).text(attempt.key_text().as_str());
+        let reply = self.keyspace.run(&WITHDRAW, &keys.all(), &args.slices()).await?;
         match reply.status() {
             "released" => Ok(Withdrawn::Released(reply.word(1)?)),
             "left" => Ok(Withdrawn::Left),

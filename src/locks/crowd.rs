@@ -44,8 +44,8 @@ impl Locks {
             return Ok(Vec::new());
         }
         let keys = locks.iter().flat_map(|lock| {
-            let Keys { line, tickets, .. } = Keys::new(&self.keyspace, &lock.to_string(), "-", &Payment::Paid);
-            [line, tickets]
+            let keys = Keys::new(&self.keyspace, &lock.to_string(), "-", &Payment::Paid);
+            [keys.line().to_owned(), keys.tickets().to_owned()]
         });
         let keys: Vec<String> = keys.collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();

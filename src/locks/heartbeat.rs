@@ -2,12 +2,13 @@ use std::time::Duration;
 
 use super::{
     Locks, LocksError,
-    request::{Answer, HeartbeatRequest, Keys, rate_args, read_standing, script},
+    request::{Answer, HeartbeatRequest, Keys, read_standing, script, write_fence, write_rate},
     stored::read_time,
+    words::Words,
 };
 use crate::{
     keyspace::{Reply, Script},
-    lock::{Grant, Heartbeaten, Lease, NotHeld, Payment},
+    lock::{Grant, Heartbeaten, Lease, NotHeld},
 };
 
 static HEARTBEAT: Script = script!("heartbeat");
@@ -20,24 +21,20 @@ impl Locks {
     pub async fn heartbeat(&self, request: &HeartbeatRequest) -> Result<Answer<Heartbeaten>, LocksError> {
         let deadline_us = self.deadline_us()?;
         let era = self.era_for(request.lease);
-        let account = request.claimant.account.to_string();
+        let account = request.claimant.account.key_text();
         let place = request.lock.to_string();
-        let keys = Keys::new(&self.keyspace, &place, &account, &request.payment);
-        let [interval_us, burst_us] = rate_args(&request.payment);
-        let args = [
-            &*request.claimant.head(),
-            &place,
-            &request.lease.as_ms().to_string(),
-            &request.fence.map(|fence| fence.to_string()).unwrap_or_default(),
-            &deadline_us.to_string(),
-            if self.is_long(request.lease) { "1" } else { "" },
-            &self.keyspace.epoch_us().to_string(),
-            &interval_us,
-            &burst_us,
-        ];
-        let args = if request.payment == Payment::Paid { &args[..7] } else { &args[..] };
-        let keys = keys.with_bucket(&[&keys.lock, &keys.held, &keys.clock]);
-        let reply = self.keyspace.run_replicated(&HEARTBEAT, &keys, args).await?;
+        let keys = Keys::new(&self.keyspace, &place, account.as_str(), &request.payment);
+        let keys = keys.with_bucket(&[keys.lock(), keys.held(), keys.clock()]);
+        let mut args = Words::new();
+        args.write(|text| request.claimant.write_head(text))
+            .text(&place)
+            .number(request.lease.as_ms())
+            .write(|text| write_fence(text, request.fence))
+            .number(deadline_us)
+            .text(if self.is_long(request.lease) { "1" } else { "" })
+            .number(self.keyspace.epoch_us());
+        write_rate(&mut args, &request.payment);
+        let reply = self.keyspace.run_replicated(&HEARTBEAT, &keys, &args.slices()).await?;
         Self::count("heartbeat", &reply);
         let mut outcome = read_heartbeaten(&reply, request.lease)?;
         if let Heartbeaten::Renewed(grant) = &mut outcome

@@ -29,7 +29,7 @@ impl Locks {
         let keys = Keys::new(&self.keyspace, &lock.to_string(), "-", payment);
         let [interval_us, burst_us] = rate_args(payment);
         let bucket = bucket_key(&self.keyspace, payment);
-        let keys = [&*keys.lock, &keys.line, &bucket];
+        let keys = [keys.lock(), keys.line(), &bucket];
         let ticket = asking.map(|asking| format!("{}\n{}\n", asking.account, asking.owner_text())).unwrap_or_default();
         let reply = self.keyspace.run(&INSPECT, &keys, &[&interval_us, &burst_us, &ticket]).await?;
         let place = |index| Ok::<_, LocksError>(Some(reply.word(index)?).filter(|place| *place > 0));

@@ -42,17 +42,15 @@ impl Locks {
             return Ok(());
         }
         let expires_ms = grant.expires_at.as_millisecond() as u64;
-        let record = [
-            &*request.claimant.account.to_string(),
-            request.claimant.owner_text(),
-            &grant.fence.to_string(),
-            "",
-            &expires_ms.saturating_sub(grant.lease.as_ms()).to_string(),
-            &request.about(),
-        ];
+        let mut record = String::new();
+        request.claimant.write_head(&mut record);
+        let acquired_ms = expires_ms.saturating_sub(grant.lease.as_ms());
+        for part in [&*grant.fence.to_string(), "\n\n", &acquired_ms.to_string(), "\n"] {
+            record.push_str(part);
+        }
+        request.write_about(&mut record);
         let place = request.lock.to_string();
-        self.write_down(era, LongGrant { place, fence: grant.fence, expires_ms, record: in_full(&record.join("\n")) })
-            .await
+        self.write_down(era, LongGrant { place, fence: grant.fence, expires_ms, record: in_full(&record) }).await
     }
 
     /// Writes a renewal down. One that cannot be written is promised for no longer

@@ -2,11 +2,12 @@ use std::time::Duration;
 
 use super::{
     Ending, Locks, LocksError,
-    request::{Answer, Keys, ReleaseRequest, rate_args, read_standing, script},
+    request::{Answer, Keys, ReleaseRequest, read_standing, script, write_fence, write_rate},
+    words::Words,
 };
 use crate::{
     keyspace::{Reply, Script},
-    lock::{NotHeld, Payment, Released},
+    lock::{NotHeld, Released},
 };
 
 static RELEASE: Script = script!("release" = "keys" "release" "line" "next");
@@ -19,21 +20,17 @@ impl Locks {
     /// When the keyspace gave no answer in time; the lock may be released then.
     pub async fn release(&self, request: &ReleaseRequest) -> Result<Answer<Released>, LocksError> {
         let deadline_us = self.deadline_us()?;
-        let account = request.claimant.account.to_string();
+        let account = request.claimant.account.key_text();
         let place = request.lock.to_string();
-        let keys = Keys::new(&self.keyspace, &place, &account, &request.payment);
-        let [interval_us, burst_us] = rate_args(&request.payment);
-        let args = [
-            &*request.claimant.head(),
-            &place,
-            &request.fence.map(|fence| fence.to_string()).unwrap_or_default(),
-            &deadline_us.to_string(),
-            if self.is_long(request.lease_max) { "1" } else { "" },
-            &interval_us,
-            &burst_us,
-        ];
-        let args = if request.payment == Payment::Paid { &args[..5] } else { &args[..] };
-        let reply = self.keyspace.run(&RELEASE, &keys.all(), args).await?;
+        let keys = Keys::new(&self.keyspace, &place, account.as_str(), &request.payment);
+        let mut args = Words::new();
+        args.write(|text| request.claimant.write_head(text))
+            .text(&place)
+            .write(|text| write_fence(text, request.fence))
+            .number(deadline_us)
+            .text(if self.is_long(request.lease_max) { "1" } else { "" });
+        write_rate(&mut args, &request.payment);
+        let reply = self.keyspace.run(&RELEASE, &keys.all(), &args.slices()).await?;
         Self::count("release", &reply);
         if reply.status() == "released" {
             let fence = reply.word(2)?;

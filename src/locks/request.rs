@@ -1,5 +1,6 @@
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
+use super::words::{Slices, Words};
 use crate::{
     keyspace::{BadReply, Keyspace, LOCK_TAG, Reply},
     lock::{AccountId, Fence, Info, Label, Lease, LockName, NamespaceId, Note, Owner, Payment, RateStanding},
@@ -83,19 +84,26 @@ impl Claimant {
         self.owner.as_ref().map_or("", Owner::as_str)
     }
 
-    /// Who asks as scripts take it: what a grant begins with.
-    pub(super) fn head(&self) -> String {
-        format!("{}\n{}\n", self.account, self.owner_text())
+    /// Writes who asks as scripts take it: what a grant begins with.
+    pub(super) fn write_head(&self, text: &mut String) {
+        for part in [self.account.key_text().as_str(), "\n", self.owner_text(), "\n"] {
+            text.push_str(part);
+        }
     }
 }
 
 impl AcquireRequest {
     /// What scripts keep of the holder beside who it is: one field to a line,
     /// without those at the end that are empty.
-    pub(super) fn about(&self) -> String {
-        let mut about = [self.label.as_str(), self.note.as_str(), self.info.as_str()].join("\n");
-        about.truncate(about.trim_end_matches('\n').len());
-        about
+    pub(super) fn write_about(&self, text: &mut String) {
+        let fields = [self.label.as_str(), self.note.as_str(), self.info.as_str()];
+        let filled = fields.iter().rposition(|field| !field.is_empty()).map_or(0, |last| last + 1);
+        for (at, field) in fields.into_iter().take(filled).enumerate() {
+            if at > 0 {
+                text.push('\n');
+            }
+            text.push_str(field);
+        }
     }
 }
 
@@ -143,44 +151,62 @@ pub(super) use script;
 /// The names of the keys of a lock and of an account, as `lua/keys.lua` lists
 /// them.
 pub(super) struct Keys {
-    pub lock: String,
-    pub clock: String,
-    pub held: String,
-    pub line: String,
-    pub tickets: String,
-    kept: String,
-    pods: String,
-    waiting: String,
+    names: Words,
     /// None for a request that is paid for.
-    bucket: Option<String>,
+    bucket: Option<Arc<str>>,
 }
 
 impl Keys {
     pub(super) fn new(keyspace: &Keyspace, place: &str, account: &str, payment: &Payment) -> Self {
-        Self {
-            lock: lock_key(keyspace, place),
-            clock: clock_key(keyspace),
-            held: held_key(keyspace, account),
-            line: keyspace.key(LOCK_TAG, "line", place),
-            tickets: keyspace.key(LOCK_TAG, "tickets", place),
-            kept: keyspace.key(LOCK_TAG, "kept", place),
-            pods: pods_key(keyspace),
-            waiting: waiting_key(keyspace, account),
-            bucket: match payment {
-                Payment::Due(due) => Some(due.bucket.clone()),
-                Payment::Paid => None,
-            },
+        let mut names = Words::new();
+        for (kind, of) in [
+            ("l", place),
+            ("clock", ""),
+            ("held", account),
+            ("line", place),
+            ("tickets", place),
+            ("kept", place),
+            ("pods", ""),
+            ("waiting", account),
+        ] {
+            names.write(|text| keyspace.write_key(text, LOCK_TAG, kind, of));
         }
+        let bucket = match payment {
+            Payment::Due(due) => Some(due.bucket.clone()),
+            Payment::Paid => None,
+        };
+        Self { names, bucket }
+    }
+
+    pub(super) fn lock(&self) -> &str {
+        self.names.get(0)
+    }
+
+    pub(super) fn clock(&self) -> &str {
+        self.names.get(1)
+    }
+
+    pub(super) fn held(&self) -> &str {
+        self.names.get(2)
+    }
+
+    pub(super) fn line(&self) -> &str {
+        self.names.get(3)
+    }
+
+    pub(super) fn tickets(&self) -> &str {
+        self.names.get(4)
     }
 
     /// In the order in which scripts take them.
-    pub(super) fn all(&self) -> Vec<&str> {
-        let Self { lock, clock, held, line, tickets, kept, pods, waiting, .. } = self;
-        self.with_bucket(&[lock, clock, held, line, tickets, kept, pods, waiting])
+    pub(super) fn all(&self) -> Slices<'_> {
+        let mut all = self.names.slices();
+        all.extend(self.bucket.as_deref());
+        all
     }
 
     /// Some of them, and the bucket behind them where a rate is charged.
-    pub(super) fn with_bucket<'a>(&'a self, keys: &[&'a str]) -> Vec<&'a str> {
+    pub(super) fn with_bucket<'a>(&'a self, keys: &[&'a str]) -> Slices<'a> {
         keys.iter().copied().chain(self.bucket.as_deref()).collect()
     }
 }
@@ -257,6 +283,21 @@ pub(super) fn rate_args(payment: &Payment) -> [String; 2] {
             let interval_us = due.rate.interval_us();
             [interval_us.to_string(), (interval_us * f64::from(due.rate.burst)).to_string()]
         }
+    }
+}
+
+/// The same, left out when it is paid for: what few requests need costs all.
+pub(super) fn write_rate(words: &mut Words, payment: &Payment) {
+    if let Payment::Due(due) = payment {
+        let interval_us = due.rate.interval_us();
+        words.shown(interval_us).shown(interval_us * f64::from(due.rate.burst));
+    }
+}
+
+/// The fence that a grant must have, empty for whichever it has.
+pub(super) fn write_fence(text: &mut String, fence: Option<Fence>) {
+    if let Some(fence) = fence {
+        text.push_str(itoa::Buffer::new().format(fence.as_u64()));
     }
 }
 

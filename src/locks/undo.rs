@@ -10,8 +10,8 @@ use crate::lock::{Attempt, Lease};
 
 /// Withdraws an attempt when it is dropped, unless disarmed before: a grant whose
 /// answer nobody has must not stay for a lease, nor a place in line for a wait.
-pub(super) struct Undo {
-    armed: Option<Undoing>,
+pub(super) struct Undo<'a> {
+    armed: Option<(&'a Locks, &'a AcquireRequest, Attempt)>,
 }
 
 struct Undoing {
@@ -22,16 +22,9 @@ struct Undoing {
     lease: Lease,
 }
 
-impl Undo {
-    pub(super) fn armed(locks: &Locks, request: &AcquireRequest, attempt: Attempt) -> Self {
-        let undoing = Undoing {
-            locks: locks.clone(),
-            lock: request.lock.clone(),
-            claimant: request.claimant.clone(),
-            attempt,
-            lease: request.lease,
-        };
-        Self { armed: Some(undoing) }
+impl<'a> Undo<'a> {
+    pub(super) fn armed(locks: &'a Locks, request: &'a AcquireRequest, attempt: Attempt) -> Self {
+        Self { armed: Some((locks, request, attempt)) }
     }
 
     pub(super) fn disarm(mut self) {
@@ -39,11 +32,18 @@ impl Undo {
     }
 }
 
-impl Drop for Undo {
+impl Drop for Undo<'_> {
     fn drop(&mut self) {
-        let Some(undoing) = self.armed.take() else { return };
+        let Some((locks, request, attempt)) = self.armed.take() else { return };
         // Without a runtime the process is about to end; the lease will lapse.
         if let Ok(runtime) = Handle::try_current() {
+            let undoing = Undoing {
+                locks: locks.clone(),
+                lock: request.lock.clone(),
+                claimant: request.claimant.clone(),
+                attempt,
+                lease: request.lease,
+            };
             let tasks = undoing.locks.undo_tasks.clone();
             tasks.spawn_on(undoing.run(), &runtime);
         }
