@@ -44,12 +44,15 @@ pub(super) async fn evaluate(
 fn read_reply(answer: Value) -> Result<Reply, Fault> {
     let unexpected = || Fault::Error("a script returned something other than an array of words".into());
     let Value::Array(values) = answer else { return Err(unexpected()) };
-    let word = |value| match value {
-        Value::BulkString(bytes) => String::from_utf8(bytes).map_err(|_| unexpected()),
-        Value::Int(number) => Ok(number.to_string()),
-        _ => Err(unexpected()),
-    };
-    values.into_iter().map(word).collect::<Result<_, _>>().map(Reply::new)
+    let mut reply = Reply::default();
+    for value in values {
+        match value {
+            Value::BulkString(bytes) => reply.push(str::from_utf8(&bytes).map_err(|_| unexpected())?),
+            Value::Int(number) => reply.push(&number.to_string()),
+            _ => return Err(unexpected()),
+        }
+    }
+    Ok(reply)
 }
 
 impl From<RedisError> for Fault {
