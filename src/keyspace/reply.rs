@@ -8,8 +8,11 @@ pub struct Reply {
     /// All words, one behind the other: one allocation, and not one for each.
     text: String,
     /// Where each word ends. Most replies have no more than fit here.
-    ends: SmallVec<[u32; 12]>,
+    ends: Ends,
 }
+
+/// Where words end in a text that holds them all.
+pub(super) type Ends = SmallVec<[u32; 12]>;
 
 /// A reply that is not what its script's header promises.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,6 +20,13 @@ pub struct Reply {
 pub struct BadReply(Reply);
 
 impl Reply {
+    /// The words that end there in `text`; nothing unless each is a text for itself.
+    pub(super) fn read(text: &[u8], ends: Ends) -> Option<Self> {
+        let reply = Self { text: str::from_utf8(text).ok()?.to_owned(), ends };
+        let is_sound = (0..reply.ends.len()).all(|index| reply.get(index).is_some());
+        is_sound.then_some(reply)
+    }
+
     /// Adds a word. All of them together are shorter than 4 GiB.
     pub(super) fn push(&mut self, word: &str) {
         self.text.push_str(word);
@@ -90,5 +100,16 @@ mod tests {
         assert_eq!(Reply::default().status(), "");
         // The same text in other words.
         assert_ne!(reply, ["held", "4", "2", "é"].into_iter().collect());
+    }
+
+    #[test]
+    fn words_are_read_only_where_each_is_a_text() {
+        let read = |text: &[u8], ends: &[u32]| Reply::read(text, ends.iter().copied().collect());
+        assert_eq!(read("aé".as_bytes(), &[1, 3]), Some(["a", "é"].into_iter().collect()));
+        // A letter that is cut in two, and ends that are none.
+        assert_eq!(read("aé".as_bytes(), &[2, 3]), None);
+        assert_eq!(read(b"\xff", &[1]), None);
+        assert_eq!(read(b"ab", &[2, 1]), None);
+        assert_eq!(read(b"ab", &[3]), None);
     }
 }
