@@ -88,9 +88,42 @@ async fn open(address: Address, run_id: String, gone: CancellationToken) -> Resu
 
 #[cfg(test)]
 mod tests {
-    use tokio::{io::duplex, runtime};
+    use std::time::Duration;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, duplex},
+        net::TcpListener,
+        runtime,
+    };
 
     use super::*;
+
+    /// Says to each who asks that it is this server.
+    async fn server(run_id: &str) -> Address {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        let info = format!("redis_version:7.0.0\r\nmaxmemory_policy:noeviction\r\nrun_id:{run_id}\r\n");
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let asked = stream.read(&mut [0; 256]).await.unwrap();
+                assert!(asked > 0);
+                stream.write_all(format!("${}\r\n{info}\r\n", info.len()).as_bytes()).await.unwrap();
+                kept.push(stream);
+            }
+        });
+        Address::parse(&url, &url, Duration::from_secs(1)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn lanes_lead_to_the_process_that_was_checked() {
+        let address = server("this").await;
+        let (runtimes, gone) = ([Handle::current(), Handle::current()], CancellationToken::new());
+        let lanes = Lanes::open(&address, "this", &runtimes, &gone).await;
+        assert!(lanes.is_ok() && !gone.is_cancelled());
+        let error = Lanes::open(&address, "another", &runtimes, &gone).await.err().unwrap();
+        assert!(matches!(&error, StartError::Away(reason) if reason.contains("another server")), "{error}");
+    }
 
     #[test]
     fn each_runtime_has_its_lane_and_others_take_the_first() {
