@@ -163,14 +163,20 @@ fn read_reply(returned: MultiValue) -> mlua::Result<Reply> {
     let Some(Value::Table(table)) = returned.into_iter().next() else {
         return Err(mlua::Error::runtime("a script must return an array of words"));
     };
-    let words = table.sequence_values::<Value>().map(|value| match value? {
-        Value::String(text) => Ok(text.to_str()?.to_owned()),
-        Value::Integer(number) => Ok(number.to_string()),
-        // The protocol has integers only; Redis cuts the fraction off.
-        Value::Number(number) => Ok(format!("{:.0}", number.trunc())),
-        other => Err(mlua::Error::runtime(format!("a script returned a {} in its array", other.type_name()))),
-    });
-    words.collect::<mlua::Result<Vec<_>>>().map(Reply::new)
+    let mut reply = Reply::default();
+    for value in table.sequence_values::<Value>() {
+        match value? {
+            Value::String(text) => reply.push(&text.to_str()?),
+            Value::Integer(number) => reply.push(&number.to_string()),
+            // The protocol has integers only; Redis cuts the fraction off.
+            Value::Number(number) => reply.push(&format!("{:.0}", number.trunc())),
+            other => {
+                let complaint = format!("a script returned a {} in its array", other.type_name());
+                return Err(mlua::Error::runtime(complaint));
+            }
+        }
+    }
+    Ok(reply)
 }
 
 fn refused(error: mlua::Error) -> KeyspaceError {
@@ -196,8 +202,7 @@ mod tests {
     #[test]
     fn a_reply_ends_at_the_first_nil_and_has_whole_numbers() {
         let reply = run("return {'a', 12, 3.9, ARGV[1], KEYS[1], nil, 'lost'}");
-        let words = ["a", "12", "3", "arg", "key"].map(String::from).to_vec();
-        assert_eq!(reply.unwrap(), Reply::new(words));
+        assert_eq!(reply.unwrap(), ["a", "12", "3", "arg", "key"].into_iter().collect());
     }
 
     #[test]

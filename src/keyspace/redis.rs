@@ -4,15 +4,20 @@ mod address;
 mod advisers;
 mod call;
 mod check;
+mod dial;
+mod lanes;
 mod link;
+mod live;
 mod locate;
 mod pauses;
+mod pipeline;
 mod subscriptions;
 
 use std::{sync::Arc, time::Duration};
 
 use metrics::gauge;
 use tokio::{
+    runtime::Handle,
     sync::mpsc,
     time::{Instant, timeout_at},
 };
@@ -35,9 +40,9 @@ pub use self::check::StartError;
 
 /// A Redis or Valkey server, or several of which one is the master, or a cluster.
 ///
-/// All scripts for one server share one multiplexed connection: at 64 clients that was measured
-/// to be twice as fast as a pool, and costs both sides half as much. The pool is
-/// for what needs a connection to itself.
+/// All scripts that one runtime runs on one server share a connection: at 64
+/// clients that was measured to be twice as fast as a pool, and costs both sides
+/// half as much. The pool is for what needs a connection to itself.
 pub struct Redis {
     /// The way to the locks.
     link: Arc<Link>,
@@ -53,19 +58,26 @@ pub struct Redis {
 
 impl Redis {
     /// Connects, and keeps connected until dropped. A server that cannot be
-    /// reached yet is waited for in the background.
+    /// reached yet is waited for in the background. Each of the `runtimes` has a
+    /// connection of its own; scripts that are run elsewhere go by the first.
     ///
     /// # Errors
     /// When the address cannot be read, or the server must not be used: too old,
     /// about to evict locks, or with another password.
-    pub async fn start(settings: &RedisSettings) -> Result<Arc<Self>, StartError> {
+    pub async fn start(settings: &RedisSettings, runtimes: &[Handle]) -> Result<Arc<Self>, StartError> {
         let url = settings.url.as_ref().ok_or(StartError::NoAddress)?;
         let locator = Arc::new(Locator::parse(url, settings.timeout)?);
         let stop = CancellationToken::new();
         let subscriptions = Subscriptions::start(locator.clone(), stop.clone());
         let home = Arc::new(Home::new());
         let keys = ["home", "clock"].map(|kind| key(&settings.prefix, LOCK_TAG, kind, ""));
-        let plan = |tag, hearth| Plan { locator: locator.clone(), tag, hearth, lent_max: settings.pool_size };
+        let plan = |tag, hearth| Plan {
+            locator: locator.clone(),
+            tag,
+            hearth,
+            runtimes: runtimes.to_vec(),
+            lent_max: settings.pool_size,
+        };
         let hearth = Hearth { home: home.clone(), keys };
         let link = Link::start(plan(LOCK_TAG, Some(hearth)), stop.clone()).await?;
         let accounts = match locator.is_cluster() {
@@ -91,19 +103,14 @@ impl Redis {
     pub async fn run(&self, script: &'static Script, keys: &[&str], args: &[&str]) -> Result<Reply, KeyspaceError> {
         let deadline = Instant::now() + self.timeout;
         let live = self.link_to(keys).live(deadline).await?;
-        let mut connection = live.connection.clone();
-        match timeout_at(deadline, evaluate(&mut connection, script, keys, args)).await {
-            Ok(Ok(reply)) => {
+        match live.pipeline().evaluate(script, keys, args, deadline).await {
+            Ok(reply) => {
                 live.answered();
                 Ok(reply)
             }
-            Ok(Err(fault)) => {
+            Err(fault) => {
                 live.note(&fault);
                 Err(fault.into())
-            }
-            Err(_) => {
-                live.note(&Fault::Slow);
-                Err(Fault::Slow.into())
             }
         }
     }

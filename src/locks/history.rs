@@ -90,7 +90,7 @@ impl Locks {
         let reply = self.keyspace.run(&ACTIVITY, &[&key], &[]).await?;
         let now: u64 = reply.word(1)?;
         let mut minutes = HashMap::new();
-        for text in reply.texts(2).iter().filter(|text| !text.is_empty()) {
+        for text in reply.texts(2).filter(|text| !text.is_empty()) {
             let numbers: Vec<u64> = text.split(' ').filter_map(|number| number.parse().ok()).collect();
             let [minute, acquired, refused, limited] = numbers[..] else { return Err(reply.bad().into()) };
             let [acquired, refused, limited] = [acquired, refused, limited].map(|count| count as u32);

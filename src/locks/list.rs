@@ -81,11 +81,11 @@ impl Locks {
         let standing = read_standing(&reply, &request.payment)?;
         let outcome = match reply.status() {
             "found" => {
-                let places = reply.texts(4);
+                let places: Vec<&str> = reply.texts(4).collect();
                 let next = Some(reply.text(2)?).filter(|ms| !ms.is_empty());
                 let next = next
                     .map(|_| Ok::<_, LocksError>(Cursor { expires_ms: reply.word(2)?, place: reply.text(3)?.into() }));
-                let locks = self.read_grants(request.account, places).await?;
+                let locks = self.read_grants(request.account, &places).await?;
                 Looked::Found(Page { locks, next: next.transpose()? })
             }
             "rate_limited" => Looked::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) },
@@ -135,7 +135,7 @@ impl Locks {
 
     /// Reads the grants of these places. One that was released meanwhile is left
     /// out.
-    async fn read_grants(&self, account: AccountId, places: &[String]) -> Result<Vec<(LockId, Holder)>, LocksError> {
+    async fn read_grants(&self, account: AccountId, places: &[&str]) -> Result<Vec<(LockId, Holder)>, LocksError> {
         if places.is_empty() {
             return Ok(Vec::new());
         }
@@ -143,7 +143,7 @@ impl Locks {
         let mut keys = vec![held_key(&self.keyspace, &account)];
         keys.extend(places.iter().map(|place| lock_key(&self.keyspace, place)));
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let args: Vec<&str> = std::iter::once(&account).chain(places).map(String::as_str).collect();
+        let args: Vec<&str> = std::iter::once(&*account).chain(places.iter().copied()).collect();
         let reply = self.keyspace.run(&GRANTS, &keys, &args).await?;
         let mut locks = Vec::new();
         for (at, place) in places.iter().enumerate() {

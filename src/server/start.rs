@@ -1,7 +1,7 @@
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use tokio::sync::Semaphore;
+use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Workers, exclusive::Exclusive, systemd};
@@ -126,7 +126,7 @@ async fn open_database(settings: &ServeSettings) -> anyhow::Result<Database> {
 async fn open_keyspace(settings: &ServeSettings) -> anyhow::Result<Keyspace> {
     match &settings.redis.url {
         Some(url) => {
-            let redis = Redis::start(&settings.redis).await?;
+            let redis = Redis::start(&settings.redis, &[Handle::current()]).await?;
             tracing::info!(redis = %url, "locks live in Redis");
             Ok(Keyspace::Redis(redis))
         }

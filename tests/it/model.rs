@@ -315,7 +315,7 @@ fn a_model_the_embedded_keyspace_and_redis_agree() {
         wait_replicas: 0,
         pool_size: 1,
     };
-    let redis = Keyspace::Redis(runtime.block_on(Redis::start(&settings)).unwrap());
+    let redis = Keyspace::Redis(runtime.block_on(Redis::start(&settings, &[runtime.handle().clone()])).unwrap());
 
     let mut runner = TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&steps(), |steps| runtime.block_on(run(&steps, &server, &clock, &redis)));

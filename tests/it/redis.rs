@@ -7,9 +7,12 @@ use lockable::{
     keyspace::{Keyspace, Redis, Script, StartError},
 };
 
+use tokio::runtime::Handle;
+
 use crate::support::{Cluster, dev_cert, eventually, redis::RedisServer};
 
 static SHOUT: Script = Script::new("shout", "return {'heard', redis.call('PUBLISH', KEYS[1], ARGV[1])}");
+static LEAVE: Script = Script::new("leave", "redis.call('SET', KEYS[1], ARGV[1]) return {'left'}");
 static ECHO: Script = Script::new("echo", "return {KEYS[1], ARGV[1], 42}");
 
 fn settings(url: &str) -> RedisSettings {
@@ -23,7 +26,7 @@ fn settings(url: &str) -> RedisSettings {
 }
 
 async fn keyspace(url: &str) -> Result<Keyspace, StartError> {
-    Redis::start(&settings(url)).await.map(Keyspace::Redis)
+    Redis::start(&settings(url), &[Handle::current()]).await.map(Keyspace::Redis)
 }
 
 async fn echoes(keyspace: &Keyspace) -> bool {
@@ -40,12 +43,15 @@ async fn redis_is_reached_by_password_database_and_socket() {
         .args(&["--user", "ana", "on", ">pass", "~*", "&*", "+@all"])
         .start();
     let port = server.port();
-    for url in [
-        format!("redis://:s3cret@127.0.0.1:{port}"),
-        format!("redis://ana:pass@127.0.0.1:{port}/3"),
-        format!("redis+unix://{socket}?user=ana&pass=pass&db=2"),
+    for (url, user, password, database) in [
+        (format!("redis://:s3cret@127.0.0.1:{port}"), "default", "s3cret", "0"),
+        (format!("redis://ana:pass@127.0.0.1:{port}/3"), "ana", "pass", "3"),
+        (format!("redis+unix://{socket}?user=ana&pass=pass&db=2"), "ana", "pass", "2"),
     ] {
-        assert!(echoes(&keyspace(&url).await.unwrap()).await, "{url}");
+        let keyspace = keyspace(&url).await.unwrap();
+        keyspace.run(&LEAVE, &["left"], &[&url]).await.unwrap();
+        let found = server.cli(&["--user", user, "--pass", password, "-n", database, "GET", "left"]);
+        assert_eq!(found.trim(), url);
     }
     for url in [format!("redis://127.0.0.1:{port}"), format!("redis://ana:wr0ng@127.0.0.1:{port}")] {
         let error = keyspace(&url).await.err().unwrap();

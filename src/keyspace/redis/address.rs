@@ -8,9 +8,15 @@ use redis::{
     io::tcp::TcpSettings,
 };
 use socket2::TcpKeepalive;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
-use super::check::{StartError, check};
+use super::{
+    call::Fault,
+    check::{StartError, check},
+    dial::dial,
+    pipeline::{Answer, Pipeline},
+};
 use crate::keyspace::reading::Reading;
 
 /// Where Redis is, and how to connect to it.
@@ -68,6 +74,11 @@ impl Address {
         self.timeout.max(Reading::LEAP_MAX)
     }
 
+    /// How long an answer may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     pub(super) async fn connect(&self) -> RedisResult<MultiplexedConnection> {
         self.client.get_multiplexed_async_connection_with_config(&self.config).await
     }
@@ -75,6 +86,29 @@ impl Address {
     pub(super) async fn connect_for_messages(&self) -> RedisResult<PubSub> {
         let connected = timeout(Self::CONNECT_TIMEOUT, self.client.get_async_pubsub()).await;
         connected.unwrap_or_else(|_| Err(RedisError::from((ErrorKind::Io, "no connection in time"))))
+    }
+
+    /// A connection for scripts, on the runtime that polls this, to whatever server
+    /// is there now. `gone` is told when it ends.
+    pub(super) async fn open_pipeline(&self, gone: CancellationToken) -> Result<Pipeline, StartError> {
+        let deadline = Instant::now() + Self::CONNECT_TIMEOUT;
+        let dialled = timeout_at(deadline, dial(&self.info)).await;
+        let late = || StartError::Away("no connection in time".into());
+        let stream = dialled.map_err(|_| late())?.map_err(|error| StartError::Away(error.to_string()))?;
+        let pipeline = Pipeline::start(stream, gone);
+        let (settings, database) = (self.info.redis_settings(), self.info.redis_settings().db().to_string());
+        let sign_in = settings.password().map(|password| ["AUTH", settings.username().unwrap_or("default"), password]);
+        let select = (settings.db() != 0).then_some(["SELECT", &database]);
+        let greetings = [sign_in.as_ref().map(|words| &words[..]), select.as_ref().map(|words| &words[..])];
+        for words in greetings.into_iter().flatten() {
+            match pipeline.ask(words.iter().copied(), deadline).await {
+                Ok(Answer::Refusal(error)) => return Err(StartError::refusal(error)),
+                Ok(_) => {}
+                Err(Fault::Gone(reason)) => return Err(StartError::Away(reason)),
+                Err(_) => return Err(late()),
+            }
+        }
+        Ok(pipeline)
     }
 
     /// Connections for one user at a time, `size` of them at most, to the server

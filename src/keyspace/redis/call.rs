@@ -5,6 +5,8 @@ use crate::keyspace::{KeyspaceError, Reply, Script};
 /// What went wrong with something that was sent.
 #[derive(Debug)]
 pub(super) enum Fault {
+    /// So much is under way that this was not sent.
+    Full,
     /// No answer came in time.
     Slow,
     /// The connection is gone.
@@ -25,7 +27,7 @@ pub(super) async fn evaluate(
     keys: &[&str],
     args: &[&str],
 ) -> Result<Reply, Fault> {
-    let digest = script.digest(|source| redis::Script::new(source).get_hash().to_owned());
+    let digest = digest(script);
     let command = |name: &str, script: &str| {
         let mut command = redis::cmd(name);
         command.arg(script).arg(keys.len()).arg(keys).arg(args);
@@ -41,15 +43,39 @@ pub(super) async fn evaluate(
     read_reply(answer?)
 }
 
+/// The name under which a server knows a script.
+pub(super) fn digest(script: &'static Script) -> &'static str {
+    script.digest(|source| redis::Script::new(source).get_hash().to_owned())
+}
+
+pub(super) fn unexpected() -> Fault {
+    Fault::Error("a script returned something other than an array of words".into())
+}
+
 fn read_reply(answer: Value) -> Result<Reply, Fault> {
-    let unexpected = || Fault::Error("a script returned something other than an array of words".into());
     let Value::Array(values) = answer else { return Err(unexpected()) };
-    let word = |value| match value {
-        Value::BulkString(bytes) => String::from_utf8(bytes).map_err(|_| unexpected()),
-        Value::Int(number) => Ok(number.to_string()),
-        _ => Err(unexpected()),
-    };
-    values.into_iter().map(word).collect::<Result<_, _>>().map(Reply::new)
+    let mut reply = Reply::default();
+    for value in values {
+        match value {
+            Value::BulkString(bytes) => reply.push(str::from_utf8(&bytes).map_err(|_| unexpected())?),
+            Value::Int(number) => reply.push(&number.to_string()),
+            _ => return Err(unexpected()),
+        }
+    }
+    Ok(reply)
+}
+
+impl Fault {
+    /// What the server has answered: the error's code, and its text. Both are its
+    /// own; arguments are not in them.
+    pub(super) fn refusal(error: String) -> Self {
+        match error.split(' ').next() {
+            Some("READONLY" | "MASTERDOWN" | "LOADING" | "CLUSTERDOWN" | "MOVED" | "ASK" | "TRYAGAIN") => {
+                Self::NoMaster(error)
+            }
+            _ => Self::Error(error),
+        }
+    }
 }
 
 impl From<RedisError> for Fault {
@@ -72,6 +98,7 @@ impl From<RedisError> for Fault {
 impl From<Fault> for KeyspaceError {
     fn from(fault: Fault) -> Self {
         match fault {
+            Fault::Full => Self::NotSent("too much is under way to Redis".into()),
             Fault::Slow => Self::NoAnswer("Redis took too long".into()),
             // Whether it had been sent before the connection went is not known.
             Fault::Gone(reason) => Self::NoAnswer(reason),

@@ -36,14 +36,24 @@ impl StartError {
     pub(super) fn is_passing(&self) -> bool {
         matches!(self, Self::Away(_) | Self::Replica | Self::Moved(_))
     }
+
+    /// What the server has answered, beginning with the error's code.
+    pub(super) fn refusal(error: String) -> Self {
+        let is_password = error.split(' ').next().is_some_and(is_about_password);
+        if is_password { Self::Password(error) } else { Self::Away(error) }
+    }
 }
 
 impl From<RedisError> for StartError {
     fn from(error: RedisError) -> Self {
-        let is_password = error.kind() == ErrorKind::AuthenticationFailed
-            || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"));
+        let is_password =
+            error.kind() == ErrorKind::AuthenticationFailed || error.code().is_some_and(is_about_password);
         if is_password { Self::Password(error.to_string()) } else { Self::Away(error.to_string()) }
     }
+}
+
+fn is_about_password(code: &str) -> bool {
+    matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM")
 }
 
 /// The oldest version that is supported.
@@ -74,14 +84,19 @@ impl Identity {
     }
 }
 
+/// Asks a server all that is to be known of it. `CONFIG` is often forbidden.
+pub(super) const INFO: [&str; 4] = ["INFO", "server", "memory", "replication"];
+
 /// Checks, on the connection that is to be used, that the server can keep its
-/// word, and asks who it is. `INFO` says it all; `CONFIG` is often forbidden.
+/// word, and asks who it is.
 pub(super) async fn check(connection: &mut MultiplexedConnection) -> Result<Identity, StartError> {
-    let info: String = redis::cmd("INFO").arg(&["server", "memory", "replication"]).query_async(connection).await?;
+    let [name, sections @ ..] = INFO;
+    let info: String = redis::cmd(name).arg(&sections).query_async(connection).await?;
     judge(&info)
 }
 
-fn judge(info: &str) -> Result<Identity, StartError> {
+/// Reads what a server said of itself, and whether it can be used.
+pub(super) fn judge(info: &str) -> Result<Identity, StartError> {
     let field = |name: &str| {
         info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim).unwrap_or_default()
     };

@@ -1,20 +1,20 @@
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU32, Ordering},
-};
+use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU32};
 
-use deadpool_redis::{Pool, Status};
+use deadpool_redis::Status;
 use redis::aio::MultiplexedConnection;
 use tokio::{
+    runtime::Handle,
     sync::watch,
     time::{Instant, sleep, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    call::{Fault, evaluate},
+    call::evaluate,
     check::{Identity, StartError, check},
-    locate::{Located, Locator},
+    lanes::Lanes,
+    live::{Live, Looked},
+    locate::Locator,
     pauses::pauses,
 };
 use crate::{
@@ -26,10 +26,7 @@ use crate::{
     moment::Moment,
 };
 
-/// How many scripts in a row may go unanswered before the connection is taken
-/// for dead.
-const SLOW_IN_A_ROW_MAX: u32 = 3;
-/// The one connection that all scripts share, and the task that replaces it.
+/// The connections that all scripts share, and the task that replaces them.
 pub(super) struct Link {
     live: watch::Receiver<Option<Arc<Live>>>,
     /// What the server's clock said, and when that was heard.
@@ -43,6 +40,8 @@ pub(super) struct Plan {
     pub(super) tag: &'static str,
     /// For grants: who has them.
     pub(super) hearth: Option<Hearth>,
+    /// Those on which scripts are run, each of which has a connection to itself.
+    pub(super) runtimes: Vec<Handle>,
     /// How many connections may be lent out, for one user at a time.
     pub(super) lent_max: u32,
 }
@@ -52,23 +51,6 @@ pub(super) struct Hearth {
     pub(super) home: Arc<Home>,
     /// The names of the keys `home` and `clock`.
     pub(super) keys: [String; 2],
-}
-
-/// What a server said of itself at the last look.
-struct Looked {
-    identity: Identity,
-    reading: Reading,
-}
-
-/// A connection whose server was checked.
-pub(super) struct Live {
-    pub(super) connection: MultiplexedConnection,
-    /// More connections to the same server, for what needs one to itself.
-    pub(super) pool: Pool,
-    located: Located,
-    looked: Mutex<Looked>,
-    slow_in_a_row: AtomicU32,
-    broken: CancellationToken,
 }
 
 impl Link {
@@ -128,32 +110,6 @@ fn not_connected() -> KeyspaceError {
     KeyspaceError::NotSent("there is no connection to Redis".into())
 }
 
-impl Live {
-    /// Who the server has said that it is.
-    pub(super) fn identity(&self) -> Identity {
-        self.looked.lock().unwrap_or_else(PoisonError::into_inner).identity.clone()
-    }
-
-    /// Takes note of an answer.
-    pub(super) fn answered(&self) {
-        if self.slow_in_a_row.load(Ordering::Relaxed) != 0 {
-            self.slow_in_a_row.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// Takes note of a fault, and gives the connection up when it is to blame.
-    pub(super) fn note(&self, fault: &Fault) {
-        let is_broken = match fault {
-            Fault::Slow => self.slow_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= SLOW_IN_A_ROW_MAX,
-            Fault::Gone(_) | Fault::NoMaster(_) => true,
-            Fault::Error(_) => false,
-        };
-        if is_broken {
-            self.broken.cancel();
-        }
-    }
-}
-
 struct Supervisor {
     plan: Plan,
     /// The server that it is connected to, or what leads there.
@@ -210,13 +166,15 @@ impl Supervisor {
         // Before anybody can use it: what this server has may be old.
         self.arrive(&mut connection, &identity, "", 0).await?;
         let reading = self.hear_time(&mut connection).await?;
+        let broken = CancellationToken::new();
         Ok(Arc::new(Live {
+            lanes: Lanes::open(&located.address, &identity.run_id, &self.plan.runtimes, &broken).await?,
             pool: located.address.pool(self.plan.lent_max, identity.run_id.clone())?,
             connection,
             located,
             looked: Mutex::new(Looked { identity, reading }),
             slow_in_a_row: AtomicU32::new(0),
-            broken: CancellationToken::new(),
+            broken,
         }))
     }
 
@@ -253,7 +211,8 @@ impl Supervisor {
             }
             None => 0,
         };
-        self.arrive(connection, &identity, &former, floor_us).await
+        self.arrive(connection, &identity, &former, floor_us).await?;
+        live.lanes.ping(Instant::now() + live.located.address.timeout()).await
     }
 
     async fn arrive(
