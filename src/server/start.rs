@@ -1,7 +1,7 @@
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Workers, exclusive::Exclusive, systemd};
@@ -38,13 +38,13 @@ const FIRST_LINK_VALID: Duration = Duration::from_secs(24 * 3600);
 /// nobody is let wait any more; what runs in the background ends with `stop`.
 pub(super) async fn start(
     settings: &ServeSettings,
-    _workers: &Workers,
+    workers: &Workers,
     draining: &CancellationToken,
     stop: &CancellationToken,
 ) -> anyhow::Result<Parts> {
     let is_embedded = settings.redis.url.is_none();
     let exclusive = is_embedded.then(|| Exclusive::hold(&settings.database.url)).transpose()?;
-    let keyspace = open_keyspace(settings).await?;
+    let keyspace = open_keyspace(settings, workers).await?;
     let database = open_database(settings).await?;
     let first = match database.is_embedded() {
         true => make_first(&database).await.context("cannot make the first account")?,
@@ -123,10 +123,10 @@ async fn open_database(settings: &ServeSettings) -> anyhow::Result<Database> {
     Ok(database)
 }
 
-async fn open_keyspace(settings: &ServeSettings) -> anyhow::Result<Keyspace> {
+async fn open_keyspace(settings: &ServeSettings, workers: &Workers) -> anyhow::Result<Keyspace> {
     match &settings.redis.url {
         Some(url) => {
-            let redis = Redis::start(&settings.redis, &[Handle::current()]).await?;
+            let redis = Redis::start(&settings.redis, &workers.runtimes()).await?;
             tracing::info!(redis = %url, "locks live in Redis");
             Ok(Keyspace::Redis(redis))
         }

@@ -1,4 +1,7 @@
-use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU32};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU32, AtomicU64, Ordering},
+};
 
 use deadpool_redis::Status;
 use redis::aio::MultiplexedConnection;
@@ -29,8 +32,36 @@ use crate::{
 /// The connections that all scripts share, and the task that replaces them.
 pub(super) struct Link {
     live: watch::Receiver<Option<Arc<Live>>>,
-    /// What the server's clock said, and when that was heard.
-    clock: Arc<Mutex<Option<(u64, Instant)>>>,
+    clock: Arc<Clock>,
+}
+
+/// By how many microseconds the server's clock is ahead of one in this process, as
+/// it was when its word was heard; nothing before. Every request asks for it, so
+/// it has no lock.
+struct Clock {
+    begun: Instant,
+    ahead_us: AtomicU64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self { begun: Instant::now(), ahead_us: AtomicU64::new(0) }
+    }
+
+    fn set(&self, said_us: u64) {
+        self.ahead_us.store(said_us.saturating_sub(self.passed_us()), Ordering::Relaxed);
+    }
+
+    fn now_us(&self) -> Option<u64> {
+        match self.ahead_us.load(Ordering::Relaxed) {
+            0 => None,
+            ahead_us => Some(ahead_us + self.passed_us()),
+        }
+    }
+
+    fn passed_us(&self) -> u64 {
+        self.begun.elapsed().as_micros() as u64
+    }
 }
 
 /// What a link leads to.
@@ -61,7 +92,7 @@ impl Link {
     /// waited for.
     pub(super) async fn start(plan: Plan, stop: CancellationToken) -> Result<Arc<Self>, StartError> {
         let (sender, live) = watch::channel(None);
-        let clock = Arc::new(Mutex::new(None));
+        let clock = Arc::new(Clock::new());
         let mut supervisor =
             Supervisor { shown: plan.locator.shown().to_owned(), plan, live: sender, clock: clock.clone() };
         let first = match supervisor.connect().await {
@@ -101,8 +132,7 @@ impl Link {
     /// The server's time, at most the time of an answer behind: counted from
     /// when its word was heard, as if it had been spoken only then.
     pub(super) fn now_us(&self) -> Option<u64> {
-        let (time_us, heard_at) = (*self.clock.lock().unwrap_or_else(PoisonError::into_inner))?;
-        Some(time_us + heard_at.elapsed().as_micros() as u64)
+        self.clock.now_us()
     }
 }
 
@@ -115,7 +145,7 @@ struct Supervisor {
     /// The server that it is connected to, or what leads there.
     shown: String,
     live: watch::Sender<Option<Arc<Live>>>,
-    clock: Arc<Mutex<Option<(u64, Instant)>>>,
+    clock: Arc<Clock>,
 }
 
 impl Supervisor {
@@ -238,7 +268,7 @@ impl Supervisor {
         let asked = Moment::now();
         let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
         let reading = Reading::new(seconds * 1_000_000 + micros, asked);
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((reading.said_us, Instant::now()));
+        self.clock.set(reading.said_us);
         Ok(reading)
     }
 }
