@@ -104,7 +104,7 @@ async fn main() {
         wait_replicas: 0,
         pool_size: 1,
     };
-    let keyspace = Keyspace::Redis(Redis::start(&settings).await.unwrap());
+    let keyspace = Keyspace::Redis(Redis::start(&settings, &[tokio::runtime::Handle::current()]).await.unwrap());
     let locks = ledger::new_locks(keyspace.clone()).await;
     let bench = Bench { redis, port, keyspace, locks, count };
     bench.measure_memory().await;
