@@ -103,19 +103,30 @@ pub(super) async fn ask(
         app.locks.acquire(request).await?
     } else {
         caller.may_wait(wait);
-        tokio::select! {
-            // Looked at first: what is granted to a client that is gone is
-            // dropped here, and taken back.
-            biased;
-            () = connection.hung_up() => return Err(Problem::new(Kind::ClientGone, "the client has hung up")),
-            answer = app.locks.acquire_in_line(request, wait, &app.draining) => answer?,
-        }
+        // Boxed: its room would be taken in every request, most of which wait for
+        // nothing.
+        Box::pin(wait_for(app, connection, request, wait)).await?
     };
     let acquired = caller.settle(answer);
     if matches!(&acquired, Acquired::Refused(refusal) if !matches!(refusal, Refusal::RateLimited { .. })) {
         app.locks.note_refused(request.claimant.account);
     }
     Ok(acquired)
+}
+
+async fn wait_for(
+    app: &App,
+    connection: &Connection,
+    request: &AcquireRequest,
+    wait: Duration,
+) -> Result<Answer<Acquired>, Problem> {
+    tokio::select! {
+        // Looked at first: what is granted to a client that is gone is dropped
+        // here, and taken back.
+        biased;
+        () = connection.hung_up() => Err(Problem::new(Kind::ClientGone, "the client has hung up")),
+        answer = app.locks.acquire_in_line(request, wait, &app.draining) => Ok(answer?),
+    }
 }
 
 /// The problem of a refusal that is the plan's.

@@ -1,9 +1,11 @@
 use std::{
-    pin::pin,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -13,7 +15,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
 use super::{
@@ -71,7 +73,7 @@ pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, nex
     let passage = Passage::begin(request.method(), route, request.headers());
     let frame = Arc::new(Frame::new(Place::of(&app, route, request.method())));
     request.extensions_mut().insert(frame.clone());
-    let response = passage.answer(&app, &frame, next.run(request)).await;
+    let response = passage.answer(&app, &frame, pin!(next.run(request))).await;
     passage.end(&app, &frame, response, Counted::By { route })
 }
 
@@ -94,22 +96,35 @@ impl<'route> Passage<'route> {
     }
 
     /// Waits for the answer as long as the request may take.
-    pub(super) async fn answer(&self, app: &App, frame: &Frame, answering: impl Future<Output = Response>) -> Response {
-        let answering = async {
-            match frame.place.take() {
-                Ok(()) => answering.await,
-                Err(problem) => problem.into_response(),
-            }
-        };
-        let mut answering = pin!(answering.instrument(self.trace.span.clone()));
-        match timeout_at(self.started + app.request_timeout, answering.as_mut()).await {
-            Ok(response) => response,
-            // That it may wait is known only when it has been read.
-            Err(_) => match timeout_at(self.started + app.request_timeout + frame.wait(), answering).await {
-                Ok(response) => response,
-                Err(_) => Problem::unavailable("the request took too long").into_response(),
-            },
+    ///
+    /// The future is not taken but pointed to: one that takes another has room for
+    /// it twice, before and while it is polled.
+    pub(super) async fn answer(
+        &self,
+        app: &App,
+        frame: &Frame,
+        answering: Pin<&mut impl Future<Output = Response>>,
+    ) -> Response {
+        if let Err(problem) = frame.place.take() {
+            return problem.into_response();
         }
+        let mut answering = answering.instrument(self.trace.span.clone());
+        let mut time = pin!(sleep_until(self.started + app.request_timeout));
+        poll_fn(|cx| {
+            if let Poll::Ready(response) = Pin::new(&mut answering).poll(cx) {
+                return Poll::Ready(response);
+            }
+            while time.as_mut().poll(cx).is_ready() {
+                // That it may wait is known only when it has been read.
+                let end = self.started + app.request_timeout + frame.wait();
+                if end <= time.deadline() {
+                    return Poll::Ready(Problem::unavailable("the request took too long").into_response());
+                }
+                time.as_mut().reset(end);
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Completes the answer, and says what became of the request.

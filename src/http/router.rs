@@ -1,4 +1,4 @@
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
+use std::{any::Any, panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
 use axum::{
     Router,
@@ -79,7 +79,13 @@ impl Operation {
     }
 
     fn at(path: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|operation| path.starts_with(operation.route().trim_end_matches("{*name}")))
+        let (operation, _) = path.strip_prefix("/v1/")?.split_once('/')?;
+        match operation {
+            "acquire" => Some(Self::Acquire),
+            "heartbeat" => Some(Self::Heartbeat),
+            "release" => Some(Self::Release),
+            _ => None,
+        }
     }
 }
 
@@ -111,11 +117,9 @@ impl Api {
     async fn operate(&self, operation: Operation, request: Request<Incoming>, connection: &Connection) -> Response {
         let passage = Passage::begin(request.method(), operation.route(), request.headers());
         let frame = Arc::new(Frame::new(Place::of(&self.app, operation.route(), request.method())));
-        let answering = async {
-            let answered = AssertUnwindSafe(self.run(operation, request, connection, &frame)).catch_unwind().await;
-            answered.map_or_else(panicked, IntoResponse::into_response)
-        };
-        let response = passage.answer(&self.app, &frame, answering).await;
+        let running = AssertUnwindSafe(self.run(operation, request, connection, &frame)).catch_unwind();
+        let answering = running.map(|answered| answered.map_or_else(panicked, IntoResponse::into_response));
+        let response = passage.answer(&self.app, &frame, pin!(answering)).await;
         passage.end(&self.app, &frame, response, Counted::As(operation))
     }
 
@@ -130,24 +134,34 @@ impl Api {
         if !matches!(*request.method(), Method::GET | Method::POST) {
             return Err(only_get_and_post());
         }
+        let answered = self.run_authorized(operation, request, connection, frame).await;
+        answered.map_err(Problem::into_response)
+    }
+
+    async fn run_authorized(
+        &self,
+        operation: Operation,
+        request: Request<Incoming>,
+        connection: &Connection,
+        frame: &Arc<Frame>,
+    ) -> Result<Response, Problem> {
         let (app, (parts, body)) = (&*self.app, request.into_parts());
-        let answer = async {
-            let caller = Authorized::admit(&parts.headers, Some(connection), frame.clone(), app).await?;
-            let name = lock_name(&parts.uri)?;
-            match operation {
-                Operation::Acquire => {
-                    let params = AcquireParams::read(&parts, body, frame).await?;
-                    acquire(app, connection, &caller, name, params).await
-                }
-                Operation::Heartbeat => {
-                    heartbeat(app, &caller, name, HeartbeatParams::read(&parts, body, frame).await?).await
-                }
-                Operation::Release => {
-                    release(app, &caller, name, ReleaseParams::read(&parts, body, frame).await?).await
-                }
+        let caller = Authorized::admit(&parts.headers, Some(connection), frame.clone(), app).await?;
+        let name = lock_name(&parts.uri)?;
+        match operation {
+            Operation::Acquire => {
+                let params = AcquireParams::read(&parts, body, frame).await?;
+                acquire(app, connection, &caller, name, params).await
             }
-        };
-        answer.await.map_err(Problem::into_response)
+            Operation::Heartbeat => {
+                let params = HeartbeatParams::read(&parts, body, frame).await?;
+                heartbeat(app, &caller, name, params).await
+            }
+            Operation::Release => {
+                let params = ReleaseParams::read(&parts, body, frame).await?;
+                release(app, &caller, name, params).await
+            }
+        }
     }
 }
 

@@ -94,7 +94,9 @@ impl Locks {
         Self::count("acquire", &reply);
         let outcome = read_turn(&reply, 2, request.lease)?;
         if let Turn::Over(Acquired::Granted(grant)) = &outcome {
-            self.write_granted(era.as_ref(), request, grant).await?;
+            if self.is_long(grant.lease) {
+                Box::pin(self.write_granted(era.as_ref(), request, grant)).await?;
+            }
             self.recorder.granted(request, &place, grant);
         }
         Ok(Answer { outcome, standing: read_standing(&reply, &request.payment)? })

@@ -48,7 +48,9 @@ impl Locks {
         Self::count("collect", &reply);
         let turn = read_turn(&reply, 1, request.lease)?;
         if let Turn::Over(Acquired::Granted(grant)) = &turn {
-            self.write_granted(era.as_ref(), request, grant).await?;
+            if self.is_long(grant.lease) {
+                Box::pin(self.write_granted(era.as_ref(), request, grant)).await?;
+            }
             self.recorder.granted(request, &place, grant);
         }
         Ok(turn)

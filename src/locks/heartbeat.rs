@@ -40,7 +40,7 @@ impl Locks {
         if let Heartbeaten::Renewed(grant) = &mut outcome
             && self.is_long(grant.lease)
         {
-            self.write_renewed(era.as_ref(), place, grant, reply.text(4)?).await;
+            Box::pin(self.write_renewed(era.as_ref(), place, grant, reply.text(4)?)).await;
         }
         if matches!(outcome, Heartbeaten::Refused(_)) {
             Self::count_lapse("holder");

@@ -31,16 +31,15 @@ impl Locks {
         self.keyspace.standing().borrow().as_ref().map(|standing| standing.era.clone())
     }
 
-    /// Writes a grant down that was made for a request.
+    /// Writes a grant of a long lease down that was made for a request. It is to be
+    /// boxed: its room would be taken in every request, most of which ask for short
+    /// ones.
     pub(super) async fn write_granted(
         &self,
         era: Option<&Era>,
         request: &AcquireRequest,
         grant: &Grant,
     ) -> Result<(), LedgerError> {
-        if !self.is_long(grant.lease) {
-            return Ok(());
-        }
         let expires_ms = grant.expires_at.as_millisecond() as u64;
         let mut record = String::new();
         request.claimant.write_head(&mut record);

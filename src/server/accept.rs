@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
@@ -241,12 +242,11 @@ impl<S: Service> Connections<S> {
         let io = TokioIo::new(Patient::new(stream, requests.clone(), self.header_timeout));
         let service = service_fn(|request| {
             let in_hand = requests.begin();
-            let answer = self.service.answer(request, &client);
-            async move {
-                let answer = answer.await;
+            // Boxed: a connection would keep the room for it between requests.
+            Box::pin(self.service.answer(request, &client).map(|answer| {
                 drop(in_hand);
                 Ok::<_, Infallible>(answer)
-            }
+            }))
         });
         let mut connection = pin!(
             http1::Builder::new()

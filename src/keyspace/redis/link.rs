@@ -114,6 +114,11 @@ impl Link {
         if let Some(live) = &*self.live.borrow() {
             return Ok(live.clone());
         }
+        // Boxed: its room would be taken in every request, most of which find one.
+        Box::pin(self.next_live(deadline)).await
+    }
+
+    async fn next_live(&self, deadline: Instant) -> Result<Arc<Live>, KeyspaceError> {
         let mut receiver = self.live.clone();
         match timeout_at(deadline, receiver.wait_for(Option::is_some)).await {
             Ok(Ok(live)) => live.clone().ok_or_else(not_connected),
