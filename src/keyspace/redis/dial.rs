@@ -40,7 +40,6 @@ async fn open_tcp(host: &str, port: u16, settings: &TcpSettings) -> io::Result<T
     if let Some(keepalive) = settings.keepalive() {
         socket.set_tcp_keepalive(keepalive)?;
     }
-    #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(settings.user_timeout())?;
     Ok(stream)
 }
