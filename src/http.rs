@@ -25,6 +25,7 @@ mod problem;
 mod release;
 mod router;
 mod shed;
+mod stranger;
 mod terraform;
 mod trace;
 

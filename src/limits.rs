@@ -1,16 +1,18 @@
 //! What one client may cost: the rate of each token, over all pods together,
-//! failed authentications and connections of each client address, in this pod, and
-//! what people try on the account page.
+//! failed authentications, lookups and connections of each client address, in this
+//! pod, and what people try on the account page.
 
 mod addresses;
 mod attempts;
 mod meter;
 mod shares;
 mod tokens;
+mod turns;
 
 pub use self::{
     addresses::Addresses,
     attempts::{Attempt, Attempts},
     shares::{Share, Shares},
     tokens::{Admission, Permit, Tokens},
+    turns::{Turn, Turns},
 };

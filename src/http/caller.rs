@@ -1,4 +1,4 @@
-use std::{marker::PhantomData, net::IpAddr, sync::Arc};
+use std::{marker::PhantomData, sync::Arc};
 
 use axum::{
     extract::FromRequestParts,
@@ -8,13 +8,12 @@ use metrics::counter;
 
 use super::{
     basic::{Credentials, credentials},
-    client_address::client_address,
-    connection::Connection,
     frame::Frame,
     problem::{Kind, Problem},
+    stranger::{Stranger, unauthenticated},
 };
 use crate::{
-    accounts::{Caller, FindError, LeaseOutOfRange, NamespaceDenied, Reach, Scopes, Token},
+    accounts::{Caller, LeaseOutOfRange, NamespaceDenied, Scopes},
     app::App,
     limits::{Admission, Permit},
     lock::{Lease, Namespace, Payment, RateStanding},
@@ -173,61 +172,14 @@ fn refuse_prefetch(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Finds out whose token a request carries. An address that has failed often
-/// may still use tokens that a cache knows, but asks no database.
+/// Finds out whose token a request carries.
 async fn authenticate(parts: &Parts, app: &App) -> Result<Arc<Caller>, Problem> {
-    let address = parts
-        .extensions
-        .get::<Connection>()
-        .map(|connection| client_address(connection.peer.ip(), &parts.headers, &app.trusted_proxies));
-    let refusal = || address.and_then(|address| app.addresses.refusal(address));
-    let failed = || {
-        if let Some(address) = address {
-            app.addresses.record_failure(address);
-        }
-        unauthenticated()
-    };
-    let too_many =
-        |wait| Problem::new(Kind::TooManyFailures, "too many tokens from this address were nobody's").retry_after(wait);
-
-    let token: Token = match credentials(&parts.headers) {
-        Credentials::Token(token) => token,
-        Credentials::Missing => return Err(unauthenticated()),
-        Credentials::Malformed => return Err(refusal().map_or_else(failed, too_many)),
-    };
-    let refused = refusal();
-    let reach = if refused.is_some() { Reach::Caches } else { Reach::Everything };
-    // The database is asked also for who hangs up meanwhile.
-    let mut unanswered = Unanswered { app, address };
-    let found = app.directory.find(&token, reach).await;
-    unanswered.address = None;
-    match found {
-        Ok(caller) => Ok(caller),
-        Err(FindError::Unknown) => Err(refused.map_or_else(failed, too_many)),
-        Err(FindError::NotCached) => Err(refused.map_or_else(unauthenticated, too_many)),
-        Err(FindError::Unavailable(error)) => {
-            tracing::debug!(%error, "a token could not be looked up");
-            Err(Problem::unavailable("accounts could not be asked in time"))
-        }
+    match credentials(&parts.headers) {
+        Credentials::Token(token) => match app.directory.recall(&token).await {
+            Some(caller) => Ok(caller),
+            None => Stranger::of(parts, app).look_up(&token).await,
+        },
+        Credentials::Missing => Err(unauthenticated()),
+        Credentials::Malformed => Err(Stranger::of(parts, app).fail()),
     }
-}
-
-/// A client that does not wait to hear whose its token is: that counts as a
-/// failure, or guessing would cost it nothing.
-struct Unanswered<'app> {
-    app: &'app App,
-    address: Option<IpAddr>,
-}
-
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        if let Some(address) = self.address {
-            self.app.addresses.record_failure(address);
-        }
-    }
-}
-
-fn unauthenticated() -> Problem {
-    counter!("lockable_unauthenticated_total").increment(1);
-    Problem::new(Kind::Unauthenticated, "send a valid token as the user name of HTTP basic authentication")
 }
