@@ -50,7 +50,7 @@ impl Slow {
 }
 
 /// Made-up tokens, all tried at once.
-fn guess(pod: &Pod, count: usize) -> FuturesUnordered<impl Future<Output = Answer>> {
+fn guess(pod: &Pod, count: usize) -> FuturesUnordered<impl Future<Output = Answer> + use<>> {
     let nobody = pod.client_without_token();
     let ask = |_| {
         let nobody = nobody.clone();
@@ -120,6 +120,25 @@ async fn who_gets_no_turn_in_time_is_told_to_ask_again() {
     }
     // Two rounds of lookups take two seconds each, and nobody waits for the third.
     assert_eq!(statuses, [[503; 4], [429; 4], [503; 4]].concat());
+    slow.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hangs_up_has_a_turn_for_as_long_as_it_is_used() {
+    let redis = RedisServer::start();
+    let (pod, _, slow) = slow_database(&redis, "1000").await;
+    let first = tokio::spawn(guess(&pod, LOOKUPS_MAX).count());
+    eventually(async || slow.lookups() == LOOKUPS_MAX).await;
+    let begun = Instant::now();
+    first.abort();
+    let second = tokio::spawn(guess(&pod, LOOKUPS_MAX).count());
+    while begun.elapsed() < Duration::from_secs(1) {
+        assert_eq!(slow.lookups(), LOOKUPS_MAX);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Then they are given up, and the others have their turn.
+    eventually(async || slow.lookups() > LOOKUPS_MAX).await;
+    second.abort();
     slow.end();
 }
 
