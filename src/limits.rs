@@ -14,5 +14,5 @@ pub use self::{
     attempts::{Attempt, Attempts},
     shares::{Share, Shares},
     tokens::{Admission, Permit, Tokens},
-    turns::{Turn, Turns},
+    turns::{NoTurn, Turn, Turns},
 };

@@ -88,7 +88,7 @@ kinds! {
     TooManyFailures TOO_MANY_REQUESTS "too-many-failures" "Too many failed authentications"
         "From this address too many requests came with a token that nobody has, or that could not be looked up in time. Tokens that are in use are not held up by this; a new one may be, for as long as Retry-After says."
     TooManyLookups TOO_MANY_REQUESTS "too-many-lookups" "Too many new tokens at once"
-        "The server looks up a few tokens at once for each address, and lets others wait for their turn; for this one it did not come soon enough. Ask again after Retry-After. Tokens that were used in the last seconds are not held up by this."
+        "The server looks up a few tokens at once for each address, and lets others wait for their turn; of this one too many wait already. Ask again after Retry-After. Tokens that were used in the last seconds are not held up by this."
     Internal INTERNAL_SERVER_ERROR "internal" "Internal error"
         "Something went wrong that should not. The request may or may not have been carried out; the log has more under the request's id (X-Request-Id)."
     Unavailable SERVICE_UNAVAILABLE "unavailable" "Temporarily unavailable"

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     accounts::{Caller, FindError, Reach, Token},
     app::App,
-    limits::{Turn, Turns},
+    limits::{NoTurn, Turn, Turns},
 };
 
 /// A client whose token memory does not know: new here, or somebody who guesses.
@@ -67,10 +67,11 @@ impl<'app> Stranger<'app> {
     /// Waits until the address may have one more lookup in flight.
     async fn turn(&self, turns: &Arc<Turns>) -> Result<Option<Turn>, Problem> {
         let Some(address) = self.address else { return Ok(None) };
-        let turn = turns.take(address).await.map(Some);
-        turn.ok_or_else(|| {
-            let detail = "too many tokens from this address wait to be looked up";
-            Problem::new(Kind::TooManyLookups, detail).retry_after(Duration::from_secs(1))
+        let detail = "too many tokens from this address wait to be looked up";
+        turns.take(address).await.map(Some).map_err(|none| match none {
+            NoTurn::LineFull => Problem::new(Kind::TooManyLookups, detail).retry_after(Duration::from_secs(1)),
+            // Not for what the client has done: those before it had no answer either.
+            NoTurn::TooLate => Problem::unavailable(detail),
         })
     }
 

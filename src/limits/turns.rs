@@ -33,6 +33,15 @@ pub struct Turn {
     _place: Place,
 }
 
+/// Why an address has no turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoTurn {
+    /// Too many wait for one already.
+    LineFull,
+    /// None came in time.
+    TooLate,
+}
+
 /// A place in an address's line.
 struct Place {
     all: Arc<Turns>,
@@ -51,12 +60,16 @@ impl Turns {
         Arc::new(Self { at_once, lines: Mutex::default() })
     }
 
-    /// Waits for the address's turn. `None` if too many wait already, or none
-    /// came in time.
-    pub async fn take(self: &Arc<Self>, address: IpAddr) -> Option<Turn> {
-        let (turns, place) = self.line_up(network(address))?;
-        let turn = timeout(Self::WAIT_MAX, turns.acquire_owned()).await.ok()?.ok()?;
-        Some(Turn { _turn: turn, _place: place })
+    /// Waits for the address's turn.
+    ///
+    /// # Errors
+    /// See [`NoTurn`].
+    pub async fn take(self: &Arc<Self>, address: IpAddr) -> Result<Turn, NoTurn> {
+        let (turns, place) = self.line_up(network(address)).ok_or(NoTurn::LineFull)?;
+        match timeout(Self::WAIT_MAX, turns.acquire_owned()).await {
+            Ok(Ok(turn)) => Ok(Turn { _turn: turn, _place: place }),
+            Ok(Err(_)) | Err(_) => Err(NoTurn::TooLate),
+        }
     }
 
     fn line_up(self: &Arc<Self>, network: IpAddr) -> Option<(Arc<Semaphore>, Place)> {
@@ -105,12 +118,12 @@ mod tests {
         let second = turns.take(same).await.unwrap();
         let mut third = Box::pin(turns.take(a));
         assert!(third.as_mut().now_or_never().is_none(), "the same /64");
-        assert!(turns.take(b).now_or_never().flatten().is_some(), "another one");
+        assert!(turns.take(b).now_or_never().is_some_and(|turn| turn.is_ok()), "another one");
         drop(first);
-        let third = third.now_or_never().flatten().expect("its turn has come");
+        let third = third.now_or_never().expect("its turn has come").unwrap();
 
         let begun = tokio::time::Instant::now();
-        assert!(turns.take(a).await.is_none());
+        assert_eq!(turns.take(a).await.err(), Some(NoTurn::TooLate));
         assert_eq!(begun.elapsed().as_secs(), Turns::WAIT_MAX.as_secs());
         drop((second, third));
         assert!(turns.lines().is_empty(), "nothing is left of those who went");
@@ -123,9 +136,9 @@ mod tests {
         let turn = turns.take(a).await.unwrap();
         let mut waiting = Box::pin(join_all((1..Turns::LINE_MAX).map(|_| turns.take(a))));
         assert!(waiting.as_mut().now_or_never().is_none());
-        assert!(turns.take(a).now_or_never().expect("an answer at once").is_none());
+        assert_eq!(turns.take(a).now_or_never().expect("an answer at once").err(), Some(NoTurn::LineFull));
         drop(waiting);
         drop(turn);
-        assert!(turns.take(a).await.is_some());
+        assert!(turns.take(a).await.is_ok());
     }
 }
