@@ -29,6 +29,7 @@ mod request_id;
 mod router;
 mod service;
 mod shed;
+mod stranger;
 mod terraform;
 mod trace;
 

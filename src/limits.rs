@@ -1,6 +1,6 @@
 //! What one client may cost: the rate of each token, over all pods together,
-//! failed authentications and connections of each client address, in this pod, and
-//! what people try on the account page.
+//! failed authentications, lookups and connections of each client address, in this
+//! pod, and what people try on the account page.
 
 mod addresses;
 mod attempts;
@@ -8,6 +8,7 @@ mod meter;
 mod places;
 mod shares;
 mod tokens;
+mod turns;
 
 pub use self::{
     addresses::Addresses,
@@ -16,4 +17,5 @@ pub use self::{
     places::Places,
     shares::{Share, Shares},
     tokens::{Admission, Tokens},
+    turns::{NoTurn, Turn, Turns},
 };

@@ -65,7 +65,10 @@ pub enum FindError {
     /// No cache knows it, and the database was not to be asked.
     #[error("no cache knows the token")]
     NotCached,
-    /// The keyspace or the database could not be asked in time.
+    /// The database was asked, and did not answer in time.
+    #[error("the database took too long")]
+    Unanswered,
+    /// The keyspace or the database could not be asked.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -98,24 +101,42 @@ impl Directory {
         })
     }
 
-    /// Finds whose a token is.
+    /// Whose a token is, if memory knows: nobody is asked.
+    pub async fn recall(&self, token: &Token) -> Option<Arc<Caller>> {
+        let known = self.known.get(&token.hash()).await?;
+        count_lookup("memory");
+        self.admit(known.caller).ok()
+    }
+
+    /// Finds whose a token is. The turn to ask is kept until the answer is there,
+    /// also for who does not wait for it.
     ///
     /// # Errors
     /// See [`FindError`].
-    pub async fn find(self: &Arc<Self>, token: &Token, reach: Reach) -> Result<Arc<Caller>, FindError> {
-        let hash = token.hash();
-        let caller = match self.known.get(&hash).await {
-            Some(known) => {
-                count_lookup("memory");
-                known.caller
-            }
-            // In a task of its own: whoever asks may go away in the middle, and
-            // what was read must not be kept without the check at the end.
-            None => match tokio::spawn(self.clone().look_up(hash, reach).in_current_span()).await {
-                Ok(found) => found?,
-                Err(error) => return Err(FindError::Unavailable(error.to_string())),
-            },
+    pub async fn find(
+        self: &Arc<Self>,
+        token: &Token,
+        reach: Reach,
+        turn: impl Send + 'static,
+    ) -> Result<Arc<Caller>, FindError> {
+        // It may have been found while there was no turn.
+        if let Some(caller) = self.recall(token).await {
+            return Ok(caller);
+        }
+        let (directory, hash) = (self.clone(), token.hash());
+        let looking_up = async move {
+            let _turn = turn;
+            directory.look_up(hash, reach).await
         };
+        // In a task of its own: whoever asks may go away in the middle, and
+        // what was read must not be kept without the check at the end.
+        match tokio::spawn(looking_up.in_current_span()).await {
+            Ok(found) => self.admit(found?),
+            Err(error) => Err(FindError::Unavailable(error.to_string())),
+        }
+    }
+
+    fn admit(&self, caller: Arc<Caller>) -> Result<Arc<Caller>, FindError> {
         if caller.has_ended() {
             return Err(FindError::Unknown);
         }
@@ -227,7 +248,7 @@ impl Directory {
             match timeout(Self::DATABASE_TIMEOUT, measured("find_caller", self.database.find_caller(&hash))).await {
                 Ok(Ok(found)) => found,
                 Ok(Err(error)) => return Err(FindError::Unavailable(error.to_string())),
-                Err(_) => return Err(FindError::Unavailable("the database took too long".into())),
+                Err(_) => return Err(FindError::Unanswered),
             };
         count_lookup(if found.is_some() { "database" } else { "nowhere" });
         let (seq, caller) = found.ok_or(FindError::Unknown)?;

@@ -194,7 +194,7 @@ mod tests {
         }
 
         async fn find(&self) -> Result<Arc<Caller>, FindError> {
-            self.directory.find(&self.token(), Reach::Everything).await
+            self.directory.find(&self.token(), Reach::Everything, ()).await
         }
 
         async fn revoke(&self) {
@@ -288,7 +288,7 @@ mod tests {
             taken.push(house.directory.database.pool().acquire().await.unwrap());
         }
         let (directory, token) = (house.directory.clone(), house.token());
-        let reader = tokio::spawn(async move { directory.find(&token, Reach::Everything).await });
+        let reader = tokio::spawn(async move { directory.find(&token, Reach::Everything, ()).await });
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }

@@ -1,6 +1,5 @@
 use std::{
     marker::PhantomData,
-    net::IpAddr,
     sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
@@ -13,14 +12,14 @@ use metrics::{Counter, counter};
 
 use super::{
     basic::{Credentials, credentials},
-    client_address::client_address,
     connection::Connection,
     frame::Frame,
     known::Known,
     problem::{Kind, Problem},
+    stranger::{Stranger, unauthenticated},
 };
 use crate::{
-    accounts::{Caller, FindError, LeaseOutOfRange, NamespaceDenied, Reach, Scopes, Token},
+    accounts::{Caller, LeaseOutOfRange, NamespaceDenied, Scopes},
     app::App,
     limits::Admission,
     lock::{Lease, Namespace, Payment, RateStanding},
@@ -211,66 +210,23 @@ fn known(headers: &HeaderMap, connection: &Connection, app: &App) -> Option<Arc<
     Some(known)
 }
 
-/// Finds out whose token a request carries. An address that has failed often
-/// may still use tokens that a cache knows, but asks no database.
+/// Finds out whose token a request carries.
 async fn authenticate(headers: &HeaderMap, connection: Option<&Connection>, app: &App) -> Result<Arc<Known>, Problem> {
-    let address = connection.map(|connection| client_address(connection.peer().ip(), headers, &app.trusted_proxies));
-    let refusal = || address.and_then(|address| app.addresses.refusal(address));
-    let failed = || {
-        if let Some(address) = address {
-            app.addresses.record_failure(address);
-        }
-        unauthenticated()
-    };
-    let too_many =
-        |wait| Problem::new(Kind::TooManyFailures, "too many tokens from this address were nobody's").retry_after(wait);
-
-    let token: Token = match credentials(headers) {
-        Credentials::Token(token) => token,
-        Credentials::Missing => return Err(unauthenticated()),
-        Credentials::Malformed => return Err(refusal().map_or_else(failed, too_many)),
-    };
-    let refused = refusal();
-    let reach = if refused.is_some() { Reach::Caches } else { Reach::Everything };
-    // The database is asked also for who hangs up meanwhile.
-    let mut unanswered = Unanswered { app, address };
+    // From before it is asked, so that no change is missed.
     let generation = app.directory.generation();
-    let found = app.directory.find(&token, reach).await;
-    unanswered.address = None;
-    match found {
-        Ok(caller) => {
-            let meter = app.tokens.meter(caller.token, caller.plan.rate);
-            let known = Arc::new(Known::new(caller, meter, generation, headers.get(header::AUTHORIZATION)));
-            if let Some(connection) = connection {
-                connection.learn(known.clone());
-            }
-            Ok(known)
-        }
-        Err(FindError::Unknown) => Err(refused.map_or_else(failed, too_many)),
-        Err(FindError::NotCached) => Err(refused.map_or_else(unauthenticated, too_many)),
-        Err(FindError::Unavailable(error)) => {
-            tracing::debug!(%error, "a token could not be looked up");
-            Err(Problem::unavailable("accounts could not be asked in time"))
-        }
+    let stranger = || Stranger::of(headers, connection, app);
+    let caller = match credentials(headers) {
+        Credentials::Token(token) => match app.directory.recall(&token).await {
+            Some(caller) => caller,
+            None => stranger().look_up(&token).await?,
+        },
+        Credentials::Missing => return Err(unauthenticated()),
+        Credentials::Malformed => return Err(stranger().fail()),
+    };
+    let meter = app.tokens.meter(caller.token, caller.plan.rate);
+    let known = Arc::new(Known::new(caller, meter, generation, headers.get(header::AUTHORIZATION)));
+    if let Some(connection) = connection {
+        connection.learn(known.clone());
     }
-}
-
-/// A client that does not wait to hear whose its token is: that counts as a
-/// failure, or guessing would cost it nothing.
-struct Unanswered<'app> {
-    app: &'app App,
-    address: Option<IpAddr>,
-}
-
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        if let Some(address) = self.address {
-            self.app.addresses.record_failure(address);
-        }
-    }
-}
-
-fn unauthenticated() -> Problem {
-    counter!("lockable_unauthenticated_total").increment(1);
-    Problem::new(Kind::Unauthenticated, "send a valid token as the user name of HTTP basic authentication")
+    Ok(known)
 }

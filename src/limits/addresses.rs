@@ -8,9 +8,16 @@ use std::{
 use governor::{DefaultDirectRateLimiter, Quota, clock::Clock};
 use moka::sync::Cache;
 
+use super::Turns;
+
 /// Counts failed authentications of client addresses, and says which have made
-/// too many.
+/// too many. Since a failure counts only once it is known, an address also has no
+/// more than a few lookups in flight.
 pub struct Addresses {
+    /// Lookups in the caches, which all get there soon.
+    pub caches: Arc<Turns>,
+    /// Lookups in the database, of which a slow one keeps nobody from the caches.
+    pub database: Arc<Turns>,
     per_minute: NonZeroU32,
     failures: Cache<IpAddr, Arc<Failures>>,
 }
@@ -24,13 +31,22 @@ impl Addresses {
     /// Of how many addresses failures are remembered; with more, those that
     /// were quiet the longest are forgotten.
     pub const REMEMBERED_MAX: u64 = 100_000;
+    /// How many lookups of an address are in flight at once: in the caches, and
+    /// in the database, which has twice as many connections by default.
+    pub const CACHE_LOOKUPS_MAX: usize = 256;
+    pub const DATABASE_LOOKUPS_MAX: usize = 4;
 
     /// Lets each address fail `per_minute` times at once, and that many a
     /// minute in the long run.
     pub fn new(per_minute: NonZeroU32) -> Self {
         let failures =
             Cache::builder().max_capacity(Self::REMEMBERED_MAX).time_to_idle(Duration::from_secs(120)).build();
-        Self { per_minute, failures }
+        Self {
+            caches: Turns::new(Self::CACHE_LOOKUPS_MAX),
+            database: Turns::new(Self::DATABASE_LOOKUPS_MAX),
+            per_minute,
+            failures,
+        }
     }
 
     /// How long an address is refused, if it has failed too often.

@@ -136,7 +136,11 @@ async fn without_the_database_short_leases_go_on_and_long_ones_are_renewed_for_a
     postgres.stop();
     assert_eq!(client.get("/v1/acquire/short?lease=5s").await.json["response"], true);
     client.get("/v1/acquire/longer?lease=6s").await.assert_problem(503, "unavailable");
+    let now_ms = || jiff::Timestamp::now().as_millisecond();
+    let asked_ms = now_ms();
     let renewed = client.get("/v1/heartbeat/long?lease=1h").await;
+    let promised: jiff::Timestamp = renewed.json["expires_at"].as_str().unwrap().parse().unwrap();
+    assert!((asked_ms + 5000..=now_ms() + 5000).contains(&promised.as_millisecond()), "{}", renewed.text);
     assert_eq!(
         (&renewed.json["response"], &renewed.json["lease_ms"]),
         (&true.into(), &5000.into()),
