@@ -8,7 +8,7 @@ use super::{
     tried,
 };
 use crate::support::{
-    Pod, eventually,
+    Client, Pod, eventually,
     postgres::Postgres,
     proxy::Proxy,
     redis::RedisServer,
@@ -100,15 +100,35 @@ async fn a_node_of_a_cluster_is_lost() {
     let pods = [pod(&cluster.url(), &postgres).await, pod(&cluster.url(), &postgres).await];
     let clients = clients(&pods).await;
     let held = hold(&clients[0]).await;
-    let locks = cluster.range_of("0");
-    for range in [(locks + 1) % 3, (locks + 2) % 3, locks] {
-        let trial = tried(&format!("node {range} lost, {locks} has locks"), &clients, Wanted::default(), async || {
-            cluster.master(range).stop();
-            eventually(async || cluster.is_promoted(range)).await;
-        })
-        .await;
-        // Where the locks are not nothing is to be recovered.
-        assert_eq!(trial.tally.recovering > 0, range == locks, "{range}: {:?}", trial.tally);
+    for range in 0..3 {
+        let names = (0..100).map(|number| format!("elsewhere-{number}"));
+        let names: Vec<_> = names.filter(|name| cluster.range_of_lock(name) != range).collect();
+        let acquire =
+            async |client: &Client, name: &str| client.get(&format!("/v1/acquire/{name}?owner=o&lease=1s")).await;
+        // The recovery before may not be over.
+        for name in &names {
+            eventually(async || acquire(&clients[0], name).await.json["response"] == true).await;
+        }
+        let mut elsewhere = names.iter().cycle();
+        let trial =
+            tried(&format!("node {range} lost"), &clients, Wanted { names: 20, ..Wanted::default() }, async || {
+                cluster.master(range).stop();
+                eventually(async || {
+                    // What is on other nodes is granted all the while.
+                    let name = elsewhere.next().unwrap();
+                    let granted = acquire(&clients[0], name).await;
+                    assert_eq!(granted.json["response"], true, "{range}: {name}: {}", granted.text);
+                    cluster.is_promoted(range)
+                })
+                .await;
+                // And while what the node had is recovered.
+                for name in elsewhere.by_ref().take(20) {
+                    let granted = acquire(&clients[1], name).await;
+                    assert_eq!(granted.json["response"], true, "{range}: {name}: {}", granted.text);
+                }
+            })
+            .await;
+        assert!(trial.tally.recovering > 0, "{range}: {:?}", trial.tally);
         assert_held(&clients[1], &held).await;
         cluster.master(range).restart();
         cluster.healed().await;
