@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Wanted, clients, durable,
+    RECOVERY, Wanted, clients, durable,
     forgetful::{assert_held, hold},
     tried,
 };
@@ -133,4 +133,36 @@ async fn a_node_of_a_cluster_is_lost() {
         cluster.master(range).restart();
         cluster.healed().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_of_a_cluster_is_moved() {
+    let cluster = RedisCluster::start().await;
+    let postgres = Postgres::database().await;
+    let pods = [pod(&cluster.url(), &postgres).await, pod(&cluster.url(), &postgres).await];
+    let clients = clients(&pods).await;
+    let held = hold(&clients[0]).await;
+    // One of those that the holders want, and its shard.
+    let from = cluster.range_of_lock("any-lock-0");
+    assert_eq!(clients[0].get("/v1/acquire/any-lock-0?owner=me&lease=60s").await.json["response"], true);
+    let key = cluster.cli(from, &["KEYS", "*:l:-/any-lock-0"]).trim().to_owned();
+    let kept = async |client: &Client| client.get("/v1/heartbeat/any-lock-0?owner=me&lease=60s").await.json;
+    let before = kept(&clients[0]).await;
+    let trial = tried("a slot moved", &clients, Wanted::default(), async || {
+        cluster.move_slot(&key, from, (from + 1) % 3);
+        for client in &clients {
+            eventually(async || kept(client).await["fencing_token"] == before["fencing_token"]).await;
+        }
+    })
+    .await;
+    // The other shards never stood still, and this one does not for ever.
+    assert!(trial.back_after < RECOVERY, "{:?}", trial.back_after);
+    assert_eq!(clients[1].get("/v1/release/any-lock-0?owner=me").await.json["response"], true);
+    let answer = clients[1].get("/v1/acquire/any-lock-0?owner=you&lease=1s").await.json;
+    assert_eq!(answer["reason"], "recovering", "{answer}");
+    eventually(async || clients[0].get("/v1/acquire/any-lock-0?owner=you&lease=1s").await.json["response"] == true)
+        .await;
+    assert_held(&clients[1], &held).await;
+    let moved = cluster.cli((from + 1) % 3, &["KEYS", "*:l:-/any-lock-0"]);
+    assert!(moved.contains("any-lock-0"), "{moved}");
 }

@@ -120,6 +120,29 @@ impl RedisCluster {
         shard * 3 / 48
     }
 
+    /// Moves the slot that this key is in to the master of another range.
+    pub fn move_slot(&self, key: &str, from: usize, to: usize) {
+        let (source, target) = (&self.nodes[from], &self.nodes[to]);
+        let slot = source.cli(&["CLUSTER", "KEYSLOT", key]);
+        let [source_id, target_id] = [source, target].map(|node| node.cli(&["CLUSTER", "MYID"]));
+        let (slot, source_id, target_id) = (slot.trim(), source_id.trim(), target_id.trim());
+        target.cli(&["CLUSTER", "SETSLOT", slot, "IMPORTING", source_id]);
+        source.cli(&["CLUSTER", "SETSLOT", slot, "MIGRATING", target_id]);
+        let port = target.port().to_string();
+        loop {
+            // A few at a time, so that others find some here and some there.
+            let keys = source.cli(&["CLUSTER", "GETKEYSINSLOT", slot, "3"]);
+            let keys: Vec<&str> = keys.lines().filter(|key| !key.is_empty()).collect();
+            if keys.is_empty() {
+                break;
+            }
+            source.cli(&[&["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"], &keys[..]].concat());
+        }
+        for node in [target, source] {
+            assert_eq!(node.cli(&["CLUSTER", "SETSLOT", slot, "NODE", target_id]).trim(), "OK");
+        }
+    }
+
     /// Asks the first master of a range of slots.
     pub fn cli(&self, range: usize, args: &[&str]) -> String {
         self.nodes[range].cli(args)
