@@ -1,11 +1,14 @@
 //! In a cluster locks are spread over the nodes, and what is said of an account's
 //! locks is said of all of them.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt, stream};
 
-use crate::support::{Client, Pod, eventually, postgres::Postgres, topology::RedisCluster};
+use crate::support::{Client, Pod, eventually, postgres::Postgres, redis::RedisServer, topology::RedisCluster};
 
 /// Two servers on such a cluster, and clients of both.
 struct Spread {
@@ -218,7 +221,7 @@ async fn nothing_is_granted_beside_servers_that_have_all_locks_in_one_place() {
     }
     assert!(pod.log().contains("servers of an earlier version are there"), "{}", pod.log());
     cluster.cli(range, &["DEL", "lockable:2:{0}:pods:"]);
-    let gone = std::time::Instant::now();
+    let gone = Instant::now();
     for name in names("new", 20) {
         eventually(async || acquired(&name).await["response"] == true).await;
         assert!(gone.elapsed() >= Duration::from_secs(6), "{name}: it took {:?}", gone.elapsed());
@@ -227,5 +230,39 @@ async fn nothing_is_granted_beside_servers_that_have_all_locks_in_one_place() {
     assert_eq!((&kept["reason"], &kept["holder"]["owner"]), (&"held".into(), &"ana".into()), "{kept}");
     for key in ["lockable:2:{0}:home:", "lockable:2:{0}:clock:"] {
         assert_eq!(cluster.cli(range, &["TYPE", key]).trim(), "hash", "{key}");
+    }
+}
+
+/// And the other way round.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_in_the_place_of_a_single_redis_waits_for_its_leases() {
+    let (cluster, single, postgres) = (RedisCluster::start().await, RedisServer::start(), Postgres::database().await);
+    let start = async |url: &str| {
+        let pod = Pod::builder().env("LOCKABLE_REDIS_URL", url).database(&postgres.url);
+        pod.env("LOCKABLE_JOURNAL_ABOVE", "1s").start().await
+    };
+    let urls = [single.url(), cluster.url(), single.url()];
+    let mut pod = start(&urls[0]).await;
+    let token = pod.account("business").await.token;
+    for (number, next) in urls[1..].iter().enumerate() {
+        let client = pod.client(&token);
+        let long = format!("/v1/acquire/long-{number}?owner=ana&lease=1h");
+        assert_eq!(client.get(&long).await.json["response"], true);
+        assert_eq!(pod.stop().await, Some(0));
+        single.cli(&["FLUSHALL"]);
+
+        pod = start(next).await;
+        let (client, begun) = (pod.client(&token), Instant::now());
+        for name in names("new", 20) {
+            let acquire = async || client.get(&format!("/v1/acquire/{name}?lease=1s")).await.json;
+            if number == 0 || name == "new-0" {
+                eventually(async || acquire().await["response"] == true).await;
+                assert!(begun.elapsed() >= Duration::from_secs(5), "{name}: it took {:?}", begun.elapsed());
+            }
+        }
+        for before in 0..=number {
+            let kept = client.get(&format!("/v1/acquire/long-{before}?owner=eve")).await.json;
+            assert_eq!((&kept["reason"], &kept["holder"]["owner"]), (&"held".into(), &"ana".into()), "{kept}");
+        }
     }
 }

@@ -153,13 +153,13 @@ async fn a_slot_of_a_cluster_is_moved() {
         for client in &clients {
             eventually(async || kept(client).await["fencing_token"] == before["fencing_token"]).await;
         }
+        assert_eq!(clients[1].get("/v1/release/any-lock-0?owner=me").await.json["response"], true);
+        let answer = clients[1].get("/v1/acquire/any-lock-0?owner=you&lease=1s").await.json;
+        assert_eq!(answer["reason"], "recovering", "{answer}");
     })
     .await;
     // The other shards never stood still, and this one does not for ever.
     assert!(trial.back_after < RECOVERY, "{:?}", trial.back_after);
-    assert_eq!(clients[1].get("/v1/release/any-lock-0?owner=me").await.json["response"], true);
-    let answer = clients[1].get("/v1/acquire/any-lock-0?owner=you&lease=1s").await.json;
-    assert_eq!(answer["reason"], "recovering", "{answer}");
     eventually(async || clients[0].get("/v1/acquire/any-lock-0?owner=you&lease=1s").await.json["response"] == true)
         .await;
     assert_held(&clients[1], &held).await;
