@@ -55,7 +55,8 @@ struct Allowance {
     waiting_elsewhere: u64,
     /// Whether it may be refused more.
     is_fresh: bool,
-    /// Whether other servers can hardly have used up what is left.
+    /// Whether other servers can hardly have used up what is left, or were counted
+    /// a moment ago.
     is_sure: bool,
     /// Whether there are fewer in the shard than there may be.
     is_ample: bool,
@@ -82,6 +83,9 @@ impl Quotas {
     const KEPT: Duration = Duration::from_secs(10);
     /// How old a count may be by which somebody is refused.
     const FRESH: Duration = Duration::from_millis(250);
+    /// How old one is that is not made better by counting once more: however many
+    /// ask at once, they do not stand in line to count.
+    const RECENT: Duration = Duration::from_millis(20);
     /// The part of its quota that an account may have in a shard before it is
     /// counted: were all of them full, it would be half of what it may have.
     const UNCOUNTED_PART: u64 = 2 * Shard::SPREAD as u64;
@@ -114,13 +118,15 @@ impl Known {
         let part = if is_counted { 1 } else { Quotas::UNCOUNTED_PART };
         let held_max = request.held_max.saturating_sub(held_elsewhere) / part;
         let waiting_max = request.waiting_max.saturating_sub(waiting_elsewhere) / part;
+        let is_younger_than = |age| counts.counted_at.is_some_and(|counted_at| counted_at.elapsed() < age);
         let is_wait_sure = !waits || counts.waiting.is_sure(request.waiting_max);
+        let are_sure = is_wait_sure && counts.held.is_sure(request.held_max);
         Allowance {
             request: AcquireRequest { held_max, waiting_max, ..request.clone() },
             held_elsewhere,
             waiting_elsewhere,
-            is_fresh: counts.counted_at.is_some_and(|counted_at| counted_at.elapsed() < Quotas::FRESH),
-            is_sure: !is_counted || (is_wait_sure && counts.held.is_sure(request.held_max)),
+            is_fresh: is_younger_than(Quotas::FRESH),
+            is_sure: !is_counted || are_sure || is_younger_than(Quotas::RECENT),
             is_ample: is_counted && counts.held.within(shard) < held_max,
         }
     }
