@@ -96,12 +96,18 @@ impl Redis {
         }))
     }
 
-    /// Runs a script within the time-out, connecting included.
+    /// Runs a script within the time-out from when it `begun`, connecting included.
     ///
     /// # Errors
     /// See [`KeyspaceError`].
-    pub async fn run(&self, script: &'static Script, keys: &[&str], args: &[&str]) -> Result<Reply, KeyspaceError> {
-        let deadline = Instant::now() + self.timeout;
+    pub async fn run(
+        &self,
+        script: &'static Script,
+        keys: &[&str],
+        args: &[&str],
+        begun: std::time::Instant,
+    ) -> Result<Reply, KeyspaceError> {
+        let deadline = Instant::from_std(begun) + self.timeout;
         let live = self.link_to(keys).live(deadline).await?;
         match live.pipeline().evaluate(script, keys, args, deadline).await {
             Ok(reply) => {
@@ -125,9 +131,10 @@ impl Redis {
         script: &'static Script,
         keys: &[&str],
         args: &[&str],
+        begun: std::time::Instant,
     ) -> Result<Reply, KeyspaceError> {
         match self.wait_replicas {
-            0 => self.run(script, keys, args).await,
+            0 => self.run(script, keys, args, begun).await,
             // Boxed: its room would be taken in every request, most of which
             // come by the other way.
             _ => Box::pin(self.run_and_wait(script, keys, args)).await,

@@ -74,7 +74,7 @@ impl Locks {
         let deadline_us = self.deadline_us()?;
         let era = self.era_for(request.lease);
         let account = request.claimant.account.key_text();
-        let place = request.lock.to_string();
+        let place = request.lock.place();
         let keys = Keys::new(&self.keyspace, &place, account.as_str(), &request.payment);
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))

@@ -32,7 +32,7 @@ impl Locks {
         let deadline_us = self.deadline_us()?;
         let era = self.era_for(request.lease);
         let account = request.claimant.account.key_text();
-        let place = request.lock.to_string();
+        let place = request.lock.place();
         let keys = Keys::new(&self.keyspace, &place, account.as_str(), &Payment::Paid);
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))
@@ -69,7 +69,7 @@ impl Locks {
         attempt: Attempt,
     ) -> Result<Withdrawn, LocksError> {
         let account = claimant.account.key_text();
-        let place = lock.to_string();
+        let place = lock.place();
         let keys = Keys::new(&self.keyspace, &place, account.as_str(), &Payment::Paid);
         let mut args = Words::new();
         args.write(|text| claimant.write_head(text)).text(&place).text(attempt.key_text().as_str());

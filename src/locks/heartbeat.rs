@@ -22,7 +22,7 @@ impl Locks {
         let deadline_us = self.deadline_us()?;
         let era = self.era_for(request.lease);
         let account = request.claimant.account.key_text();
-        let place = request.lock.to_string();
+        let place = request.lock.place();
         let keys = Keys::new(&self.keyspace, &place, account.as_str(), &request.payment);
         let keys = keys.with_bucket(&[keys.lock(), keys.held(), keys.clock()]);
         let mut args = Words::new();

@@ -21,7 +21,7 @@ impl Locks {
     pub async fn release(&self, request: &ReleaseRequest) -> Result<Answer<Released>, LocksError> {
         let deadline_us = self.deadline_us()?;
         let account = request.claimant.account.key_text();
-        let place = request.lock.to_string();
+        let place = request.lock.place();
         let keys = Keys::new(&self.keyspace, &place, account.as_str(), &request.payment);
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))
