@@ -9,7 +9,8 @@
 -- ARGV[7] after_ms, ARGV[8] after_place: the last one seen; '0' and '' to begin
 --
 -- Returns one of
---   {'found', backlog_us, next_ms, next_place, place...}   next_ms is '' at the end
+--   {'found', backlog_us, next_ms, next_place, ms, place, ms, place...}   with the
+--            time at which each lapses; next_ms is '' at the end
 --   {'rate_limited', backlog_us, retry_after_us}
 local now = time_us()
 local backlog, refusal = pay(KEYS[2], now, ARGV[1], ARGV[2])
@@ -22,13 +23,22 @@ local namespace, prefix, limit, scan_max = ARGV[3], ARGV[4], tonumber(ARGV[5]), 
 local found = {'found', backlog, '', ''}
 local seen = redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[7], '+inf', 'WITHSCORES', 'LIMIT', '0', ARGV[6])
 
--- The last one seen stands among those that lapse in the same millisecond, unless
--- it was renewed or released since; then some of these may be seen twice.
-local first = 1
-for at = 1, #seen, 2 do
-  if seen[at] == ARGV[8] and seen[at + 1] == ARGV[7] then
-    first = at + 2
+-- Byte by byte, as the index has them: Lua's own comparison goes by a language.
+local function is_behind(place, other)
+  for at = 1, #place do
+    local byte, theirs = string.byte(place, at), string.byte(other, at) or -1
+    if byte ~= theirs then
+      return byte > theirs
+    end
   end
+  return false
+end
+
+-- Of those that lapse in the same millisecond as the last one seen, which need not
+-- be in this index, some have been seen, too.
+local first = 1
+while seen[first + 1] == ARGV[7] and not is_behind(seen[first], ARGV[8]) do
+  first = first + 2
 end
 for at = first, #seen, 2 do
   local place = seen[at]
@@ -36,8 +46,9 @@ for at = first, #seen, 2 do
   local slash = string.find(place, '/', 1, true)
   local is_in = namespace == '' or namespace == string.sub(place, 1, slash - 1)
   if is_in and string.sub(place, slash + 1, slash + #prefix) == prefix then
+    found[#found + 1] = seen[at + 1]
     found[#found + 1] = place
-    if #found == 4 + limit then
+    if #found == 4 + 2 * limit then
       return found
     end
   end

@@ -4,10 +4,12 @@
 
 mod embedded;
 mod home;
+mod key;
 mod reading;
 mod redis;
 mod reply;
 mod script;
+mod shards;
 
 use std::{
     sync::Arc,
@@ -21,22 +23,23 @@ use tokio::{
 };
 use tracing::{Instrument, Span, debug_span};
 
-use self::{home::Home, reading::Reading};
+use self::{
+    home::Home,
+    key::{former_key, key, write_key},
+    reading::Reading,
+};
 use crate::moment::Moment;
 
 /// How often it is looked whether grants may have been forgotten.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The number of the layout of keys and values, and of the one before.
-const LAYOUT: &str = "2";
-const FORMER_LAYOUT: &str = "1";
-
 pub use self::{
     embedded::{Clock, Embedded, Kept, SystemClock},
-    home::{ACCOUNTS_TAG, LOCK_TAG, Standing, State},
+    home::{Standing, State},
     redis::{Redis, StartError},
     reply::{BadReply, Reply},
     script::Script,
+    shards::{ACCOUNTS_TAG, LOCK_TAG, Shard},
 };
 
 /// A place in which scripts run one at a time, each as a whole.
@@ -105,12 +108,12 @@ impl Keyspace {
 
     /// Writes the name of a key behind a text.
     pub fn write_key(&self, text: &mut String, tag: &str, kind: &str, rest: &str) {
-        write_key(text, LAYOUT, self.prefix(), tag, kind, rest);
+        write_key(text, self.prefix(), tag, kind, rest);
     }
 
     /// The name of a key as it was in the layout before.
     pub fn former_key(&self, tag: &str, kind: &str, rest: &str) -> String {
-        key_of(FORMER_LAYOUT, self.prefix(), tag, kind, rest)
+        former_key(self.prefix(), tag, kind, rest)
     }
 
     fn prefix(&self) -> &str {
@@ -129,39 +132,58 @@ impl Keyspace {
         }
     }
 
-    /// The keyspace's own time in microseconds since 1970, or a little less;
+    /// All shards that locks are in: one, unless it is a cluster.
+    pub fn shards(&self) -> &'static [Shard] {
+        match self {
+            Self::Redis(redis) => redis.shards(),
+            Self::Embedded(_) => Shard::only(),
+        }
+    }
+
+    /// Whether locks are spread over several shards.
+    pub fn is_spread(&self) -> bool {
+        self.shards().len() > 1
+    }
+
+    /// The shard of a lock, by its place, or of what else is kept in one.
+    pub fn shard_of(&self, place: &str) -> Shard {
+        Shard::of(place, self.shards())
+    }
+
+    /// The time in microseconds since 1970 where a shard is, or a little less;
     /// never ahead of it, so that a deadline counted from here is not late.
     /// `None` while it is not known, before the first connection.
-    pub fn now_us(&self) -> Option<u64> {
+    pub fn now_us(&self, shard: Shard) -> Option<u64> {
         match self {
-            Self::Redis(redis) => redis.now_us(),
+            Self::Redis(redis) => redis.now_us(shard),
             Self::Embedded(embedded) => Some(embedded.now_us()),
         }
     }
 
-    /// How its grants stand, as far as is known; `None` before it was reached.
-    pub fn standing(&self) -> watch::Receiver<Option<Standing>> {
-        self.home().standing()
+    /// How the grants of a shard stand, as far as is known; `None` before it was
+    /// reached.
+    pub fn standing(&self, shard: Shard) -> watch::Receiver<Option<Standing>> {
+        self.home(shard).standing()
     }
 
-    /// Asks how its grants stand, and begins an era where some may have been
-    /// forgotten, or the one there is did not begin after `floor_us`.
+    /// Asks how the grants of a shard stand, and begins an era where some may have
+    /// been forgotten, or the one there is did not begin after `floor_us`.
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub async fn arrive(&self, floor_us: u64) -> Result<Standing, KeyspaceError> {
+    pub async fn arrive(&self, shard: Shard, floor_us: u64) -> Result<Standing, KeyspaceError> {
         let process = match self {
-            Self::Redis(redis) => redis.process().await?,
+            Self::Redis(redis) => redis.process(shard).await?,
             Self::Embedded(embedded) => embedded.process(),
         };
-        let keys = [self.key(LOCK_TAG, "home", ""), self.key(LOCK_TAG, "clock", "")];
+        let keys = [self.key(shard.tag, "home", ""), self.key(shard.tag, "clock", "")];
         let args = [&*process, "", &floor_us.to_string()];
         let reply = self.run(&home::ARRIVE, &[&keys[0], &keys[1]], &args).await?;
-        self.home().note(&reply).map_err(|error| KeyspaceError::Refused(error.to_string()))
+        self.home(shard).note(&reply).map_err(|error| KeyspaceError::Refused(error.to_string()))
     }
 
     /// Looks after what is in this process, for as long as it is polled. Redis is
-    /// looked at on its connection.
+    /// looked at on its connections.
     pub async fn watch(&self) {
         let Self::Embedded(embedded) = self else { return };
         let read = || Reading::new(embedded.now_us(), Moment::now());
@@ -171,28 +193,52 @@ impl Keyspace {
             let reading = read();
             if let Some(leap) = reading.leap(&before, Reading::LEAP_MAX) {
                 tracing::warn!(seconds = leap, "the clock of this machine has leapt");
-                if let Err(error) = self.arrive(self.epoch_us()).await {
-                    tracing::error!(%error, "leases may have lapsed too early");
+                for shard in self.shards() {
+                    if let Err(error) = self.arrive(*shard, self.epoch_us(*shard)).await {
+                        tracing::error!(%error, "leases may have lapsed too early");
+                    }
                 }
             }
             before = reading;
         }
     }
 
-    /// When the era began in which the grants are made, in microseconds since
-    /// 1970.
-    pub fn epoch_us(&self) -> u64 {
-        self.home().epoch_us()
+    /// When the era of a shard began in which its grants are made, in microseconds
+    /// since 1970.
+    pub fn epoch_us(&self, shard: Shard) -> u64 {
+        self.home(shard).epoch_us()
     }
 
-    fn home(&self) -> &Home {
+    fn home(&self, shard: Shard) -> &Home {
         match self {
-            Self::Redis(redis) => redis.home(),
+            Self::Redis(redis) => redis.home(shard),
             Self::Embedded(embedded) => embedded.home(),
         }
     }
 
-    /// Whether scripts can be run, as far as is known.
+    /// How much longer nothing is granted in the shard that has to wait longest, as
+    /// far as is known; `None` when locks are granted in all.
+    pub fn recovery_rest(&self) -> Option<Duration> {
+        self.shards().iter().filter_map(|shard| self.home(*shard).rest()).max()
+    }
+
+    /// Whether scripts can be run in a shard, as far as is known.
+    pub fn is_there(&self, shard: Shard) -> bool {
+        match self {
+            Self::Redis(redis) => redis.is_there(shard),
+            Self::Embedded(_) => true,
+        }
+    }
+
+    /// Whether what is kept of accounts can be asked for, as far as is known.
+    pub fn has_accounts(&self) -> bool {
+        match self {
+            Self::Redis(redis) => redis.has_accounts(),
+            Self::Embedded(_) => true,
+        }
+    }
+
+    /// Whether scripts can be run, in some shards at least, as far as is known.
     pub fn is_reachable(&self) -> bool {
         match self {
             Self::Redis(redis) => redis.is_reachable(),
@@ -200,10 +246,14 @@ impl Keyspace {
         }
     }
 
-    /// Measures how the way there stands.
+    /// Measures how the way there stands: one node that is away is worth knowing of.
     pub fn measure(&self) {
-        self.home().measure();
-        gauge!("lockable_keyspace_up").set(f64::from(u8::from(self.is_reachable())));
+        gauge!("lockable_recovering").set(f64::from(u8::from(self.recovery_rest().is_some())));
+        let is_up = match self {
+            Self::Redis(redis) => redis.is_reachable_as_a_whole(),
+            Self::Embedded(_) => true,
+        };
+        gauge!("lockable_keyspace_up").set(f64::from(u8::from(is_up)));
         if let Self::Redis(redis) = self {
             redis.measure();
         }
@@ -215,23 +265,6 @@ impl Keyspace {
             Self::Redis(redis) => redis.timeout(),
             Self::Embedded(_) => Duration::from_secs(1),
         }
-    }
-}
-
-fn key(prefix: &str, tag: &str, kind: &str, rest: &str) -> String {
-    key_of(LAYOUT, prefix, tag, kind, rest)
-}
-
-fn key_of(layout: &str, prefix: &str, tag: &str, kind: &str, rest: &str) -> String {
-    let mut key = String::new();
-    write_key(&mut key, layout, prefix, tag, kind, rest);
-    key
-}
-
-fn write_key(text: &mut String, layout: &str, prefix: &str, tag: &str, kind: &str, rest: &str) {
-    // By hand: requests have many keys, and formatting costs more.
-    for part in [prefix, ":", layout, ":{", tag, "}:", kind, ":", rest] {
-        text.push_str(part);
     }
 }
 

@@ -9,8 +9,10 @@ mod heartbeat;
 mod history;
 mod inspect;
 mod journal;
+mod keys;
 mod line;
 mod list;
+mod quotas;
 mod record;
 mod recovery;
 mod release;
@@ -32,7 +34,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    keyspace::{BadReply, Keyspace, KeyspaceError, Reply},
+    keyspace::{BadReply, Keyspace, KeyspaceError, Reply, Shard},
     lock::{Attempt, Lease, Ledger, LedgerError},
 };
 
@@ -45,7 +47,7 @@ pub use self::{
     list::{Census, Cursor, ListRequest, Looked, Page},
     request::{AcquireRequest, Answer, BreakRequest, Claimant, HeartbeatRequest, LockId, ReleaseRequest},
 };
-use self::{record::Recorder, request::pod_channel, waiters::Waiters};
+use self::{keys::pod_channel, quotas::Quotas, record::Recorder, waiters::Waiters};
 
 /// Locks, wherever they are kept, and those who wait for them in this server.
 /// Cheap to clone, which every acquire does for the case that it has to be taken
@@ -63,6 +65,8 @@ pub struct Parts {
     undo_tasks: TaskTracker,
     waiters: Arc<Waiters>,
     recorder: Recorder,
+    /// What accounts have in the shards of a cluster.
+    quotas: Quotas,
     /// The channel on which this server is told of its waiters. It has a new one
     /// with each start.
     pod: String,
@@ -140,6 +144,7 @@ impl Locks {
             undo_tasks: TaskTracker::new(),
             waiters: Waiters::new(waiters_max),
             recorder: Recorder::default(),
+            quotas: Quotas::default(),
             pod: pod_channel(&keyspace, &Attempt::new().to_string()),
             keyspace,
             ledger,
@@ -190,10 +195,10 @@ impl Locks {
         counter!("lockable_lapses_total", "noticed_by" => noticed_by).increment(1);
     }
 
-    /// The keyspace time in microseconds after which nobody waits for an answer
+    /// The time in microseconds, where a shard is, after which nobody waits for an answer
     /// to what is sent now, and nothing may be done any more.
-    fn deadline_us(&self) -> Result<u64, KeyspaceError> {
-        let now_us = self.keyspace.now_us();
+    fn deadline_us(&self, shard: Shard) -> Result<u64, KeyspaceError> {
+        let now_us = self.keyspace.now_us(shard);
         let now_us = now_us.ok_or_else(|| KeyspaceError::NotSent("its time is not known yet".into()))?;
         Ok(now_us + self.keyspace.timeout().as_micros() as u64)
     }

@@ -66,7 +66,15 @@ impl SharedCache {
         &self.keyspace
     }
 
+    /// Whether it may be away while locks are there: on another node of a cluster.
+    pub(super) fn is_apart_from_locks(&self) -> bool {
+        self.keyspace.is_spread()
+    }
+
     pub(super) async fn find(&self, hash: &TokenHash) -> Result<Option<Entry>, KeyspaceError> {
+        if self.is_apart_from_locks() && !self.keyspace.has_accounts() {
+            return Err(KeyspaceError::NotSent("the node that has accounts is away".into()));
+        }
         let keys = [&*self.key("token", &hash.to_string()), &self.key("floor", "")];
         let reply = self.keyspace.run(&FIND, &keys, &[]).await?;
         // What an older or newer server wrote may not be readable; it is read

@@ -224,9 +224,13 @@ impl Directory {
     /// read anew beside that.
     async fn read_shared(self: &Arc<Self>, hash: TokenHash) -> Result<Option<Known>, FindError> {
         let generation = self.generation();
-        // Without the keyspace nothing can be done for a caller, whoever it is.
-        // Asking the database would only make the answer late.
-        let found = self.shared.find(&hash).await.map_err(|error| FindError::Unavailable(error.to_string()))?;
+        let found = match self.shared.find(&hash).await {
+            // In a cluster the locks may be on other nodes, which are there.
+            Err(_) if self.shared.is_apart_from_locks() => None,
+            // Else nothing can be done without the keyspace for a caller, whoever it is.
+            // Asking the database would only make the answer late.
+            found => found.map_err(|error| FindError::Unavailable(error.to_string()))?,
+        };
         let Some(entry) = found else { return Ok(None) };
         count_lookup("keyspace");
         if !entry.is_fresh() {

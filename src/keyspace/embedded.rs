@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use self::store::Store;
-use super::{KeyspaceError, Reply, Script, home::Home};
+use super::{KeyspaceError, Reply, Script, home::Home, shards::LOCK_TAG};
 
 /// A text that is kept under a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Embedded {
     pub fn new(clock: impl Clock) -> Result<Self, KeyspaceError> {
         let engine = Engine::new().map_err(refused)?;
         let process = Uuid::new_v4().to_string();
-        Ok(Self { engine: Mutex::new(engine), clock: Box::new(clock), home: Home::new(), process })
+        Ok(Self { engine: Mutex::new(engine), clock: Box::new(clock), home: Home::new(LOCK_TAG), process })
     }
 
     /// Runs a script as a whole, as Redis would.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use metrics::{counter, gauge};
+use metrics::counter;
 use tokio::{sync::watch, time::Instant};
 
 use super::{BadReply, Reply, Script};
@@ -16,13 +16,7 @@ use crate::lock::Era;
 pub(super) static ARRIVE: Script =
     Script::new("arrive", concat!(include_str!("../../lua/prelude.lua"), include_str!("../../lua/arrive.lua")));
 
-/// The hash tag of all that belongs to locks. One slot, until there is a
-/// cluster to spread them over.
-pub const LOCK_TAG: &str = "0";
-/// The hash tag of what is kept of accounts.
-pub const ACCOUNTS_TAG: &str = "accounts";
-
-/// How the grants of a keyspace stand.
+/// How the grants of a shard stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     pub era: Era,
@@ -44,14 +38,16 @@ pub enum State {
 
 /// What a server knows of it, and who wants to hear of a change.
 pub(super) struct Home {
+    /// The hash tag of the shard.
+    tag: &'static str,
     standing: watch::Sender<Option<Standing>>,
     /// Beside the rest, since every acquire needs it.
     epoch_us: AtomicU64,
 }
 
 impl Home {
-    pub(super) fn new() -> Self {
-        Self { standing: watch::Sender::new(None), epoch_us: AtomicU64::new(0) }
+    pub(super) fn new(tag: &'static str) -> Self {
+        Self { tag, standing: watch::Sender::new(None), epoch_us: AtomicU64::new(0) }
     }
 
     pub(super) fn standing(&self) -> watch::Receiver<Option<Standing>> {
@@ -64,17 +60,16 @@ impl Home {
 
     /// Takes note of what `arrive.lua` has said.
     pub(super) fn note(&self, reply: &Reply) -> Result<Standing, BadReply> {
-        let standing = read(reply)?;
+        let standing = read(self.tag, reply)?;
         self.epoch_us.store(standing.era.epoch_us, Ordering::Relaxed);
         let before = self.standing.send_replace(Some(standing.clone()));
         standing.report(before.as_ref(), reply);
         Ok(standing)
     }
 
-    /// Measures how long nothing is granted yet.
-    pub(super) fn measure(&self) {
-        let rest = self.standing.borrow().as_ref().and_then(Standing::rest);
-        gauge!("lockable_recovering").set(f64::from(u8::from(rest.is_some())));
+    /// How long nothing is granted yet, as far as is known; `None` when locks are.
+    pub(super) fn rest(&self) -> Option<Duration> {
+        self.standing.borrow().as_ref().and_then(Standing::rest)
     }
 }
 
@@ -100,28 +95,33 @@ impl Standing {
         if is_same {
             return;
         }
-        let epoch = self.era.epoch_us;
+        let (epoch, shard) = (self.era.epoch_us, self.era.tag);
         match self.state {
             // At a start it is not known yet whether there were any.
             State::Closed if self.is_news && before.is_some() => {
                 let reason = reply.text(2).unwrap_or_default();
                 counter!("lockable_recoveries_total").increment(1);
-                tracing::warn!(epoch, reason, "grants may have been forgotten, so nothing is granted for now");
+                tracing::warn!(epoch, shard, reason, "grants may have been forgotten, so nothing is granted for now");
             }
-            State::Closed => tracing::debug!(epoch, "a recovery has begun"),
+            State::Closed => tracing::debug!(epoch, shard, "a recovery has begun"),
             State::Waiting { until } => {
                 let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64();
-                tracing::info!(epoch, seconds, "long leases are back; what was forgotten of others will have lapsed");
+                tracing::info!(
+                    epoch,
+                    shard,
+                    seconds,
+                    "long leases are back; what was forgotten of others will have lapsed"
+                );
             }
             State::Open if before.is_some_and(|before| matches!(before.state, State::Waiting { .. })) => {
-                tracing::info!(epoch, "locks are granted again");
+                tracing::info!(epoch, shard, "locks are granted again");
             }
             State::Open => {}
         }
     }
 }
 
-fn read(reply: &Reply) -> Result<Standing, BadReply> {
+fn read(tag: &'static str, reply: &Reply) -> Result<Standing, BadReply> {
     let (process, epoch) = reply.text(1)?.rsplit_once(' ').ok_or_else(|| reply.bad())?;
     let epoch_us = epoch.parse().map_err(|_| reply.bad())?;
     let (state, is_news) = match reply.status() {
@@ -130,5 +130,5 @@ fn read(reply: &Reply) -> Result<Standing, BadReply> {
         "closed" => (State::Closed, !reply.text(2)?.is_empty()),
         _ => return Err(reply.bad()),
     };
-    Ok(Standing { era: Era { tag: LOCK_TAG, process: process.to_owned(), epoch_us }, state, is_news })
+    Ok(Standing { era: Era { tag, process: process.to_owned(), epoch_us }, state, is_news })
 }

@@ -6,15 +6,19 @@ mod call;
 mod check;
 mod dial;
 mod lanes;
+mod lent;
 mod link;
 mod live;
 mod locate;
+mod nodes;
 mod pauses;
 mod pipeline;
+mod route;
 mod subscriptions;
 
 use std::{sync::Arc, time::Duration};
 
+use deadpool_redis::Status;
 use metrics::gauge;
 use tokio::{
     runtime::Handle,
@@ -25,14 +29,19 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{
     call::{Fault, evaluate},
-    link::{Hearth, Link, Plan},
+    lent::Lent,
+    link::{Link, Plan},
+    live::Live,
     locate::Locator,
+    nodes::{Nodes, Ways},
+    route::{Route, Routes},
     subscriptions::Subscriptions,
 };
 use super::{
     KeyspaceError, Reply, Script,
-    home::{ACCOUNTS_TAG, Home, LOCK_TAG},
-    key,
+    home::Home,
+    key::key,
+    shards::{ACCOUNTS_TAG, LOCK_TAG, Shard},
 };
 use crate::config::RedisSettings;
 
@@ -44,15 +53,18 @@ pub use self::check::StartError;
 /// clients that was measured to be twice as fast as a pool, and costs both sides
 /// half as much. The pool is for what needs a connection to itself.
 pub struct Redis {
-    /// The way to the locks.
-    link: Arc<Link>,
-    /// In a cluster, the way to what is kept of accounts.
-    accounts: Option<Arc<Link>>,
+    shards: &'static [Shard],
+    /// The way to all locks, or to those of the first shard.
+    first: Arc<Route>,
+    /// In a cluster, the ways to the other shards, in their order.
+    others: Vec<Arc<Route>>,
+    /// In a cluster, the ways to what is kept of accounts, and to where all locks
+    /// were before they were spread.
+    aside: Option<[Arc<Route>; 2]>,
     subscriptions: Subscriptions,
     prefix: String,
     timeout: Duration,
     wait_replicas: u32,
-    home: Arc<Home>,
     _tasks: DropGuard,
 }
 
@@ -69,29 +81,34 @@ impl Redis {
         let locator = Arc::new(Locator::parse(url, settings.timeout)?);
         let stop = CancellationToken::new();
         let subscriptions = Subscriptions::start(locator.clone(), stop.clone());
-        let home = Arc::new(Home::new());
-        let keys = ["home", "clock"].map(|kind| key(&settings.prefix, LOCK_TAG, kind, ""));
-        let plan = |tag, hearth| Plan {
-            locator: locator.clone(),
-            tag,
-            hearth,
-            runtimes: runtimes.to_vec(),
-            lent_max: settings.pool_size,
+        let shards = if locator.is_cluster() { Shard::spread() } else { Shard::only() };
+        let route_to = |shard: &Shard| {
+            let keys = ["home", "clock"].map(|kind| key(&settings.prefix, shard.tag, kind, ""));
+            Arc::new(Route::to_grants(shard.tag, keys))
         };
-        let hearth = Hearth { home: home.clone(), keys };
-        let link = Link::start(plan(LOCK_TAG, Some(hearth)), stop.clone()).await?;
-        let accounts = match locator.is_cluster() {
-            true => Some(Link::start(plan(ACCOUNTS_TAG, None), stop.clone()).await?),
-            false => None,
+        let mut routes = shards.iter().map(route_to);
+        let first = routes.next().ok_or(StartError::NoAddress)?;
+        let others: Vec<_> = routes.collect();
+        let (runtimes, lent_max) = (runtimes.to_vec(), settings.pool_size);
+        let aside = if locator.is_cluster() {
+            let aside = [ACCOUNTS_TAG, LOCK_TAG].map(|tag| Arc::new(Route::new(tag)));
+            let all = std::iter::once(&first).chain(&others).chain(&aside).cloned().collect();
+            Nodes::start(Ways { locator, runtimes, lent_max }, all, stop.clone()).await?;
+            Some(aside)
+        } else {
+            let routes = Routes::only(first.clone());
+            Link::start(Plan { locator, node: None, routes, runtimes, lent_max }, stop.clone()).await?;
+            None
         };
         Ok(Arc::new(Self {
-            link,
-            accounts,
+            shards,
+            first,
+            others,
+            aside,
             subscriptions,
             prefix: settings.prefix.clone(),
             timeout: settings.timeout,
             wait_replicas: settings.wait_replicas,
-            home,
             _tasks: stop.drop_guard(),
         }))
     }
@@ -108,14 +125,15 @@ impl Redis {
         begun: std::time::Instant,
     ) -> Result<Reply, KeyspaceError> {
         let deadline = Instant::from_std(begun) + self.timeout;
-        let live = self.link_to(keys).live(deadline).await?;
+        let route = self.route_to(keys);
+        let live = route.live(deadline).await?;
         match live.pipeline().evaluate(script, keys, args, deadline).await {
             Ok(reply) => {
                 live.answered();
                 Ok(reply)
             }
             Err(fault) => {
-                live.note(&fault);
+                route.note(&live, &fault);
                 Err(fault.into())
             }
         }
@@ -148,7 +166,7 @@ impl Redis {
         args: &[&str],
     ) -> Result<Reply, KeyspaceError> {
         let deadline = Instant::now() + self.timeout;
-        let live = self.link_to(keys).live(deadline).await?;
+        let live = self.route_to(keys).live(deadline).await?;
         let mut lent = match timeout_at(deadline, live.pool.get()).await {
             Ok(Ok(pooled)) => Lent(Some(pooled)),
             Ok(Err(error)) => return Err(KeyspaceError::NotSent(error.to_string())),
@@ -175,16 +193,21 @@ impl Redis {
         Ok(reply)
     }
 
-    pub(super) fn home(&self) -> &Home {
-        &self.home
+    /// All shards that locks are in.
+    pub(super) fn shards(&self) -> &'static [Shard] {
+        self.shards
     }
 
-    /// What the server says of itself that the connection leads to.
+    pub(super) fn home(&self, shard: Shard) -> &Home {
+        self.route(shard).home()
+    }
+
+    /// What the server says of itself that has this shard.
     ///
     /// # Errors
     /// When there is none in time.
-    pub(super) async fn process(&self) -> Result<String, KeyspaceError> {
-        let live = self.link.live(Instant::now() + self.timeout).await?;
+    pub(super) async fn process(&self, shard: Shard) -> Result<String, KeyspaceError> {
+        let live = self.route(shard).live(Instant::now() + self.timeout).await?;
         Ok(live.identity().process())
     }
 
@@ -193,31 +216,60 @@ impl Redis {
         self.subscriptions.add(channel)
     }
 
-    /// Whether there is a connection to a server that was checked.
+    /// Whether there is a connection to the server that has this shard.
+    pub(super) fn is_there(&self, shard: Shard) -> bool {
+        self.route(shard).is_live()
+    }
+
+    /// Whether there is a connection to the server that has what is kept of accounts.
+    pub(super) fn has_accounts(&self) -> bool {
+        self.aside.as_ref().map_or(&self.first, |[accounts, _]| accounts).is_live()
+    }
+
+    /// Whether there is a connection to a server that was checked and has locks.
     pub fn is_reachable(&self) -> bool {
-        self.link.is_live()
+        self.routes().any(|route| route.is_live())
+    }
+
+    /// Whether there is one wherever locks are.
+    pub fn is_reachable_as_a_whole(&self) -> bool {
+        self.routes().all(|route| route.is_live())
+    }
+
+    fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    fn route(&self, shard: Shard) -> &Route {
+        shard.number.checked_sub(1).and_then(|number| self.others.get(number)).unwrap_or(&self.first)
     }
 
     /// The way to the server that has these keys, which share a hash tag.
-    fn link_to(&self, keys: &[&str]) -> &Link {
-        let is_of_accounts = || keys.first().is_some_and(|key| key.split(['{', '}']).nth(1) == Some(ACCOUNTS_TAG));
-        match &self.accounts {
-            Some(accounts) if is_of_accounts() => accounts,
-            _ => &self.link,
+    fn route_to(&self, keys: &[&str]) -> &Route {
+        let Some([accounts, former]) = &self.aside else { return &self.first };
+        let tag = keys.first().and_then(|key| key.split(['{', '}']).nth(1)).unwrap_or_default();
+        match Shard::with_tag(tag) {
+            Some(shard) => self.route(shard),
+            None if tag == LOCK_TAG => former,
+            None => accounts,
         }
     }
 
-    /// Measures the pool's connections.
+    /// Measures the pools' connections.
     pub fn measure(&self) {
-        let Some(status) = self.link.pool_status() else { return };
-        gauge!("lockable_redis_pool_connections", "state" => "idle").set(status.available as f64);
+        let mut lives: Vec<Arc<Live>> = self.routes().filter_map(|route| route.live_now()).collect();
+        lives.sort_by_key(Arc::as_ptr);
+        lives.dedup_by_key(|live| Arc::as_ptr(live));
+        let sum = |count: fn(Status) -> usize| lives.iter().map(|live| count(live.pool.status())).sum::<usize>() as f64;
+        gauge!("lockable_redis_pool_connections", "state" => "idle").set(sum(|status| status.available));
         gauge!("lockable_redis_pool_connections", "state" => "used")
-            .set(status.size.saturating_sub(status.available) as f64);
+            .set(sum(|status| status.size.saturating_sub(status.available)));
     }
 
-    /// The server's time in microseconds since 1970, or a little less.
-    pub fn now_us(&self) -> Option<u64> {
-        self.link.now_us()
+    /// The time of the server that has this shard, in microseconds since 1970, or a
+    /// little less.
+    pub fn now_us(&self, shard: Shard) -> Option<u64> {
+        self.route(shard).now_us()
     }
 
     pub fn timeout(&self) -> Duration {
@@ -227,28 +279,5 @@ impl Redis {
     /// What the name of every key begins with.
     pub fn prefix(&self) -> &str {
         &self.prefix
-    }
-}
-
-/// A connection of the pool that is not given back unless all that was asked on
-/// it has been answered: whatever is still to come is not for its next user, and
-/// after a fail-over it leads to the old master.
-struct Lent(Option<deadpool_redis::Connection>);
-
-impl Lent {
-    fn connection(&mut self) -> Result<&mut deadpool_redis::Connection, Fault> {
-        self.0.as_mut().ok_or_else(|| Fault::Gone("the connection was given back".into()))
-    }
-
-    fn give_back(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        if let Some(pooled) = self.0.take() {
-            drop(deadpool_redis::Connection::take(pooled));
-        }
     }
 }

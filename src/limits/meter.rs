@@ -1,3 +1,5 @@
+mod state;
+
 use std::{
     num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -6,6 +8,7 @@ use std::{
 
 use governor::{DefaultDirectRateLimiter, Quota, clock::Clock};
 
+use self::state::State;
 use super::Tokens;
 use crate::lock::{Rate, RateDue, RateStanding};
 
@@ -15,6 +18,8 @@ pub struct Meter {
     /// The rate of the shared limiter: the plan's, less a reserve for permits.
     shared: Rate,
     bucket: Arc<str>,
+    /// Whether the bucket is where the locks are, so that their scripts can charge it.
+    is_beside_locks: bool,
     local: DefaultDirectRateLimiter,
     state: Mutex<State>,
     /// Held while permits are drawn.
@@ -32,44 +37,28 @@ pub(super) enum Draw {
     Refill { wanted: u32 },
 }
 
-struct State {
-    permits: u32,
-    permits_end: Instant,
-    /// Until when the shared limiter refuses.
-    refused_until: Instant,
-    /// The shared limiter's backlog, and when it was heard of.
-    backlog: (Duration, Instant),
-    /// Requests in this window, and in the one before it.
-    window: (Instant, u32),
-    demand: u32,
-}
-
 impl Meter {
     /// The least rate for which permits are drawn.
     const PERMITS_RATE_MIN: u32 = 100;
     /// How many requests there must have been in the last window for the next
     /// to be worth drawing permits for.
     const DEMAND_MIN: u32 = 4;
+    /// For how long the shared limiter is left alone that could not be asked.
+    const UNASKED: Duration = Duration::from_secs(1);
 
-    pub(super) fn new(plan: Rate, bucket: impl Into<Arc<str>>) -> Self {
+    pub(super) fn new(plan: Rate, bucket: impl Into<Arc<str>>, is_beside_locks: bool) -> Self {
         let reserve = permits_per_life(plan);
         let uses_permits = plan.per_second >= Self::PERMITS_RATE_MIN && plan.burst >= reserve.saturating_mul(2);
         let shared = if uses_permits { Rate { burst: plan.burst - reserve, ..plan } } else { plan };
         let at_least_one = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::per_second(at_least_one(plan.per_second)).allow_burst(at_least_one(plan.burst));
         let now = Instant::now();
-        let state = State {
-            permits: 0,
-            permits_end: now,
-            refused_until: now,
-            backlog: (Duration::ZERO, now),
-            window: (now, 0),
-            demand: 0,
-        };
+        let state = State::new(now);
         Self {
             plan,
             shared,
             bucket: bucket.into(),
+            is_beside_locks,
             local: DefaultDirectRateLimiter::direct(quota),
             state: Mutex::new(state),
             drawing: tokio::sync::Mutex::default(),
@@ -103,7 +92,7 @@ impl Meter {
 
     fn draw_from(&self, state: &mut State, now: Instant) -> Draw {
         if self.shared == self.plan {
-            return Draw::PayInScript;
+            return self.pay_one(state, now);
         }
         if now < state.permits_end && state.permits > 0 {
             state.count(now);
@@ -112,11 +101,33 @@ impl Meter {
         }
         match state.demand_at(now) {
             demand if demand < Self::DEMAND_MIN => {
-                state.count(now);
-                Draw::PayInScript
+                let draw = self.pay_one(state, now);
+                if draw == Draw::PayInScript {
+                    state.count(now);
+                }
+                draw
             }
+            _ if now < state.unasked_until => Draw::Permit,
             demand => Draw::Refill { wanted: demand.min(permits_per_life(self.plan)) },
         }
+    }
+
+    /// Has one request charged, wherever that can be done.
+    fn pay_one(&self, state: &State, now: Instant) -> Draw {
+        match self.is_beside_locks {
+            true => Draw::PayInScript,
+            false if now < state.unasked_until => Draw::Permit,
+            false => Draw::Refill { wanted: 1 },
+        }
+    }
+
+    /// In a cluster the bucket may be on a node that is away, and the lock on one
+    /// that is there. Then this pod's limiter is the only one for a while.
+    pub(super) fn go_on_without(&self, failed_at: Instant) -> bool {
+        if !self.is_beside_locks {
+            self.state().unasked_until = failed_at + Self::UNASKED;
+        }
+        !self.is_beside_locks
     }
 
     /// Puts permits in, less the one that paid for drawing them.
@@ -161,28 +172,6 @@ impl Meter {
     }
 }
 
-impl State {
-    fn count(&mut self, now: Instant) {
-        self.turn_window(now);
-        self.window.1 = self.window.1.saturating_add(1);
-    }
-
-    fn demand_at(&mut self, now: Instant) -> u32 {
-        self.turn_window(now);
-        self.demand.max(self.window.1)
-    }
-
-    /// Begins a new window if this one is over. What the one before saw counts
-    /// only if it was just before.
-    fn turn_window(&mut self, now: Instant) {
-        let age = now.saturating_duration_since(self.window.0);
-        if age >= Tokens::PERMIT_LIFE {
-            self.demand = if age < Tokens::PERMIT_LIFE * 2 { self.window.1 } else { 0 };
-            self.window = (now, 0);
-        }
-    }
-}
-
 /// How many requests of a plan are refilled while a permit lives.
 fn permits_per_life(rate: Rate) -> u32 {
     let per_life = u64::from(rate.per_second) * Tokens::PERMIT_LIFE.as_millis() as u64;
@@ -197,7 +186,37 @@ mod tests {
     const HOBBYIST: Rate = Rate { per_second: 10, burst: 50 };
 
     fn meter(rate: Rate) -> Meter {
-        Meter::new(rate, "bucket")
+        Meter::new(rate, "bucket", true)
+    }
+
+    #[test]
+    fn apart_from_the_locks_every_request_draws_its_permit() {
+        let apart = |rate| (Meter::new(rate, "bucket", false), Instant::now());
+        for (rate, wanted) in [(HOBBYIST, 1), (BUSINESS, 1)] {
+            let (meter, now) = apart(rate);
+            // It asks once more when it is its turn to draw.
+            assert_eq!([meter.draw(now), meter.draw(now)], [Draw::Refill { wanted }; 2]);
+            meter.fill(wanted, now);
+            assert_eq!(meter.draw(now), Draw::Refill { wanted }, "it has paid for itself alone");
+        }
+        let (meter, now) = apart(BUSINESS);
+        (0..5).for_each(|_| meter.fill(1, now));
+        assert_eq!(meter.draw(now), Draw::Refill { wanted: 5 });
+    }
+
+    #[test]
+    fn requests_go_on_for_a_second_when_a_bucket_apart_is_away() {
+        for rate in [HOBBYIST, BUSINESS] {
+            let meter = Meter::new(rate, "bucket", false);
+            let now = Instant::now();
+            assert!(meter.go_on_without(now));
+            assert_eq!(meter.draw(now + Duration::from_millis(999)), Draw::Permit);
+            assert_eq!(meter.draw(now + Duration::from_secs(1)), Draw::Refill { wanted: 1 });
+            assert!((0..rate.burst).all(|_| meter.ask(now).0.is_ok()));
+            // One more may have been refilled meanwhile, or two.
+            assert!((0..rate.burst).any(|_| meter.ask(now).0.is_err()), "no more than the plan's rate in this pod");
+        }
+        assert!(!meter(HOBBYIST).go_on_without(Instant::now()), "there the lock is away, too");
     }
 
     #[test]

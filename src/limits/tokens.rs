@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::meter::{Draw, Meter};
 use crate::{
-    keyspace::{BadReply, Keyspace, KeyspaceError, LOCK_TAG, Reply, Script},
+    keyspace::{BadReply, Keyspace, KeyspaceError, Reply, Script},
     lock::{Payment, Rate, RateDue, RateStanding},
 };
 
@@ -32,6 +32,10 @@ pub(super) static PERMITS: Script =
 /// smaller than the plan's by as many as are refilled in that time, never more
 /// than the plan's rate for ten seconds, and its burst. Plans too small for
 /// that reserve pay each request in its script, and have their burst whole.
+///
+/// In a cluster a token's bucket is not where the lock is, so no script can charge
+/// both: there all is paid by permits, for a small plan by one for each request,
+/// which costs a round trip of its own.
 pub struct Tokens {
     keyspace: Keyspace,
     meters: Cache<(Uuid, Rate), Arc<Meter>>,
@@ -57,8 +61,11 @@ impl Tokens {
     /// What is known of a token's rate. It may be kept for some minutes.
     pub fn meter(&self, token: Uuid, rate: Rate) -> Arc<Meter> {
         self.meters.get_with((token, rate), || {
-            // In the hash slot of the locks, so that their scripts can charge it.
-            Arc::new(Meter::new(rate, self.keyspace.key(LOCK_TAG, "rate", &token.to_string())))
+            // In the hash slot of the locks, so that their scripts can charge it. Where
+            // they are in many it is in that which the token has among them.
+            let (name, is_beside_locks) = (token.to_string(), !self.keyspace.is_spread());
+            let bucket = self.keyspace.key(self.keyspace.shard_of(&name).tag, "rate", &name);
+            Arc::new(Meter::new(rate, bucket, is_beside_locks))
         })
     }
 
@@ -105,7 +112,10 @@ impl Tokens {
         let due = meter.due();
         // Permits age from before they were asked for: never too late.
         let drawn_at = Instant::now();
-        let reply = draw_permits(&self.keyspace, &due, wanted).await?;
+        let reply = match draw_permits(&self.keyspace, &due, wanted).await {
+            Err(_) if meter.go_on_without(Instant::now()) => return Ok(None),
+            reply => reply?,
+        };
         let (standing, drawn) = read_drawn(&reply, due.rate).map_err(|bad| KeyspaceError::Refused(bad.to_string()))?;
         meter.settle(standing, drawn.err(), drawn_at);
         match drawn {

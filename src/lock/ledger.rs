@@ -30,7 +30,8 @@ pub trait Ledger: Send + Sync {
     fn strike<'a>(&'a self, place: &'a str, fence: Fence) -> BoxFuture<'a, Result<(), LedgerError>>;
 
     /// Some of the grants that have not lapsed by `now_ms`, in the order of their
-    /// places and behind `after`; none at the end.
+    /// places and behind `after`; none at the end. Among those of the tag are some
+    /// of others where locks were spread over tags otherwise when they were written.
     ///
     /// # Errors
     /// When they could not be read in time.

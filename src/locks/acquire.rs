@@ -71,10 +71,25 @@ impl Locks {
         attempt: Attempt,
         wait: Duration,
     ) -> Result<Answer<Turn>, LocksError> {
-        let deadline_us = self.deadline_us()?;
-        let era = self.era_for(request.lease);
+        match self.keyspace.is_spread() {
+            // Boxed: its room would be taken in every request, also without a cluster.
+            true => Box::pin(self.ask_spread(request, attempt, wait)).await,
+            false => self.ask_once(request, attempt, wait).await,
+        }
+    }
+
+    /// The same, where the quotas in the request are those of the lock's shard.
+    pub(super) async fn ask_once(
+        &self,
+        request: &AcquireRequest,
+        attempt: Attempt,
+        wait: Duration,
+    ) -> Result<Answer<Turn>, LocksError> {
         let account = request.claimant.account.key_text();
         let place = request.lock.place();
+        let shard = self.keyspace.shard_of(&place);
+        let deadline_us = self.deadline_us(shard)?;
+        let era = self.era_for(shard, request.lease);
         let keys = Keys::new(&self.keyspace, &place, account.as_str(), &request.payment);
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))
@@ -84,7 +99,7 @@ impl Locks {
             .number(deadline_us)
             .number(request.held_max)
             .write(|text| request.write_about(text))
-            .number(self.keyspace.epoch_us());
+            .number(self.keyspace.epoch_us(shard));
         // What few requests need costs Redis something with each.
         if !wait.is_zero() || request.payment != Payment::Paid {
             args.number(wait.as_millis() as u64).text(&self.pod).number(request.waiting_max);

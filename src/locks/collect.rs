@@ -29,10 +29,24 @@ impl Locks {
     /// # Errors
     /// When the keyspace gave no answer in time.
     pub async fn collect(&self, request: &AcquireRequest, attempt: Attempt, is_over: bool) -> Result<Turn, LocksError> {
-        let deadline_us = self.deadline_us()?;
-        let era = self.era_for(request.lease);
+        match self.keyspace.is_spread() {
+            true => Box::pin(self.collect_spread(request, attempt, is_over)).await,
+            false => self.collect_once(request, attempt, is_over).await,
+        }
+    }
+
+    /// The same, where the quotas in the request are those of the lock's shard.
+    pub(super) async fn collect_once(
+        &self,
+        request: &AcquireRequest,
+        attempt: Attempt,
+        is_over: bool,
+    ) -> Result<Turn, LocksError> {
         let account = request.claimant.account.key_text();
         let place = request.lock.place();
+        let shard = self.keyspace.shard_of(&place);
+        let deadline_us = self.deadline_us(shard)?;
+        let era = self.era_for(shard, request.lease);
         let keys = Keys::new(&self.keyspace, &place, account.as_str(), &Payment::Paid);
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))
@@ -43,7 +57,7 @@ impl Locks {
             .number(request.held_max)
             .write(|text| request.write_about(text))
             .text(if is_over { "1" } else { "" })
-            .number(self.keyspace.epoch_us());
+            .number(self.keyspace.epoch_us(shard));
         let reply = self.keyspace.run_replicated(&COLLECT, &keys.all(), &args.slices()).await?;
         Self::count("collect", &reply);
         let turn = read_turn(&reply, 1, request.lease)?;

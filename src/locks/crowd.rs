@@ -1,3 +1,5 @@
+use futures_util::future::try_join_all;
+
 use super::{
     LockId, Locks, LocksError,
     request::{Keys, script},
@@ -40,9 +42,17 @@ impl Locks {
     /// # Errors
     /// When the keyspace gave no answer in time.
     pub async fn crowds(&self, account: AccountId, locks: &[LockId]) -> Result<Vec<Crowd>, LocksError> {
-        if locks.is_empty() {
-            return Ok(Vec::new());
-        }
+        let asking = self.by_shard(locks, LockId::to_string);
+        let found = try_join_all(asking.into_values().map(async |(places, locks)| {
+            Ok::<_, LocksError>(places.into_iter().zip(self.crowds_in(account, &locks).await?))
+        }));
+        let mut found: Vec<_> = found.await?.into_iter().flatten().collect();
+        found.sort_by_key(|(place, _)| *place);
+        Ok(found.into_iter().map(|(_, crowd)| crowd).collect())
+    }
+
+    /// The same for locks of one shard.
+    async fn crowds_in(&self, account: AccountId, locks: &[&LockId]) -> Result<Vec<Crowd>, LocksError> {
         let keys = locks.iter().flat_map(|lock| {
             let keys = Keys::new(&self.keyspace, &lock.to_string(), "-", &Payment::Paid);
             [keys.line().to_owned(), keys.tickets().to_owned()]

@@ -19,10 +19,11 @@ impl Locks {
     /// # Errors
     /// When the keyspace gave no answer in time; the lease may be renewed then.
     pub async fn heartbeat(&self, request: &HeartbeatRequest) -> Result<Answer<Heartbeaten>, LocksError> {
-        let deadline_us = self.deadline_us()?;
-        let era = self.era_for(request.lease);
         let account = request.claimant.account.key_text();
         let place = request.lock.place();
+        let shard = self.keyspace.shard_of(&place);
+        let deadline_us = self.deadline_us(shard)?;
+        let era = self.era_for(shard, request.lease);
         let keys = Keys::new(&self.keyspace, &place, account.as_str(), &request.payment);
         let keys = keys.with_bucket(&[keys.lock(), keys.held(), keys.clock()]);
         let mut args = Words::new();
@@ -32,7 +33,7 @@ impl Locks {
             .write(|text| write_fence(text, request.fence))
             .number(deadline_us)
             .text(if self.is_long(request.lease) { "1" } else { "" })
-            .number(self.keyspace.epoch_us());
+            .number(self.keyspace.epoch_us(shard));
         write_rate(&mut args, &request.payment);
         let reply = self.keyspace.run_replicated(&HEARTBEAT, &keys, &args.slices()).await?;
         Self::count("heartbeat", &reply);

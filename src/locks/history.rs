@@ -4,7 +4,8 @@ use jiff::Timestamp;
 
 use super::{
     LockId, Locks, LocksError,
-    request::{activity_key, history_key, recorded_key, script},
+    keys::{activity_key, history_key, recorded_key},
+    request::script,
     stored::read_time,
 };
 use crate::{

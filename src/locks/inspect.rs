@@ -2,8 +2,9 @@ use std::time::Duration;
 
 use super::{
     Ending, Locks, LocksError,
+    keys::bucket_key,
     list::Looked,
-    request::{Answer, BreakRequest, Claimant, Keys, LockId, bucket_key, rate_args, read_standing, script},
+    request::{Answer, BreakRequest, Claimant, Keys, LockId, rate_args, read_standing, script},
     stored::read_held,
 };
 use crate::{
@@ -26,9 +27,10 @@ impl Locks {
         asking: Option<&Claimant>,
         payment: &Payment,
     ) -> Result<Answer<Looked<Standing>>, LocksError> {
-        let keys = Keys::new(&self.keyspace, &lock.to_string(), "-", payment);
+        let place = lock.to_string();
+        let keys = Keys::new(&self.keyspace, &place, "-", payment);
         let [interval_us, burst_us] = rate_args(payment);
-        let bucket = bucket_key(&self.keyspace, payment);
+        let bucket = bucket_key(&self.keyspace, self.keyspace.shard_of(&place), payment);
         let keys = [keys.lock(), keys.line(), &bucket];
         let ticket = asking.map(|asking| format!("{}\n{}\n", asking.account, asking.owner_text())).unwrap_or_default();
         let reply = self.keyspace.run(&INSPECT, &keys, &[&interval_us, &burst_us, &ticket]).await?;
@@ -50,9 +52,9 @@ impl Locks {
     /// # Errors
     /// When the keyspace gave no answer in time; the grant may be broken then.
     pub async fn break_grant(&self, request: &BreakRequest) -> Result<Broken, LocksError> {
-        let deadline_us = self.deadline_us()?;
         let account = request.account.to_string();
         let place = request.lock.to_string();
+        let deadline_us = self.deadline_us(self.keyspace.shard_of(&place))?;
         let keys = Keys::new(&self.keyspace, &place, &account, &Payment::Paid);
         let args = [&*account, &place, &request.fence.to_string(), &deadline_us.to_string()];
         let reply = self.keyspace.run(&BREAK, &keys.all(), &args).await?;

@@ -10,7 +10,10 @@ use super::{
     AcquireRequest, Locks,
     stored::{fence_of, in_full},
 };
-use crate::lock::{Entered, Era, Fence, Grant, Lease, LedgerError, LongGrant};
+use crate::{
+    keyspace::Shard,
+    lock::{Entered, Era, Fence, Grant, Lease, LedgerError, LongGrant},
+};
 
 /// How long to pause before the ledger is tried again.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -21,14 +24,14 @@ impl Locks {
         lease > self.short
     }
 
-    /// The era in which a lease that is to be written down is granted: to be asked
+    /// The era of a shard in which a lease that is to be written down is granted: to be asked
     /// for before it is. One that is granted in another is not written, lest the
     /// next keyspace does not hear of it.
-    pub(super) fn era_for(&self, lease: Lease) -> Option<Era> {
+    pub(super) fn era_for(&self, shard: Shard, lease: Lease) -> Option<Era> {
         if !self.is_long(lease) {
             return None;
         }
-        self.keyspace.standing().borrow().as_ref().map(|standing| standing.era.clone())
+        self.keyspace.standing(shard).borrow().as_ref().map(|standing| standing.era.clone())
     }
 
     /// Writes a grant of a long lease down that was made for a request. It is to be

@@ -1,5 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep},
@@ -8,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Locks, LocksError,
-    request::{Keys, LockId, pods_key, script},
+    keys::pods_key,
+    request::{Keys, LockId, script},
     waiters::{Line, Seat},
 };
 use crate::{
-    keyspace::Script,
+    keyspace::{Script, Shard},
     lock::{Attempt, Payment},
 };
 
@@ -55,6 +57,7 @@ impl Locks {
             () = self.stay_alive() => {}
             () = self.recover_always() => {}
             () = self.record_always() => {}
+            () = self.count_always() => {}
             () = stop.cancelled() => {}
         }
     }
@@ -80,13 +83,13 @@ impl Locks {
         })
     }
 
-    /// Says that this server is there. Returns whether it counted as such.
+    /// Says to a shard that this server is there. Returns whether it counted as such.
     ///
     /// # Errors
     /// When the keyspace gave no answer in time.
-    pub async fn announce(&self) -> Result<bool, LocksError> {
+    pub async fn announce(&self, shard: Shard) -> Result<bool, LocksError> {
         let args = [&*self.pod, &Self::LIFE.as_millis().to_string(), &Self::ABSENCE.as_millis().to_string()];
-        let reply = self.keyspace.run(&ALIVE, &[&pods_key(&self.keyspace)], &args).await?;
+        let reply = self.keyspace.run(&ALIVE, &[&pods_key(&self.keyspace, shard)], &args).await?;
         match reply.status() {
             "alive" => Ok(true),
             "returned" => Ok(false),
@@ -115,13 +118,17 @@ impl Locks {
     }
 
     async fn stay_alive(&self) {
+        join_all(self.keyspace.shards().iter().map(|shard| self.stay_alive_in(*shard))).await;
+    }
+
+    async fn stay_alive_in(&self, shard: Shard) {
         // What was said last is not known for sure when no answer came.
         let mut is_sure = true;
         loop {
-            match self.announce().await {
+            match self.announce(shard).await {
                 Ok(was_alive) => {
                     if !(was_alive && is_sure) {
-                        self.waiters.wake_all();
+                        self.waiters.wake_all(|lock| self.keyspace.shard_of(&lock.to_string()) == shard);
                     }
                     is_sure = true;
                 }

@@ -1,12 +1,15 @@
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
+
+use futures_util::future::try_join_all;
 
 use super::{
     Locks, LocksError,
-    request::{Answer, LockId, bucket_key, held_key, lock_key, rate_args, read_standing, script, waiting_key},
+    keys::{bucket_key, held_key, lock_key, waiting_key},
+    request::{Answer, LockId, rate_args, read_standing, script},
     stored::read_holder,
 };
 use crate::{
-    keyspace::{Reply, Script},
+    keyspace::{Reply, Script, Shard},
     lock::{AccountId, Holder, NamespaceId, Payment},
 };
 
@@ -30,7 +33,7 @@ pub struct ListRequest {
 }
 
 /// Where a page ends: the last lock on it, and when its lease lapses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     pub expires_ms: u64,
     pub place: String,
@@ -77,19 +80,20 @@ impl Locks {
     /// # Errors
     /// When the keyspace gave no answer in time.
     pub async fn list(&self, request: &ListRequest) -> Result<Answer<Looked<Page>>, LocksError> {
-        let reply = self.find_places(request).await?;
-        let standing = read_standing(&reply, &request.payment)?;
-        let outcome = match reply.status() {
+        let asking = self.keyspace.shards().iter().map(|shard| self.find_places(*shard, request));
+        let found = try_join_all(asking).await?;
+        let Some(first) = found.first() else { return Err(Reply::default().bad().into()) };
+        let standing = read_standing(first, &request.payment)?;
+        let outcome = match first.status() {
             "found" => {
-                let places: Vec<&str> = reply.texts(4).collect();
-                let next = Some(reply.text(2)?).filter(|ms| !ms.is_empty());
-                let next = next
-                    .map(|_| Ok::<_, LocksError>(Cursor { expires_ms: reply.word(2)?, place: reply.text(3)?.into() }));
-                let locks = self.read_grants(request.account, &places).await?;
-                Looked::Found(Page { locks, next: next.transpose()? })
+                let limit = request.limit.clamp(1, Self::PAGE_MAX);
+                let found: Vec<Found> = found.iter().map(Found::read).collect::<Result<_, _>>()?;
+                let (places, next) = Found::merge(found, limit);
+                let places: Vec<&str> = places.iter().map(|cursor| cursor.place.as_str()).collect();
+                Looked::Found(Page { locks: self.read_grants(request.account, &places).await?, next })
             }
-            "rate_limited" => Looked::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) },
-            _ => return Err(reply.bad().into()),
+            "rate_limited" => Looked::RateLimited { retry_after: Duration::from_micros(first.word(2)?) },
+            _ => return Err(first.bad().into()),
         };
         Ok(Answer { outcome, standing })
     }
@@ -100,8 +104,26 @@ impl Locks {
     /// When the keyspace gave no answer in time.
     pub async fn census(&self, account: AccountId, payment: &Payment) -> Result<Answer<Looked<Census>>, LocksError> {
         let account = account.to_string();
-        let (held, waiting) = (held_key(&self.keyspace, &account), waiting_key(&self.keyspace, &account));
-        let keys = [&*held, &waiting, &bucket_key(&self.keyspace, payment)];
+        let asking = self.keyspace.shards().iter().map(|shard| self.census_in(*shard, &account, payment));
+        let mut all = try_join_all(asking).await?.into_iter();
+        let Some(mut sum) = all.next() else { return Err(Reply::default().bad().into()) };
+        for Answer { outcome, .. } in all {
+            if let (Looked::Found(sum), Looked::Found(census)) = (&mut sum.outcome, outcome) {
+                sum.held += census.held;
+                sum.waiting += census.waiting;
+            }
+        }
+        Ok(sum)
+    }
+
+    async fn census_in(
+        &self,
+        shard: Shard,
+        account: &str,
+        payment: &Payment,
+    ) -> Result<Answer<Looked<Census>>, LocksError> {
+        let (held, waiting) = (held_key(&self.keyspace, shard, account), waiting_key(&self.keyspace, shard, account));
+        let keys = [&*held, &waiting, &bucket_key(&self.keyspace, shard, payment)];
         let [interval_us, burst_us] = rate_args(payment);
         let reply = self.keyspace.run(&CENSUS, &keys, &[&interval_us, &burst_us]).await?;
         let outcome = match reply.status() {
@@ -112,8 +134,8 @@ impl Locks {
         Ok(Answer { outcome, standing: read_standing(&reply, payment)? })
     }
 
-    async fn find_places(&self, request: &ListRequest) -> Result<Reply, LocksError> {
-        let held = held_key(&self.keyspace, &request.account.to_string());
+    async fn find_places(&self, shard: Shard, request: &ListRequest) -> Result<Reply, LocksError> {
+        let held = held_key(&self.keyspace, shard, &request.account.to_string());
         let [interval_us, burst_us] = rate_args(&request.payment);
         let namespace = request.namespace.map(|namespace| namespace.to_string()).unwrap_or_default();
         let (after_ms, after_place) = match &request.after {
@@ -130,29 +152,136 @@ impl Locks {
             &after_ms.to_string(),
             after_place,
         ];
-        Ok(self.keyspace.run(&LIST, &[&held, &bucket_key(&self.keyspace, &request.payment)], &args).await?)
+        Ok(self.keyspace.run(&LIST, &[&held, &bucket_key(&self.keyspace, shard, &request.payment)], &args).await?)
     }
 
     /// Reads the grants of these places. One that was released meanwhile is left
     /// out.
     async fn read_grants(&self, account: AccountId, places: &[&str]) -> Result<Vec<(LockId, Holder)>, LocksError> {
-        if places.is_empty() {
-            return Ok(Vec::new());
-        }
         let account = account.to_string();
-        let mut keys = vec![held_key(&self.keyspace, &account)];
+        let asking = self.by_shard(places, |place| (*place).to_owned());
+        let asking = asking.into_iter().map(async |(shard, (at, places))| {
+            let read = self.read_grants_in(shard, &account, &places).await?;
+            Ok::<_, LocksError>(at.into_iter().zip(read))
+        });
+        let mut read: Vec<_> = try_join_all(asking).await?.into_iter().flatten().collect();
+        read.sort_by_key(|(at, _)| *at);
+        Ok(read.into_iter().filter_map(|(_, read)| read).collect())
+    }
+
+    /// The same for places of one shard; nothing for one that was released.
+    async fn read_grants_in(
+        &self,
+        shard: Shard,
+        account: &str,
+        places: &[&&str],
+    ) -> Result<Vec<Option<(LockId, Holder)>>, LocksError> {
+        let mut keys = vec![held_key(&self.keyspace, shard, account)];
         keys.extend(places.iter().map(|place| lock_key(&self.keyspace, place)));
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let args: Vec<&str> = std::iter::once(&*account).chain(places.iter().copied()).collect();
+        let args: Vec<&str> = std::iter::once(account).chain(places.iter().map(|place| **place)).collect();
         let reply = self.keyspace.run(&GRANTS, &keys, &args).await?;
-        let mut locks = Vec::new();
-        for (at, place) in places.iter().enumerate() {
+        let read = places.iter().enumerate().map(|(at, place)| {
             let index = 1 + 3 * at;
-            if !reply.text(index + 2)?.is_empty() {
-                let lock = place.parse().map_err(|_| reply.bad())?;
-                locks.push((lock, read_holder(&reply, index + 2, index + 1)?));
+            if reply.text(index + 2)?.is_empty() {
+                return Ok(None);
             }
+            let lock = place.parse().map_err(|_| reply.bad())?;
+            Ok(Some((lock, read_holder(&reply, index + 2, index + 1)?)))
+        });
+        read.collect()
+    }
+
+    /// Parts what is asked for by the shards where it is, with the place that each
+    /// had among all.
+    pub(super) fn by_shard<'a, T>(
+        &self,
+        all: &'a [T],
+        place: impl Fn(&T) -> String,
+    ) -> HashMap<Shard, (Vec<usize>, Vec<&'a T>)> {
+        let mut parts = HashMap::<_, (Vec<usize>, Vec<&T>)>::new();
+        for (at, one) in all.iter().enumerate() {
+            let part = parts.entry(self.keyspace.shard_of(&place(one))).or_default();
+            part.0.push(at);
+            part.1.push(one);
         }
-        Ok(locks)
+        parts
+    }
+}
+
+/// What a shard has of a page.
+struct Found {
+    /// In their order.
+    places: Vec<Cursor>,
+    /// Up to where it has looked, unless there is nothing more.
+    end: Option<Cursor>,
+}
+
+impl Found {
+    fn read(reply: &Reply) -> Result<Self, LocksError> {
+        let cursor =
+            |at| Ok::<_, LocksError>(Cursor { expires_ms: reply.word(at)?, place: reply.text(at + 1)?.into() });
+        let count = reply.texts(4).count() / 2;
+        let end = if reply.text(2)?.is_empty() { None } else { Some(cursor(2)?) };
+        Ok(Self { places: (0..count).map(|at| cursor(4 + 2 * at)).collect::<Result<_, _>>()?, end })
+    }
+
+    /// The first of what all shards have, and where to go on. A shard that has not
+    /// looked to its end may have more behind that, which comes before what others
+    /// have there: nothing from there on is on this page.
+    fn merge(found: Vec<Self>, limit: usize) -> (Vec<Cursor>, Option<Cursor>) {
+        let end = found.iter().filter_map(|found| found.end.clone()).min();
+        let mut places: Vec<Cursor> = found.into_iter().flat_map(|found| found.places).collect();
+        places.sort_unstable();
+        let seen = end.as_ref().map_or(places.len(), |end| places.partition_point(|place| place <= end));
+        let next = if seen >= limit && places.len() > limit { places.get(limit - 1).cloned() } else { end };
+        places.truncate(seen.min(limit));
+        (places, next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cursor(expires_ms: u64, place: &str) -> Cursor {
+        Cursor { expires_ms, place: place.into() }
+    }
+
+    /// What shards with these locks have of a page.
+    fn page(
+        shards: &[&[Cursor]],
+        after: Option<&Cursor>,
+        limit: usize,
+        looked_at: usize,
+    ) -> (Vec<Cursor>, Option<Cursor>) {
+        let found = shards.iter().map(|locks| {
+            let behind = locks.iter().filter(|lock| after.is_none_or(|after| *lock > after)).cloned();
+            let places: Vec<Cursor> = behind.take(limit.min(looked_at)).collect();
+            let is_all = places.last() == locks.last() || places.is_empty();
+            Found { end: places.last().cloned().filter(|_| !is_all), places }
+        });
+        Found::merge(found.collect(), limit)
+    }
+
+    #[test]
+    fn pages_of_several_shards_have_each_lock_once_and_in_order() {
+        let a = ["a", "b", "f"].map(|place| cursor(5, place));
+        let b = [cursor(1, "z"), cursor(5, "c"), cursor(5, "d"), cursor(5, "e"), cursor(9, "a")];
+        let c = [cursor(7, "g")];
+        let mut all: Vec<Cursor> = a.iter().chain(&b).chain(&c).cloned().collect();
+        all.sort();
+        for (limit, looked_at) in [(1, 9), (2, 9), (3, 9), (4, 2), (9, 1), (8, 8), (20, 20)] {
+            let (mut seen, mut after) = (Vec::new(), None);
+            loop {
+                let (places, next) = page(&[&a, &b, &c, &[]], after.as_ref(), limit, looked_at);
+                assert!(places.len() <= limit);
+                seen.extend(places);
+                let Some(next) = next else { break };
+                assert!(after.is_none_or(|after| after < next), "it goes on");
+                after = Some(next);
+            }
+            assert_eq!(seen, all, "{limit}, {looked_at}");
+        }
     }
 }

@@ -18,7 +18,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{
     AcquireRequest, Counts, Ending, Locks, LocksError,
-    request::{activity_key, history_key, recorded_key, script},
+    keys::{activity_key, history_key, recorded_key},
+    request::script,
 };
 use crate::{
     keyspace::Script,

@@ -4,19 +4,22 @@
 
 use std::time::Duration;
 
+use futures_util::{StreamExt, future::join_all, stream};
 use tokio::time::sleep;
 
 use super::{
     Locks, LocksError,
     journal::long_grant,
-    request::{clock_key, former_keys, held_key, home_key, lock_key, script},
+    keys::{clock_key, former_keys, held_key, home_key, lock_key, unspread_keys},
+    request::script,
 };
 use crate::{
-    keyspace::{Keyspace, KeyspaceError, Script, Standing, State},
+    keyspace::{Keyspace, KeyspaceError, Script, Shard, Standing, State},
     lock::{Entered, Era, Fence, LongGrant},
 };
 
 static SUCCEED: Script = script!("succeed");
+static SPREAD: Script = script!("spread");
 static RESTORE: Script = script!("restore");
 static REOPEN: Script = script!("reopen");
 
@@ -34,16 +37,22 @@ impl Locks {
     const SWEEP_AFTER: Duration = Duration::from_secs(3600);
     /// How many grants are put back at a time.
     const BATCH: usize = 100;
+    /// How many shards are looked at at once when the server starts.
+    const SHARDS_AT_ONCE: usize = 8;
+    /// For how long after locks were spread every recovery begins anew: longer than
+    /// the longest lease that can have been left unwritten.
+    const SPREADING: Duration = Duration::from_secs(2 * 3600);
 
     /// Sees to it that every recovery comes to its end.
     pub(super) async fn recover_always(&self) {
-        tokio::join!(self.mend_always(), self.sweep_always(), self.keyspace.watch());
+        let mend_all = join_all(self.keyspace.shards().iter().map(|shard| self.mend_always(*shard)));
+        tokio::join!(mend_all, self.sweep_always(), self.keyspace.watch());
     }
 
-    /// How much longer nothing is granted, as far as is known; `None` when locks
-    /// are.
+    /// How much longer nothing is granted, in some shard at least, as far as is
+    /// known; `None` when locks are.
     pub fn recovery_rest(&self) -> Option<Duration> {
-        self.keyspace.standing().borrow().as_ref().and_then(Standing::rest)
+        self.keyspace.recovery_rest()
     }
 
     /// Finds out whether grants may have been forgotten, and puts back what is
@@ -52,41 +61,55 @@ impl Locks {
     /// # Errors
     /// When the keyspace or the ledger could not be asked, or servers of an
     /// earlier version are there; then it is to be tried again.
-    pub async fn recover(&self) -> Result<Standing, LocksError> {
-        let mut standing = self.keyspace.arrive(0).await?;
-        if standing.state == State::Closed && self.succeed().await? {
-            standing = self.keyspace.arrive(0).await?;
+    pub async fn recover(&self) -> Result<(), LocksError> {
+        let recovering = self.keyspace.shards().iter().map(|shard| self.recover_in(*shard));
+        let recovered: Vec<_> = stream::iter(recovering).buffer_unordered(Self::SHARDS_AT_ONCE).collect().await;
+        recovered.into_iter().try_for_each(|recovered| recovered.map(drop))
+    }
+
+    /// The same, for one shard.
+    async fn recover_in(&self, shard: Shard) -> Result<Standing, LocksError> {
+        let mut standing = self.keyspace.arrive(shard, 0).await?;
+        let is_successor = standing.state == State::Closed && self.succeed(shard).await?;
+        if is_successor {
+            standing = self.keyspace.arrive(shard, standing.era.epoch_us).await?;
         }
         let mut entered = self.ledger.enter(&standing.era, self.short.as_duration()).await?;
         while let (Entered::Behind { epoch_us }, State::Closed) = (&entered, standing.state) {
-            standing = self.keyspace.arrive(*epoch_us).await?;
+            standing = self.keyspace.arrive(shard, *epoch_us).await?;
             entered = self.ledger.enter(&standing.era, self.short.as_duration()).await?;
         }
         let (wait, last) = match entered {
             _ if standing.state != State::Closed => return Ok(standing),
             Entered::Behind { .. } => return Ok(standing),
+            Entered::First if is_successor => (self.short.as_duration() + Self::RECOVERY_MARGIN, None),
             Entered::First => (Duration::ZERO, None),
             Entered::HandedOver { last } => (Duration::ZERO, Some(last)),
             Entered::Again { short } => (short + Self::RECOVERY_MARGIN, None),
         };
-        let restored = self.restore(&standing.era).await?;
-        self.reopen(&standing.era, wait, last).await?;
+        let restored = self.restore(shard, &standing.era).await?;
+        self.reopen(shard, &standing.era, wait, last).await?;
         if restored > 0 {
             tracing::info!(grants = restored, "put back grants of long leases");
         }
-        Ok(self.keyspace.arrive(0).await?)
+        Ok(self.keyspace.arrive(shard, 0).await?)
     }
 
-    /// Sees to it that nobody works with the layout before any more. Returns
-    /// whether somebody could until now: then what is granted there has yet to
-    /// lapse, and the recovery begins anew.
-    async fn succeed(&self) -> Result<bool, LocksError> {
-        let keys = former_keys(&self.keyspace);
-        let [pods, home, clock] = keys.each_ref().map(String::as_str);
-        let (own_home, own_clock) = (home_key(&self.keyspace), clock_key(&self.keyspace));
-        let keys = [pods, home, clock, &own_home, &own_clock];
-        let reply = self.keyspace.run_replicated(&SUCCEED, &keys, &[]).await?;
+    /// Sees to it that nobody works with the layout before any more, nor with all
+    /// locks of a cluster in one place. Returns whether somebody could until now:
+    /// then what is granted there has yet to lapse, and the recovery begins anew.
+    async fn succeed(&self, shard: Shard) -> Result<bool, LocksError> {
+        let former = former_keys(&self.keyspace);
+        let (script, others) = match self.keyspace.is_spread() {
+            true => (&SPREAD, unspread_keys(&self.keyspace).into()),
+            false => (&SUCCEED, vec![home_key(&self.keyspace, shard), clock_key(&self.keyspace, shard)]),
+        };
+        let keys: Vec<&str> = former.iter().chain(&others).map(String::as_str).collect();
+        let reply = self.keyspace.run_replicated(script, &keys, &[]).await?;
         match reply.status() {
+            "closed" if self.keyspace.is_spread() => {
+                Ok(u128::from(reply.word::<u64>(1)?) < Self::SPREADING.as_millis())
+            }
             "closed" => Ok(true),
             "open" => Ok(false),
             "in_use" => {
@@ -97,8 +120,8 @@ impl Locks {
         }
     }
 
-    async fn mend_always(&self) {
-        let mut standing = self.keyspace.standing();
+    async fn mend_always(&self, shard: Shard) {
+        let mut standing = self.keyspace.standing(shard);
         let mut complaint = String::new();
         loop {
             let closed =
@@ -111,7 +134,7 @@ impl Locks {
             if !is_news && complaint.is_empty() {
                 sleep(Self::COURTESY).await;
             }
-            match self.recover().await {
+            match self.recover_in(shard).await {
                 Ok(_) => complaint.clear(),
                 Err(error) => {
                     if complaint != error.to_string() {
@@ -124,25 +147,27 @@ impl Locks {
         }
     }
 
-    async fn restore(&self, era: &Era) -> Result<u64, LocksError> {
-        let now_ms = self.keyspace.now_us().unwrap_or_default() / 1000;
+    async fn restore(&self, shard: Shard, era: &Era) -> Result<u64, LocksError> {
+        let now_ms = self.keyspace.now_us(shard).unwrap_or_default() / 1000;
         let (mut after, mut restored) = (String::new(), 0);
         loop {
-            let grants = self.ledger.page(era.tag, now_ms, &after).await?;
+            let mut grants = self.ledger.page(era.tag, now_ms, &after).await?;
             let Some(last) = grants.last() else { return Ok(restored) };
             after.clone_from(&last.place);
+            // Those from when locks were spread otherwise are of all shards.
+            grants.retain(|grant| self.keyspace.shard_of(&grant.place) == shard);
             for batch in grants.chunks(Self::BATCH) {
-                restored += self.restore_batch(era, batch).await?;
+                restored += self.restore_batch(shard, era, batch).await?;
             }
         }
     }
 
-    async fn restore_batch(&self, era: &Era, grants: &[LongGrant]) -> Result<u64, LocksError> {
-        let mut keys = vec![home_key(&self.keyspace), clock_key(&self.keyspace)];
+    async fn restore_batch(&self, shard: Shard, era: &Era, grants: &[LongGrant]) -> Result<u64, LocksError> {
+        let mut keys = vec![home_key(&self.keyspace, shard), clock_key(&self.keyspace, shard)];
         let mut args = vec![era.to_string()];
         for grant in grants {
             let account = grant.record.split('\n').next().unwrap_or_default();
-            keys.extend([lock_key(&self.keyspace, &grant.place), held_key(&self.keyspace, account)]);
+            keys.extend([lock_key(&self.keyspace, &grant.place), held_key(&self.keyspace, shard, account)]);
             args.extend([grant.place.clone(), grant.expires_ms.to_string(), grant.record.clone()]);
         }
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
@@ -156,8 +181,8 @@ impl Locks {
         }
     }
 
-    async fn reopen(&self, era: &Era, wait: Duration, last: Option<Fence>) -> Result<(), LocksError> {
-        let keys = [home_key(&self.keyspace), clock_key(&self.keyspace)];
+    async fn reopen(&self, shard: Shard, era: &Era, wait: Duration, last: Option<Fence>) -> Result<(), LocksError> {
+        let keys = [home_key(&self.keyspace, shard), clock_key(&self.keyspace, shard)];
         let wait_ms = wait.as_millis().to_string();
         let last = last.map_or("0".to_owned(), |last| last.to_string());
         let args = [&*era.to_string(), &wait_ms, &last];
@@ -171,7 +196,8 @@ impl Locks {
     async fn sweep_always(&self) {
         loop {
             sleep(Self::SWEEP_INTERVAL).await;
-            let Some(now_us) = self.keyspace.now_us() else { continue };
+            let now_us = self.keyspace.shards().iter().find_map(|shard| self.keyspace.now_us(*shard));
+            let Some(now_us) = now_us else { continue };
             let before_ms = (now_us / 1000).saturating_sub(Self::SWEEP_AFTER.as_millis() as u64);
             if let Err(error) = self.ledger.sweep(before_ms).await {
                 tracing::debug!(%error, "the ledger could not be swept");
@@ -182,7 +208,9 @@ impl Locks {
     /// Leaves the grants of an embedded keyspace to the process that comes next.
     pub(super) async fn hand_over(&self) {
         let Keyspace::Embedded(embedded) = &self.keyspace else { return };
-        let Some(era) = self.keyspace.standing().borrow().as_ref().map(|standing| standing.era.clone()) else { return };
+        let shard = self.keyspace.shard_of("");
+        let standing = self.keyspace.standing(shard);
+        let Some(era) = standing.borrow().as_ref().map(|standing| standing.era.clone()) else { return };
         let prefix = lock_key(&self.keyspace, "");
         let grants = embedded.texts(&prefix).into_iter().filter_map(|kept| {
             let place = kept.key.strip_prefix(&prefix)?;
@@ -190,7 +218,7 @@ impl Locks {
         });
         // In a recovery it is no fence alone, and what is forgotten by then must
         // lapse in the next process, too.
-        let clock = embedded.texts(&clock_key(&self.keyspace)).pop();
+        let clock = embedded.texts(&clock_key(&self.keyspace, shard)).pop();
         let Some(last) = clock.and_then(|clock| clock.value.parse().ok()) else { return };
         if let Err(error) = self.ledger.hand_over(&era, last, grants.collect()).await {
             tracing::warn!(%error, "locks are not kept for the next start");

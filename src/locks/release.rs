@@ -19,9 +19,10 @@ impl Locks {
     /// # Errors
     /// When the keyspace gave no answer in time; the lock may be released then.
     pub async fn release(&self, request: &ReleaseRequest) -> Result<Answer<Released>, LocksError> {
-        let deadline_us = self.deadline_us()?;
         let account = request.claimant.account.key_text();
         let place = request.lock.place();
+        let shard = self.keyspace.shard_of(&place);
+        let deadline_us = self.deadline_us(shard)?;
         let keys = Keys::new(&self.keyspace, &place, account.as_str(), &request.payment);
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))

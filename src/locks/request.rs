@@ -2,7 +2,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use super::words::{Slices, Words};
 use crate::{
-    keyspace::{BadReply, Keyspace, LOCK_TAG, Reply},
+    keyspace::{BadReply, Keyspace, Reply},
     lock::{AccountId, Fence, Info, Label, Lease, LockName, NamespaceId, Note, Owner, Payment, RateStanding},
 };
 
@@ -171,6 +171,7 @@ pub(super) struct Keys {
 
 impl Keys {
     pub(super) fn new(keyspace: &Keyspace, place: &str, account: &str, payment: &Payment) -> Self {
+        let tag = keyspace.shard_of(place).tag;
         let mut names = Words::new();
         for (kind, of) in [
             ("l", place),
@@ -182,7 +183,7 @@ impl Keys {
             ("pods", ""),
             ("waiting", account),
         ] {
-            names.write(|text| keyspace.write_key(text, LOCK_TAG, kind, of));
+            names.write(|text| keyspace.write_key(text, tag, kind, of));
         }
         let bucket = match payment {
             Payment::Due(due) => Some(due.bucket.clone()),
@@ -222,69 +223,6 @@ impl Keys {
     pub(super) fn with_bucket<'a>(&'a self, keys: &[&'a str]) -> Slices<'a> {
         keys.iter().copied().chain(self.bucket.as_deref()).collect()
     }
-}
-
-pub(super) fn clock_key(keyspace: &Keyspace) -> String {
-    keyspace.key(LOCK_TAG, "clock", "")
-}
-
-/// Who has the grants, see `lua/arrive.lua`.
-pub(super) fn home_key(keyspace: &Keyspace) -> String {
-    keyspace.key(LOCK_TAG, "home", "")
-}
-
-/// The servers that are there with the layout before, who has the grants in it,
-/// and the clock of these.
-pub(super) fn former_keys(keyspace: &Keyspace) -> [String; 3] {
-    ["pods", "home", "clock"].map(|kind| keyspace.former_key(LOCK_TAG, kind, ""))
-}
-
-pub(super) fn lock_key(keyspace: &Keyspace, place: &str) -> String {
-    keyspace.key(LOCK_TAG, "l", place)
-}
-
-/// The locks that an account holds.
-pub(super) fn held_key(keyspace: &Keyspace, account: &str) -> String {
-    keyspace.key(LOCK_TAG, "held", account)
-}
-
-/// What is on record of an account's locks, see `lua/record.lua`.
-pub(super) fn history_key(keyspace: &Keyspace, account: &str) -> String {
-    keyspace.key(LOCK_TAG, "history", account)
-}
-
-/// Of which locks.
-pub(super) fn recorded_key(keyspace: &Keyspace, account: &str) -> String {
-    keyspace.key(LOCK_TAG, "recorded", account)
-}
-
-/// What an account did in the last hour.
-pub(super) fn activity_key(keyspace: &Keyspace, account: &str) -> String {
-    keyspace.key(LOCK_TAG, "activity", account)
-}
-
-/// The attempts with which an account waits.
-pub(super) fn waiting_key(keyspace: &Keyspace, account: &str) -> String {
-    keyspace.key(LOCK_TAG, "waiting", account)
-}
-
-/// The rate that is charged. One is named in any case, for scripts that always
-/// have the same keys.
-pub(super) fn bucket_key(keyspace: &Keyspace, payment: &Payment) -> String {
-    match payment {
-        Payment::Due(due) => due.bucket.to_string(),
-        Payment::Paid => keyspace.key(LOCK_TAG, "rate", "-"),
-    }
-}
-
-/// The servers that are there.
-pub(super) fn pods_key(keyspace: &Keyspace) -> String {
-    keyspace.key(LOCK_TAG, "pods", "")
-}
-
-/// The channel of a server.
-pub(super) fn pod_channel(keyspace: &Keyspace, id: &str) -> String {
-    keyspace.key(LOCK_TAG, "pod", id)
 }
 
 /// The rate as scripts take it: the interval and the burst in microseconds,

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Locks, LocksError, Turn,
-    request::{AcquireRequest, Answer},
+    request::{AcquireRequest, Answer, LockId},
     undo::Undo,
 };
 use crate::lock::{Acquired, Attempt, Grant, Held, Payment, Refusal};
@@ -104,7 +104,7 @@ impl Locks {
             is_over |= ends <= Instant::now();
             turn = Box::pin(self.collect(request, attempt, is_over)).await;
             if let Ok(Turn::Over(Acquired::Granted(grant))) = &turn {
-                self.measure_handover(grant);
+                self.measure_handover(&request.lock, grant);
             }
         }
     }
@@ -113,8 +113,9 @@ impl Locks {
 impl Locks {
     /// A fence is the time at which its lock was handed over, in microseconds,
     /// unless the keyspace's clock was set back before.
-    fn measure_handover(&self, grant: &Grant) {
-        let now_us = self.keyspace.now_us().unwrap_or_default();
+    fn measure_handover(&self, lock: &LockId, grant: &Grant) {
+        let shard = self.keyspace.shard_of(&lock.to_string());
+        let now_us = self.keyspace.now_us(shard).unwrap_or_default();
         let passed = Duration::from_micros(now_us.saturating_sub(grant.fence.as_u64()));
         histogram!("lockable_handover_duration_seconds").record(passed);
     }

@@ -87,9 +87,9 @@ impl Waiters {
         }
     }
 
-    /// Has all requests ask how they stand.
-    pub(super) fn wake_all(&self) {
-        for waiter in self.seated().waiters.values() {
+    /// Has all requests ask how they stand that wait for such locks.
+    pub(super) fn wake_all(&self, is_meant: impl Fn(&LockId) -> bool) {
+        for waiter in self.seated().waiters.values().filter(|waiter| is_meant(&waiter.line.lock)) {
             waiter.woken.notify_one();
         }
     }

@@ -43,6 +43,7 @@ mod secrets;
 mod seed;
 mod settings;
 mod shedding;
+mod spread;
 mod strangers;
 mod support;
 mod systemd;

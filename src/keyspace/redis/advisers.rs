@@ -1,5 +1,6 @@
 use std::{
     collections::HashMap,
+    ops::RangeInclusive,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -11,6 +12,7 @@ use redis::{FromRedisValue, RedisError, aio::MultiplexedConnection};
 use tokio::time::timeout;
 
 use super::{address::Address, check::StartError};
+use crate::keyspace::shards::slot;
 
 /// Servers that can be asked, the one that answered last at first.
 pub(super) struct Advisers {
@@ -24,7 +26,22 @@ pub(super) enum Question<'a> {
     /// To a sentinel.
     WhereIs { master: &'a str },
     /// To a node of a cluster.
-    WhoHas { tag: &'a str },
+    WhoHasWhat,
+}
+
+/// A server's host and port.
+pub(super) type Place = (String, u16);
+
+/// Who is the master of which hash slots.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Masters(Vec<(RangeInclusive<u16>, Place)>);
+
+impl Masters {
+    /// The master of the keys with this hash tag, if there is one.
+    pub(super) fn of(&self, tag: &str) -> Option<&Place> {
+        let slot = slot(tag);
+        self.0.iter().find(|(slots, _)| slots.contains(&slot)).map(|(_, place)| place)
+    }
 }
 
 impl Advisers {
@@ -36,14 +53,14 @@ impl Advisers {
     }
 
     /// Asks one after another until one knows.
-    pub(super) async fn ask(&self, question: Question<'_>) -> Result<(String, u16), StartError> {
+    pub(super) async fn ask(&self, question: Question<'_>) -> Result<Masters, StartError> {
         let mut last = StartError::Away("nobody knows where the master is".into());
         for adviser in self.all() {
             let asked = async {
                 let mut connection = adviser.connect().await?;
                 match question {
                     Question::WhereIs { master } => ask_sentinel(&mut connection, master, &self.newest).await,
-                    Question::WhoHas { tag } => ask_node(&mut connection, adviser.host(), tag).await,
+                    Question::WhoHasWhat => ask_node(&mut connection, adviser.host()).await,
                 }
             };
             match timeout(Self::ASK_TIMEOUT, asked).await {
@@ -80,41 +97,36 @@ async fn ask_sentinel(
     sentinel: &mut MultiplexedConnection,
     master: &str,
     newest: &AtomicU64,
-) -> Result<Option<(String, u16)>, RedisError> {
+) -> Result<Option<Masters>, RedisError> {
     let known: HashMap<String, String> = redis::cmd("SENTINEL").arg("MASTER").arg(master).query_async(sentinel).await?;
     let field = |name: &str| known.get(name);
     let (Some(host), Some(port)) = (field("ip"), field("port").and_then(|port| port.parse().ok())) else {
         return Ok(None);
     };
     let epoch = field("config-epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
-    Ok((newest.fetch_max(epoch, Ordering::Relaxed) <= epoch).then(|| (host.clone(), port)))
+    Ok((newest.fetch_max(epoch, Ordering::Relaxed) <= epoch)
+        .then(|| Masters(vec![(0..=u16::MAX, (host.clone(), port))])))
 }
 
 /// Asks a node of a cluster: of each range of slots it knows the first, the last,
 /// and who has it, the master at first, each with host, port and more. It may not
 /// know by which host it is reached itself.
-async fn ask_node(
-    node: &mut MultiplexedConnection,
-    host: &str,
-    tag: &str,
-) -> Result<Option<(String, u16)>, RedisError> {
+async fn ask_node(node: &mut MultiplexedConnection, host: &str) -> Result<Option<Masters>, RedisError> {
     // One that is cut off knows who had the slots when it was.
     let info: String = redis::cmd("CLUSTER").arg("INFO").query_async(node).await?;
     if !info.contains("cluster_state:ok") {
         return Ok(None);
     }
-    let slot: u16 = redis::cmd("CLUSTER").arg("KEYSLOT").arg(format!("{{{tag}}}")).query_async(node).await?;
     let ranges: Vec<Vec<redis::Value>> = redis::cmd("CLUSTER").arg("SLOTS").query_async(node).await?;
+    let mut masters = Masters::default();
     for range in ranges {
         let [first, last, master, ..] = &range[..] else { continue };
-        let (first, last) = (u16::from_redis_value_ref(first)?, u16::from_redis_value_ref(last)?);
-        if !(first..=last).contains(&slot) {
-            continue;
-        }
+        let slots = u16::from_redis_value_ref(first)?..=u16::from_redis_value_ref(last)?;
         let master = Vec::<redis::Value>::from_redis_value_ref(master)?;
         let [name, port, ..] = &master[..] else { continue };
         let name = Option::<String>::from_redis_value_ref(name)?.filter(|name| !name.is_empty() && name != "?");
-        return Ok(Some((name.unwrap_or_else(|| host.to_owned()), u16::from_redis_value_ref(port)?)));
+        let place = (name.unwrap_or_else(|| host.to_owned()), u16::from_redis_value_ref(port)?);
+        masters.0.push((slots, place));
     }
-    Ok(None)
+    Ok(Some(masters))
 }

@@ -1,87 +1,45 @@
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU32, AtomicU64, Ordering},
-};
+use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU32};
 
-use deadpool_redis::Status;
 use redis::aio::MultiplexedConnection;
 use tokio::{
     runtime::Handle,
-    sync::watch,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    call::evaluate,
-    check::{Identity, StartError, check},
+    advisers::Place,
+    call::Fault,
+    check::{StartError, check},
     lanes::Lanes,
     live::{Live, Looked},
-    locate::Locator,
+    locate::{Located, Locator},
     pauses::pauses,
+    route::{Route, Routes},
 };
 use crate::{
-    keyspace::{
-        KeyspaceError, LOOK_INTERVAL,
-        home::{ARRIVE, Home},
-        reading::Reading,
-    },
+    keyspace::{KeyspaceError, LOOK_INTERVAL, reading::Reading, shards::LOCK_TAG},
     moment::Moment,
 };
 
-/// The connections that all scripts share, and the task that replaces them.
+/// Keeps connected to one server, and has its routes lead there while it is one
+/// that was checked.
 pub(super) struct Link {
-    live: watch::Receiver<Option<Arc<Live>>>,
-    clock: Arc<Clock>,
+    plan: Plan,
+    /// The server that it is connected to, or what leads there.
+    shown: String,
 }
 
-/// By how many microseconds the server's clock is ahead of one in this process, as
-/// it was when its word was heard; nothing before. Every request asks for it, so
-/// it has no lock.
-struct Clock {
-    begun: Instant,
-    ahead_us: AtomicU64,
-}
-
-impl Clock {
-    fn new() -> Self {
-        Self { begun: Instant::now(), ahead_us: AtomicU64::new(0) }
-    }
-
-    fn set(&self, said_us: u64) {
-        self.ahead_us.store(said_us.saturating_sub(self.passed_us()), Ordering::Relaxed);
-    }
-
-    fn now_us(&self) -> Option<u64> {
-        match self.ahead_us.load(Ordering::Relaxed) {
-            0 => None,
-            ahead_us => Some(ahead_us + self.passed_us()),
-        }
-    }
-
-    fn passed_us(&self) -> u64 {
-        self.begun.elapsed().as_micros() as u64
-    }
-}
-
-/// What a link leads to.
+/// What a link leads to, and what comes by it.
 pub(super) struct Plan {
     pub(super) locator: Arc<Locator>,
-    /// The hash tag of the keys that are asked for.
-    pub(super) tag: &'static str,
-    /// For grants: who has them.
-    pub(super) hearth: Option<Hearth>,
+    /// Which node of a cluster; else the locator finds the one server.
+    pub(super) node: Option<Place>,
+    pub(super) routes: Arc<Routes>,
     /// Those on which scripts are run, each of which has a connection to itself.
     pub(super) runtimes: Vec<Handle>,
     /// How many connections may be lent out, for one user at a time.
     pub(super) lent_max: u32,
-}
-
-/// Where scripts find who has the grants, and who is told.
-pub(super) struct Hearth {
-    pub(super) home: Arc<Home>,
-    /// The names of the keys `home` and `clock`.
-    pub(super) keys: [String; 2],
 }
 
 impl Link {
@@ -90,70 +48,27 @@ impl Link {
     /// # Errors
     /// When the server must not be used as it is. One that cannot be reached is
     /// waited for.
-    pub(super) async fn start(plan: Plan, stop: CancellationToken) -> Result<Arc<Self>, StartError> {
-        let (sender, live) = watch::channel(None);
-        let clock = Arc::new(Clock::new());
-        let mut supervisor =
-            Supervisor { shown: plan.locator.shown().to_owned(), plan, live: sender, clock: clock.clone() };
-        let first = match supervisor.connect().await {
+    pub(super) async fn start(plan: Plan, stop: CancellationToken) -> Result<(), StartError> {
+        let mut link = Self { shown: plan.locator.shown().to_owned(), plan };
+        // Its routes lead there before the first request, not when the task comes to it.
+        let first = match link.connect().await {
             Ok(live) => Some(live),
             Err(error) if error.is_passing() => {
-                tracing::warn!(%error, redis = supervisor.shown, "waiting for Redis");
+                tracing::warn!(%error, redis = link.shown, "waiting for Redis");
                 None
             }
             Err(error) => return Err(error),
         };
-        // Published before the first request, not when the task comes to it.
-        supervisor.live.send_replace(first.clone());
-        tokio::spawn(async move { stop.run_until_cancelled(supervisor.run(first)).await });
-        Ok(Arc::new(Self { live, clock }))
+        tokio::spawn(async move { stop.run_until_cancelled(link.run(first)).await });
+        Ok(())
     }
 
-    /// The connection, waiting for one until `deadline`.
-    pub(super) async fn live(&self, deadline: Instant) -> Result<Arc<Live>, KeyspaceError> {
-        if let Some(live) = &*self.live.borrow() {
-            return Ok(live.clone());
-        }
-        // Boxed: its room would be taken in every request, most of which find one.
-        Box::pin(self.next_live(deadline)).await
+    /// The same, without waiting for the first connection.
+    pub(super) fn spawn(plan: Plan, stop: CancellationToken) {
+        let link = Self { shown: plan.locator.shown().to_owned(), plan };
+        tokio::spawn(async move { stop.run_until_cancelled(link.run(None)).await });
     }
 
-    async fn next_live(&self, deadline: Instant) -> Result<Arc<Live>, KeyspaceError> {
-        let mut receiver = self.live.clone();
-        match timeout_at(deadline, receiver.wait_for(Option::is_some)).await {
-            Ok(Ok(live)) => live.clone().ok_or_else(not_connected),
-            Ok(Err(_)) | Err(_) => Err(not_connected()),
-        }
-    }
-
-    pub(super) fn is_live(&self) -> bool {
-        self.live.borrow().is_some()
-    }
-
-    pub(super) fn pool_status(&self) -> Option<Status> {
-        self.live.borrow().as_ref().map(|live| live.pool.status())
-    }
-
-    /// The server's time, at most the time of an answer behind: counted from
-    /// when its word was heard, as if it had been spoken only then.
-    pub(super) fn now_us(&self) -> Option<u64> {
-        self.clock.now_us()
-    }
-}
-
-fn not_connected() -> KeyspaceError {
-    KeyspaceError::NotSent("there is no connection to Redis".into())
-}
-
-struct Supervisor {
-    plan: Plan,
-    /// The server that it is connected to, or what leads there.
-    shown: String,
-    live: watch::Sender<Option<Arc<Live>>>,
-    clock: Arc<Clock>,
-}
-
-impl Supervisor {
     async fn run(mut self, first: Option<Arc<Live>>) {
         let mut next = first;
         loop {
@@ -161,9 +76,8 @@ impl Supervisor {
                 Some(live) => live,
                 None => self.reconnect().await,
             };
-            self.live.send_replace(Some(live.clone()));
             let reason = self.watch(&live).await;
-            self.live.send_replace(None);
+            self.plan.routes.close();
             tracing::warn!(redis = self.shown, reason, "lost the connection to Redis");
         }
     }
@@ -194,44 +108,62 @@ impl Supervisor {
     }
 
     async fn connect(&mut self) -> Result<Arc<Live>, StartError> {
-        let located = self.plan.locator.locate(self.plan.tag).await?;
+        let located = self.locate().await?;
         let mut connection = located.address.connect().await?;
         let identity = check(&mut connection).await?;
         self.shown.clone_from(&located.address.shown);
-        // Before anybody can use it: what this server has may be old.
-        self.arrive(&mut connection, &identity, "", 0).await?;
-        let reading = self.hear_time(&mut connection).await?;
+        let routes = self.plan.routes.all();
+        let reading = hear_time(&mut connection, &routes).await?;
         let broken = CancellationToken::new();
-        Ok(Arc::new(Live {
+        let live = Arc::new(Live {
             lanes: Lanes::open(&located.address, &identity.run_id, &self.plan.runtimes, &broken).await?,
             pool: located.address.pool(self.plan.lent_max, identity.run_id.clone())?,
-            connection,
+            connection: connection.clone(),
             located,
+            routes: self.plan.routes.clone(),
             looked: Mutex::new(Looked { identity, reading }),
             slow_in_a_row: AtomicU32::new(0),
             broken,
-        }))
+        });
+        // Before anybody can use it: what this server has may be old.
+        self.arrive(&mut connection, &live, &routes, "", false).await?;
+        Ok(live)
+    }
+
+    async fn locate(&self) -> Result<Located, StartError> {
+        match &self.plan.node {
+            Some(place) => self.plan.locator.at(place),
+            None => self.plan.locator.locate(LOCK_TAG).await,
+        }
     }
 
     /// Looks at the connection until it has to be given up; returns why.
-    async fn watch(&mut self, live: &Live) -> String {
+    async fn watch(&mut self, live: &Arc<Live>) -> String {
         let mut connection = live.connection.clone();
-        while live.broken.run_until_cancelled(sleep(LOOK_INTERVAL)).await.is_some() {
+        loop {
+            tokio::select! {
+                () = live.broken.cancelled() => return "it failed a request".into(),
+                () = sleep(LOOK_INTERVAL) => {}
+                () = self.plan.routes.changed.notified() => {}
+            }
             if let Err(error) = self.look(&mut connection, live).await {
                 return error.to_string();
             }
         }
-        "it failed a request".into()
     }
 
     /// Looks whether the server is still the one that was checked, and has all
     /// that it had.
-    async fn look(&mut self, connection: &mut MultiplexedConnection, live: &Live) -> Result<(), StartError> {
-        if let Some(moved) = self.plan.locator.has_moved(self.plan.tag, &live.located).await {
+    async fn look(&mut self, connection: &mut MultiplexedConnection, live: &Arc<Live>) -> Result<(), StartError> {
+        // In a cluster somebody else looks, for all nodes.
+        if self.plan.node.is_none()
+            && let Some(moved) = self.plan.locator.has_moved(LOCK_TAG, &live.located).await
+        {
             return Err(StartError::Moved(moved));
         }
         let identity = check(connection).await?;
-        let reading = self.hear_time(connection).await?;
+        let routes = self.plan.routes.all();
+        let reading = hear_time(connection, &routes).await?;
         let before = std::mem::replace(
             &mut *live.looked.lock().unwrap_or_else(PoisonError::into_inner),
             Looked { identity: identity.clone(), reading },
@@ -239,41 +171,44 @@ impl Supervisor {
         let former = if identity.is_renamed(&before.identity) { before.identity.process() } else { String::new() };
         // Leases last by this clock. When it leaps some lapse too early, or new
         // fences are smaller than old ones.
-        let floor_us = match reading.leap(&before.reading, live.located.address.leap_max()) {
-            Some(leap) => {
-                tracing::warn!(seconds = leap, redis = self.shown, "the clock of Redis has leapt");
-                self.plan.hearth.as_ref().map_or(0, |hearth| hearth.home.epoch_us())
-            }
-            None => 0,
-        };
-        self.arrive(connection, &identity, &former, floor_us).await?;
+        let leap = reading.leap(&before.reading, live.located.address.leap_max());
+        if let Some(leap) = leap {
+            tracing::warn!(seconds = leap, redis = self.shown, "the clock of Redis has leapt");
+        }
+        self.arrive(connection, live, &routes, &former, leap.is_some()).await?;
         live.lanes.ping(Instant::now() + live.located.address.timeout()).await
     }
 
+    /// Tells the server that keys are looked for there, and has these routes lead
+    /// there. When `is_anew`, an era begins with it.
     async fn arrive(
         &self,
         connection: &mut MultiplexedConnection,
-        identity: &Identity,
+        live: &Arc<Live>,
+        routes: &[Arc<Route>],
         former: &str,
-        floor_us: u64,
+        is_anew: bool,
     ) -> Result<(), StartError> {
-        let Some(Hearth { home: told, keys: [home, clock] }) = &self.plan.hearth else {
-            // A node that does not have these keys says so here.
-            let key = format!("{{{}}}", self.plan.tag);
-            return Ok(redis::cmd("EXISTS").arg(key).query_async(connection).await?);
-        };
-        let args = [&*identity.process(), former, &floor_us.to_string()];
-        let reply = evaluate(connection, &ARRIVE, &[home, clock], &args).await;
-        let reply = reply.map_err(|fault| StartError::Away(KeyspaceError::from(fault).to_string()))?;
-        told.note(&reply).map_err(|error| StartError::Away(error.to_string()))?;
+        let process = live.identity().process();
+        let ours = &self.plan.routes;
+        for route in routes {
+            let floor_us = if is_anew { route.home().epoch_us() } else { 0 };
+            match route.arrive(connection, &process, former, floor_us).await {
+                Ok(()) => ours.lead(route, live),
+                Err(Fault::NoMaster(_)) if ours.are_many() => ours.lose(route),
+                Err(fault) => return Err(StartError::Away(KeyspaceError::from(fault).to_string())),
+            }
+        }
         Ok(())
     }
+}
 
-    async fn hear_time(&mut self, connection: &mut MultiplexedConnection) -> redis::RedisResult<Reading> {
-        let asked = Moment::now();
-        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
-        let reading = Reading::new(seconds * 1_000_000 + micros, asked);
-        self.clock.set(reading.said_us);
-        Ok(reading)
+async fn hear_time(connection: &mut MultiplexedConnection, routes: &[Arc<Route>]) -> redis::RedisResult<Reading> {
+    let asked = Moment::now();
+    let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
+    let reading = Reading::new(seconds * 1_000_000 + micros, asked);
+    for route in routes {
+        route.hear(reading.said_us);
     }
+    Ok(reading)
 }

@@ -1,5 +1,5 @@
 use std::sync::{
-    Mutex, PoisonError,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicU32, Ordering},
 };
 
@@ -7,7 +7,7 @@ use deadpool_redis::Pool;
 use redis::aio::MultiplexedConnection;
 use tokio_util::sync::CancellationToken;
 
-use super::{call::Fault, check::Identity, lanes::Lanes, locate::Located, pipeline::Pipeline};
+use super::{call::Fault, check::Identity, lanes::Lanes, locate::Located, pipeline::Pipeline, route::Routes};
 use crate::keyspace::reading::Reading;
 
 /// How many scripts in a row may go unanswered before the connection is taken
@@ -23,6 +23,8 @@ pub(super) struct Live {
     /// More connections to the same server, for what needs one to itself.
     pub(super) pool: Pool,
     pub(super) located: Located,
+    /// What leads here.
+    pub(super) routes: Arc<Routes>,
     pub(super) looked: Mutex<Looked>,
     pub(super) slow_in_a_row: AtomicU32,
     pub(super) broken: CancellationToken,

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::{
     address::Address,
-    advisers::{Advisers, Question},
+    advisers::{Advisers, Masters, Place, Question},
     check::StartError,
 };
 use crate::config::SecretUrl;
@@ -29,7 +29,7 @@ enum Source {
 pub(super) struct Located {
     pub(super) address: Address,
     /// Host and port; `None` where there is no other that it could be.
-    place: Option<(String, u16)>,
+    place: Option<Place>,
 }
 
 /// How to connect to any server of the set.
@@ -91,7 +91,7 @@ impl Locator {
         &self.shown
     }
 
-    /// Whether keys of different tags can be in different places.
+    /// Whether keys with different tags can be in different places.
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self.source, Source::Cluster { .. })
     }
@@ -101,16 +101,41 @@ impl Locator {
     /// # Errors
     /// When nobody says in time.
     pub(super) async fn locate(&self, tag: &str) -> Result<Located, StartError> {
-        let (place, node) = match &self.source {
-            Source::Fixed(address) => return Ok(Located { address: (**address).clone(), place: None }),
-            Source::Sentinel { sentinels, master, node } => (sentinels.ask(Question::WhereIs { master }).await?, node),
-            Source::Cluster { nodes, node } => (nodes.ask(Question::WhoHas { tag }).await?, node),
-        };
-        let address = node.at(&place.0, place.1)?;
-        if let Source::Cluster { nodes, .. } = &self.source {
-            nodes.learn(&address);
+        if let Source::Fixed(address) = &self.source {
+            return Ok(Located { address: (**address).clone(), place: None });
         }
-        Ok(Located { address, place: Some(place) })
+        let masters = self.masters().await?;
+        let place = masters.of(tag).ok_or_else(|| StartError::Away("no server has this hash slot".into()))?;
+        self.at(place)
+    }
+
+    /// Who is the master of which hash slots, where that is to be asked for.
+    ///
+    /// # Errors
+    /// When nobody says in time.
+    pub(super) async fn masters(&self) -> Result<Masters, StartError> {
+        match &self.source {
+            Source::Fixed(_) => Ok(Masters::default()),
+            Source::Sentinel { sentinels, master, .. } => sentinels.ask(Question::WhereIs { master }).await,
+            Source::Cluster { nodes, .. } => nodes.ask(Question::WhoHasWhat).await,
+        }
+    }
+
+    /// How the server at this place is reached.
+    ///
+    /// # Errors
+    /// When it is no host and port.
+    pub(super) fn at(&self, place: &Place) -> Result<Located, StartError> {
+        let address = match &self.source {
+            Source::Fixed(address) => (**address).clone(),
+            Source::Sentinel { node, .. } => node.at(&place.0, place.1)?,
+            Source::Cluster { node, nodes } => {
+                let address = node.at(&place.0, place.1)?;
+                nodes.learn(&address);
+                address
+            }
+        };
+        Ok(Located { address, place: Some(place.clone()) })
     }
 
     /// Where the master has gone, if it is surely elsewhere than it was.

@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{check::StartError, locate::Locator, pauses::pauses};
-use crate::keyspace::home::LOCK_TAG;
+use crate::keyspace::shards::LOCK_TAG;
 
 /// How many messages a subscriber may be behind before it misses some.
 const BACKLOG_MAX: usize = 1024;
@@ -69,6 +69,7 @@ impl Listeners {
 
     /// Listens until nobody is left to listen for.
     async fn listen(&self, locator: &Locator) -> Result<(), StartError> {
+        // In a cluster any node will do: what is said to one all of them tell.
         let located = locator.locate(LOCK_TAG).await?;
         let (mut sink, mut messages) = located.address.connect_for_messages().await?.split();
         let mut joined: Vec<String> = Vec::new();

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::{
-    Wanted, clients, durable,
+    RECOVERY, Wanted, clients, durable,
     forgetful::{assert_held, hold},
     tried,
 };
 use crate::support::{
-    Pod, eventually,
+    Client, Pod, eventually,
     postgres::Postgres,
     proxy::Proxy,
     redis::RedisServer,
@@ -100,17 +100,69 @@ async fn a_node_of_a_cluster_is_lost() {
     let pods = [pod(&cluster.url(), &postgres).await, pod(&cluster.url(), &postgres).await];
     let clients = clients(&pods).await;
     let held = hold(&clients[0]).await;
-    let locks = cluster.range_of("0");
-    for range in [(locks + 1) % 3, (locks + 2) % 3, locks] {
-        let trial = tried(&format!("node {range} lost, {locks} has locks"), &clients, Wanted::default(), async || {
-            cluster.master(range).stop();
-            eventually(async || cluster.is_promoted(range)).await;
-        })
-        .await;
-        // Where the locks are not nothing is to be recovered.
-        assert_eq!(trial.tally.recovering > 0, range == locks, "{range}: {:?}", trial.tally);
+    for range in 0..3 {
+        let names = (0..100).map(|number| format!("elsewhere-{number}"));
+        let names: Vec<_> = names.filter(|name| cluster.range_of_lock(name) != range).collect();
+        let acquire =
+            async |client: &Client, name: &str| client.get(&format!("/v1/acquire/{name}?owner=o&lease=1s")).await;
+        // The recovery before may not be over.
+        for name in &names {
+            eventually(async || acquire(&clients[0], name).await.json["response"] == true).await;
+        }
+        let mut elsewhere = names.iter().cycle();
+        let trial =
+            tried(&format!("node {range} lost"), &clients, Wanted { names: 20, ..Wanted::default() }, async || {
+                cluster.master(range).stop();
+                eventually(async || {
+                    // What is on other nodes is granted all the while.
+                    let name = elsewhere.next().unwrap();
+                    let granted = acquire(&clients[0], name).await;
+                    assert_eq!(granted.json["response"], true, "{range}: {name}: {}", granted.text);
+                    cluster.is_promoted(range)
+                })
+                .await;
+                // And while what the node had is recovered.
+                for name in elsewhere.by_ref().take(20) {
+                    let granted = acquire(&clients[1], name).await;
+                    assert_eq!(granted.json["response"], true, "{range}: {name}: {}", granted.text);
+                }
+            })
+            .await;
+        assert!(trial.tally.recovering > 0, "{range}: {:?}", trial.tally);
         assert_held(&clients[1], &held).await;
         cluster.master(range).restart();
         cluster.healed().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_of_a_cluster_is_moved() {
+    let cluster = RedisCluster::start().await;
+    let postgres = Postgres::database().await;
+    let pods = [pod(&cluster.url(), &postgres).await, pod(&cluster.url(), &postgres).await];
+    let clients = clients(&pods).await;
+    let held = hold(&clients[0]).await;
+    // One of those that the holders want, and its shard.
+    let from = cluster.range_of_lock("any-lock-0");
+    assert_eq!(clients[0].get("/v1/acquire/any-lock-0?owner=me&lease=60s").await.json["response"], true);
+    let key = cluster.cli(from, &["KEYS", "*:l:-/any-lock-0"]).trim().to_owned();
+    let kept = async |client: &Client| client.get("/v1/heartbeat/any-lock-0?owner=me&lease=60s").await.json;
+    let before = kept(&clients[0]).await;
+    let trial = tried("a slot moved", &clients, Wanted::default(), async || {
+        cluster.move_slot(&key, from, (from + 1) % 3);
+        for client in &clients {
+            eventually(async || kept(client).await["fencing_token"] == before["fencing_token"]).await;
+        }
+        assert_eq!(clients[1].get("/v1/release/any-lock-0?owner=me").await.json["response"], true);
+        let answer = clients[1].get("/v1/acquire/any-lock-0?owner=you&lease=1s").await.json;
+        assert_eq!(answer["reason"], "recovering", "{answer}");
+    })
+    .await;
+    // The other shards never stood still, and this one does not for ever.
+    assert!(trial.back_after < RECOVERY, "{:?}", trial.back_after);
+    eventually(async || clients[0].get("/v1/acquire/any-lock-0?owner=you&lease=1s").await.json["response"] == true)
+        .await;
+    assert_held(&clients[1], &held).await;
+    let moved = cluster.cli((from + 1) % 3, &["KEYS", "*:l:-/any-lock-0"]);
+    assert!(moved.contains("any-lock-0"), "{moved}");
 }

@@ -73,7 +73,9 @@ impl RedisCluster {
             // 10,000 unless it is said.
             let bus = free_port().to_string();
             let args = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--appendonly", "yes"];
-            RedisServer::builder().args(&args).args(&["--cluster-port", &bus]).start()
+            // A node that is lost keeps nobody from what others have.
+            let args = [&args[..], &["--cluster-require-full-coverage", "no", "--cluster-port", &bus]].concat();
+            RedisServer::builder().args(&args).start()
         };
         let cluster = Self { nodes: (0..6).map(|_| node()).collect() };
         let first = &cluster.nodes[0];
@@ -108,6 +110,49 @@ impl RedisCluster {
     pub fn range_of(&self, tag: &str) -> usize {
         let slot = self.nodes[0].cli(&["CLUSTER", "KEYSLOT", &format!("{{{tag}}}")]);
         slot.trim().parse::<usize>().unwrap() / 5461
+    }
+
+    /// Which of the three ranges has a lock in the public namespace. There are 48
+    /// shards, each where its place would be.
+    pub fn range_of_lock(&self, name: &str) -> usize {
+        let slot = self.nodes[0].cli(&["CLUSTER", "KEYSLOT", &format!("-/{name}")]);
+        let shard = slot.trim().parse::<usize>().unwrap() * 48 / 16_384;
+        shard * 3 / 48
+    }
+
+    /// Moves the slot that this key is in to the master of another range.
+    pub fn move_slot(&self, key: &str, from: usize, to: usize) {
+        let (source, target) = (&self.nodes[from], &self.nodes[to]);
+        let slot = source.cli(&["CLUSTER", "KEYSLOT", key]);
+        let [source_id, target_id] = [source, target].map(|node| node.cli(&["CLUSTER", "MYID"]));
+        let (slot, source_id, target_id) = (slot.trim(), source_id.trim(), target_id.trim());
+        target.cli(&["CLUSTER", "SETSLOT", slot, "IMPORTING", source_id]);
+        source.cli(&["CLUSTER", "SETSLOT", slot, "MIGRATING", target_id]);
+        let port = target.port().to_string();
+        loop {
+            // A few at a time, so that others find some here and some there.
+            let keys = source.cli(&["CLUSTER", "GETKEYSINSLOT", slot, "3"]);
+            let keys: Vec<&str> = keys.lines().filter(|key| !key.is_empty()).collect();
+            if keys.is_empty() {
+                break;
+            }
+            source.cli(&[&["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"], &keys[..]].concat());
+        }
+        for node in [target, source] {
+            assert_eq!(node.cli(&["CLUSTER", "SETSLOT", slot, "NODE", target_id]).trim(), "OK");
+        }
+    }
+
+    /// Asks the first master of a range of slots.
+    pub fn cli(&self, range: usize, args: &[&str]) -> String {
+        self.nodes[range].cli(args)
+    }
+
+    /// Has all nodes forget all keys.
+    pub fn flush(&self) {
+        for node in &self.nodes[..3] {
+            assert_eq!(node.cli(&["FLUSHALL"]).trim(), "OK");
+        }
     }
 
     /// The first master of a range of slots.

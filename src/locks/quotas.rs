@@ -1,0 +1,285 @@
+//! How many locks an account may hold in one shard of a cluster, where its plan
+//! says how many it may in all. A script counts its own shard. What the account
+//! has in the others is counted once a second while it asks for locks, more often
+//! as it comes near its quota, and anew before it is refused any.
+
+mod tally;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use moka::sync::Cache;
+use tokio::time::{MissedTickBehavior, interval};
+
+use self::tally::Tally;
+use super::{
+    Answer, Locks, LocksError, Turn,
+    keys::{held_key, waiting_key},
+    request::{AcquireRequest, script},
+};
+use crate::{
+    keyspace::{Script, Shard},
+    lock::{AccountId, Acquired, Attempt, Payment, Refusal},
+};
+
+static COUNT: Script = script!("count");
+
+/// What accounts have in the shards, as far as it was counted.
+pub(super) struct Quotas(Cache<AccountId, Arc<Known>>);
+
+/// What is known of one account.
+#[derive(Default)]
+struct Known {
+    counts: Mutex<Counts>,
+    /// Held while it is counted for somebody who waits.
+    counting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Counts {
+    counted_at: Option<Instant>,
+    /// Whether it is to be counted in the next round.
+    has_asked: bool,
+    held: Tally,
+    waiting: Tally,
+}
+
+/// What a request may have in its shard.
+struct Allowance {
+    request: AcquireRequest,
+    /// What the account has in the others.
+    held_elsewhere: u64,
+    waiting_elsewhere: u64,
+    /// Whether it may be refused more.
+    is_fresh: bool,
+    /// Whether other servers can hardly have used up what is left.
+    is_sure: bool,
+    /// Whether there are fewer in the shard than there may be.
+    is_ample: bool,
+}
+
+/// A request that has no answer yet.
+struct UnderWay<'a> {
+    known: &'a Known,
+    shard: Shard,
+    waits: bool,
+    /// What came of it, once it is known.
+    turn: Option<&'a Turn>,
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Self(Cache::builder().max_capacity(Self::ACCOUNTS_MAX).time_to_idle(Self::KEPT).build())
+    }
+}
+
+impl Quotas {
+    /// How many accounts are counted, and for how long after they last asked.
+    const ACCOUNTS_MAX: u64 = 50_000;
+    const KEPT: Duration = Duration::from_secs(10);
+    /// How old a count may be by which somebody is refused.
+    const FRESH: Duration = Duration::from_millis(250);
+    /// The part of its quota that an account may have in a shard before it is
+    /// counted: were all of them full, it would be half of what it may have.
+    const UNCOUNTED_PART: u64 = 2 * Shard::SPREAD as u64;
+    const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+    /// How many accounts are counted by one script.
+    const COUNTED_AT_ONCE: usize = 100;
+
+    fn of(&self, account: AccountId) -> Arc<Known> {
+        self.0.get_with(account, Arc::default)
+    }
+
+    /// The accounts that have asked since the last round.
+    fn due(&self) -> Vec<AccountId> {
+        let has_asked = |known: &Known| std::mem::take(&mut known.counts().has_asked);
+        self.0.iter().filter(|(_, known)| has_asked(known)).map(|(account, _)| *account).collect()
+    }
+}
+
+impl Known {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        // Every change is whole; a panic elsewhere does not spoil it.
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn allowance(&self, request: &AcquireRequest, shard: Shard, waits: bool) -> Allowance {
+        let mut counts = self.counts();
+        counts.has_asked = true;
+        let (held_elsewhere, waiting_elsewhere) = (counts.held.beside(shard), counts.waiting.beside(shard));
+        let is_counted = counts.counted_at.is_some();
+        let part = if is_counted { 1 } else { Quotas::UNCOUNTED_PART };
+        let held_max = request.held_max.saturating_sub(held_elsewhere) / part;
+        let waiting_max = request.waiting_max.saturating_sub(waiting_elsewhere) / part;
+        let is_wait_sure = !waits || counts.waiting.is_sure(request.waiting_max);
+        Allowance {
+            request: AcquireRequest { held_max, waiting_max, ..request.clone() },
+            held_elsewhere,
+            waiting_elsewhere,
+            is_fresh: counts.counted_at.is_some_and(|counted_at| counted_at.elapsed() < Quotas::FRESH),
+            is_sure: !is_counted || (is_wait_sure && counts.held.is_sure(request.held_max)),
+            is_ample: is_counted && counts.held.within(shard) < held_max,
+        }
+    }
+
+    fn begin(&self, shard: Shard, waits: bool) -> UnderWay<'_> {
+        let mut counts = self.counts();
+        counts.held.begin(shard);
+        if waits {
+            counts.waiting.begin(shard);
+        }
+        UnderWay { known: self, shard, waits, turn: None }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut counts = self.known.counts();
+        counts.held.end(self.shard, matches!(self.turn, Some(Turn::Over(Acquired::Granted(_)))));
+        if self.waits {
+            let stands_in_line = matches!(self.turn, Some(Turn::Waiting(_) | Turn::Recovering { .. }));
+            counts.waiting.end(self.shard, stands_in_line);
+        }
+    }
+}
+
+impl Locks {
+    /// Asks for a lock in a cluster, see [`Locks::ask`]. Nobody is refused for what
+    /// was counted a while ago.
+    pub(super) async fn ask_spread(
+        &self,
+        request: &AcquireRequest,
+        attempt: Attempt,
+        wait: Duration,
+    ) -> Result<Answer<Turn>, LocksError> {
+        let (shard, account, waits) = (self.shard_of(request), request.claimant.account, !wait.is_zero());
+        let known = self.quotas.of(account);
+        let allowed = || known.allowance(request, shard, waits);
+        let mut allowance = allowed();
+        if !allowance.is_sure {
+            self.count_anew(account, &known, || allowed().is_sure).await;
+            allowance = allowed();
+        }
+        let ask = async |request: &AcquireRequest| {
+            let mut under_way = known.begin(shard, waits);
+            let answer = self.ask_once(request, attempt, wait).await?;
+            under_way.turn = Some(&answer.outcome);
+            drop(under_way);
+            Ok::<_, LocksError>(answer)
+        };
+        let mut answer = ask(&allowance.request).await?;
+        if !allowance.is_fresh && is_over_quota(&answer.outcome) {
+            self.count_anew(account, &known, || allowed().is_fresh).await;
+            allowance = allowed();
+            allowance.request.payment = Payment::Paid;
+            answer.outcome = ask(&allowance.request).await?.outcome;
+        }
+        answer.outcome = allowance.in_all(answer.outcome);
+        Ok(answer)
+    }
+
+    /// Collects a lock in a cluster, see [`Locks::collect`]. Whoever is over its
+    /// quota loses its place, so there must be no doubt.
+    pub(super) async fn collect_spread(
+        &self,
+        request: &AcquireRequest,
+        attempt: Attempt,
+        is_over: bool,
+    ) -> Result<Turn, LocksError> {
+        let (shard, account) = (self.shard_of(request), request.claimant.account);
+        let known = self.quotas.of(account);
+        let allowed = || known.allowance(request, shard, false);
+        let mut allowance = allowed();
+        if !allowance.is_sure || (!allowance.is_fresh && !allowance.is_ample) {
+            self.count_anew(account, &known, || allowed().is_fresh).await;
+            allowance = allowed();
+        }
+        let mut under_way = known.begin(shard, false);
+        let turn = self.collect_once(&allowance.request, attempt, is_over).await?;
+        under_way.turn = Some(&turn);
+        drop(under_way);
+        Ok(allowance.in_all(turn))
+    }
+
+    /// Counts what accounts have that ask for locks, for as long as it is polled.
+    pub(super) async fn count_always(&self) {
+        if !self.keyspace.is_spread() {
+            return std::future::pending().await;
+        }
+        let mut tick = interval(Quotas::COUNT_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            for accounts in self.quotas.due().chunks(Quotas::COUNTED_AT_ONCE) {
+                self.count_all(accounts).await;
+            }
+        }
+    }
+
+    fn shard_of(&self, request: &AcquireRequest) -> Shard {
+        self.keyspace.shard_of(&request.lock.to_string())
+    }
+
+    /// Counts what an account has, unless somebody else has done so meanwhile.
+    async fn count_anew(&self, account: AccountId, known: &Known, is_done: impl Fn() -> bool) {
+        let _turn = known.counting.lock().await;
+        if !is_done() {
+            self.count_all(&[account]).await;
+        }
+    }
+
+    /// Counts what accounts have, in all shards at once. Where a shard cannot be
+    /// asked what was counted before still counts: elsewhere locks are to be had.
+    async fn count_all(&self, accounts: &[AccountId]) {
+        let begun = Instant::now();
+        let shards = self.keyspace.shards().iter().filter(|shard| self.keyspace.is_there(**shard));
+        let counted = join_all(shards.map(async |shard| (*shard, self.count_in(*shard, accounts).await))).await;
+        for (at, account) in accounts.iter().enumerate() {
+            let of = |number: usize| {
+                let counted = counted.iter().filter_map(|(shard, counted)| Some((*shard, counted.as_ref().ok()?)));
+                counted.filter_map(move |(shard, counted)| Some((shard, *counted.get(2 * at + number)?)))
+            };
+            let known = self.quotas.of(*account);
+            let mut counts = known.counts();
+            counts.counted_at = Some(begun);
+            counts.held.count(of(0));
+            counts.waiting.count(of(1));
+        }
+    }
+
+    /// How many locks each of these accounts holds in a shard, and with how many
+    /// requests it waits, in turn.
+    async fn count_in(&self, shard: Shard, accounts: &[AccountId]) -> Result<Vec<u64>, LocksError> {
+        let keys = accounts.iter().flat_map(|account| {
+            let account = account.to_string();
+            [held_key(&self.keyspace, shard, &account), waiting_key(&self.keyspace, shard, &account)]
+        });
+        let keys: Vec<String> = keys.collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let reply = self.keyspace.run(&COUNT, &keys, &[]).await?;
+        (1..=keys.len()).map(|at| Ok(reply.word(at)?)).collect()
+    }
+}
+
+impl Allowance {
+    /// A refusal names what the account has in all shards.
+    fn in_all(&self, turn: Turn) -> Turn {
+        let refusal = match turn {
+            Turn::Over(Acquired::Refused(Refusal::OverQuota { held })) => {
+                Refusal::OverQuota { held: held + self.held_elsewhere }
+            }
+            Turn::Over(Acquired::Refused(Refusal::TooManyWaiting { waiting })) => {
+                Refusal::TooManyWaiting { waiting: waiting + self.waiting_elsewhere }
+            }
+            turn => return turn,
+        };
+        Turn::Over(Acquired::Refused(refusal))
+    }
+}
+
+fn is_over_quota(turn: &Turn) -> bool {
+    matches!(turn, Turn::Over(Acquired::Refused(Refusal::OverQuota { .. } | Refusal::TooManyWaiting { .. })))
+}

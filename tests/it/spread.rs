@@ -1,0 +1,268 @@
+//! In a cluster locks are spread over the nodes, and what is said of an account's
+//! locks is said of all of them.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream};
+
+use crate::support::{Client, Pod, eventually, postgres::Postgres, redis::RedisServer, topology::RedisCluster};
+
+/// Two servers on such a cluster, and clients of both.
+struct Spread {
+    cluster: RedisCluster,
+    pods: [Pod; 2],
+    clients: [Client; 2],
+    postgres: Postgres,
+}
+
+impl Spread {
+    async fn start(plan: &[&str]) -> Self {
+        let cluster = RedisCluster::start().await;
+        let postgres = Postgres::database().await;
+        let pods = [pod(&cluster, &postgres).await, pod(&cluster, &postgres).await];
+        let set = [&["plan", "set", "business", "--rate", "100000", "--burst", "100000"], plan].concat();
+        pods[0].operator(&set).await;
+        let token = pods[0].account("business").await.token;
+        let clients = pods.each_ref().map(|pod| pod.client(&token));
+        Self { cluster, pods, clients, postgres }
+    }
+
+    /// Has each of these names acquired, by turns, some at once; returns how many were.
+    async fn acquire(&self, names: impl Iterator<Item = String>, at_once: usize) -> usize {
+        let granted = stream::iter(names.enumerate()).map(async |(number, name)| {
+            let answer = self.clients[number % 2].get(&format!("/v1/acquire/{name}?lease=1h")).await;
+            if answer.status != 200 {
+                answer.assert_problem(429, "too-many-locks");
+            }
+            usize::from(answer.json["response"] == true)
+        });
+        granted.buffer_unordered(at_once).fold(0, async |sum, granted| sum + granted).await
+    }
+}
+
+async fn pod(cluster: &RedisCluster, postgres: &Postgres) -> Pod {
+    let pod = Pod::builder().env("LOCKABLE_REDIS_URL", &cluster.url()).database(&postgres.url);
+    pod.env("LOCKABLE_JOURNAL_ABOVE", "1s").start().await
+}
+
+fn names(prefix: &str, count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(move |number| format!("{prefix}-{number}"))
+}
+
+/// How often each of the masters ran a script.
+fn scripts_run(cluster: &RedisCluster) -> [u64; 3] {
+    [0, 1, 2].map(|range| {
+        let stats = cluster.cli(range, &["INFO", "commandstats"]);
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
+        calls.and_then(|calls| calls.parse().ok()).unwrap_or(0)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_and_what_they_cost_are_spread_evenly() {
+    let spread = Spread::start(&[]).await;
+    let before = scripts_run(&spread.cluster);
+    assert_eq!(spread.acquire(names("job", 1000), 20).await, 1000);
+    let after = scripts_run(&spread.cluster);
+    let kept = [0, 1, 2].map(|range| spread.cluster.cli(range, &["KEYS", "lockable:2:{*}:l:*"]).lines().count());
+    let run = [0, 1, 2].map(|range| after[range] - before[range]);
+    println!("of 1,000 locks the nodes have {kept:?}, and ran {run:?} scripts");
+    assert_eq!(kept.iter().sum::<usize>(), 1000);
+    assert!(kept.iter().all(|kept| (283..383).contains(kept)), "{kept:?}");
+    // What servers ask once a second is spread, too; the token's rate is not, but
+    // is charged for many requests at once.
+    let all: u64 = run.iter().sum();
+    assert!(run.iter().all(|run| (all * 25 / 100..all * 42 / 100).contains(run)), "{run:?}");
+    for range in [0, 1, 2] {
+        let places = spread.cluster.cli(range, &["KEYS", "lockable:2:{*}:l:*"]);
+        let names = places.lines().map(|key| key.split("-/").nth(1).unwrap());
+        assert!(names.into_iter().all(|name| spread.cluster.range_of_lock(name) == range));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_is_of_all_shards_together() {
+    let spread = Spread::start(&["--locks", "60"]).await;
+    // One after another it is exact, whichever server is asked.
+    let one_by_one = spread.acquire(names("slow", 100), 1).await;
+    assert!((60..=62).contains(&one_by_one), "{one_by_one}");
+    let refused = spread.clients[1].get("/v1/acquire/one-more").await;
+    refused.assert_problem(429, "too-many-locks");
+    let held = spread.clients[0].get("/v1/account").await.json["locks_held"].as_u64().unwrap();
+    assert_eq!(held as usize, one_by_one);
+    // A quota that has room again is not refused for what was.
+    let freed = format!("/v1/release/slow-{}", 7);
+    assert_eq!(spread.clients[0].get(&freed).await.json["response"], true);
+    if one_by_one == 60 {
+        let again = "/v1/acquire/one-more?lease=1h";
+        eventually(async || spread.clients[1].get(again).await.json["response"] == true).await;
+    }
+
+    // All at once, by servers that have not counted the account yet.
+    let token = spread.pods[0].account("business").await.token;
+    let clients = spread.pods.each_ref().map(|pod| pod.client(&token));
+    let spread = Spread { clients, ..spread };
+    let at_once = spread.acquire(names("fast", 300), 40).await;
+    assert!((60..=90).contains(&at_once), "{at_once}");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(spread.acquire(names("later", 50), 10).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_may_wait_as_may_in_all_shards_together() {
+    let spread = Spread::start(&["--waiters", "5"]).await;
+    assert_eq!(spread.acquire(names("held", 8), 1).await, 8);
+    let waiting: Vec<_> = (0..5)
+        .map(|number| {
+            let client = spread.clients[number % 2].clone();
+            tokio::spawn(async move { client.get(&format!("/v1/acquire/held-{number}?wait=30s")).await })
+        })
+        .collect();
+    let counted = async || spread.clients[0].get("/v1/account").await.json["requests_waiting"] == 5;
+    eventually(counted).await;
+    let sixth = spread.clients[0].get("/v1/acquire/held-6?wait=5s").await;
+    sixth.assert_problem(429, "too-many-waiting");
+    for number in 0..5 {
+        spread.clients[1].get(&format!("/v1/release/held-{number}")).await;
+    }
+    for waiting in waiting {
+        assert_eq!(waiting.await.unwrap().json["response"], true);
+    }
+    let sixth = spread.clients[0].get("/v1/acquire/held-6?wait=50ms").await;
+    assert_eq!(sixth.json["reason"], "timed_out", "{}", sixth.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_has_the_locks_of_all_shards_in_one_order() {
+    let spread = Spread::start(&[]).await;
+    assert_eq!(spread.acquire(names("listed", 100), 25).await, 100);
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = spread.clients[1].get(&format!("/v1/locks?limit=7&prefix=listed{cursor}")).await.json;
+        let locks = page["locks"].as_array().unwrap();
+        assert!(locks.len() <= 7);
+        seen.extend(locks.iter().map(|lock| {
+            let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+            let expires_at: jiff::Timestamp = text(&lock["holder"]["expires_at"]).parse().unwrap();
+            (expires_at.as_millisecond(), text(&lock["name"]))
+        }));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    let all: BTreeSet<_> = seen.iter().map(|(_, name)| name.clone()).collect();
+    assert_eq!((seen.len(), all), (100, names("listed", 100).collect()));
+    // Redis rounds what is left of a lease to milliseconds.
+    assert!(seen.windows(2).all(|pair| pair[0].0 <= pair[1].0 + 1), "{seen:?}");
+    let account = spread.clients[0].get("/v1/account").await.json;
+    assert_eq!(account["locks_held"], 100, "{account}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_is_fair_on_every_node() {
+    let spread = Spread::start(&[]).await;
+    let name_on = |range| names("fair", 100).find(|name| spread.cluster.range_of_lock(name) == range).unwrap();
+    for name in [0, 1, 2].map(name_on) {
+        let acquire = |owner: &str| format!("/v1/acquire/{name}?owner={owner}&lease=30s&wait=20s");
+        assert_eq!(spread.clients[0].get(&acquire("first")).await.json["response"], true);
+        let mut waiting = Vec::new();
+        for number in 0..6 {
+            let (client, path) = (spread.clients[number % 2].clone(), acquire(&format!("waiter-{number}")));
+            waiting.push(tokio::spawn(async move { client.get(&path).await }));
+            let look = format!("/v1/locks/{name}");
+            eventually(async || spread.clients[0].get(&look).await.json["waiting"] == number + 1).await;
+        }
+        let mut before = "first".to_owned();
+        for (number, waiting) in waiting.into_iter().enumerate() {
+            let release = format!("/v1/release/{name}?owner={before}");
+            assert_eq!(spread.clients[1].get(&release).await.json["response"], true);
+            let granted = waiting.await.unwrap();
+            before = format!("waiter-{number}");
+            assert_eq!((&granted.json["response"], &granted.json["owner"]), (&true.into(), &(&*before).into()));
+        }
+    }
+}
+
+/// What servers leave that have all locks of a cluster in one hash slot.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_granted_beside_servers_that_have_all_locks_in_one_place() {
+    let spread = Spread::start(&[]).await;
+    let long = spread.clients[0].get("/v1/acquire/long?owner=ana&lease=1h").await;
+    assert_eq!(long.json["response"], true);
+    let Spread { cluster, pods, clients, postgres } = spread;
+    for mut pod in pods {
+        assert_eq!(pod.stop().await, Some(0));
+    }
+    cluster.flush();
+    let range = cluster.range_of("0");
+    let alive_until = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() + 3_600_000;
+    for words in [
+        vec!["SET", "lockable:2:{0}:home:", "run replication 1"],
+        vec!["SET", "lockable:2:{0}:clock:", "1"],
+        vec!["ZADD", "lockable:2:{0}:pods:", &alive_until.to_string(), "the other"],
+    ] {
+        cluster.cli(range, &words);
+    }
+    // The long lease is its, and the database says nothing of shards.
+    postgres.query("UPDATE journal SET tag = '0'").unwrap();
+    postgres.query("DELETE FROM keyspaces").unwrap();
+    let row = "INSERT INTO keyspaces (tag, process, epoch, founded, short_ms) VALUES ('0', 'run', 1, 1, 1000)";
+    postgres.query(row).unwrap();
+
+    let pod = pod(&cluster, &postgres).await;
+    let client = clients[0].at(&pod.origin());
+    let acquired = async |name: &str| client.get(&format!("/v1/acquire/{name}?owner=bob&lease=1s")).await.json;
+    for name in names("new", 20) {
+        assert_eq!(acquired(&name).await["reason"], "recovering", "{name}");
+    }
+    assert!(pod.log().contains("servers of an earlier version are there"), "{}", pod.log());
+    cluster.cli(range, &["DEL", "lockable:2:{0}:pods:"]);
+    let gone = Instant::now();
+    for name in names("new", 20) {
+        eventually(async || acquired(&name).await["response"] == true).await;
+        assert!(gone.elapsed() >= Duration::from_secs(6), "{name}: it took {:?}", gone.elapsed());
+    }
+    let kept = client.get("/v1/acquire/long?owner=eve").await.json;
+    assert_eq!((&kept["reason"], &kept["holder"]["owner"]), (&"held".into(), &"ana".into()), "{kept}");
+    for key in ["lockable:2:{0}:home:", "lockable:2:{0}:clock:"] {
+        assert_eq!(cluster.cli(range, &["TYPE", key]).trim(), "hash", "{key}");
+    }
+}
+
+/// And the other way round.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_in_the_place_of_a_single_redis_waits_for_its_leases() {
+    let (cluster, single, postgres) = (RedisCluster::start().await, RedisServer::start(), Postgres::database().await);
+    let start = async |url: &str| {
+        let pod = Pod::builder().env("LOCKABLE_REDIS_URL", url).database(&postgres.url);
+        pod.env("LOCKABLE_JOURNAL_ABOVE", "1s").start().await
+    };
+    let urls = [single.url(), cluster.url(), single.url()];
+    let mut pod = start(&urls[0]).await;
+    let token = pod.account("business").await.token;
+    for (number, next) in urls[1..].iter().enumerate() {
+        let client = pod.client(&token);
+        let long = format!("/v1/acquire/long-{number}?owner=ana&lease=1h");
+        assert_eq!(client.get(&long).await.json["response"], true);
+        assert_eq!(pod.stop().await, Some(0));
+        single.cli(&["FLUSHALL"]);
+
+        pod = start(next).await;
+        let (client, begun) = (pod.client(&token), Instant::now());
+        for name in names("new", 20) {
+            let acquire = async || client.get(&format!("/v1/acquire/{name}?lease=1s")).await.json;
+            if number == 0 || name == "new-0" {
+                eventually(async || acquire().await["response"] == true).await;
+                assert!(begun.elapsed() >= Duration::from_secs(5), "{name}: it took {:?}", begun.elapsed());
+            }
+        }
+        for before in 0..=number {
+            let kept = client.get(&format!("/v1/acquire/long-{before}?owner=eve")).await.json;
+            assert_eq!((&kept["reason"], &kept["holder"]["owner"]), (&"held".into(), &"ana".into()), "{kept}");
+        }
+    }
+}
