@@ -12,8 +12,10 @@ COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src benches \
     && echo 'fn main() {}' >src/main.rs \
     && cp src/main.rs benches/compare.rs \
+    && cp src/main.rs benches/growth.rs \
     && cp src/main.rs benches/handover.rs \
     && cp src/main.rs benches/instructions.rs \
+    && cp src/main.rs benches/scripts.rs \
     && cp src/main.rs benches/waiters.rs \
     && touch src/lib.rs \
     && cargo build --release --locked --bin lockable \

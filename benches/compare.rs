@@ -1,10 +1,10 @@
 //! What a request costs on top of what nobody can avoid: axum with a small answer
-//! and no Redis, Lockable on Redis and embedded, and nginx with Lua on Redis where
-//! it is installed, by turns on one machine.
+//! and no Redis, Lockable on Redis and embedded, and nginx with Lua and resty-redis
+//! where it is installed, by turns on one machine.
 //!
 //! `cargo bench --bench compare`, with arguments for the seconds of a turn and the
-//! number of rounds. Needs wrk and redis-server; nginx with
-//! `libnginx-mod-http-lua` is compared where it is there.
+//! number of rounds. Needs wrk and redis-server; nginx is compared where Debian's
+//! `nginx-light`, `libnginx-mod-http-lua` and `lua-nginx-redis` are there.
 
 #![allow(
     clippy::expect_used,
@@ -26,16 +26,15 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, http::header, routing::any};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use common::{Servers, address_in, cpu_of, free_port};
+use common::{
+    Servers,
+    bare::{Bare, serve_if_asked},
+    cpu_of, free_port,
+};
 
 /// How many connections ask at once.
 const CONNECTIONS: [u32; 2] = [64, 8];
-/// In the environment of the program when it is to be the bare server.
-const BARE: &str = "LOCKABLE_BENCH_BARE";
-/// As long as what Lockable answers to an acquire.
-const ANSWER: &str = r#"{"response":true,"name":"bench-0-0-100000","namespace":"public","owner":null,"fencing_token":1795000000000000,"lease_ms":60000,"expires_at":"2026-11-24T12:05:00.000Z"}"#;
 
 /// Who is measured.
 struct Contender {
@@ -57,13 +56,11 @@ struct Turn {
 }
 
 fn main() {
-    if env::var_os(BARE).is_some() {
-        return serve_bare();
-    }
+    serve_if_asked();
     let mut arguments = env::args().skip(1).filter_map(|argument| argument.parse::<u32>().ok());
     let (seconds, rounds) = (arguments.next().unwrap_or(5), arguments.next().unwrap_or(3));
 
-    let mut bare = Bare::start();
+    let bare = Bare::start();
     let on_redis = Servers::start(1, &[]);
     let embedded = Servers::start_embedded();
     let nginx = Nginx::start();
@@ -80,7 +77,7 @@ fn main() {
     ];
     contenders.extend(nginx.as_ref().map(Nginx::contender));
     if nginx.is_none() {
-        println!("nginx is not compared: it or its module for Lua is not installed");
+        println!("nginx is not compared: it, its module for Lua or resty-redis is not installed");
     }
 
     let mut turns = BTreeMap::<(u32, usize), Vec<Turn>>::new();
@@ -93,8 +90,6 @@ fn main() {
         }
     }
     report(&contenders, &turns, seconds, rounds);
-    let _ = bare.process.kill();
-    let _ = bare.process.wait();
 }
 
 fn lockable(name: &'static str, servers: &Servers) -> Contender {
@@ -205,32 +200,7 @@ impl Median {
     }
 }
 
-/// This program, as a server that does nothing but answer.
-struct Bare {
-    process: Child,
-    address: String,
-}
-
-impl Bare {
-    fn start() -> Self {
-        let mut command = Command::new(env::current_exe().unwrap());
-        let mut process = command.env(BARE, "1").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let address = address_in(process.stderr.take().unwrap());
-        Self { process, address }
-    }
-}
-
-fn serve_bare() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let router = Router::new().fallback(any(async || ([(header::CONTENT_TYPE, "application/json")], ANSWER)));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        eprintln!("listening on {}", listener.local_addr().unwrap());
-        axum::serve(listener, router).await.unwrap();
-    });
-}
-
-/// nginx with Lua, which runs the same kind of scripts in Redis.
+/// nginx with Lua and resty-redis, which runs the same kind of scripts in Redis.
 struct Nginx {
     process: Child,
     redis: Child,
@@ -239,8 +209,11 @@ struct Nginx {
 }
 
 /// Where Debian's packages have them.
-const MODULES: [&str; 2] =
-    ["/usr/share/nginx/modules/ndk_http_module.so", "/usr/share/nginx/modules/ngx_http_lua_module.so"];
+const MODULES: [&str; 3] = [
+    "/usr/share/nginx/modules/ndk_http_module.so",
+    "/usr/share/nginx/modules/ngx_http_lua_module.so",
+    "/usr/share/lua/5.1/nginx/redis.lua",
+];
 
 impl Nginx {
     fn start() -> Option<Self> {
@@ -267,7 +240,7 @@ impl Nginx {
         let children = format!("/proc/{0}/task/{0}/children", self.process.id());
         let server = fs::read_to_string(children).unwrap().split_whitespace().map(|id| id.parse().unwrap()).collect();
         Contender {
-            name: "nginx with Lua",
+            name: "nginx, resty-redis",
             address: self.address.clone(),
             authorization: None,
             server,

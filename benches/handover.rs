@@ -1,5 +1,6 @@
 //! How long it takes to hand a lock over: 20 clients on two servers want one
-//! lock, each releases it as soon as it has it.
+//! lock, each releases it as soon as it has it. And how often that can be done:
+//! the same with 100 locks, and 300 clients.
 //!
 //! `cargo bench --bench handover`, with an argument for the seconds it runs.
 
@@ -20,6 +21,8 @@ use std::{
 use common::{Connection, Servers, figures};
 
 const CLIENTS: usize = 20;
+const LOCKS: usize = 100;
+const CLIENTS_EACH: usize = 3;
 
 #[derive(Default)]
 struct Record {
@@ -31,15 +34,14 @@ struct Record {
 }
 
 #[tokio::main]
-#[expect(
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a program for a person at a terminal"
-)]
 async fn main() {
     let seconds = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(10);
     let servers = Servers::start(2, &[]);
+    hand_one_over(&servers, seconds).await;
+    hand_many_over(&servers, seconds).await;
+}
+
+async fn hand_one_over(servers: &Servers, seconds: u64) {
     let record = Arc::new(Mutex::new(Record::default()));
     let end = Instant::now() + Duration::from_secs(seconds);
     let clients = (0..CLIENTS).map(|number| {
@@ -87,4 +89,33 @@ async fn take_turns(number: usize, address: &str, token: &str, record: &Mutex<Re
             record.release_answered = Some(Instant::now());
         }
     }
+}
+
+async fn hand_many_over(servers: &Servers, seconds: u64) {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let clients = (0..LOCKS * CLIENTS_EACH).map(|number| {
+        let (address, token) = (servers.addresses[number % 2].clone(), servers.token.clone());
+        tokio::spawn(async move {
+            let mut connection = Connection::open(&address, &token).await;
+            let lock = number % LOCKS;
+            let acquire = format!("/v1/acquire/many-{lock}?wait=50s&owner=client-{number}");
+            let release = format!("/v1/release/many-{lock}?owner=client-{number}");
+            let mut turns = 0;
+            while Instant::now() < end {
+                assert_eq!(connection.get(&acquire).await["response"], true);
+                assert_eq!(connection.get(&release).await["response"], true);
+                turns += 1;
+            }
+            turns
+        })
+    });
+    let mut turns = Vec::<u64>::new();
+    for client in clients.collect::<Vec<_>>() {
+        turns.push(client.await.unwrap());
+    }
+    let (sum, least, most) = (turns.iter().sum::<u64>(), turns.iter().min().unwrap(), turns.iter().max().unwrap());
+    println!(
+        "{LOCKS} locks, {CLIENTS_EACH} clients each: {} hand-overs a second, turns per client {least} to {most}",
+        sum / seconds
+    );
 }

@@ -14,14 +14,23 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Connection, Servers, cpu, figures, memory_kib};
+use common::{
+    Connection, Servers,
+    bare::{Bare, serve_if_asked},
+    cpu, figures, memory_kib,
+};
 
 const WATCHED: Duration = Duration::from_secs(10);
 
-#[tokio::main]
-async fn main() {
+fn main() {
+    serve_if_asked();
+    tokio::runtime::Runtime::new().unwrap().block_on(measure());
+}
+
+async fn measure() {
     let waiters: usize = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(10_000);
     let _ = rlimit::increase_nofile_limit(u64::MAX);
+    println!("a connection to bare axum: {:.1} KiB", idle_bare_kib(waiters).await);
     for (title, locks) in [("all for one lock", 1), ("each for a lock of its own", waiters)] {
         let servers = Servers::start(1, &[("LOCKABLE_WAITERS", "19000"), ("LOCKABLE_WAIT_MAX", "10m")]);
         let (address, token, pod) = (&servers.addresses[0], &servers.token, &servers.pods[0]);
@@ -69,4 +78,18 @@ async fn main() {
         println!("  while nothing happens: server {pod_share:.1} %, Redis {redis_share:.1} % of a processor");
         println!("  a heartbeat beside them: {}", figures(times));
     }
+}
+
+/// The memory of a server that does nothing but answer, for each connection.
+async fn idle_bare_kib(count: usize) -> f64 {
+    let bare = Bare::start();
+    let mut connections = Vec::new();
+    Connection::open(&bare.address, "").await.get("/").await;
+    let before_kib = memory_kib(&bare.process);
+    for _ in 0..count {
+        let mut connection = Connection::open(&bare.address, "").await;
+        connection.get("/").await;
+        connections.push(connection);
+    }
+    memory_kib(&bare.process).saturating_sub(before_kib) as f64 / count as f64
 }

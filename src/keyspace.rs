@@ -72,7 +72,7 @@ impl Keyspace {
     pub async fn run(&self, script: &'static Script, keys: &[&str], args: &[&str]) -> Result<Reply, KeyspaceError> {
         let begun = Instant::now();
         let reply = match self {
-            Self::Redis(redis) => redis.run(script, keys, args).instrument(span(script)).await,
+            Self::Redis(redis) => redis.run(script, keys, args, begun).instrument(span(script)).await,
             Self::Embedded(embedded) => embedded.run(script, keys, args),
         };
         measure(script, begun, &reply);
@@ -93,7 +93,7 @@ impl Keyspace {
     ) -> Result<Reply, KeyspaceError> {
         let begun = Instant::now();
         let reply = match self {
-            Self::Redis(redis) => redis.run_replicated(script, keys, args).instrument(span(script)).await,
+            Self::Redis(redis) => redis.run_replicated(script, keys, args, begun).instrument(span(script)).await,
             Self::Embedded(embedded) => embedded.run(script, keys, args),
         };
         measure(script, begun, &reply);

@@ -6,10 +6,13 @@
     clippy::disallowed_methods,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::print_stderr,
     clippy::print_stdout,
     clippy::unwrap_used,
     reason = "a program for a person at a terminal, of which each part uses some of this"
 )]
+
+pub mod bare;
 
 use std::{
     fs,
@@ -34,6 +37,7 @@ pub struct Servers {
     pub pods: Vec<Child>,
     pub addresses: Vec<String>,
     pub token: String,
+    database: String,
     _folder: tempfile::TempDir,
 }
 
@@ -81,12 +85,15 @@ impl Servers {
         assert!(lockable(&["migrate"]).stdout(Stdio::null()).status().unwrap().success());
         let plan = ["plan", "set", "business", "--rate", "1000000", "--burst", "1000000", "--waiters", "100000"];
         assert!(lockable(&plan).stdout(Stdio::null()).status().unwrap().success());
-        let create = ["account", "create", "--email", "bench@example.com", "--plan", "business", "--json"];
-        let made = lockable(&create).output().unwrap();
-        let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
-        let token = made["token"].as_str().unwrap().to_owned();
-
-        let mut servers = Self { redis, pods: Vec::new(), addresses: Vec::new(), token, _folder: folder };
+        let mut servers = Self {
+            redis,
+            pods: Vec::new(),
+            addresses: Vec::new(),
+            token: String::new(),
+            database: database.clone(),
+            _folder: folder,
+        };
+        servers.token = servers.account("bench@example.com");
         for _ in 0..pods {
             let mut pod = run(&[under, &[program, "serve"]].concat())
                 .stdout(Stdio::null())
@@ -101,6 +108,15 @@ impl Servers {
 }
 
 impl Servers {
+    /// Makes an account, and returns its token.
+    pub fn account(&self, email: &str) -> String {
+        let mut create = Command::new(env!("CARGO_BIN_EXE_lockable"));
+        create.args(["account", "create", "--email", email, "--plan", "business", "--json"]);
+        let made = create.env("LOCKABLE_DATABASE_URL", &self.database).output().unwrap();
+        let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+        made["token"].as_str().unwrap().to_owned()
+    }
+
     /// Asks the servers to stop, and waits until they have.
     pub fn stop(&mut self) {
         for pod in &mut self.pods {
@@ -161,16 +177,22 @@ pub fn address_in(log: impl std::io::Read + Send + 'static) -> String {
 /// A connection that sends one request after another.
 pub struct Connection {
     stream: TcpStream,
-    head: String,
+    token: String,
 }
 
 impl Connection {
     pub async fn open(address: &str, token: &str) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let authorization = STANDARD.encode(format!("{token}:"));
-        let head = format!(" HTTP/1.1\r\nHost: bench\r\nAuthorization: Basic {authorization}\r\n\r\n");
-        Self { stream, head }
+        Self { stream, token: token.to_owned() }
+    }
+
+    /// Sends a request with another token than its own.
+    pub async fn get_as(&mut self, token: &str, path: &str) -> serde_json::Value {
+        if self.token != token {
+            self.token = token.to_owned();
+        }
+        self.get(path).await
     }
 
     /// Sends a request, and returns the body of its answer.
@@ -180,7 +202,9 @@ impl Connection {
     }
 
     pub async fn send(&mut self, path: &str) {
-        self.stream.write_all(format!("GET {path}{}", self.head).as_bytes()).await.unwrap();
+        let authorization = STANDARD.encode(format!("{}:", self.token));
+        let head = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Basic {authorization}\r\n\r\n");
+        self.stream.write_all(head.as_bytes()).await.unwrap();
     }
 
     pub async fn receive(&mut self) -> serde_json::Value {

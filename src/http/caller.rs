@@ -85,7 +85,8 @@ impl<P: Privilege> Authorized<P> {
         app: &App,
     ) -> Result<Self, Problem> {
         refuse_prefetch(headers)?;
-        let known = match connection.and_then(|connection| known(headers, connection, app)) {
+        let now = frame.begun.into_std();
+        let known = match connection.and_then(|connection| known(headers, connection, app, now)) {
             Some(known) => known,
             // Boxed: its room would be taken in every request, most of which are
             // known.
@@ -200,12 +201,12 @@ fn refuse_prefetch(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// Whose token a request carries, if it is that of the last one on its connection.
-fn known(headers: &HeaderMap, connection: &Connection, app: &App) -> Option<Arc<Known>> {
+fn known(headers: &HeaderMap, connection: &Connection, app: &App, now: Instant) -> Option<Arc<Known>> {
     static FROM_CONNECTION: LazyLock<Counter> =
         LazyLock::new(|| counter!("lockable_token_lookups_total", "source" => "connection"));
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(field), None) = (fields.next(), fields.next()) else { return None };
-    let known = connection.known().filter(|known| known.is_still(field, &app.directory, Instant::now()))?;
+    let known = connection.known().filter(|known| known.is_still(field, &app.directory, now))?;
     FROM_CONNECTION.increment(1);
     Some(known)
 }

@@ -14,6 +14,9 @@ pub(super) enum DecodeError {
 /// refused, since guessing would name another lock.
 pub(super) fn decode(text: &str) -> Result<Cow<'_, str>, DecodeError> {
     let bytes = text.as_bytes();
+    if !bytes.contains(&b'%') {
+        return Ok(Cow::Borrowed(text));
+    }
     let sound = |(at, _): (usize, &u8)| {
         bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
     };

@@ -27,17 +27,19 @@ use super::{
 };
 use crate::{app::App, lock::RateStanding};
 
-/// What is learnt of a request on its way, for the headers of its answer.
-#[derive(Default)]
+/// What is known of a request, and what is learnt on its way for the headers of its
+/// answer.
 pub(super) struct Frame {
+    /// When the request began.
+    pub(super) begun: Instant,
     standing: Mutex<Option<RateStanding>>,
     wait_ms: AtomicU64,
     pub(super) place: Place,
 }
 
 impl Frame {
-    pub(super) fn new(place: Place) -> Self {
-        Self { place, ..Self::default() }
+    pub(super) fn new(begun: Instant, place: Place) -> Self {
+        Self { begun, standing: Mutex::default(), wait_ms: AtomicU64::new(0), place }
     }
 
     /// Takes note of how the caller's token stands with its rate.
@@ -61,6 +63,13 @@ impl Frame {
     }
 }
 
+/// That of a request which nothing surrounds, as in tests.
+impl Default for Frame {
+    fn default() -> Self {
+        Self::new(Instant::now(), Place::default())
+    }
+}
+
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -71,7 +80,7 @@ pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, nex
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("-", MatchedPath::as_str);
     let passage = Passage::begin(request.method(), route, request.headers());
-    let frame = Arc::new(Frame::new(Place::of(&app, route, request.method())));
+    let frame = Arc::new(Frame::new(passage.started, Place::of(&app, route, request.method())));
     request.extensions_mut().insert(frame.clone());
     let response = passage.answer(&app, &frame, pin!(next.run(request))).await;
     passage.end(&app, &frame, response, Counted::By { route })
@@ -81,7 +90,7 @@ pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, nex
 /// carries, and one line in the log. No path is logged as it came: it holds the
 /// names of locks.
 pub(super) struct Passage<'route> {
-    started: Instant,
+    pub(super) started: Instant,
     id: RequestId,
     method: &'static str,
     route: &'route str,
@@ -89,6 +98,9 @@ pub(super) struct Passage<'route> {
 }
 
 impl<'route> Passage<'route> {
+    /// How many headers are added to most answers.
+    const HEADERS: usize = 5;
+
     pub(super) fn begin(method: &Method, route: &'route str, headers: &HeaderMap) -> Self {
         let method = method_name(method);
         let trace = Trace::begin(method, route, headers);
@@ -135,6 +147,7 @@ impl<'route> Passage<'route> {
             *response.body_mut() = problem.body(self.id.as_str());
         }
         let headers = response.headers_mut();
+        headers.reserve(Self::HEADERS);
         // Files that pages load say themselves for how long they are good.
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         if let Some(standing) = frame.standing() {

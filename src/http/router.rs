@@ -116,7 +116,7 @@ impl Service for Api {
 impl Api {
     async fn operate(&self, operation: Operation, request: Request<Incoming>, connection: &Connection) -> Response {
         let passage = Passage::begin(request.method(), operation.route(), request.headers());
-        let frame = Arc::new(Frame::new(Place::of(&self.app, operation.route(), request.method())));
+        let frame = Arc::new(Frame::new(passage.started, Place::of(&self.app, operation.route(), request.method())));
         let running = AssertUnwindSafe(self.run(operation, request, connection, &frame)).catch_unwind();
         let answering = running.map(|answered| answered.map_or_else(panicked, IntoResponse::into_response));
         let response = passage.answer(&self.app, &frame, pin!(answering)).await;

@@ -6,6 +6,7 @@ mod call;
 mod check;
 mod dial;
 mod lanes;
+mod lent;
 mod link;
 mod live;
 mod locate;
@@ -28,6 +29,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{
     call::{Fault, evaluate},
+    lent::Lent,
     link::{Link, Plan},
     live::Live,
     locate::Locator,
@@ -111,12 +113,18 @@ impl Redis {
         }))
     }
 
-    /// Runs a script within the time-out, connecting included.
+    /// Runs a script within the time-out from when it `begun`, connecting included.
     ///
     /// # Errors
     /// See [`KeyspaceError`].
-    pub async fn run(&self, script: &'static Script, keys: &[&str], args: &[&str]) -> Result<Reply, KeyspaceError> {
-        let deadline = Instant::now() + self.timeout;
+    pub async fn run(
+        &self,
+        script: &'static Script,
+        keys: &[&str],
+        args: &[&str],
+        begun: std::time::Instant,
+    ) -> Result<Reply, KeyspaceError> {
+        let deadline = Instant::from_std(begun) + self.timeout;
         let route = self.route_to(keys);
         let live = route.live(deadline).await?;
         match live.pipeline().evaluate(script, keys, args, deadline).await {
@@ -141,9 +149,10 @@ impl Redis {
         script: &'static Script,
         keys: &[&str],
         args: &[&str],
+        begun: std::time::Instant,
     ) -> Result<Reply, KeyspaceError> {
         match self.wait_replicas {
-            0 => self.run(script, keys, args).await,
+            0 => self.run(script, keys, args, begun).await,
             // Boxed: its room would be taken in every request, most of which
             // come by the other way.
             _ => Box::pin(self.run_and_wait(script, keys, args)).await,
@@ -270,28 +279,5 @@ impl Redis {
     /// What the name of every key begins with.
     pub fn prefix(&self) -> &str {
         &self.prefix
-    }
-}
-
-/// A connection of the pool that is not given back unless all that was asked on
-/// it has been answered: whatever is still to come is not for its next user, and
-/// after a fail-over it leads to the old master.
-struct Lent(Option<deadpool_redis::Connection>);
-
-impl Lent {
-    fn connection(&mut self) -> Result<&mut deadpool_redis::Connection, Fault> {
-        self.0.as_mut().ok_or_else(|| Fault::Gone("the connection was given back".into()))
-    }
-
-    fn give_back(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        if let Some(pooled) = self.0.take() {
-            drop(deadpool_redis::Connection::take(pooled));
-        }
     }
 }

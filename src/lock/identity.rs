@@ -139,13 +139,14 @@ impl AccountId {
     }
 }
 
-/// A short text that needs no memory of its own.
+/// A short text that is safe in keys, values and URLs, and needs no memory of its
+/// own.
 #[derive(Clone, Copy)]
 pub struct KeyText<const CHARS: usize>([u8; CHARS]);
 
 impl<const CHARS: usize> KeyText<CHARS> {
     /// The bytes must be those that make so many characters of base64url.
-    fn of(bytes: &[u8]) -> Self {
+    pub(super) fn of(bytes: &[u8]) -> Self {
         let mut text = [0; CHARS];
         // It fails only for another number of bytes.
         let _ = URL_SAFE_NO_PAD.encode_slice(bytes, &mut text);
@@ -177,11 +178,6 @@ impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.key_text().as_str())
     }
-}
-
-/// The shortest text of a UUID that is safe in keys, values and URLs.
-pub(super) fn key_text(id: Uuid) -> String {
-    URL_SAFE_NO_PAD.encode(id.as_bytes())
 }
 
 pub(super) fn from_key_text(text: &str) -> Option<Uuid> {

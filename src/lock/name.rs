@@ -45,6 +45,10 @@ impl LockName {
         if name.len() > Self::BYTES_MAX {
             return Err(NameError::TooLong { bytes: name.len() });
         }
+        // Most names are so, and break none of the other rules.
+        if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
+            return Ok(Self(name));
+        }
         if let Some(c) = name.chars().find(|c| c.is_control()) {
             return Err(NameError::Control(c));
         }

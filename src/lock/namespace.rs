@@ -3,7 +3,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::identity::key_text;
+use super::identity::KeyText;
 
 /// Where a lock name lives: the public namespace that all accounts share, or a
 /// private one of a single account.
@@ -55,13 +55,28 @@ impl Namespace {
     }
 }
 
-/// The form that stands in keys and in SQL: `-` or 22 characters of base64url.
+impl NamespaceId {
+    /// The form that stands in keys and in SQL: `-` or 22 characters of base64url.
+    pub fn key_text(self) -> NamespaceText {
+        NamespaceText(match self {
+            Self::Public => None,
+            Self::Private(id) => Some(KeyText::of(id.as_bytes())),
+        })
+    }
+}
+
+/// That form, which needs no memory of its own.
+pub struct NamespaceText(Option<KeyText<22>>);
+
+impl NamespaceText {
+    pub fn as_str(&self) -> &str {
+        self.0.as_ref().map_or("-", KeyText::as_str)
+    }
+}
+
 impl fmt::Display for NamespaceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Public => f.write_str("-"),
-            Self::Private(id) => f.write_str(&key_text(*id)),
-        }
+        f.write_str(self.key_text().as_str())
     }
 }
 

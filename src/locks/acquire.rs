@@ -86,7 +86,7 @@ impl Locks {
         wait: Duration,
     ) -> Result<Answer<Turn>, LocksError> {
         let account = request.claimant.account.key_text();
-        let place = request.lock.to_string();
+        let place = request.lock.place();
         let shard = self.keyspace.shard_of(&place);
         let deadline_us = self.deadline_us(shard)?;
         let era = self.era_for(shard, request.lease);

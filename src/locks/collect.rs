@@ -43,7 +43,7 @@ impl Locks {
         is_over: bool,
     ) -> Result<Turn, LocksError> {
         let account = request.claimant.account.key_text();
-        let place = request.lock.to_string();
+        let place = request.lock.place();
         let shard = self.keyspace.shard_of(&place);
         let deadline_us = self.deadline_us(shard)?;
         let era = self.era_for(shard, request.lease);
@@ -83,7 +83,7 @@ impl Locks {
         attempt: Attempt,
     ) -> Result<Withdrawn, LocksError> {
         let account = claimant.account.key_text();
-        let place = lock.to_string();
+        let place = lock.place();
         let keys = Keys::new(&self.keyspace, &place, account.as_str(), &Payment::Paid);
         let mut args = Words::new();
         args.write(|text| claimant.write_head(text)).text(&place).text(attempt.key_text().as_str());

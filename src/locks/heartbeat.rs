@@ -20,7 +20,7 @@ impl Locks {
     /// When the keyspace gave no answer in time; the lease may be renewed then.
     pub async fn heartbeat(&self, request: &HeartbeatRequest) -> Result<Answer<Heartbeaten>, LocksError> {
         let account = request.claimant.account.key_text();
-        let place = request.lock.to_string();
+        let place = request.lock.place();
         let shard = self.keyspace.shard_of(&place);
         let deadline_us = self.deadline_us(shard)?;
         let era = self.era_for(shard, request.lease);

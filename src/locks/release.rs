@@ -20,7 +20,7 @@ impl Locks {
     /// When the keyspace gave no answer in time; the lock may be released then.
     pub async fn release(&self, request: &ReleaseRequest) -> Result<Answer<Released>, LocksError> {
         let account = request.claimant.account.key_text();
-        let place = request.lock.to_string();
+        let place = request.lock.place();
         let shard = self.keyspace.shard_of(&place);
         let deadline_us = self.deadline_us(shard)?;
         let keys = Keys::new(&self.keyspace, &place, account.as_str(), &request.payment);

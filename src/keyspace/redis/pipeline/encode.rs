@@ -21,7 +21,12 @@ const AROUND_MAX: usize = 1 + 20 + 4;
 
 fn header(into: &mut Vec<u8>, kind: u8, count: usize) {
     into.push(kind);
-    into.extend_from_slice(itoa::Buffer::new().format(count).as_bytes());
+    match u8::try_from(count) {
+        // Nearly all are so short, and there are some thirty in a command.
+        Ok(short @ 0..=9) => into.push(b'0' + short),
+        Ok(short @ 10..=99) => into.extend_from_slice(&[b'0' + short / 10, b'0' + short % 10]),
+        _ => into.extend_from_slice(itoa::Buffer::new().format(count).as_bytes()),
+    }
     into.extend_from_slice(b"\r\n");
 }
 
@@ -32,9 +37,11 @@ mod tests {
     #[test]
     fn a_command_is_an_array_of_texts() {
         let mut into = b"before".to_vec();
-        let words = ["EVALSHA", "", "é\r\n", "1234567890"];
+        let long = "x".repeat(100);
+        let words = ["EVALSHA", "", "é\r\n", "1234567890", &*long];
         command(&mut into, words.into_iter());
-        let expected = "before*4\r\n$7\r\nEVALSHA\r\n$0\r\n\r\n$4\r\né\r\n\r\n$10\r\n1234567890\r\n";
+        let expected = "before*5\r\n$7\r\nEVALSHA\r\n$0\r\n\r\n$4\r\né\r\n\r\n$10\r\n1234567890\r\n";
+        let expected = format!("{expected}$100\r\n{long}\r\n");
         assert_eq!(String::from_utf8(into).unwrap(), expected);
         assert!(expected.len() - "before".len() <= size(words.into_iter()));
     }

@@ -1,0 +1,52 @@
+//! What nobody can avoid: axum that does nothing but answer.
+
+use std::{
+    env,
+    process::{Child, Command, Stdio},
+};
+
+use axum::{Router, http::header, routing::any};
+
+use super::address_in;
+
+/// In the environment of the program when it is to be this server.
+const BARE: &str = "LOCKABLE_BENCH_BARE";
+/// As long as what Lockable answers to an acquire.
+const ANSWER: &str = r#"{"response":true,"name":"bench-0-0-100000","namespace":"public","owner":null,"fencing_token":1795000000000000,"lease_ms":60000,"expires_at":"2026-11-24T12:05:00.000Z"}"#;
+
+/// This program, as that server.
+pub struct Bare {
+    pub process: Child,
+    pub address: String,
+}
+
+impl Bare {
+    pub fn start() -> Self {
+        let mut command = Command::new(env::current_exe().unwrap());
+        let mut process = command.env(BARE, "1").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let address = address_in(process.stderr.take().unwrap());
+        Self { process, address }
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Serves, if that is what the program was started for; does not return then.
+pub fn serve_if_asked() {
+    if env::var_os(BARE).is_none() {
+        return;
+    }
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let router = Router::new().fallback(any(async || ([(header::CONTENT_TYPE, "application/json")], ANSWER)));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        eprintln!("listening on {}", listener.local_addr().unwrap());
+        axum::serve(listener, router).await.unwrap();
+    });
+}
