@@ -12,6 +12,7 @@ mod journal;
 mod keys;
 mod line;
 mod list;
+mod page;
 mod quotas;
 mod record;
 mod recovery;

@@ -128,7 +128,7 @@ impl Locks {
             match self.announce(shard).await {
                 Ok(was_alive) => {
                     if !(was_alive && is_sure) {
-                        self.waiters.wake_all(|lock| self.keyspace.shard_of(&lock.to_string()) == shard);
+                        self.waiters.wake_all(|lock| self.keyspace.shard_of(&lock.place()) == shard);
                     }
                     is_sure = true;
                 }

@@ -3,10 +3,11 @@
 //! has in the others is counted once a second while it asks for locks, more often
 //! as it comes near its quota, and anew before it is refused any.
 
+mod known;
 mod tally;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,7 @@ use futures_util::future::join_all;
 use moka::sync::Cache;
 use tokio::time::{MissedTickBehavior, interval};
 
-use self::tally::Tally;
+use self::known::Known;
 use super::{
     Answer, Locks, LocksError, Turn,
     keys::{held_key, waiting_key},
@@ -29,47 +30,6 @@ static COUNT: Script = script!("count");
 
 /// What accounts have in the shards, as far as it was counted.
 pub(super) struct Quotas(Cache<AccountId, Arc<Known>>);
-
-/// What is known of one account.
-#[derive(Default)]
-struct Known {
-    counts: Mutex<Counts>,
-    /// Held while it is counted for somebody who waits.
-    counting: tokio::sync::Mutex<()>,
-}
-
-#[derive(Default)]
-struct Counts {
-    counted_at: Option<Instant>,
-    /// Whether it is to be counted in the next round.
-    has_asked: bool,
-    held: Tally,
-    waiting: Tally,
-}
-
-/// What a request may have in its shard.
-struct Allowance {
-    request: AcquireRequest,
-    /// What the account has in the others.
-    held_elsewhere: u64,
-    waiting_elsewhere: u64,
-    /// Whether it may be refused more.
-    is_fresh: bool,
-    /// Whether other servers can hardly have used up what is left, or were counted
-    /// a moment ago.
-    is_sure: bool,
-    /// Whether there are fewer in the shard than there may be.
-    is_ample: bool,
-}
-
-/// A request that has no answer yet.
-struct UnderWay<'a> {
-    known: &'a Known,
-    shard: Shard,
-    waits: bool,
-    /// What came of it, once it is known.
-    turn: Option<&'a Turn>,
-}
 
 impl Default for Quotas {
     fn default() -> Self {
@@ -101,54 +61,6 @@ impl Quotas {
     fn due(&self) -> Vec<AccountId> {
         let has_asked = |known: &Known| std::mem::take(&mut known.counts().has_asked);
         self.0.iter().filter(|(_, known)| has_asked(known)).map(|(account, _)| *account).collect()
-    }
-}
-
-impl Known {
-    fn counts(&self) -> MutexGuard<'_, Counts> {
-        // Every change is whole; a panic elsewhere does not spoil it.
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn allowance(&self, request: &AcquireRequest, shard: Shard, waits: bool) -> Allowance {
-        let mut counts = self.counts();
-        counts.has_asked = true;
-        let (held_elsewhere, waiting_elsewhere) = (counts.held.beside(shard), counts.waiting.beside(shard));
-        let is_counted = counts.counted_at.is_some();
-        let part = if is_counted { 1 } else { Quotas::UNCOUNTED_PART };
-        let held_max = request.held_max.saturating_sub(held_elsewhere) / part;
-        let waiting_max = request.waiting_max.saturating_sub(waiting_elsewhere) / part;
-        let is_younger_than = |age| counts.counted_at.is_some_and(|counted_at| counted_at.elapsed() < age);
-        let is_wait_sure = !waits || counts.waiting.is_sure(request.waiting_max);
-        let are_sure = is_wait_sure && counts.held.is_sure(request.held_max);
-        Allowance {
-            request: AcquireRequest { held_max, waiting_max, ..request.clone() },
-            held_elsewhere,
-            waiting_elsewhere,
-            is_fresh: is_younger_than(Quotas::FRESH),
-            is_sure: !is_counted || are_sure || is_younger_than(Quotas::RECENT),
-            is_ample: is_counted && counts.held.within(shard) < held_max,
-        }
-    }
-
-    fn begin(&self, shard: Shard, waits: bool) -> UnderWay<'_> {
-        let mut counts = self.counts();
-        counts.held.begin(shard);
-        if waits {
-            counts.waiting.begin(shard);
-        }
-        UnderWay { known: self, shard, waits, turn: None }
-    }
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        let mut counts = self.known.counts();
-        counts.held.end(self.shard, matches!(self.turn, Some(Turn::Over(Acquired::Granted(_)))));
-        if self.waits {
-            let stands_in_line = matches!(self.turn, Some(Turn::Waiting(_) | Turn::Recovering { .. }));
-            counts.waiting.end(self.shard, stands_in_line);
-        }
     }
 }
 
@@ -226,7 +138,7 @@ impl Locks {
     }
 
     fn shard_of(&self, request: &AcquireRequest) -> Shard {
-        self.keyspace.shard_of(&request.lock.to_string())
+        self.keyspace.shard_of(&request.lock.place())
     }
 
     /// Counts what an account has, unless somebody else has done so meanwhile.
@@ -267,22 +179,6 @@ impl Locks {
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let reply = self.keyspace.run(&COUNT, &keys, &[]).await?;
         (1..=keys.len()).map(|at| Ok(reply.word(at)?)).collect()
-    }
-}
-
-impl Allowance {
-    /// A refusal names what the account has in all shards.
-    fn in_all(&self, turn: Turn) -> Turn {
-        let refusal = match turn {
-            Turn::Over(Acquired::Refused(Refusal::OverQuota { held })) => {
-                Refusal::OverQuota { held: held + self.held_elsewhere }
-            }
-            Turn::Over(Acquired::Refused(Refusal::TooManyWaiting { waiting })) => {
-                Refusal::TooManyWaiting { waiting: waiting + self.waiting_elsewhere }
-            }
-            turn => return turn,
-        };
-        Turn::Over(Acquired::Refused(refusal))
     }
 }
 

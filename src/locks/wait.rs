@@ -114,7 +114,7 @@ impl Locks {
     /// A fence is the time at which its lock was handed over, in microseconds,
     /// unless the keyspace's clock was set back before.
     fn measure_handover(&self, lock: &LockId, grant: &Grant) {
-        let shard = self.keyspace.shard_of(&lock.to_string());
+        let shard = self.keyspace.shard_of(&lock.place());
         let now_us = self.keyspace.now_us(shard).unwrap_or_default();
         let passed = Duration::from_micros(now_us.saturating_sub(grant.fence.as_u64()));
         histogram!("lockable_handover_duration_seconds").record(passed);

@@ -1,0 +1,166 @@
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use super::{Quotas, tally::Tally};
+use crate::{
+    keyspace::Shard,
+    lock::{Acquired, Refusal},
+    locks::{Turn, request::AcquireRequest},
+};
+
+/// What is known of one account.
+#[derive(Default)]
+pub(super) struct Known {
+    pub(super) counts: Mutex<Counts>,
+    /// Held while it is counted for somebody who waits.
+    pub(super) counting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) counted_at: Option<Instant>,
+    /// Whether it is to be counted in the next round.
+    pub(super) has_asked: bool,
+    pub(super) held: Tally,
+    pub(super) waiting: Tally,
+}
+
+/// What a request may have in its shard.
+pub(super) struct Allowance {
+    pub(super) request: AcquireRequest,
+    /// What the account has in the others.
+    pub(super) held_elsewhere: u64,
+    pub(super) waiting_elsewhere: u64,
+    /// Whether it may be refused more.
+    pub(super) is_fresh: bool,
+    /// Whether other servers can hardly have used up what is left, or were counted
+    /// a moment ago.
+    pub(super) is_sure: bool,
+    /// Whether there are fewer in the shard than there may be.
+    pub(super) is_ample: bool,
+}
+
+/// A request that has no answer yet.
+pub(super) struct UnderWay<'a> {
+    known: &'a Known,
+    shard: Shard,
+    waits: bool,
+    /// What came of it, once it is known.
+    pub(super) turn: Option<&'a Turn>,
+}
+
+impl Known {
+    pub(super) fn counts(&self) -> MutexGuard<'_, Counts> {
+        // Every change is whole; a panic elsewhere does not spoil it.
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn allowance(&self, request: &AcquireRequest, shard: Shard, waits: bool) -> Allowance {
+        let mut counts = self.counts();
+        counts.has_asked = true;
+        let (held_elsewhere, waiting_elsewhere) = (counts.held.beside(shard), counts.waiting.beside(shard));
+        let is_counted = counts.counted_at.is_some();
+        let part = if is_counted { 1 } else { Quotas::UNCOUNTED_PART };
+        let held_max = request.held_max.saturating_sub(held_elsewhere) / part;
+        let waiting_max = request.waiting_max.saturating_sub(waiting_elsewhere) / part;
+        let is_younger_than = |age| counts.counted_at.is_some_and(|counted_at| counted_at.elapsed() < age);
+        let is_wait_sure = !waits || counts.waiting.is_sure(request.waiting_max);
+        let are_sure = is_wait_sure && counts.held.is_sure(request.held_max);
+        Allowance {
+            request: AcquireRequest { held_max, waiting_max, ..request.clone() },
+            held_elsewhere,
+            waiting_elsewhere,
+            is_fresh: is_younger_than(Quotas::FRESH),
+            is_sure: !is_counted || are_sure || is_younger_than(Quotas::RECENT),
+            is_ample: is_counted && counts.held.within(shard) < held_max,
+        }
+    }
+
+    pub(super) fn begin(&self, shard: Shard, waits: bool) -> UnderWay<'_> {
+        let mut counts = self.counts();
+        counts.held.begin(shard);
+        if waits {
+            counts.waiting.begin(shard);
+        }
+        UnderWay { known: self, shard, waits, turn: None }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut counts = self.known.counts();
+        counts.held.end(self.shard, matches!(self.turn, Some(Turn::Over(Acquired::Granted(_)))));
+        if self.waits {
+            let stands_in_line = matches!(self.turn, Some(Turn::Waiting(_) | Turn::Recovering { .. }));
+            counts.waiting.end(self.shard, stands_in_line);
+        }
+    }
+}
+
+impl Allowance {
+    /// A refusal names what the account has in all shards.
+    pub(super) fn in_all(&self, turn: Turn) -> Turn {
+        let refusal = match turn {
+            Turn::Over(Acquired::Refused(Refusal::OverQuota { held })) => {
+                Refusal::OverQuota { held: held + self.held_elsewhere }
+            }
+            Turn::Over(Acquired::Refused(Refusal::TooManyWaiting { waiting })) => {
+                Refusal::TooManyWaiting { waiting: waiting + self.waiting_elsewhere }
+            }
+            turn => return turn,
+        };
+        Turn::Over(Acquired::Refused(refusal))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        lock::{AccountId, Info, Label, Lease, Note, Payment},
+        locks::Claimant,
+    };
+
+    fn request(held_max: u64) -> AcquireRequest {
+        AcquireRequest {
+            lock: "-/x".parse().unwrap(),
+            claimant: Claimant { account: AccountId(Uuid::nil()), owner: None },
+            lease: Lease::from_secs(60),
+            label: Label::parse("first").unwrap(),
+            note: Note::default(),
+            info: Info::default(),
+            held_max,
+            waiting_max: held_max / 10,
+            payment: Payment::Paid,
+        }
+    }
+
+    #[test]
+    fn before_it_is_counted_an_account_may_have_half_of_its_quota_and_afterwards_the_rest() {
+        let shards = [0, 1].map(|number| Shard { number, tag: "" });
+        let known = Known::default();
+        let allowance = |held_max| known.allowance(&request(held_max), shards[0], true);
+        let in_one = allowance(960).request;
+        assert_eq!((in_one.held_max, in_one.waiting_max), (10, 1));
+        assert_eq!(in_one.held_max * Shard::SPREAD as u64, 960 / 2);
+        assert!(allowance(960).is_sure && !allowance(960).is_fresh && !allowance(960).is_ample);
+        assert_eq!(allowance(95).request.held_max, 0, "one that may have few is counted at once");
+
+        known.counts().counted_at = Some(Instant::now());
+        known.counts().held.count(shards.into_iter().zip([10, 900]));
+        let counted = allowance(960);
+        assert_eq!((counted.request.held_max, counted.held_elsewhere), (60, 900));
+        assert!(counted.is_fresh && counted.is_sure && counted.is_ample);
+        // Six of fifty may be used before it is counted again, unless that was just now.
+        known.counts().counted_at = Instant::now().checked_sub(Quotas::RECENT);
+        let under_way: Vec<_> = (0..6).map(|_| known.begin(shards[1], false)).collect();
+        assert!(!allowance(960).is_sure && allowance(960).held_elsewhere == 906);
+        drop(under_way);
+        assert!(allowance(960).is_sure && allowance(960).held_elsewhere == 900);
+        assert_eq!(allowance(900).request.held_max, 0);
+    }
+}
