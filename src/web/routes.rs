@@ -30,7 +30,7 @@ use super::{
 use crate::app::App;
 
 /// Every page. What surrounds each request is the server's, see
-/// [`crate::http::router`].
+/// [`mod@crate::http`].
 pub fn routes(app: &Arc<App>) -> Router<Arc<App>> {
     Router::new()
         .route("/", get(home))
