@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::FromRequestParts,
@@ -12,7 +12,7 @@ use super::{
     visitor::Visitor,
 };
 use crate::{
-    accounts::Session,
+    accounts::{Secret, Session},
     app::App,
     limits::Admission,
     lock::{AccountId, Namespace, NamespaceId, Rate},
@@ -77,22 +77,35 @@ impl FromRequestParts<Arc<App>> for Member {
         let is_get = parts.method == Method::GET;
         let signed_out = || NoMember::SignedOut { to: is_get.then(|| parts.uri.to_string()) };
         let secret = visitor.session.as_ref().ok_or_else(signed_out)?;
-        // Guessing one is hopeless, and still asks the database.
-        if let Some(wait) = visitor.address.and_then(|address| app.sessions.refusal(address)) {
-            return Err(Trouble::too_many(wait).into());
-        }
-        let Some(session) = app.database.find_session(secret).await.map_err(Trouble::from)? else {
-            if let Some(address) = visitor.address {
-                app.sessions.record_failure(address);
-            }
-            return Err(signed_out());
-        };
+        let session = find_session(app, visitor.address, secret).await?.ok_or_else(signed_out)?;
         let meter = app.tokens.meter(session.id, Self::RATE);
         match app.tokens.admit(&meter).await.map_err(Trouble::from)? {
             Admission::Admitted { .. } => Ok(Self { session, visitor }),
             Admission::Refused { retry_after, .. } => Err(Trouble::too_many(retry_after).into()),
         }
     }
+}
+
+/// Finds what session a browser shows. Guessing one is hopeless, and still asks the
+/// database: so each address has a few lookups at once, until it has failed too
+/// often.
+async fn find_session(app: &App, address: Option<IpAddr>, secret: &Secret) -> Result<Option<Session>, Trouble> {
+    let refuse_after_failures = || match address.and_then(|address| app.sessions.refusal(address)) {
+        Some(wait) => Err(Trouble::too_many(wait)),
+        None => Ok(()),
+    };
+    refuse_after_failures()?;
+    // Kept until a failure is counted: whose turn is next is to know.
+    let _turn = match address {
+        Some(address) => Some(app.sessions.database.take(address).await.map_err(Trouble::no_turn)?),
+        None => None,
+    };
+    refuse_after_failures()?;
+    let session = app.database.find_session(secret).await?;
+    if let (None, Some(address)) = (&session, address) {
+        app.sessions.record_failure(address);
+    }
+    Ok(session)
 }
 
 impl From<Trouble> for NoMember {

@@ -7,7 +7,9 @@ use axum::{
 };
 
 use super::{page::Page, view::Shell};
-use crate::{accounts::AccountsError, app::BreakError, http::Problem, keyspace::KeyspaceError, locks::LocksError};
+use crate::{
+    accounts::AccountsError, app::BreakError, http::Problem, keyspace::KeyspaceError, limits::NoTurn, locks::LocksError,
+};
 
 /// A page that could not be shown, or a form that was not heeded, and why.
 #[derive(Debug)]
@@ -54,6 +56,11 @@ impl Trouble {
         let seconds = wait.as_secs() + 1;
         let text = format!("That was tried too often. It works again in {}.", super::time::for_people(seconds));
         Self { retry_after: Some(wait), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "Too often", text) }
+    }
+
+    /// Too many of the visitor's address ask at once.
+    pub(super) fn no_turn(_: NoTurn) -> Self {
+        Self::unavailable("Too many pages are asked for from your address at once. Try again in a moment.")
     }
 
     fn unavailable(text: &str) -> Self {

@@ -18,28 +18,30 @@ const LINE_MAX: usize = 1000;
 /// How many failures an address may make where that matters.
 const FAILURES_MAX: usize = 3;
 
-/// A database in which tokens cannot be read for now.
+/// A database in which one table cannot be read for now.
 struct Slow {
     postgres: Postgres,
+    table: &'static str,
 }
 
 impl Slow {
-    async fn begin(postgres: Postgres) -> Self {
-        let lock = "BEGIN; LOCK TABLE tokens IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(60)".to_owned();
+    async fn begin(postgres: Postgres, table: &'static str) -> Self {
+        let lock = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(60)");
         let url = postgres.url.clone();
         std::thread::spawn(move || std::process::Command::new("psql").args(["-qXc", &lock, &url]).output());
-        let slow = Self { postgres };
+        let slow = Self { postgres, table };
         eventually(async || slow.count("mode = 'AccessExclusiveLock' AND granted") == 1).await;
         slow
     }
 
     /// How many lookups wait.
     fn lookups(&self) -> usize {
-        self.count("mode = 'AccessShareLock' AND NOT granted AND query LIKE '%FROM tokens t JOIN accounts a%'")
+        let query = format!("mode = 'AccessShareLock' AND NOT granted AND query LIKE '%FROM {} %'", self.table);
+        self.count(&query)
     }
 
     fn count(&self, condition: &str) -> usize {
-        let from = "pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.relation = 'tokens'::regclass";
+        let from = format!("pg_locks JOIN pg_stat_activity USING (pid) WHERE relation = '{}'::regclass", self.table);
         let statement = format!("SELECT count(DISTINCT pid) FROM {from} AND {condition}");
         self.postgres.query(&statement).unwrap().trim().parse().unwrap()
     }
@@ -81,7 +83,7 @@ async fn slow_database(redis: &RedisServer, failures_per_minute: &str) -> (Pod, 
         made.elapsed() > Duration::from_millis(1500)
     })
     .await;
-    (pod, client, Slow::begin(postgres).await)
+    (pod, client, Slow::begin(postgres, "tokens").await)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,6 +147,32 @@ async fn who_hangs_up_has_a_turn_for_as_long_as_it_is_used() {
     eventually(async || slow.lookups() > LOOKUPS_MAX).await;
     second.abort();
     slow.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_made_up_sessions_at_once_are_a_few_lookups() {
+    let redis = RedisServer::start();
+    let (pod, _, slow) = slow_database(&redis, &FAILURES_MAX.to_string()).await;
+    slow.end();
+    let slow = Slow::begin(slow.postgres, "sessions").await;
+    let nobody = pod.client_without_token();
+    let visit = |_| {
+        let nobody = nobody.clone();
+        let cookie = format!("__Host-lockable={}", "0".repeat(64));
+        async move { nobody.request("GET", "/account/tokens", &[("Cookie", &cookie)]).await }
+    };
+    let mut visits: FuturesUnordered<_> = (0..50).map(visit).collect();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        assert!(slow.lookups() <= LOOKUPS_MAX);
+        let _ = tokio::time::timeout(Duration::from_millis(10), visits.next()).await;
+    }
+    assert_eq!(slow.lookups(), LOOKUPS_MAX);
+    slow.end();
+    let answers: Vec<_> = visits.map(|answer| answer.status).collect().await;
+    let looked_up = answers.iter().filter(|status| **status == 303).count();
+    assert!((LOOKUPS_MAX..=LOOKUPS_MAX + FAILURES_MAX).contains(&looked_up), "{answers:?}");
+    assert_eq!(answers.iter().filter(|status| **status == 429).count(), 50 - looked_up, "{answers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
