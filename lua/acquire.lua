@@ -2,7 +2,7 @@
 -- somebody waits, or is to, it goes on in wait.lua: what a line takes is not
 -- even set up for those who find the lock free and nobody in line.
 --
--- KEYS[1...9] as in keys.lua
+-- KEYS[1...9], or the first four, as in keys.lua
 -- ARGV[1] head: who asks, as a grant begins with it: account and owner, which is
 --         '' for none, each with its line break
 -- ARGV[2] place: namespace and name, what stands in `held`
@@ -11,8 +11,8 @@
 -- ARGV[5] deadline_us: the time after which nothing may be done any more
 -- ARGV[6] held_max: how many locks the account may hold
 -- ARGV[7] about: label, note and info, one to a line, as in a grant
+-- and, left out where there are but four keys,
 -- ARGV[8] epoch_us: the time of the last recovery, as far as the server knows
--- and, left out where there is neither a wait nor a rate,
 -- ARGV[9] wait_ms: for how long to stand in line, '0' for not at all
 -- ARGV[10] pod: the channel to tell when the lock is handed over
 -- ARGV[11] waiting_max: with how many requests the account may wait
@@ -27,6 +27,7 @@
 --   {'too_many_waiting', backlog_us, waiting}
 --   {'rate_limited', backlog_us, retry_after_us}
 --   {'late', '0'}
+--   {'too_few_keys', '0'}
 -- where backlog_us is how far the bucket's time lies ahead, '0' when paid.
 local now = time_us()
 if now > tonumber(ARGV[5]) then
@@ -57,4 +58,7 @@ local wait_ms = tonumber(ARGV[9] or 0)
 if grant and wait_ms == 0 and (string.sub(grant, 1, #head) ~= head or string.sub(head, -2) == '\n\n') then
   local rest_ms = redis.call('PTTL', LOCK)
   return {'held', backlog, word(rest_ms), word(now_ms + rest_ms), grant}
+end
+if not TICKETS then
+  return {'too_few_keys', '0'}
 end

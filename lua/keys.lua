@@ -1,5 +1,8 @@
 -- The keys of the scripts that grant, release or wait: the same for all of them,
--- in the same order. They stand here, once, behind prelude.lua.
+-- in the same order. They stand here, once, behind prelude.lua. Each takes Redis a
+-- while with every request, so acquire.lua and release.lua may be given the first
+-- four alone, for a request that is paid for and does not wait. Where these are not
+-- enough they return {'too_few_keys', '0'}, and have done nothing.
 --
 -- KEYS[1] lock     string: the grant, one field to a line: account, owner,
 --                  fence, attempt, time of the grant in ms, token label, note,

@@ -1,7 +1,7 @@
 -- Releases a lock for its holder: compares, and deletes. Where somebody waits it
 -- goes on in next.lua, which hands the lock over.
 --
--- KEYS[1...9] as in keys.lua
+-- KEYS[1...9], or the first four, as in keys.lua
 -- ARGV[1] head: who asks, as in acquire.lua
 -- ARGV[2] place: what stands in `held`
 -- ARGV[3] fence: that of the grant to release, or '' for whichever is current
@@ -17,6 +17,7 @@
 --   {'unsettled', backlog_us}   as in heartbeat.lua
 --   {'rate_limited', backlog_us, retry_after_us}
 --   {'late', '0'}
+--   {'too_few_keys', '0'}
 -- where backlog_us is how far the bucket's time lies ahead, '0' when paid.
 local now = time_us()
 if now > tonumber(ARGV[4]) then
@@ -34,10 +35,15 @@ local fence, mark, attempt, reason
 if grant and string.sub(grant, 1, #head) == head then
   fence, mark, attempt = string.match(grant, '^(%d+)\n(%??)([^\n]*)', #head + 1)
 end
+local has_line = redis.call('EXISTS', LINE) == 1
+if not TICKETS and (has_line or mark == '?') then
+  return {'too_few_keys', '0'}
+end
 if not fence then
   reason = grant and 'held_by_another' or 'not_held'
   -- An owner that waits and releases does not want the lock any more.
-  local record = ARGV[3] == '' and string.sub(head, -2) ~= '\n\n' and redis.call('HGET', TICKETS, head)
+  local is_own = has_line and ARGV[3] == '' and string.sub(head, -2) ~= '\n\n'
+  local record = is_own and redis.call('HGET', TICKETS, head)
   if record then
     redis.call('ZREM', LINE, head)
     redis.call('HDEL', TICKETS, head)
@@ -63,6 +69,6 @@ end
 local rest_ms = ARGV[5] == '1' and word(redis.call('PTTL', LOCK)) or '0'
 redis.call('DEL', LOCK)
 redis.call('ZREM', HELD, ARGV[2])
-if redis.call('EXISTS', LINE) == 0 then
+if not has_line then
   return {'released', backlog, fence, rest_ms}
 end

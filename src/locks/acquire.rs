@@ -90,7 +90,7 @@ impl Locks {
         let shard = self.keyspace.shard_of(&place);
         let deadline_us = self.deadline_us(shard)?;
         let era = self.era_for(shard, request.lease);
-        let keys = Keys::new(&self.keyspace, &place, account.as_str(), &request.payment);
+        let mut keys = Keys::few(&self.keyspace, &place, account.as_str());
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))
             .text(&place)
@@ -98,14 +98,25 @@ impl Locks {
             .text(attempt.key_text().as_str())
             .number(deadline_us)
             .number(request.held_max)
-            .write(|text| request.write_about(text))
-            .number(self.keyspace.epoch_us(shard));
-        // What few requests need costs Redis something with each.
-        if !wait.is_zero() || request.payment != Payment::Paid {
-            args.number(wait.as_millis() as u64).text(&self.pod).number(request.waiting_max);
-            write_rate(&mut args, &request.payment);
+            .write(|text| request.write_about(text));
+        let mut reply = None;
+        if wait.is_zero() && request.payment == Payment::Paid {
+            let few = self.keyspace.run_replicated(&ACQUIRE, &keys.slices(), &args.slices()).await?;
+            reply = Some(few).filter(|reply| reply.status() != Keys::TOO_FEW);
         }
-        let reply = self.keyspace.run_replicated(&ACQUIRE, &keys.all(), &args.slices()).await?;
+        let reply = match reply {
+            Some(reply) => reply,
+            None => {
+                keys.complete(&self.keyspace, &place, account.as_str(), &request.payment);
+                args.number(self.keyspace.epoch_us(shard))
+                    .number(wait.as_millis() as u64)
+                    .text(&self.pod)
+                    .number(request.waiting_max);
+                write_rate(&mut args, &request.payment);
+                // Boxed: its room would be taken in every request.
+                Box::pin(self.keyspace.run_replicated(&ACQUIRE, &keys.slices(), &args.slices())).await?
+            }
+        };
         Self::count("acquire", &reply);
         let outcome = read_turn(&reply, 2, request.lease)?;
         if let Turn::Over(Acquired::Granted(grant)) = &outcome {

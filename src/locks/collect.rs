@@ -58,7 +58,7 @@ impl Locks {
             .write(|text| request.write_about(text))
             .text(if is_over { "1" } else { "" })
             .number(self.keyspace.epoch_us(shard));
-        let reply = self.keyspace.run_replicated(&COLLECT, &keys.all(), &args.slices()).await?;
+        let reply = self.keyspace.run_replicated(&COLLECT, &keys.slices(), &args.slices()).await?;
         Self::count("collect", &reply);
         let turn = read_turn(&reply, 1, request.lease)?;
         if let Turn::Over(Acquired::Granted(grant)) = &turn {
@@ -87,7 +87,7 @@ impl Locks {
         let keys = Keys::new(&self.keyspace, &place, account.as_str(), &Payment::Paid);
         let mut args = Words::new();
         args.write(|text| claimant.write_head(text)).text(&place).text(attempt.key_text().as_str());
-        let reply = self.keyspace.run(&WITHDRAW, &keys.all(), &args.slices()).await?;
+        let reply = self.keyspace.run(&WITHDRAW, &keys.slices(), &args.slices()).await?;
         match reply.status() {
             "released" => Ok(Withdrawn::Released(reply.word(1)?)),
             "left" => Ok(Withdrawn::Left),

@@ -4,11 +4,11 @@ use super::{
     Locks, LocksError,
     request::{Answer, HeartbeatRequest, Keys, read_standing, script, write_fence, write_rate},
     stored::read_time,
-    words::Words,
+    words::{Slices, Words},
 };
 use crate::{
     keyspace::{Reply, Script},
-    lock::{Grant, Heartbeaten, Lease, NotHeld},
+    lock::{Grant, Heartbeaten, Lease, NotHeld, Payment},
 };
 
 static HEARTBEAT: Script = script!("heartbeat");
@@ -24,8 +24,11 @@ impl Locks {
         let shard = self.keyspace.shard_of(&place);
         let deadline_us = self.deadline_us(shard)?;
         let era = self.era_for(shard, request.lease);
-        let keys = Keys::new(&self.keyspace, &place, account.as_str(), &request.payment);
-        let keys = keys.with_bucket(&[keys.lock(), keys.held(), keys.clock()]);
+        let keys = Keys::few(&self.keyspace, &place, account.as_str());
+        let mut keys = Slices::from_iter([keys.lock(), keys.held(), keys.clock()]);
+        if let Payment::Due(due) = &request.payment {
+            keys.push(&due.bucket);
+        }
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))
             .text(&place)

@@ -57,7 +57,7 @@ impl Locks {
         let deadline_us = self.deadline_us(self.keyspace.shard_of(&place))?;
         let keys = Keys::new(&self.keyspace, &place, &account, &Payment::Paid);
         let args = [&*account, &place, &request.fence.to_string(), &deadline_us.to_string()];
-        let reply = self.keyspace.run(&BREAK, &keys.all(), &args).await?;
+        let reply = self.keyspace.run(&BREAK, &keys.slices(), &args).await?;
         Self::count("break", &reply);
         if reply.status() == "broken" {
             self.recorder.ended(request.account, &place, request.fence, Ending::Broken);

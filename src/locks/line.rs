@@ -68,7 +68,7 @@ impl Locks {
     /// When the keyspace gave no answer in time.
     pub async fn look(&self, lock: &LockId) -> Result<Look, LocksError> {
         let keys = Keys::new(&self.keyspace, &lock.to_string(), "-", &Payment::Paid);
-        let reply = self.keyspace.run(&LOOK, &keys.all(), &[]).await?;
+        let reply = self.keyspace.run(&LOOK, &keys.slices(), &[]).await?;
         Ok(match reply.status() {
             "held" => {
                 let to_collect = Some(reply.text(3)?.to_owned()).filter(|attempt| !attempt.is_empty());

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     keyspace::{Reply, Script},
-    lock::{NotHeld, Released},
+    lock::{NotHeld, Payment, Released},
 };
 
 static RELEASE: Script = script!("release" = "keys" "release" "line" "next");
@@ -23,15 +23,28 @@ impl Locks {
         let place = request.lock.place();
         let shard = self.keyspace.shard_of(&place);
         let deadline_us = self.deadline_us(shard)?;
-        let keys = Keys::new(&self.keyspace, &place, account.as_str(), &request.payment);
+        let mut keys = Keys::few(&self.keyspace, &place, account.as_str());
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))
             .text(&place)
             .write(|text| write_fence(text, request.fence))
             .number(deadline_us)
             .text(if self.is_long(request.lease_max) { "1" } else { "" });
-        write_rate(&mut args, &request.payment);
-        let reply = self.keyspace.run(&RELEASE, &keys.all(), &args.slices()).await?;
+        let mut reply = None;
+        // Whoever waits here is to have the lock at once.
+        if request.payment == Payment::Paid && !self.waiters.has_line(&request.lock) {
+            let few = self.keyspace.run(&RELEASE, &keys.slices(), &args.slices()).await?;
+            reply = Some(few).filter(|reply| reply.status() != Keys::TOO_FEW);
+        }
+        let reply = match reply {
+            Some(reply) => reply,
+            None => {
+                keys.complete(&self.keyspace, &place, account.as_str(), &request.payment);
+                write_rate(&mut args, &request.payment);
+                // Boxed: its room would be taken in every request.
+                Box::pin(self.keyspace.run(&RELEASE, &keys.slices(), &args.slices())).await?
+            }
+        };
         Self::count("release", &reply);
         if reply.status() == "released" {
             let fence = reply.word(2)?;

@@ -73,6 +73,11 @@ impl Waiters {
         Some((Seat { waiters: self.clone(), waiter, attempt, _permit: permit }, new_line))
     }
 
+    /// Whether a request of this server waits for a lock.
+    pub(super) fn has_line(&self, lock: &LockId) -> bool {
+        self.seated().lines.contains_key(lock)
+    }
+
     /// Has the request with this attempt ask how it stands.
     pub(super) fn wake(&self, attempt: &str) {
         if let Some(waiter) = self.seated().waiters.get(attempt) {
