@@ -60,18 +60,13 @@ fn main() {
     let mut arguments = env::args().skip(1).filter_map(|argument| argument.parse::<u32>().ok());
     let (seconds, rounds) = (arguments.next().unwrap_or(5), arguments.next().unwrap_or(3));
 
-    let bare = Bare::start();
+    let (bare, bare_on_one) = (Bare::start(), Bare::start_on_one_thread());
     let on_redis = Servers::start(1, &[]);
     let embedded = Servers::start_embedded();
     let nginx = Nginx::start();
     let mut contenders = vec![
-        Contender {
-            name: "axum, bare",
-            address: bare.address.clone(),
-            authorization: None,
-            server: vec![bare.process.id()],
-            redis: None,
-        },
+        axum("axum, bare", &bare),
+        axum("axum, one thread", &bare_on_one),
         lockable("Lockable on Redis", &on_redis),
         lockable("Lockable, embedded", &embedded),
     ];
@@ -90,6 +85,10 @@ fn main() {
         }
     }
     report(&contenders, &turns, seconds, rounds);
+}
+
+fn axum(name: &'static str, bare: &Bare) -> Contender {
+    Contender { name, address: bare.address.clone(), authorization: None, server: vec![bare.process.id()], redis: None }
 }
 
 fn lockable(name: &'static str, servers: &Servers) -> Contender {

@@ -32,7 +32,14 @@ async fn measure() {
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     println!("a connection to bare axum: {:.1} KiB", idle_bare_kib(waiters).await);
     for (title, locks) in [("all for one lock", 1), ("each for a lock of its own", waiters)] {
-        let servers = Servers::start(1, &[("LOCKABLE_WAITERS", "19000"), ("LOCKABLE_WAIT_MAX", "10m")]);
+        let servers = Servers::start(
+            1,
+            &[
+                ("LOCKABLE_WAITERS", "19000"),
+                ("LOCKABLE_WAIT_MAX", "10m"),
+                ("LOCKABLE_CONNECTIONS_PER_ADDRESS", "20000"),
+            ],
+        );
         let (address, token, pod) = (&servers.addresses[0], &servers.token, &servers.pods[0]);
         let mut beside = Connection::open(address, token).await;
         for lock in 0..locks {

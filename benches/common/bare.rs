@@ -9,7 +9,8 @@ use axum::{Router, http::header, routing::any};
 
 use super::address_in;
 
-/// In the environment of the program when it is to be this server.
+/// In the environment of the program when it is to be this server: on how many
+/// threads, one for each processor where it is empty.
 const BARE: &str = "LOCKABLE_BENCH_BARE";
 /// As long as what Lockable answers to an acquire.
 const ANSWER: &str = r#"{"response":true,"name":"bench-0-0-100000","namespace":"public","owner":null,"fencing_token":1795000000000000,"lease_ms":60000,"expires_at":"2026-11-24T12:05:00.000Z"}"#;
@@ -21,9 +22,19 @@ pub struct Bare {
 }
 
 impl Bare {
+    /// On one thread for each processor, as axum is by itself.
     pub fn start() -> Self {
+        Self::start_on("")
+    }
+
+    #[allow(dead_code, reason = "not every benchmark that is compiled with this uses it")]
+    pub fn start_on_one_thread() -> Self {
+        Self::start_on("1")
+    }
+
+    fn start_on(threads: &str) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
-        let mut process = command.env(BARE, "1").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut process = command.env(BARE, threads).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let address = address_in(process.stderr.take().unwrap());
         Self { process, address }
     }
@@ -38,11 +49,13 @@ impl Drop for Bare {
 
 /// Serves, if that is what the program was started for; does not return then.
 pub fn serve_if_asked() {
-    if env::var_os(BARE).is_none() {
-        return;
-    }
+    let Ok(threads) = env::var(BARE) else { return };
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let mut runtime = match &*threads {
+        "" => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = runtime.enable_all().build().unwrap();
     runtime.block_on(async {
         let router = Router::new().fallback(any(async || ([(header::CONTENT_TYPE, "application/json")], ANSWER)));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -83,7 +83,8 @@ impl Servers {
         };
         let lockable = |args: &[&str]| run(&[&[program], args].concat());
         assert!(lockable(&["migrate"]).stdout(Stdio::null()).status().unwrap().success());
-        let plan = ["plan", "set", "business", "--rate", "1000000", "--burst", "1000000", "--waiters", "100000"];
+        let rate = ["--rate", "1000000", "--burst", "1000000"];
+        let plan = [&["plan", "set", "business", "--locks", "200000", "--waiters", "100000"], &rate[..]].concat();
         assert!(lockable(&plan).stdout(Stdio::null()).status().unwrap().success());
         let mut servers = Self {
             redis,
