@@ -27,7 +27,6 @@ impl Bare {
         Self::start_on("")
     }
 
-    #[allow(dead_code, reason = "not every benchmark that is compiled with this uses it")]
     pub fn start_on_one_thread() -> Self {
         Self::start_on("1")
     }
