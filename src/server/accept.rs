@@ -253,6 +253,9 @@ impl<S: Service> Connections<S> {
                 .header_read_timeout(None) // `Patient` sees to it.
                 .max_header_size(HEAD_BYTES_MAX)
                 .max_buf_size(HEAD_BYTES_MAX)
+                // Answers are short: to copy one behind its head costs less than to
+                // have the system collect both, a twentieth of a request.
+                .writev(false)
                 .serve_connection(io, service)
         );
         let finished = match self.finish.unless(connection.as_mut()).await {
