@@ -10,6 +10,7 @@ mod change;
 mod database;
 mod directory;
 mod error;
+mod known;
 mod ledger;
 mod lookup;
 mod measure;

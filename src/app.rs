@@ -9,8 +9,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    accounts::{Database, Directory},
-    limits::{Addresses, Attempts, Places, Shares, Tokens},
+    accounts::{Database, Directory, TokenHash},
+    limits::{Addresses, Attempts, Places, Shares, Tokens, Turns},
     lock::AccountId,
     locks::Locks,
 };
@@ -25,6 +25,8 @@ pub struct App {
     pub database: Database,
     /// The rates of tokens.
     pub tokens: Tokens,
+    /// Lookups of tokens that memory does not know, of each one at a time.
+    pub lookups: Arc<Turns<TokenHash>>,
     /// Failed authentications of client addresses.
     pub addresses: Addresses,
     /// Sessions of client addresses that nobody has. Counted apart: a job with a wrong token

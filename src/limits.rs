@@ -11,7 +11,7 @@ mod tokens;
 mod turns;
 
 pub use self::{
-    addresses::Addresses,
+    addresses::{Addresses, Network},
     attempts::{Attempt, Attempts},
     meter::Meter,
     places::Places,

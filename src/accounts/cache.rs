@@ -138,7 +138,7 @@ impl Notice {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use uuid::Uuid;
@@ -150,7 +150,7 @@ mod tests {
         lock::{Label, Lease, NamespaceId, Rate},
     };
 
-    fn caller() -> Caller {
+    pub(in crate::accounts) fn caller() -> Caller {
         let lease = Lease::from_secs(60);
         let plan = Plan {
             name: "test".into(),

@@ -11,7 +11,7 @@ use moka::future::Cache;
 use tokio::time::timeout;
 use tracing::Instrument;
 
-use super::{Caller, Database, Token, TokenHash, cache::SharedCache, measure::measured, usage::Usage};
+use super::{Caller, Database, Token, TokenHash, cache::SharedCache, known::Known, measure::measured, usage::Usage};
 use crate::keyspace::Keyspace;
 
 /// Says whose a token is: from memory, where it was asked of late, else from the
@@ -37,14 +37,6 @@ pub struct Directory {
     generation: AtomicU64,
     pub(super) usage: Usage,
     is_following: AtomicBool,
-}
-
-/// What is remembered of a token.
-#[derive(Clone)]
-struct Known {
-    caller: Arc<Caller>,
-    /// The generation in which reading it began.
-    generation: u64,
 }
 
 /// How far to go for an answer.
@@ -101,10 +93,15 @@ impl Directory {
         })
     }
 
-    /// Whose a token is, if memory knows: nobody is asked.
-    pub async fn recall(&self, token: &Token) -> Option<Arc<Caller>> {
-        let known = self.known.get(&token.hash()).await?;
+    /// Whose a token is, if memory knows: nobody is asked before the answer.
+    pub async fn recall(self: &Arc<Self>, token: &Token) -> Option<Arc<Caller>> {
+        let hash = token.hash();
+        let known = self.known.get(&hash).await?;
         count_lookup("memory");
+        if known.is_due() {
+            // What cannot be read is asked for again when it is not remembered any more.
+            tokio::spawn(self.clone().look_up(hash, Reach::Caches));
+        }
         self.admit(known.caller).ok()
     }
 
@@ -216,7 +213,7 @@ impl Directory {
         let generation = self.generation();
         match self.read_shared(hash).await? {
             Some(known) => Ok(known),
-            None => Ok(Known { caller: self.read_database(hash).await?, generation }),
+            None => Ok(Known::new(self.read_database(hash).await?, generation)),
         }
     }
 
@@ -236,7 +233,7 @@ impl Directory {
         if !entry.is_fresh() {
             tokio::spawn(self.clone().refresh(hash));
         }
-        Ok(Some(Known { caller: Arc::new(entry.caller), generation }))
+        Ok(Some(Known::new(Arc::new(entry.caller), generation)))
     }
 
     async fn refresh(self: Arc<Self>, hash: TokenHash) {

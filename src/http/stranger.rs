@@ -11,7 +11,7 @@ use super::{
 use crate::{
     accounts::{Caller, FindError, Reach, Token},
     app::App,
-    limits::{NoTurn, Turn, Turns},
+    limits::{Network, NoTurn, Turn, Turns},
 };
 
 /// A client whose token memory does not know: new here, or somebody who guesses.
@@ -31,6 +31,12 @@ impl<'app> Stranger<'app> {
     /// Finds out whose the token is. An address that has failed often may still
     /// use tokens that a cache knows, but asks no database.
     pub(super) async fn look_up(&self, token: &Token) -> Result<Arc<Caller>, Problem> {
+        // One asks for all that come with the same token, as thousands may in one
+        // moment when a server has just started.
+        let _first = self.app.lookups.take(token.hash()).await.map_err(no_turn)?;
+        if let Some(caller) = self.app.directory.recall(token).await {
+            return Ok(caller);
+        }
         let turn = self.turn(&self.app.addresses.caches).await?;
         match self.app.directory.find(token, Reach::Caches, turn).await {
             Err(FindError::NotCached) => self.look_up_in_database(token).await,
@@ -63,14 +69,9 @@ impl<'app> Stranger<'app> {
     }
 
     /// Waits until the address may have one more lookup in flight.
-    async fn turn(&self, turns: &Arc<Turns>) -> Result<Option<Turn>, Problem> {
+    async fn turn(&self, turns: &Arc<Turns<Network>>) -> Result<Option<Turn<Network>>, Problem> {
         let Some(address) = self.address else { return Ok(None) };
-        let detail = "too many tokens from this address wait to be looked up";
-        turns.take(address).await.map(Some).map_err(|none| match none {
-            NoTurn::LineFull => Problem::new(Kind::TooManyLookups, detail).retry_after(Duration::from_secs(1)),
-            // Not for what the client has done: those before it had no answer either.
-            NoTurn::TooLate => Problem::unavailable(detail),
-        })
+        turns.take(address).await.map(Some).map_err(no_turn)
     }
 
     /// Counts a token that is nobody's.
@@ -92,6 +93,15 @@ impl<'app> Stranger<'app> {
         if let Some(address) = self.address {
             self.app.addresses.record_failure(address);
         }
+    }
+}
+
+fn no_turn(why: NoTurn) -> Problem {
+    let detail = "too many tokens from this address wait to be looked up";
+    match why {
+        NoTurn::LineFull => Problem::new(Kind::TooManyLookups, detail).retry_after(Duration::from_secs(1)),
+        // Not for what the client has done: those before it had no answer either.
+        NoTurn::TooLate => Problem::unavailable(detail),
     }
 }
 

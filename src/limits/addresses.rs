@@ -1,4 +1,5 @@
 use std::{
+    fmt,
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
     sync::{Arc, Mutex, PoisonError},
@@ -15,11 +16,11 @@ use super::Turns;
 /// more than a few lookups in flight.
 pub struct Addresses {
     /// Lookups in the caches, which all get there soon.
-    pub caches: Arc<Turns>,
+    pub caches: Arc<Turns<Network>>,
     /// Lookups in the database, of which a slow one keeps nobody from the caches.
-    pub database: Arc<Turns>,
+    pub database: Arc<Turns<Network>>,
     per_minute: NonZeroU32,
-    failures: Cache<IpAddr, Arc<Failures>>,
+    failures: Cache<Network, Arc<Failures>>,
 }
 
 struct Failures {
@@ -35,6 +36,8 @@ impl Addresses {
     /// in the database, which has twice as many connections by default.
     pub const CACHE_LOOKUPS_MAX: usize = 256;
     pub const DATABASE_LOOKUPS_MAX: usize = 4;
+    /// How many lookups of an address may be in flight in each of these, or wait for it.
+    pub const LOOKUPS_LINE_MAX: usize = 1_000;
 
     /// Lets each address fail `per_minute` times at once, and that many a
     /// minute in the long run.
@@ -42,8 +45,8 @@ impl Addresses {
         let failures =
             Cache::builder().max_capacity(Self::REMEMBERED_MAX).time_to_idle(Duration::from_secs(120)).build();
         Self {
-            caches: Turns::new(Self::CACHE_LOOKUPS_MAX),
-            database: Turns::new(Self::DATABASE_LOOKUPS_MAX),
+            caches: Turns::new(Self::CACHE_LOOKUPS_MAX, Self::LOOKUPS_LINE_MAX),
+            database: Turns::new(Self::DATABASE_LOOKUPS_MAX, Self::LOOKUPS_LINE_MAX),
             per_minute,
             failures,
         }
@@ -51,14 +54,14 @@ impl Addresses {
 
     /// How long an address is refused, if it has failed too often.
     pub fn refusal(&self, address: IpAddr) -> Option<Duration> {
-        let failures = self.failures.get(&network(address))?;
+        let failures = self.failures.get(&Network::from(address))?;
         let refused_until = (*failures.refused_until.lock().unwrap_or_else(PoisonError::into_inner))?;
         refused_until.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero())
     }
 
     /// Counts a failure.
     pub fn record_failure(&self, address: IpAddr) {
-        let failures = self.failures.get_with(network(address), || {
+        let failures = self.failures.get_with(Network::from(address), || {
             let quota = Quota::per_minute(self.per_minute);
             Arc::new(Failures { limiter: DefaultDirectRateLimiter::direct(quota), refused_until: Mutex::new(None) })
         });
@@ -71,10 +74,21 @@ impl Addresses {
 
 /// What one client can be expected to have to itself: an IPv4 address, or a /64
 /// of IPv6, within which a client may choose its address (RFC 6177).
-pub(super) fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Network(IpAddr);
+
+impl From<IpAddr> for Network {
+    fn from(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V4(v4) => IpAddr::V4(v4),
+            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        })
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -98,6 +112,7 @@ mod tests {
 
     #[test]
     fn an_ipv4_address_is_the_same_in_its_ipv6_form() {
-        assert_eq!(network("::ffff:192.0.2.1".parse().unwrap()), network("192.0.2.1".parse().unwrap()));
+        let [ipv6, ipv4] = ["::ffff:192.0.2.1", "192.0.2.1"].map(|a| Network::from(a.parse::<IpAddr>().unwrap()));
+        assert_eq!(ipv6, ipv4);
     }
 }

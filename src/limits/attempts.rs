@@ -2,7 +2,7 @@ use std::{net::IpAddr, time::Duration};
 
 use sha2::{Digest, Sha256};
 
-use super::{addresses::network, tokens::PERMITS};
+use super::{addresses::Network, tokens::PERMITS};
 use crate::keyspace::{ACCOUNTS_TAG, BadReply, Keyspace, KeyspaceError};
 
 /// Counts what people try on the account page, over all pods together: passwords
@@ -43,10 +43,10 @@ impl Attempt<'_> {
     /// By what it is counted: nobody reads an address out of it.
     fn name(self) -> String {
         let who = match self {
-            Self::SignInFrom(address) => format!("sign-in {}", network(address)),
+            Self::SignInFrom(address) => format!("sign-in {}", Network::from(address)),
             Self::PasswordOf(email) => format!("password {}", email.to_lowercase()),
-            Self::SignUpFrom(address) => format!("sign-up {}", network(address)),
-            Self::LinkFrom(address) => format!("link {}", network(address)),
+            Self::SignUpFrom(address) => format!("sign-up {}", Network::from(address)),
+            Self::LinkFrom(address) => format!("link {}", Network::from(address)),
         };
         Sha256::digest(who).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }

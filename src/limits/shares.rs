@@ -1,11 +1,8 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-
-use super::addresses::network;
 
 /// How many of something each client has open, so that none takes those of all
 /// others: connections of an address, pages of an account that are live.
@@ -27,7 +24,8 @@ impl<K: Copy + Eq + Hash> Shares<K> {
     }
 
     /// Counts one more, unless the client has as many as it may.
-    pub fn admit(self: &Arc<Self>, of: K) -> Option<Share<K>> {
+    pub fn admit(self: &Arc<Self>, of: impl Into<K>) -> Option<Share<K>> {
+        let of = of.into();
         let mut open = self.open();
         let count = open.entry(of).or_default();
         if *count >= self.each_max {
@@ -40,13 +38,6 @@ impl<K: Copy + Eq + Hash> Shares<K> {
 
     fn open(&self) -> MutexGuard<'_, HashMap<K, u32>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Shares<IpAddr> {
-    /// The same for a client address. IPv6 addresses of one /64 are one client.
-    pub fn admit_address(self: &Arc<Self>, address: IpAddr) -> Option<Share<IpAddr>> {
-        self.admit(network(address))
     }
 }
 
@@ -64,18 +55,20 @@ impl<K: Copy + Eq + Hash> Drop for Share<K> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::net::IpAddr;
+
+    use super::{super::Network, *};
 
     #[test]
     fn an_address_has_its_share_and_what_it_gives_back() {
-        let shares = Shares::new(2);
-        let [a, same, b] = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|a| a.parse().unwrap());
-        let first = shares.admit_address(a).unwrap();
-        let second = shares.admit_address(same).unwrap();
-        assert!(shares.admit_address(a).is_none(), "the same /64");
-        assert!(shares.admit_address(b).is_some());
+        let shares = Shares::<Network>::new(2);
+        let [a, same, b] = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|a| a.parse::<IpAddr>().unwrap());
+        let first = shares.admit(a).unwrap();
+        let second = shares.admit(same).unwrap();
+        assert!(shares.admit(a).is_none(), "the same /64");
+        assert!(shares.admit(b).is_some());
         drop(first);
-        assert!(shares.admit_address(a).is_some());
+        assert!(shares.admit(a).is_some());
         drop(second);
         assert!(shares.open().is_empty(), "nothing is left of those who went");
     }

@@ -1,11 +1,4 @@
-use std::{
-    convert::Infallible,
-    io,
-    net::{IpAddr, SocketAddr},
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use hyper::{server::conn::http1, service::service_fn};
@@ -31,7 +24,7 @@ use super::{
 use crate::{
     config::ListenSettings,
     http::{Connection, Service},
-    limits::Shares,
+    limits::{Network, Shares},
 };
 
 /// How many bytes the request line and the headers may have together; more are
@@ -173,7 +166,7 @@ struct Connections<S> {
     header_timeout: Duration,
     trusted_proxies: Vec<IpNet>,
     proxy_protocol: bool,
-    clients: Arc<Shares<IpAddr>>,
+    clients: Arc<Shares<Network>>,
     /// Finish the request at hand, then close.
     finish: Signal,
     /// Close at once.
@@ -190,7 +183,7 @@ impl<S: Service> Connections<S> {
         // Many clients come through one proxy.
         let _neighbour = match self.is_trusted(peer) {
             true => None,
-            false => match self.clients.admit_address(peer.ip()) {
+            false => match self.clients.admit(peer.ip()) {
                 Some(neighbour) => Some(neighbour),
                 None => {
                     counter!("lockable_connections_refused_total").increment(1);

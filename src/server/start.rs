@@ -10,7 +10,7 @@ use crate::{
     app::{App, Page},
     config::ServeSettings,
     keyspace::{Embedded, Keyspace, Redis, SystemClock},
-    limits::{Addresses, Attempts, Places, Shares, Tokens},
+    limits::{Addresses, Attempts, Places, Shares, Tokens, Turns},
     lock::Lease,
     locks::Locks,
 };
@@ -82,6 +82,8 @@ pub(super) async fn start(
             live: Arc::new(Semaphore::new(Page::LIVE_MAX)),
         },
         tokens: Tokens::new(keyspace),
+        // As many may wait for one as may be worked on.
+        lookups: Turns::new(1, usize::MAX),
         addresses: Addresses::new(failures),
         sessions: Addresses::new(failures),
         trusted_proxies: settings.listen.trusted_proxies.clone(),

@@ -196,6 +196,28 @@ async fn no_address_has_more_than_its_share_of_lookups_in_redis() {
     redis.resume();
 }
 
+/// As runners of one account do behind one address, when a server has just started.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_with_one_token_is_one_lookup() {
+    let redis = RedisServer::start();
+    let pod = Pod::builder().redis(&redis).env("LOCKABLE_REDIS_TIMEOUT", "5s").start().await;
+    let client = pod.client(&pod.account("business").await.token);
+    redis.pause();
+    let ask = |_| {
+        let client = client.clone();
+        async move { client.get("/v1/heartbeat/crowd").await }
+    };
+    let mut crowd: FuturesUnordered<_> = (0..LINE_MAX + 200).map(ask).collect();
+    let refused = tokio::time::timeout(Duration::from_secs(1), crowd.next()).await;
+    assert!(refused.is_err(), "{refused:?}");
+    redis.resume();
+    let answers: Vec<_> = crowd.collect().await;
+    assert_eq!(answers.len(), LINE_MAX + 200);
+    for answer in answers {
+        assert_eq!(answer.json["reason"], "not_held", "{}", answer.text);
+    }
+}
+
 /// As a farm's do behind one address, when the server has just started.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_jobs_with_new_tokens_at_once_are_let_in() {
