@@ -151,6 +151,8 @@ impl Api {
         match operation {
             Operation::Acquire => {
                 let params = AcquireParams::read(&parts, body, frame).await?;
+                // It may wait for long, and the buffer that its head was read into with it.
+                drop(parts);
                 acquire(app, connection, &caller, name, params).await
             }
             Operation::Heartbeat => {
