@@ -36,13 +36,14 @@ macro_rules! documents {
     };
 }
 
-static DOCUMENTS: [Document; 7] = documents! {
+static DOCUMENTS: [Document; 8] = documents! {
     "https-endpoints" "https-endpoints.md" "The three calls: acquire, heartbeat, release"
     "guide" "../README.md" "All of it: waiting, owners, the command line, Terraform"
     "fencing" "fencing.md" "How a resource turns away who has lost the lock"
     "safety" "safety.md" "What is promised, what is not, and what happens when"
     "ci" "ci/README.md" "Lines for GitHub Actions, GitLab CI, Jenkins, Buildkite and cron"
     "operations" "operations.md" "Running it: sizing, Redis, upgrades, alerts"
+    "performance" "performance.md" "How fast it is, how that was measured, where it ends"
     "security" "security.md" "What defends it against whom"
 };
 

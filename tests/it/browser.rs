@@ -234,6 +234,7 @@ async fn nothing_stands_in_the_way_of_anybody() {
         "/docs/safety",
         "/docs/ci",
         "/docs/operations",
+        "/docs/performance",
         "/docs/security",
         "/docs/api",
         "/problems/too-many-failures",

@@ -38,6 +38,7 @@ async fn documents_are_there_and_their_links_lead_somewhere() {
         "/docs/ci",
         "/docs/ci/lockable.sh",
         "/docs/operations",
+        "/docs/performance",
         "/docs/security",
         "/docs/api",
         "/problems/too-many-failures",
