@@ -39,6 +39,9 @@ ENV LOCKABLE_LISTEN=0.0.0.0:8080 \
     LOCKABLE_ADMIN_LISTEN=0.0.0.0:9090 \
     LOCKABLE_LOG_FORMAT=json
 EXPOSE 8080 9090
+# Without settings accounts are kept in /home/nonroot, so a volume belongs there:
+# without one they go with the container, and on a read-only root it does not start.
+# A new volume elsewhere belongs to root, and cannot be written.
 
 HEALTHCHECK --interval=5s --timeout=3s --start-period=10s CMD ["/usr/local/bin/lockable", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/lockable"]
