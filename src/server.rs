@@ -90,7 +90,7 @@ pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: Canc
     let workers = Workers::start(settings.listen.workers()).context("cannot start threads")?;
     let parts = start::start(settings, &workers, &closing, &drained).await?;
     if let Some(first) = &parts.first {
-        let here = format!("{scheme}://{address}");
+        let here = format!("{scheme}://{}", start::nearby(address));
         start::greet(&settings.page.public.origin().unwrap_or(here), first);
     }
     let admin = admin::start(&settings.admin, &settings.listen, metrics, &parts.app, &shutdown, &drained).await?;

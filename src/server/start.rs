@@ -1,4 +1,4 @@
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use tokio::sync::Semaphore;
@@ -155,6 +155,15 @@ async fn make_first(database: &Database) -> Result<Option<First>, AccountsError>
     let Some(made) = database.first_account().await? else { return Ok(None) };
     let link = database.reset_password(Actor::Server, &made.account.id.to_string(), FIRST_LINK_VALID).await?;
     Ok(Some(First { token: made.token.token, link }))
+}
+
+/// What somebody on this machine calls a server that listens there. In a container
+/// it listens on all addresses, and with those no browser keeps a session.
+pub(super) fn nearby(listening: SocketAddr) -> String {
+    match listening.ip().is_unspecified() {
+        true => format!("localhost:{}", listening.port()),
+        false => listening.to_string(),
+    }
 }
 
 /// Prints what opens the first account, once, with a line to copy.

@@ -81,7 +81,8 @@ async fn a_link_gives_an_account_another_password_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_start_prints_a_way_to_the_page() {
-    let pod = Pod::start().await;
+    // As in a container.
+    let pod = Pod::builder().env("LOCKABLE_LISTEN", "0.0.0.0:0").start().await;
     let token = pod.first_token();
     let mut link = String::new();
     crate::support::eventually(async || {
@@ -90,7 +91,7 @@ async fn the_first_start_prints_a_way_to_the_page() {
         !link.is_empty()
     })
     .await;
-    let path = link.strip_prefix(&pod.origin()).unwrap();
+    let path = link.strip_prefix(&format!("http://{}", pod.authority("localhost"))).unwrap();
     let mut owner = PageClient::new(&pod.origin());
     let csrf = owner.get(path).await.csrf();
     assert_eq!(owner.post(path, &[("csrf", &csrf), ("password", PASSWORD)]).await.status, 303);
