@@ -198,11 +198,15 @@ impl Locks {
             sleep(Self::SWEEP_INTERVAL).await;
             let now_us = self.keyspace.shards().iter().find_map(|shard| self.keyspace.now_us(*shard));
             let Some(now_us) = now_us else { continue };
-            let before_ms = (now_us / 1000).saturating_sub(Self::SWEEP_AFTER.as_millis() as u64);
-            if let Err(error) = self.ledger.sweep(before_ms).await {
+            if let Err(error) = self.ledger.sweep(Self::swept_before_ms(now_us)).await {
                 tracing::debug!(%error, "the ledger could not be swept");
             }
         }
+    }
+
+    /// When a grant must have lapsed to be forgotten now.
+    fn swept_before_ms(now_us: u64) -> u64 {
+        (now_us / 1000).saturating_sub(Self::SWEEP_AFTER.as_millis() as u64)
     }
 
     /// Leaves the grants of an embedded keyspace to the process that comes next.
@@ -223,5 +227,17 @@ impl Locks {
         if let Err(error) = self.ledger.hand_over(&era, last, grants.collect()).await {
             tracing::warn!(%error, "locks are not kept for the next start");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grant_is_forgotten_an_hour_after_it_has_lapsed() {
+        let (hour_ms, lapsed_ms) = (3_600_000, 1_700_000_000_000);
+        assert_eq!(Locks::swept_before_ms((lapsed_ms + hour_ms) * 1000), lapsed_ms);
+        assert_eq!(Locks::swept_before_ms(0), 0);
     }
 }

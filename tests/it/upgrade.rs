@@ -62,3 +62,16 @@ async fn nothing_is_granted_beside_servers_of_the_layout_before_nor_before_their
         assert_eq!(redis.cli(&["TYPE", key]).trim(), "hash", "{key}");
     }
 }
+
+/// The database may be new, and say nothing of what was granted before.
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_of_the_layout_before_lapse_though_the_database_knows_of_none() {
+    let (redis, postgres) = (RedisServer::start(), Postgres::database().await);
+    leave(&redis, now_us());
+    redis.cli(&["DEL", "lockable:1:{0}:pods:"]);
+    let begun = Instant::now();
+    let pod = Pod::builder().redis(&redis).database(&postgres.url).env("LOCKABLE_JOURNAL_ABOVE", "1s").start().await;
+    let client = pod.client(&pod.account("business").await.token);
+    eventually(async || acquired(&client).await["response"] == true).await;
+    assert!(begun.elapsed() >= RECOVERY, "it took {:?}", begun.elapsed());
+}
