@@ -140,6 +140,15 @@ impl Keyspace {
         }
     }
 
+    /// Looks after the connections no longer, as nothing is to be asked any more:
+    /// that they end is then as it should be.
+    pub fn leave(&self) {
+        match self {
+            Self::Redis(redis) => redis.leave(),
+            Self::Embedded(_) => {}
+        }
+    }
+
     /// Whether locks are spread over several shards.
     pub fn is_spread(&self) -> bool {
         self.shards().len() > 1

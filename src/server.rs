@@ -104,6 +104,7 @@ pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: Canc
     parts.background.close();
     parts.background.wait().await;
     admin.wait().await;
+    parts.keyspace.leave();
     workers.stop().await;
     tracing::info!("stopped");
     Ok(())

@@ -65,7 +65,7 @@ pub struct Redis {
     prefix: String,
     timeout: Duration,
     wait_replicas: u32,
-    _tasks: DropGuard,
+    tasks: DropGuard,
 }
 
 impl Redis {
@@ -109,7 +109,7 @@ impl Redis {
             prefix: settings.prefix.clone(),
             timeout: settings.timeout,
             wait_replicas: settings.wait_replicas,
-            _tasks: stop.drop_guard(),
+            tasks: stop.drop_guard(),
         }))
     }
 
@@ -191,6 +191,11 @@ impl Redis {
             return Err(KeyspaceError::NoAnswer(complaint));
         }
         Ok(reply)
+    }
+
+    /// Looks after the connections no longer.
+    pub(super) fn leave(&self) {
+        self.tasks.token().cancel();
     }
 
     /// All shards that locks are in.

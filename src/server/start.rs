@@ -18,6 +18,7 @@ use crate::{
 /// The parts of a server.
 pub(super) struct Parts {
     pub app: Arc<App>,
+    pub keyspace: Keyspace,
     pub background: TaskTracker,
     /// What opens the account that was made, if there was none.
     pub first: Option<First>,
@@ -81,8 +82,8 @@ pub(super) async fn start(
             live_of: Shares::new(Page::LIVE_OF_ACCOUNT_MAX),
             live: Arc::new(Semaphore::new(Page::LIVE_MAX)),
         },
-        tokens: Tokens::new(keyspace),
-        // As many may wait for one as may be worked on.
+        tokens: Tokens::new(keyspace.clone()),
+        // Each that waits has a connection, of which there are only so many.
         lookups: Turns::new(1, usize::MAX),
         addresses: Addresses::new(failures),
         sessions: Addresses::new(failures),
@@ -93,7 +94,7 @@ pub(super) async fn start(
         wait_max: settings.limits.wait_max,
         draining: draining.clone(),
     });
-    Ok(Parts { app, background, first, _exclusive: exclusive })
+    Ok(Parts { app, keyspace, background, first, _exclusive: exclusive })
 }
 
 /// Finds settings that do not go together.

@@ -60,6 +60,18 @@ async fn a_server_that_leaves_says_so_and_serves_on_until_balancers_know() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_leaves_complains_of_nothing() {
+    let redis = RedisServer::start();
+    let mut pod = with_admin().redis(&redis).env("LOCKABLE_WORKERS", "4").start().await;
+    assert_eq!(pod.client(&pod.first_token()).get("/v1/acquire/last").await.json["response"], true);
+    assert_eq!(pod.stop().await, Some(0));
+    eventually(async || pod.log().contains("\"stopped\"")).await;
+    let log = pod.log();
+    let (_, leaving) = log.split_once("\"draining\"").unwrap();
+    assert!(!leaving.contains("WARN") && !leaving.contains("ERROR"), "{leaving}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn metrics_say_what_goes_on_and_name_nobody() {
     let redis = RedisServer::start();
     let pod = with_admin().redis(&redis).start().await;

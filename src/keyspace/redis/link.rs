@@ -59,14 +59,23 @@ impl Link {
             }
             Err(error) => return Err(error),
         };
-        tokio::spawn(async move { stop.run_until_cancelled(link.run(first)).await });
+        tokio::spawn(link.run_until(stop, first));
         Ok(())
     }
 
     /// The same, without waiting for the first connection.
     pub(super) fn spawn(plan: Plan, stop: CancellationToken) {
         let link = Self { shown: plan.locator.shown().to_owned(), plan };
-        tokio::spawn(async move { stop.run_until_cancelled(link.run(None)).await });
+        tokio::spawn(link.run_until(stop, None));
+    }
+
+    async fn run_until(self, stop: CancellationToken, first: Option<Arc<Live>>) {
+        tokio::select! {
+            // Looked at first: connections that end after it are not lost.
+            biased;
+            () = stop.cancelled() => {}
+            () = self.run(first) => {}
+        }
     }
 
     async fn run(mut self, first: Option<Arc<Live>>) {
