@@ -90,7 +90,7 @@ impl<P: Privilege> Authorized<P> {
             Some(known) => known,
             // Boxed: its room would be taken in every request, most of which are
             // known.
-            None => Box::pin(authenticate(headers, connection, app)).await?,
+            None => Box::pin(authenticate(headers, connection, &frame, app)).await?,
         };
         let payment = match app.tokens.admit(&known.meter).await? {
             Admission::Admitted { payment, standing } => {
@@ -212,14 +212,19 @@ fn known(headers: &HeaderMap, connection: &Connection, app: &App, now: Instant) 
 }
 
 /// Finds out whose token a request carries.
-async fn authenticate(headers: &HeaderMap, connection: Option<&Connection>, app: &App) -> Result<Arc<Known>, Problem> {
+async fn authenticate(
+    headers: &HeaderMap,
+    connection: Option<&Connection>,
+    frame: &Frame,
+    app: &App,
+) -> Result<Arc<Known>, Problem> {
     // From before it is asked, so that no change is missed.
     let generation = app.directory.generation();
     let stranger = || Stranger::of(headers, connection, app);
     let caller = match credentials(headers) {
         Credentials::Token(token) => match app.directory.recall(&token).await {
             Some(caller) => caller,
-            None => stranger().look_up(&token).await?,
+            None => frame.aside(stranger().look_up(&token)).await?,
         },
         Credentials::Missing => return Err(unauthenticated()),
         Credentials::Malformed => return Err(stranger().fail()),

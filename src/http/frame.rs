@@ -54,6 +54,15 @@ impl Frame {
         self.place.leave();
     }
 
+    /// Waits for what may be long in coming. The request is not worked on meanwhile,
+    /// and may find when it goes on that too many others are.
+    pub(super) async fn aside<T>(&self, waiting: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+        self.place.leave();
+        let waited = waiting.await?;
+        self.place.take()?;
+        Ok(waited)
+    }
+
     fn wait(&self) -> Duration {
         Duration::from_millis(self.wait_ms.load(Ordering::Relaxed))
     }

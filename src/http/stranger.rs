@@ -33,7 +33,7 @@ impl<'app> Stranger<'app> {
     pub(super) async fn look_up(&self, token: &Token) -> Result<Arc<Caller>, Problem> {
         // One asks for all that come with the same token, as thousands may in one
         // moment when a server has just started.
-        let _first = self.app.lookups.take(token.hash()).await.map_err(no_turn)?;
+        let _first = self.app.lookups.take(token.hash()).await.map_err(|_| unanswered())?;
         if let Some(caller) = self.app.directory.recall(token).await {
             return Ok(caller);
         }
@@ -63,7 +63,7 @@ impl<'app> Stranger<'app> {
             FindError::Unknown | FindError::NotCached => self.fail(),
             FindError::Unanswered | FindError::Unavailable(_) => {
                 tracing::debug!(%error, "a token could not be looked up");
-                Problem::unavailable("accounts could not be asked in time")
+                unanswered()
             }
         }
     }
@@ -94,6 +94,10 @@ impl<'app> Stranger<'app> {
             self.app.addresses.record_failure(address);
         }
     }
+}
+
+fn unanswered() -> Problem {
+    Problem::unavailable("accounts could not be asked in time")
 }
 
 fn no_turn(why: NoTurn) -> Problem {

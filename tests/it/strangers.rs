@@ -218,6 +218,25 @@ async fn a_crowd_with_one_token_is_one_lookup() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_wait_for_a_lookup_keep_no_other_from_being_served() {
+    let redis = RedisServer::start();
+    let (timeout, few) = (("LOCKABLE_REDIS_TIMEOUT", "5s"), ("LOCKABLE_REQUESTS", "10"));
+    let pod = Pod::builder().redis(&redis).env(timeout.0, timeout.1).env(few.0, few.1).start().await;
+    let client = pod.client(&pod.account("business").await.token);
+    redis.pause();
+    let ask = |_| {
+        let client = client.clone();
+        async move { client.get("/v1/acquire/crowd").await }
+    };
+    let mut crowd: FuturesUnordered<_> = (0..100).map(ask).collect();
+    let refused = tokio::time::timeout(Duration::from_secs(1), crowd.next()).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(pod.client_without_token().get("/openapi.json").await.status, 200);
+    redis.resume();
+    assert_eq!(crowd.count().await, 100);
+}
+
 /// As a farm's do behind one address, when the server has just started.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_jobs_with_new_tokens_at_once_are_let_in() {
