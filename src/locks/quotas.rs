@@ -90,7 +90,8 @@ impl Locks {
         };
         let mut answer = ask(&allowance.request).await?;
         if !allowance.is_fresh && is_over_quota(&answer.outcome) {
-            self.count_anew(account, &known, || allowed().is_fresh).await;
+            let refused = Instant::now();
+            self.count_anew(account, &known, || allowed().is_fresh || known.is_counted_since(refused)).await;
             allowance = allowed();
             allowance.request.payment = Payment::Paid;
             answer.outcome = ask(&allowance.request).await?.outcome;
@@ -112,7 +113,8 @@ impl Locks {
         let allowed = || known.allowance(request, shard, false);
         let mut allowance = allowed();
         if !allowance.is_sure || (!allowance.is_fresh && !allowance.is_ample) {
-            self.count_anew(account, &known, || allowed().is_fresh).await;
+            let asked = Instant::now();
+            self.count_anew(account, &known, || allowed().is_fresh || known.is_counted_since(asked)).await;
             allowance = allowed();
         }
         let mut under_way = known.begin(shard, false);
@@ -162,7 +164,7 @@ impl Locks {
             };
             let known = self.quotas.of(*account);
             let mut counts = known.counts();
-            counts.counted_at = Some(begun);
+            counts.date(begun);
             counts.held.count(of(0));
             counts.waiting.count(of(1));
         }

@@ -20,7 +20,13 @@ pub(super) struct Known {
 
 #[derive(Default)]
 pub(super) struct Counts {
-    pub(super) counted_at: Option<Instant>,
+    /// From when the counts are, and when they were here.
+    counted: Option<(Instant, Instant)>,
+    /// Whether something was got meanwhile, which may have been counted twice or not
+    /// at all.
+    is_doubtful: bool,
+    /// When something was got last.
+    added_at: Option<Instant>,
     /// Whether it is to be counted in the next round.
     pub(super) has_asked: bool,
     pub(super) held: Tally,
@@ -45,6 +51,7 @@ pub(super) struct Allowance {
 /// A request that has no answer yet.
 pub(super) struct UnderWay<'a> {
     known: &'a Known,
+    begun: Instant,
     shard: Shard,
     waits: bool,
     /// What came of it, once it is known.
@@ -57,22 +64,26 @@ impl Known {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn is_counted_since(&self, time: Instant) -> bool {
+        self.counts().counted.is_some_and(|(begun, _)| begun >= time)
+    }
+
     pub(super) fn allowance(&self, request: &AcquireRequest, shard: Shard, waits: bool) -> Allowance {
         let mut counts = self.counts();
         counts.has_asked = true;
         let (held_elsewhere, waiting_elsewhere) = (counts.held.beside(shard), counts.waiting.beside(shard));
-        let is_counted = counts.counted_at.is_some();
+        let is_counted = counts.counted.is_some();
         let part = if is_counted { 1 } else { Quotas::UNCOUNTED_PART };
         let held_max = request.held_max.saturating_sub(held_elsewhere) / part;
         let waiting_max = request.waiting_max.saturating_sub(waiting_elsewhere) / part;
-        let is_younger_than = |age| counts.counted_at.is_some_and(|counted_at| counted_at.elapsed() < age);
+        let is_younger_than = |age| counts.counted.is_some_and(|(begun, _)| begun.elapsed() < age);
         let is_wait_sure = !waits || counts.waiting.is_sure(request.waiting_max);
         let are_sure = is_wait_sure && counts.held.is_sure(request.held_max);
         Allowance {
             request: AcquireRequest { held_max, waiting_max, ..request.clone() },
             held_elsewhere,
             waiting_elsewhere,
-            is_fresh: is_younger_than(Quotas::FRESH),
+            is_fresh: is_younger_than(Quotas::FRESH) && !counts.is_doubtful,
             is_sure: !is_counted || are_sure || is_younger_than(Quotas::RECENT),
             is_ample: is_counted && counts.held.within(shard) < held_max,
         }
@@ -84,16 +95,33 @@ impl Known {
         if waits {
             counts.waiting.begin(shard);
         }
-        UnderWay { known: self, shard, waits, turn: None }
+        UnderWay { known: self, begun: Instant::now(), shard, waits, turn: None }
+    }
+}
+
+impl Counts {
+    /// Takes note of when what is counted now was begun to be.
+    pub(super) fn date(&mut self, begun: Instant) {
+        self.is_doubtful = self.added_at.is_some_and(|added_at| added_at >= begun);
+        self.counted = Some((begun, Instant::now()));
+    }
+
+    fn add(&mut self, asked: Instant) {
+        self.is_doubtful |= self.counted.is_some_and(|(_, counted)| counted >= asked);
+        self.added_at = Some(Instant::now());
     }
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
+        let is_granted = matches!(self.turn, Some(Turn::Over(Acquired::Granted(_))));
+        let stands_in_line = self.waits && matches!(self.turn, Some(Turn::Waiting(_) | Turn::Recovering { .. }));
         let mut counts = self.known.counts();
-        counts.held.end(self.shard, matches!(self.turn, Some(Turn::Over(Acquired::Granted(_)))));
+        if is_granted || stands_in_line {
+            counts.add(self.begun);
+        }
+        counts.held.end(self.shard, is_granted);
         if self.waits {
-            let stands_in_line = matches!(self.turn, Some(Turn::Waiting(_) | Turn::Recovering { .. }));
             counts.waiting.end(self.shard, stands_in_line);
         }
     }
@@ -117,6 +145,8 @@ impl Allowance {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use uuid::Uuid;
 
     use super::*;
@@ -150,17 +180,43 @@ mod tests {
         assert!(allowance(960).is_sure && !allowance(960).is_fresh && !allowance(960).is_ample);
         assert_eq!(allowance(95).request.held_max, 0, "one that may have few is counted at once");
 
-        known.counts().counted_at = Some(Instant::now());
+        known.counts().date(Instant::now());
         known.counts().held.count(shards.into_iter().zip([10, 900]));
         let counted = allowance(960);
         assert_eq!((counted.request.held_max, counted.held_elsewhere), (60, 900));
         assert!(counted.is_fresh && counted.is_sure && counted.is_ample);
         // Six of fifty may be used before it is counted again, unless that was just now.
-        known.counts().counted_at = Instant::now().checked_sub(Quotas::RECENT);
+        known.counts().date(Instant::now().checked_sub(Quotas::RECENT).unwrap());
         let under_way: Vec<_> = (0..6).map(|_| known.begin(shards[1], false)).collect();
         assert!(!allowance(960).is_sure && allowance(960).held_elsewhere == 906);
         drop(under_way);
         assert!(allowance(960).is_sure && allowance(960).held_elsewhere == 900);
         assert_eq!(allowance(900).request.held_max, 0);
+    }
+
+    #[test]
+    fn a_count_while_something_is_added_is_not_one_by_which_to_refuse() {
+        let shard = Shard { number: 0, tag: "" };
+        let (known, before) = (Known::default(), Instant::now());
+        let count = |begun| known.counts().date(begun);
+        let is_fresh = || known.allowance(&request(60), shard, true).is_fresh;
+        let in_line = Turn::Recovering { rest: Duration::ZERO };
+        let refused = Turn::Over(Acquired::Refused(Refusal::TooManyWaiting { waiting: 6 }));
+        let ask = || known.begin(shard, true);
+
+        let mut under_way = ask();
+        count(Instant::now());
+        under_way.turn = Some(&refused);
+        drop(under_way);
+        assert!(is_fresh() && known.is_counted_since(before));
+        let mut under_way = ask();
+        count(Instant::now());
+        under_way.turn = Some(&in_line);
+        drop(under_way);
+        assert!(!is_fresh(), "it may have been counted, and then added");
+        count(before);
+        assert!(!is_fresh(), "it may have been added, and then not counted");
+        count(Instant::now());
+        assert!(is_fresh());
     }
 }
