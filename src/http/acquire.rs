@@ -49,14 +49,16 @@ pub(super) async fn acquire(
     name: LockName,
     params: AcquireParams,
 ) -> Result<Response, Problem> {
-    let namespace = caller.namespace(params.namespace.as_deref())?;
+    // Taken apart, lest there be room for them twice while the request waits.
+    let AcquireParams { namespace, owner, lease, wait, note, strict } = params;
+    let namespace = caller.namespace(namespace.as_deref())?;
     let account = caller.account();
     let request = AcquireRequest {
         lock: LockId { namespace: namespace.id, name },
-        claimant: Claimant { account: account.account, owner: params.owner },
-        lease: caller.lease(params.lease)?,
+        claimant: Claimant { account: account.account, owner },
+        lease: caller.lease(lease)?,
         label: account.label.clone(),
-        note: params.note,
+        note,
         info: Info::default(),
         held_max: account.plan.locks_max,
         waiting_max: account.plan.waiters_max,
@@ -65,9 +67,9 @@ pub(super) async fn acquire(
     let name = &request.lock.name;
     let no = |reason, held: Option<&_>| {
         let more = NotAcquired::new(reason, held, account.account);
-        LockAnswer::no(name, namespace, params.strict, more)
+        LockAnswer::no(name, namespace, strict, more)
     };
-    Ok(match ask(app, connection, caller, &request, params.wait).await? {
+    Ok(match ask(app, connection, caller, &request, wait).await? {
         Acquired::Granted(grant) => {
             LockAnswer::yes(name, namespace, Granted::new(&grant, request.claimant.owner.as_ref()))
         }
@@ -80,7 +82,7 @@ pub(super) async fn acquire(
         }
         Acquired::Refused(Refusal::Recovering { rest }) => {
             let more = NotAcquired::recovering(rest);
-            LockAnswer::no(name, namespace, params.strict, more)
+            LockAnswer::no(name, namespace, strict, more)
         }
         Acquired::Refused(refusal) => return Err(over_plan(app, caller, &refusal)),
     })
@@ -103,9 +105,7 @@ pub(super) async fn ask(
         app.locks.acquire(request).await?
     } else {
         caller.may_wait(wait);
-        // Boxed: its room would be taken in every request, most of which wait for
-        // nothing.
-        Box::pin(wait_for(app, connection, request, wait)).await?
+        wait_for(app, connection, request, wait).await?
     };
     let acquired = caller.settle(answer);
     if matches!(&acquired, Acquired::Refused(refusal) if !matches!(refusal, Refusal::RateLimited { .. })) {

@@ -1,14 +1,14 @@
-use std::{any::Any, panic::AssertUnwindSafe, pin::pin, sync::Arc};
+use std::{any::Any, future::Future, panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
 use axum::{
     Router,
     extract::DefaultBodyLimit,
-    http::{HeaderValue, Method, Request, header},
+    http::{HeaderValue, Method, Request, header, request::Parts},
     middleware,
     response::{IntoResponse, Response},
     routing::{any, get},
 };
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::Either};
 use hyper::body::Incoming;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -104,63 +104,76 @@ pub fn service(app: &Arc<App>, pages: Router<Arc<App>>) -> Api {
 /// its arguments and the layers around it would take as much time again as all
 /// that they need.
 impl Service for Api {
-    async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Response {
+    fn answer(&self, request: Request<Incoming>, connection: &Connection) -> impl Future<Output = Response> + Send {
         match Operation::at(request.uri().path()) {
-            Some(operation) => self.operate(operation, request, connection).await,
+            Some(operation) => Either::Left(self.operate(operation, request, connection)),
             // Boxed: its room would be taken in every connection.
-            None => Box::pin(self.router.answer(request, connection)).await,
+            None => Either::Right(Box::pin(self.router.answer(request, connection))),
         }
     }
 }
 
+/// A request is borrowed all the way down: an `async fn` has room for what it is
+/// given twice, and a request that waits would have it for as long.
 impl Api {
-    async fn operate(&self, operation: Operation, request: Request<Incoming>, connection: &Connection) -> Response {
-        let passage = Passage::begin(request.method(), operation.route(), request.headers());
-        let frame = Arc::new(Frame::new(passage.started, Place::of(&self.app, operation.route(), request.method())));
-        let running = AssertUnwindSafe(self.run(operation, request, connection, &frame)).catch_unwind();
-        let answering = running.map(|answered| answered.map_or_else(panicked, IntoResponse::into_response));
-        let response = passage.answer(&self.app, &frame, pin!(answering)).await;
-        passage.end(&self.app, &frame, response, Counted::As(operation))
+    fn operate(
+        &self,
+        operation: Operation,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> impl Future<Output = Response> + Send {
+        let (mut parts, mut body) = request.into_parts();
+        async move {
+            let passage = Passage::begin(&parts.method, operation.route(), &parts.headers);
+            let frame = Arc::new(Frame::new(passage.started, Place::of(&self.app, operation.route(), &parts.method)));
+            let running =
+                AssertUnwindSafe(self.run(operation, &mut parts, &mut body, connection, &frame)).catch_unwind();
+            let answering = running.map(|answered| answered.map_or_else(panicked, IntoResponse::into_response));
+            let response = passage.answer(&self.app, &frame, pin!(answering)).await;
+            passage.end(&self.app, &frame, response, Counted::As(operation))
+        }
     }
 
     async fn run(
         &self,
         operation: Operation,
-        request: Request<Incoming>,
+        parts: &mut Parts,
+        body: &mut Incoming,
         connection: &Connection,
         frame: &Arc<Frame>,
     ) -> Result<Response, Response> {
         // HEAD, which a router would answer like GET, must not acquire anything.
-        if !matches!(*request.method(), Method::GET | Method::POST) {
+        if !matches!(parts.method, Method::GET | Method::POST) {
             return Err(only_get_and_post());
         }
-        let answered = self.run_authorized(operation, request, connection, frame).await;
+        let answered = self.run_authorized(operation, parts, body, connection, frame).await;
         answered.map_err(Problem::into_response)
     }
 
     async fn run_authorized(
         &self,
         operation: Operation,
-        request: Request<Incoming>,
+        parts: &mut Parts,
+        body: &mut Incoming,
         connection: &Connection,
         frame: &Arc<Frame>,
     ) -> Result<Response, Problem> {
-        let (app, (parts, body)) = (&*self.app, request.into_parts());
+        let app = &*self.app;
         let caller = Authorized::admit(&parts.headers, Some(connection), frame.clone(), app).await?;
         let name = lock_name(&parts.uri)?;
         match operation {
             Operation::Acquire => {
-                let params = AcquireParams::read(&parts, body, frame).await?;
+                let params = AcquireParams::read(parts, body, frame).await?;
                 // It may wait for long, and the buffer that its head was read into with it.
-                drop(parts);
+                *parts = Request::new(()).into_parts().0;
                 acquire(app, connection, &caller, name, params).await
             }
             Operation::Heartbeat => {
-                let params = HeartbeatParams::read(&parts, body, frame).await?;
+                let params = HeartbeatParams::read(parts, body, frame).await?;
                 heartbeat(app, &caller, name, params).await
             }
             Operation::Release => {
-                let params = ReleaseParams::read(&parts, body, frame).await?;
+                let params = ReleaseParams::read(parts, body, frame).await?;
                 release(app, &caller, name, params).await
             }
         }

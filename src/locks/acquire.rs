@@ -99,12 +99,12 @@ impl Locks {
             .number(deadline_us)
             .number(request.held_max)
             .write(|text| request.write_about(text));
-        let mut reply = None;
-        if wait.is_zero() && request.payment == Payment::Paid {
-            let few = self.keyspace.run_replicated(&ACQUIRE, &keys.slices(), &args.slices()).await?;
-            reply = Some(few).filter(|reply| reply.status() != Keys::TOO_FEW);
-        }
-        let reply = match reply {
+        let few = if wait.is_zero() && request.payment == Payment::Paid {
+            Some(self.keyspace.run_replicated(&ACQUIRE, &keys.slices(), &args.slices()).await?)
+        } else {
+            None
+        };
+        let reply = match few.filter(Keys::were_enough) {
             Some(reply) => reply,
             None => {
                 keys.complete(&self.keyspace, &place, account.as_str(), &request.payment);

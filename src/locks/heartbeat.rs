@@ -4,7 +4,7 @@ use super::{
     Locks, LocksError,
     request::{Answer, HeartbeatRequest, Keys, read_standing, script, write_fence, write_rate},
     stored::read_time,
-    words::{Slices, Words},
+    words::{KeySlices, Words},
 };
 use crate::{
     keyspace::{Reply, Script},
@@ -25,7 +25,7 @@ impl Locks {
         let deadline_us = self.deadline_us(shard)?;
         let era = self.era_for(shard, request.lease);
         let keys = Keys::few(&self.keyspace, &place, account.as_str());
-        let mut keys = Slices::from_iter([keys.lock(), keys.held(), keys.clock()]);
+        let mut keys = KeySlices::from_iter([keys.lock(), keys.held(), keys.clock()]);
         if let Payment::Due(due) = &request.payment {
             keys.push(&due.bucket);
         }

@@ -30,13 +30,13 @@ impl Locks {
             .write(|text| write_fence(text, request.fence))
             .number(deadline_us)
             .text(if self.is_long(request.lease_max) { "1" } else { "" });
-        let mut reply = None;
         // Whoever waits here is to have the lock at once.
-        if request.payment == Payment::Paid && !self.waiters.has_line(&request.lock) {
-            let few = self.keyspace.run(&RELEASE, &keys.slices(), &args.slices()).await?;
-            reply = Some(few).filter(|reply| reply.status() != Keys::TOO_FEW);
-        }
-        let reply = match reply {
+        let few = if request.payment == Payment::Paid && !self.waiters.has_line(&request.lock) {
+            Some(self.keyspace.run(&RELEASE, &keys.slices(), &args.slices()).await?)
+        } else {
+            None
+        };
+        let reply = match few.filter(Keys::were_enough) {
             Some(reply) => reply,
             None => {
                 keys.complete(&self.keyspace, &place, account.as_str(), &request.payment);

@@ -1,6 +1,6 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
-use super::words::{Slices, Words};
+use super::words::{KeySlices, Words};
 use crate::{
     keyspace::{BadReply, Keyspace, Reply},
     lock::{AccountId, Fence, Info, Label, Lease, LockName, NamespaceId, Note, Owner, Payment, RateStanding},
@@ -170,9 +170,11 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// What a script answers that was given a few keys, and needs all of them. It has
-    /// done nothing then.
-    pub(super) const TOO_FEW: &str = "too_few_keys";
+    /// Whether a script that was given a few keys needs no more. It has done nothing
+    /// otherwise.
+    pub(super) fn were_enough(reply: &Reply) -> bool {
+        reply.status() != "too_few_keys"
+    }
 
     pub(super) fn new(keyspace: &Keyspace, place: &str, account: &str, payment: &Payment) -> Self {
         let mut keys = Self::few(keyspace, place, account);
@@ -225,10 +227,8 @@ impl Keys {
     }
 
     /// In the order in which scripts take them.
-    pub(super) fn slices(&self) -> Slices<'_> {
-        let mut slices = self.names.slices();
-        slices.extend(self.bucket.as_deref());
-        slices
+    pub(super) fn slices(&self) -> KeySlices<'_> {
+        self.names.iter().chain(self.bucket.as_deref()).collect()
     }
 }
 

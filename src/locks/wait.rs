@@ -50,7 +50,6 @@ impl Locks {
         };
         let standing = first.standing;
         let answered = |outcome| Answer { outcome, standing };
-        let again = AcquireRequest { payment: Payment::Paid, ..request.clone() };
         let mut turn = Ok(first.outcome);
         let mut is_over = false;
         loop {
@@ -88,7 +87,11 @@ impl Locks {
                 // It was skipped, or the keyspace has forgotten the line.
                 Ok(Turn::Gone) => {
                     let rest = ends.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-                    turn = Box::pin(self.ask(&again, attempt, rest)).await.map(|answer| answer.outcome);
+                    let again = async {
+                        let again = AcquireRequest { payment: Payment::Paid, ..request.clone() };
+                        self.ask(&again, attempt, rest).await
+                    };
+                    turn = Box::pin(again).await.map(|answer| answer.outcome);
                     continue;
                 }
                 Err(error) => {

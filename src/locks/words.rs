@@ -8,11 +8,13 @@ use smallvec::SmallVec;
 pub(super) struct Words {
     text: String,
     /// Where each ends.
-    ends: SmallVec<[u32; 24]>,
+    ends: SmallVec<[u32; 13]>,
 }
 
-/// Words as scripts take them.
-pub(super) type Slices<'a> = SmallVec<[&'a str; 16]>;
+/// Words as scripts take them. A request has room for them while it is under way: for
+/// all keys that there are, and for as many arguments as nearly all have.
+pub(super) type KeySlices<'a> = SmallVec<[&'a str; 9]>;
+pub(super) type ArgSlices<'a> = SmallVec<[&'a str; 13]>;
 
 impl Words {
     /// Most requests fit without growing.
@@ -44,14 +46,17 @@ impl Words {
         })
     }
 
-    pub(super) fn slices(&self) -> Slices<'_> {
+    pub(super) fn slices(&self) -> ArgSlices<'_> {
+        self.iter().collect()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
         let mut from = 0;
-        let slice = |end: &u32| {
-            let slice = self.text.get(from..*end as usize).unwrap_or_default();
+        self.ends.iter().map(move |end| {
+            let word = self.text.get(from..*end as usize).unwrap_or_default();
             from = *end as usize;
-            slice
-        };
-        self.ends.iter().map(slice).collect()
+            word
+        })
     }
 
     /// The word at `index`; nothing where there is none.

@@ -10,7 +10,7 @@ mod encode;
 mod line;
 mod queue;
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -55,12 +55,11 @@ impl Pipeline {
         let count = count.format(keys.len());
         let command =
             |name, script| [name, script, &*count].into_iter().chain(keys.iter().copied()).chain(args.iter().copied());
-        let answer = match self.ask(command("EVALSHA", digest(script)), deadline).await? {
-            Answer::Refusal(error) if error.starts_with("NOSCRIPT ") => {
-                self.ask(command("EVAL", script.source), deadline).await?
-            }
-            answer => answer,
-        };
+        let mut answer = self.ask(command("EVALSHA", digest(script)), deadline).await?;
+        if matches!(&answer, Answer::Refusal(error) if error.starts_with("NOSCRIPT ")) {
+            // Boxed: its room would be taken in every request.
+            answer = Box::pin(self.ask(command("EVAL", script.source), deadline)).await?;
+        }
         match answer {
             Answer::Words(reply) => Ok(reply),
             Answer::Refusal(error) => Err(Fault::refusal(error)),
@@ -68,14 +67,15 @@ impl Pipeline {
         }
     }
 
-    /// Sends a command of these words, and waits for what it is answered.
-    pub(super) async fn ask<'a>(
+    /// Sends a command of these words, at once, and waits for what it is answered, with
+    /// no room for the words meanwhile.
+    pub(super) fn ask<'a>(
         &self,
         words: impl Iterator<Item = &'a str> + Clone,
         deadline: Instant,
-    ) -> Result<Answer, Fault> {
-        let answered = self.queue.push(words, deadline)?;
-        answered.await.unwrap_or_else(|_| Err(Fault::Gone("the connection was left".into())))
+    ) -> impl Future<Output = Result<Answer, Fault>> {
+        let pushed = self.queue.push(words, deadline);
+        async move { pushed?.await.unwrap_or_else(|_| Err(Fault::Gone("the connection was left".into()))) }
     }
 }
 
