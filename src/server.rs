@@ -42,6 +42,7 @@ pub fn main(settings: ServeSettings) -> anyhow::Result<()> {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the number of files that may be open stays as it is");
     }
+    refuse_huge_pages();
     // Connections have threads of their own; this is for what goes on beside them.
     let mut runtime = runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build().context("cannot start the runtime")?;
@@ -62,6 +63,16 @@ pub fn main(settings: ServeSettings) -> anyhow::Result<()> {
         let listener = systemd::listen(address).await.with_context(|| format!("cannot listen on {address}"))?;
         run(&settings, listener, shutdown).await
     })
+}
+
+/// Has the system give memory in small pages. A connection has two buffers, and uses
+/// a part of each: with huge pages all of both would be in memory, half as much again
+/// as a connection takes.
+fn refuse_huge_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        tracing::debug!(%error, "memory comes in huge pages where the system likes that");
+    }
 }
 
 /// Serves on `listener` until `shutdown`, then drains.

@@ -145,7 +145,8 @@ impl Locks {
     /// would have said is found here, too, if it was lost.
     async fn look_after(self, line: Arc<Line>) {
         while line.is_due().await {
-            match self.look(&line.lock).await {
+            // Boxed, lest its room is taken for as long as nobody looks.
+            match Box::pin(self.look(&line.lock)).await {
                 Ok(Look::Held { rest, waiting, to_collect }) => {
                     if let Some(attempt) = &to_collect {
                         self.waiters.wake(attempt);
