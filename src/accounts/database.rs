@@ -65,7 +65,7 @@ impl Database {
             Ok(pool) => Ok(Self { pool, is_embedded }),
             // It was tried again until then, since a database may be starting.
             Err(sqlx::Error::PoolTimedOut) => Err(AccountsError::Unreachable(settings.url.to_string())),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(AccountsError::NotOpened(settings.url.to_string(), error)),
         }
     }
 

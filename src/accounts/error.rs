@@ -28,6 +28,8 @@ pub enum AccountsError {
     NotMigrated { is: i64, needed: i64 },
     #[error("the database {0} cannot be reached")]
     Unreachable(String),
+    #[error("the database {0} cannot be opened: {1}")]
+    NotOpened(String, sqlx::Error),
     #[error("the database took too long")]
     TooSlow,
     #[error("a database in memory is not kept; name a file, as in sqlite:lockable.db")]

@@ -133,6 +133,7 @@ async fn plans_have_figures_within_bounds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn several_may_migrate_at_once_and_nobody_works_on_an_old_database() {
     let (_folder, _postgres, urls) = databases().await;
+    fails("sqlite:/nowhere/lockable.db", &["migrate"], 1, "/nowhere/lockable.db cannot be opened").await;
     fails(&urls[1], &["account", "list"], 1, "lockable migrate").await;
     let redis = crate::support::redis::RedisServer::start();
     let refused = Pod::builder().redis(&redis).database(&urls[1]).env("LOCKABLE_DATABASE_MIGRATE", "false");
