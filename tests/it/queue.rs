@@ -3,6 +3,7 @@
 
 mod leaving;
 mod limits;
+mod looks;
 
 use std::time::{Duration, Instant};
 

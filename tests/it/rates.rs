@@ -148,3 +148,21 @@ async fn every_route_is_counted_and_each_token_by_itself() {
     }
     assert_eq!(theirs.get("/v1/heartbeat/any").await.status, 200, "another token's rate is its own");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_looked_at_counts_for_all_servers() {
+    let cluster = Cluster::start(2).await;
+    cluster.operator(&["plan", "set", "hobbyist", "--rate", "1", "--burst", "60"]).await;
+    for path in ["/v1/locks", "/v1/locks/any", "/v1/account"] {
+        let token = cluster.account("hobbyist").await.token;
+        let [here, there] = [0, 1].map(|pod| cluster.pods[pod].client(&token));
+        let begun = Instant::now();
+        for _ in 0..30 {
+            assert_eq!(here.get(path).await.status, 200);
+        }
+        let answer = there.get("/v1/heartbeat/any").await;
+        let state = answer.header("ratelimit").unwrap();
+        let remaining: u64 = state.split(['=', ';']).nth(2).unwrap().parse().unwrap();
+        assert!(remaining <= 29 + begun.elapsed().as_secs() + 1, "{path}: {state}");
+    }
+}
