@@ -43,9 +43,6 @@ impl Quotas {
     const KEPT: Duration = Duration::from_secs(10);
     /// How old a count may be by which somebody is refused.
     const FRESH: Duration = Duration::from_millis(250);
-    /// How old one is that is not made better by counting once more: however many
-    /// ask at once, they do not stand in line to count.
-    const RECENT: Duration = Duration::from_millis(20);
     /// The part of its quota that an account may have in a shard before it is
     /// counted: were all of them full, it would be half of what it may have.
     const UNCOUNTED_PART: u64 = 2 * Shard::SPREAD as u64;
@@ -90,8 +87,7 @@ impl Locks {
         };
         let mut answer = ask(&allowance.request).await?;
         if !allowance.is_fresh && is_over_quota(&answer.outcome) {
-            let refused = Instant::now();
-            self.count_anew(account, &known, || allowed().is_fresh || known.is_counted_since(refused)).await;
+            self.count_anew(account, &known, || allowed().is_fresh).await;
             allowance = allowed();
             allowance.request.payment = Payment::Paid;
             answer.outcome = ask(&allowance.request).await?.outcome;
@@ -113,8 +109,7 @@ impl Locks {
         let allowed = || known.allowance(request, shard, false);
         let mut allowance = allowed();
         if !allowance.is_sure || (!allowance.is_fresh && !allowance.is_ample) {
-            let asked = Instant::now();
-            self.count_anew(account, &known, || allowed().is_fresh || known.is_counted_since(asked)).await;
+            self.count_anew(account, &known, || allowed().is_fresh).await;
             allowance = allowed();
         }
         let mut under_way = known.begin(shard, false);
@@ -143,10 +138,12 @@ impl Locks {
         self.keyspace.shard_of(&request.lock.place())
     }
 
-    /// Counts what an account has, unless somebody else has done so meanwhile.
+    /// Counts what an account has, unless somebody else has begun to meanwhile:
+    /// however many ask at once, they do not stand in line to count.
     async fn count_anew(&self, account: AccountId, known: &Known, is_done: impl Fn() -> bool) {
+        let asked = Instant::now();
         let _turn = known.counting.lock().await;
-        if !is_done() {
+        if !is_done() && !known.is_counted_since(asked) {
             self.count_all(&[account]).await;
         }
     }

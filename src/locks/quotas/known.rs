@@ -41,8 +41,7 @@ pub(super) struct Allowance {
     pub(super) waiting_elsewhere: u64,
     /// Whether it may be refused more.
     pub(super) is_fresh: bool,
-    /// Whether other servers can hardly have used up what is left, or were counted
-    /// a moment ago.
+    /// Whether other servers can hardly have used up what is left.
     pub(super) is_sure: bool,
     /// Whether there are fewer in the shard than there may be.
     pub(super) is_ample: bool,
@@ -84,7 +83,7 @@ impl Known {
             held_elsewhere,
             waiting_elsewhere,
             is_fresh: is_younger_than(Quotas::FRESH) && !counts.is_doubtful,
-            is_sure: !is_counted || are_sure || is_younger_than(Quotas::RECENT),
+            is_sure: !is_counted || are_sure,
             is_ample: is_counted && counts.held.within(shard) < held_max,
         }
     }
@@ -185,8 +184,7 @@ mod tests {
         let counted = allowance(960);
         assert_eq!((counted.request.held_max, counted.held_elsewhere), (60, 900));
         assert!(counted.is_fresh && counted.is_sure && counted.is_ample);
-        // Six of fifty may be used before it is counted again, unless that was just now.
-        known.counts().date(Instant::now().checked_sub(Quotas::RECENT).unwrap());
+        // Six of fifty may be used before it is counted again.
         let under_way: Vec<_> = (0..6).map(|_| known.begin(shards[1], false)).collect();
         assert!(!allowance(960).is_sure && allowance(960).held_elsewhere == 906);
         drop(under_way);
