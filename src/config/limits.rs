@@ -10,7 +10,7 @@ pub struct LimitSettings {
     #[arg(long, env = "LOCKABLE_AUTH_FAILURES_PER_MINUTE", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1_000_000), value_name = "N")]
     pub auth_failures_per_minute: u32,
 
-    /// How many requests to work on at once; more are refused, but for heartbeats and releases. Those that wait for a lock are not counted
+    /// How many requests to work on at once; more are refused, but for heartbeats and releases. Those that wait for a lock, or for their token to be looked up, are not counted
     #[arg(long, env = "LOCKABLE_REQUESTS", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub requests: u32,
 
