@@ -1,17 +1,20 @@
 //! How many locks an account may hold in one shard of a cluster, where its plan
 //! says how many it may in all. A script counts its own shard. What the account
 //! has in the others is counted once a second while it asks for locks, more often
-//! as it comes near its quota, and anew before it is refused any.
+//! as it comes near its quota, and anew before it is refused any, unless it is
+//! refused again and again.
 
 mod known;
 mod tally;
 
 use std::{
+    num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
+use governor::Quota;
 use moka::sync::Cache;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -41,8 +44,14 @@ impl Quotas {
     /// How many accounts are counted, and for how long after they last asked.
     const ACCOUNTS_MAX: u64 = 50_000;
     const KEPT: Duration = Duration::from_secs(10);
-    /// How old a count may be by which somebody is refused.
+    /// How often an account is counted for no other reason than that it is over its
+    /// quota: what was released meanwhile may be had at once.
+    const RECOUNTS: Quota = Quota::per_second(NonZeroU32::new(4).unwrap()).allow_burst(NonZeroU32::new(20).unwrap());
+    /// How old a count may be by which it is refused beyond that.
     const FRESH: Duration = Duration::from_millis(250);
+    /// How often it is counted for one request whose refusal is in doubt, since
+    /// others are under way.
+    const COUNTS_MAX: usize = 4;
     /// The part of its quota that an account may have in a shard before it is
     /// counted: were all of them full, it would be half of what it may have.
     const UNCOUNTED_PART: u64 = 2 * Shard::SPREAD as u64;
@@ -86,8 +95,12 @@ impl Locks {
             Ok::<_, LocksError>(answer)
         };
         let mut answer = ask(&allowance.request).await?;
-        if !allowance.is_fresh && is_over_quota(&answer.outcome) {
-            self.count_anew(account, &known, || allowed().is_fresh).await;
+        for nth in 0..Quotas::COUNTS_MAX {
+            let is_certain = || allowance.is_fresh && (nth > 0 || !known.may_recount());
+            if !is_over_quota(&answer.outcome) || is_certain() {
+                break;
+            }
+            self.count_anew(account, &known, || false).await;
             allowance = allowed();
             allowance.request.payment = Payment::Paid;
             answer.outcome = ask(&allowance.request).await?.outcome;
@@ -108,7 +121,11 @@ impl Locks {
         let known = self.quotas.of(account);
         let allowed = || known.allowance(request, shard, false);
         let mut allowance = allowed();
-        if !allowance.is_sure || (!allowance.is_fresh && !allowance.is_ample) {
+        for nth in 0..Quotas::COUNTS_MAX {
+            let is_certain = allowance.is_fresh || allowance.is_ample;
+            if is_certain && (nth > 0 || allowance.is_sure) {
+                break;
+            }
             self.count_anew(account, &known, || allowed().is_fresh).await;
             allowance = allowed();
         }

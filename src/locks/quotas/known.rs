@@ -3,6 +3,8 @@ use std::{
     time::Instant,
 };
 
+use governor::DefaultDirectRateLimiter;
+
 use super::{Quotas, tally::Tally};
 use crate::{
     keyspace::Shard,
@@ -11,22 +13,28 @@ use crate::{
 };
 
 /// What is known of one account.
-#[derive(Default)]
 pub(super) struct Known {
     pub(super) counts: Mutex<Counts>,
     /// Held while it is counted for somebody who waits.
     pub(super) counting: tokio::sync::Mutex<()>,
+    recounts: DefaultDirectRateLimiter,
 }
 
 #[derive(Default)]
 pub(super) struct Counts {
-    /// From when the counts are, and when they were here.
-    counted: Option<(Instant, Instant)>,
+    /// From when the counts are.
+    counted: Option<Instant>,
+    /// How often it was counted.
+    rounds: u64,
     /// Whether something was got meanwhile, which may have been counted twice or not
     /// at all.
     is_doubtful: bool,
     /// When something was got last.
     added_at: Option<Instant>,
+    /// The requests that have no answer yet, and those of them that had none when
+    /// it was counted: these may be in the count, too.
+    under_way: usize,
+    counted_under_way: usize,
     /// Whether it is to be counted in the next round.
     pub(super) has_asked: bool,
     pub(super) held: Tally,
@@ -39,7 +47,7 @@ pub(super) struct Allowance {
     /// What the account has in the others.
     pub(super) held_elsewhere: u64,
     pub(super) waiting_elsewhere: u64,
-    /// Whether it may be refused more.
+    /// Whether it may be refused more by this count.
     pub(super) is_fresh: bool,
     /// Whether other servers can hardly have used up what is left.
     pub(super) is_sure: bool,
@@ -50,11 +58,21 @@ pub(super) struct Allowance {
 /// A request that has no answer yet.
 pub(super) struct UnderWay<'a> {
     known: &'a Known,
-    begun: Instant,
+    rounds_before: u64,
     shard: Shard,
     waits: bool,
     /// What came of it, once it is known.
     pub(super) turn: Option<&'a Turn>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            counts: Mutex::default(),
+            counting: tokio::sync::Mutex::default(),
+            recounts: DefaultDirectRateLimiter::direct(Quotas::RECOUNTS),
+        }
+    }
 }
 
 impl Known {
@@ -64,7 +82,12 @@ impl Known {
     }
 
     pub(super) fn is_counted_since(&self, time: Instant) -> bool {
-        self.counts().counted.is_some_and(|(begun, _)| begun >= time)
+        self.counts().counted.is_some_and(|begun| begun >= time)
+    }
+
+    /// Whether it may be counted for a refusal, however fresh the count is.
+    pub(super) fn may_recount(&self) -> bool {
+        self.recounts.check().is_ok()
     }
 
     pub(super) fn allowance(&self, request: &AcquireRequest, shard: Shard, waits: bool) -> Allowance {
@@ -75,14 +98,14 @@ impl Known {
         let part = if is_counted { 1 } else { Quotas::UNCOUNTED_PART };
         let held_max = request.held_max.saturating_sub(held_elsewhere) / part;
         let waiting_max = request.waiting_max.saturating_sub(waiting_elsewhere) / part;
-        let is_younger_than = |age| counts.counted.is_some_and(|(begun, _)| begun.elapsed() < age);
+        let is_younger_than = |age| counts.counted.is_some_and(|begun| begun.elapsed() < age);
         let is_wait_sure = !waits || counts.waiting.is_sure(request.waiting_max);
         let are_sure = is_wait_sure && counts.held.is_sure(request.held_max);
         Allowance {
             request: AcquireRequest { held_max, waiting_max, ..request.clone() },
             held_elsewhere,
             waiting_elsewhere,
-            is_fresh: is_younger_than(Quotas::FRESH) && !counts.is_doubtful,
+            is_fresh: is_younger_than(Quotas::FRESH) && !counts.is_doubtful && counts.counted_under_way == 0,
             is_sure: !is_counted || are_sure,
             is_ample: is_counted && counts.held.within(shard) < held_max,
         }
@@ -90,11 +113,12 @@ impl Known {
 
     pub(super) fn begin(&self, shard: Shard, waits: bool) -> UnderWay<'_> {
         let mut counts = self.counts();
+        counts.under_way += 1;
         counts.held.begin(shard);
         if waits {
             counts.waiting.begin(shard);
         }
-        UnderWay { known: self, begun: Instant::now(), shard, waits, turn: None }
+        UnderWay { known: self, rounds_before: counts.rounds, shard, waits, turn: None }
     }
 }
 
@@ -102,12 +126,21 @@ impl Counts {
     /// Takes note of when what is counted now was begun to be.
     pub(super) fn date(&mut self, begun: Instant) {
         self.is_doubtful = self.added_at.is_some_and(|added_at| added_at >= begun);
-        self.counted = Some((begun, Instant::now()));
+        self.counted = Some(begun);
+        self.rounds += 1;
+        self.counted_under_way = self.under_way;
     }
 
-    fn add(&mut self, asked: Instant) {
-        self.is_doubtful |= self.counted.is_some_and(|(_, counted)| counted >= asked);
-        self.added_at = Some(Instant::now());
+    /// Takes note of the end of what was asked after so many rounds.
+    fn end(&mut self, rounds_before: u64, is_added: bool) {
+        self.under_way -= 1;
+        if self.rounds > rounds_before {
+            self.counted_under_way -= 1;
+            self.is_doubtful |= is_added;
+        }
+        if is_added {
+            self.added_at = Some(Instant::now());
+        }
     }
 }
 
@@ -116,9 +149,7 @@ impl Drop for UnderWay<'_> {
         let is_granted = matches!(self.turn, Some(Turn::Over(Acquired::Granted(_))));
         let stands_in_line = self.waits && matches!(self.turn, Some(Turn::Waiting(_) | Turn::Recovering { .. }));
         let mut counts = self.known.counts();
-        if is_granted || stands_in_line {
-            counts.add(self.begun);
-        }
+        counts.end(self.rounds_before, is_granted || stands_in_line);
         counts.held.end(self.shard, is_granted);
         if self.waits {
             counts.waiting.end(self.shard, stands_in_line);
@@ -204,6 +235,7 @@ mod tests {
 
         let mut under_way = ask();
         count(Instant::now());
+        assert!(!is_fresh(), "it may have been counted, and have no answer yet");
         under_way.turn = Some(&refused);
         drop(under_way);
         assert!(is_fresh() && known.is_counted_since(before));
