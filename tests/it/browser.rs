@@ -2,7 +2,7 @@
 
 use fantoccini::key::Key;
 
-use crate::support::{Pod, browser::Browser, run_shell};
+use crate::support::{Pod, browser::Browser, crowd_turn, run_shell};
 
 const EMAIL: &str = "ana@example.com";
 const PASSWORD: &str = "seven lanterns over Basel";
@@ -178,6 +178,7 @@ async fn all_of_it_without_javascript() {
 /// Every page, as far as it can be had without something being lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_stands_in_the_way_of_anybody() {
+    let _crowd = crowd_turn().await;
     let pod = Pod::builder().env("LOCKABLE_SIGN_UP_PLAN", "business").start().await;
     let browser = Browser::start(&pod.origin()).await;
     let made = pod.operator(&["account", "invite"]).await;

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Client, Cluster};
+use crate::support::{Client, Cluster, crowd_turn};
 
 const NAMES: usize = 10;
 const CLIENTS: usize = 100;
@@ -43,6 +43,7 @@ impl Record {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_clients_on_three_pods_never_hold_one_name_together() {
+    let _crowd = crowd_turn().await;
     let cluster = Cluster::start(3).await;
     cluster.operator(&["plan", "set", "business", "--rate", "100000", "--burst", "100000"]).await;
     let accounts = [cluster.account("business").await, cluster.account("business").await];

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use crate::support::{Answer, Client, Cluster, Pod, eventually};
+use crate::support::{Answer, Client, Cluster, Pod, crowd_turn, eventually};
 
 /// What a busy machine adds.
 const SLACK: Duration = Duration::from_secs(2);
@@ -87,6 +87,7 @@ async fn who_came_first_has_it_first_on_every_keyspace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_waiters_on_three_pods_go_in_order_though_one_pod_is_killed() {
     const WAITERS: usize = 200;
+    let _crowd = crowd_turn().await;
     let mut cluster = Cluster::start(3).await;
     cluster.operator(&["plan", "set", "business", "--rate", "100000", "--burst", "100000"]).await;
     let account = cluster.account("business").await;

@@ -15,7 +15,7 @@ use std::{
 use tokio::task::JoinHandle;
 
 use crate::support::{
-    Client, Pod, eventually,
+    Client, Pod, crowd_turn, eventually,
     pod::lockable,
     postgres::Postgres,
     process::{Process, free_port},
@@ -45,6 +45,8 @@ impl Site {
             .env("LOCKABLE_LISTEN", &format!("127.0.0.1:{}", place.api))
             .env("LOCKABLE_ADMIN_LISTEN", &format!("127.0.0.1:{}", place.admin))
             .env("LOCKABLE_SHUTDOWN_DELAY", "2s")
+            // That two hundred commands keep the processors busy is not what is tried.
+            .env("LOCKABLE_REDIS_TIMEOUT", "10s")
             .start()
             .await;
         eventually(async || pod.admin().get("/readyz").await.status == 200).await;
@@ -181,6 +183,7 @@ struct Clients {
 }
 
 async fn replaced_under(start: impl FnOnce(Clients) -> Vec<JoinHandle<()>>) {
+    let _crowd = crowd_turn().await;
     let site = Site { redis: RedisServer::start(), postgres: Postgres::database().await };
     let places = [(); 3].map(|()| Place { api: free_port(), admin: free_port() });
     let mut pods = Vec::new();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Wanted, clients, cluster, durable, tried};
 use crate::support::{
-    Pod, eventually,
+    Pod, crowd_turn, eventually,
     postgres::Postgres,
     proxy::{Break, Proxy},
 };
@@ -137,6 +137,7 @@ async fn redis_is_full_forgets_its_scripts_and_hangs_in_a_strangers_script() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_is_killed_with_a_thousand_that_wait() {
+    let _crowd = crowd_turn().await;
     let mut cluster = cluster().await;
     let clients = clients(&cluster.pods).await;
     assert_eq!(clients[1].get("/v1/acquire/queue?owner=first").await.json["response"], true);

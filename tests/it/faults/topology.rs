@@ -160,7 +160,7 @@ async fn a_slot_of_a_cluster_is_moved() {
     .await;
     // The other shards never stood still, and this one does not for ever.
     assert!(trial.back_after < RECOVERY, "{:?}", trial.back_after);
-    eventually(async || clients[0].get("/v1/acquire/any-lock-0?owner=you&lease=1s").await.json["response"] == true)
+    eventually(async || clients[0].get("/v1/acquire/any-lock-0?owner=you&lease=60s").await.json["response"] == true)
         .await;
     assert_held(&clients[1], &held).await;
     let moved = cluster.cli((from + 1) % 3, &["KEYS", "*:l:-/any-lock-0"]);

@@ -22,6 +22,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::{Mutex, MutexGuard};
+
 pub use self::{
     client::{Answer, Client},
     cluster::Cluster,
@@ -40,6 +42,13 @@ pub async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "a condition did not come about in {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Taken by what keeps a processor busy all the time: one of these runs at once,
+/// so that many tests can that mostly wait.
+pub async fn crowd_turn() -> MutexGuard<'static, ()> {
+    static CROWD: Mutex<()> = Mutex::const_new(());
+    CROWD.lock().await
 }
 
 /// A certificate for localhost, as `lockable dev-cert` makes it.

@@ -154,7 +154,9 @@ impl Pod {
 
     /// Ends it without a chance to say anything.
     pub fn kill(&mut self) {
-        self.process.signal(libc::SIGKILL);
+        self.process.child().kill().unwrap();
+        // Until then its port is taken.
+        self.process.child().wait().unwrap();
     }
 
     /// Lets it hang, as a network does that swallows everything.
