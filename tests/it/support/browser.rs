@@ -46,8 +46,9 @@ impl Browser {
         let folder = tempfile::tempdir().unwrap();
         let profile = format!("--user-data-dir={}", folder.path().display());
         let options = json!({
-            // Without a sandbox, since tests may run as root.
-            "args": ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", profile],
+            // Without a sandbox, since tests may run as root; by a pipe, since it ends
+            // together with the driver then, however that ends.
+            "args": ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--remote-debugging-pipe", profile],
             "prefs": { "profile.managed_default_content_settings.javascript": if runs_scripts { 1 } else { 2 } },
         });
         let capabilities = json!({ "browserName": "chrome", "goog:chromeOptions": options });
