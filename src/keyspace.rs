@@ -5,6 +5,7 @@
 mod embedded;
 mod home;
 mod key;
+mod news;
 mod reading;
 mod redis;
 mod reply;

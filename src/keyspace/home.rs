@@ -10,7 +10,7 @@ use std::{
 use metrics::counter;
 use tokio::{sync::watch, time::Instant};
 
-use super::{BadReply, Reply, Script};
+use super::{BadReply, Reply, Script, news::News};
 use crate::lock::Era;
 
 pub(super) static ARRIVE: Script =
@@ -96,28 +96,18 @@ impl Standing {
             return;
         }
         let (epoch, shard) = (self.era.epoch_us, self.era.tag);
-        match self.state {
+        tracing::debug!(epoch, shard, state = ?self.state, "the grants of a shard stand otherwise");
+        let news = match self.state {
             // At a start it is not known yet whether there were any.
             State::Closed if self.is_news && before.is_some() => {
-                let reason = reply.text(2).unwrap_or_default();
                 counter!("lockable_recoveries_total").increment(1);
-                tracing::warn!(epoch, shard, reason, "grants may have been forgotten, so nothing is granted for now");
+                News::Lost { reason: reply.text(2).unwrap_or_default().to_owned() }
             }
-            State::Closed => tracing::debug!(epoch, shard, "a recovery has begun"),
-            State::Waiting { until } => {
-                let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64();
-                tracing::info!(
-                    epoch,
-                    shard,
-                    seconds,
-                    "long leases are back; what was forgotten of others will have lapsed"
-                );
-            }
-            State::Open if before.is_some_and(|before| matches!(before.state, State::Waiting { .. })) => {
-                tracing::info!(epoch, shard, "locks are granted again");
-            }
-            State::Open => {}
-        }
+            State::Waiting { until } => News::Restored { until },
+            State::Open if before.is_some_and(|before| matches!(before.state, State::Waiting { .. })) => News::Open,
+            State::Closed | State::Open => return,
+        };
+        news.tell(shard);
     }
 }
 

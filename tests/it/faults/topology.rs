@@ -133,6 +133,12 @@ async fn a_node_of_a_cluster_is_lost() {
         cluster.master(range).restart();
         cluster.healed().await;
     }
+    // Whoever reads the log is not told of each shard.
+    for told in ["grants may have been forgotten", "long leases are back", "locks are granted again"] {
+        let logs = pods.each_ref().map(|pod| pod.log().lines().filter(|line| line.contains(told)).count());
+        assert!(logs.iter().sum::<usize>() < 24, "{told}: {logs:?}");
+        assert!(logs.iter().any(|lines| *lines > 0), "{told}: {logs:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
