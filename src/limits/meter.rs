@@ -210,6 +210,8 @@ mod tests {
             let meter = Meter::new(rate, "bucket", false);
             let now = Instant::now();
             assert!(meter.go_on_without(now));
+            (0..5).for_each(|_| meter.fill(1, now));
+            assert_eq!(meter.draw(now), Draw::Permit, "however many it used of late");
             assert_eq!(meter.draw(now + Duration::from_millis(999)), Draw::Permit);
             assert_eq!(meter.draw(now + Duration::from_secs(1)), Draw::Refill { wanted: 1 });
             assert!((0..rate.burst).all(|_| meter.ask(now).0.is_ok()));
