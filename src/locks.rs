@@ -15,6 +15,7 @@ mod list;
 mod page;
 mod quotas;
 mod record;
+mod recorder;
 mod recovery;
 mod release;
 mod request;
@@ -48,7 +49,7 @@ pub use self::{
     list::{Census, Cursor, ListRequest, Looked, Page},
     request::{AcquireRequest, Answer, BreakRequest, Claimant, HeartbeatRequest, LockId, ReleaseRequest},
 };
-use self::{keys::pod_channel, quotas::Quotas, record::Recorder, waiters::Waiters};
+use self::{keys::pod_channel, quotas::Quotas, recorder::Recorder, waiters::Waiters};
 
 /// Locks, wherever they are kept, and those who wait for them in this server.
 /// Cheap to clone, which every acquire does for the case that it has to be taken
