@@ -75,6 +75,7 @@ async fn the_history_says_who_held_a_lock_and_how_that_ended() {
     let mut ana = PageClient::member(&pod.origin(), "ana@example.com").await;
     let token = ana.token("job", &["lock", "manage"]).await;
     let client = pod.client(&token);
+    let begun = jiff::Timestamp::now();
     client.get("/v1/acquire/told?owner=one&note=the%20first").await;
     client.get("/v1/release/told?owner=one").await;
     client.get("/v1/acquire/told?owner=two&lease=1s").await;
@@ -103,6 +104,11 @@ async fn the_history_says_who_held_a_lock_and_how_that_ended() {
     assert_eq!(rows, [("four", "held"), ("three", "broken"), ("two", "lapsed"), ("one", "released")]);
     let page = ana.get(path).await;
     page.assert_shows(200, &["the first", "token <bdi>job</bdi>"]);
+    let since = page.text.split("data-name=\"From\"><time datetime=\"").skip(1);
+    let since: Vec<jiff::Timestamp> = since.map(|from| from.split('"').next().unwrap().parse().unwrap()).collect();
+    assert!(since.len() == 4 && since.is_sorted_by(|later, earlier| later >= earlier), "{since:?}");
+    let second = jiff::SignedDuration::from_secs(1);
+    assert!(since[3] >= begun - second && since[0] <= jiff::Timestamp::now() + second, "{begun}: {since:?}");
     ana.get("/account/locks/history?namespace=public&name=never").await.assert_shows(200, &["Nothing is on record"]);
     ana.get("/account/locks/history?namespace=public&name=%20").await.assert_shows(400, &["no name of a lock"]);
 }
