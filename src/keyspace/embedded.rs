@@ -61,7 +61,7 @@ impl Embedded {
     pub fn new(clock: impl Clock) -> Result<Self, KeyspaceError> {
         let engine = Engine::new().map_err(refused)?;
         let process = Uuid::new_v4().to_string();
-        Ok(Self { engine: Mutex::new(engine), clock: Box::new(clock), home: Home::new(LOCK_TAG), process })
+        Ok(Self { engine: Mutex::new(engine), clock: Box::new(clock), home: Home::new(LOCK_TAG, None), process })
     }
 
     /// Runs a script as a whole, as Redis would.

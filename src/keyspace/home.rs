@@ -3,14 +3,20 @@
 //! grants nothing until a recovery is over: see `lua/arrive.lua`.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use metrics::counter;
 use tokio::{sync::watch, time::Instant};
 
-use super::{BadReply, Reply, Script, news::News};
+use super::{
+    BadReply, Reply, Script,
+    news::{Gathered, News},
+};
 use crate::lock::Era;
 
 pub(super) static ARRIVE: Script =
@@ -41,13 +47,15 @@ pub(super) struct Home {
     /// The hash tag of the shard.
     tag: &'static str,
     standing: watch::Sender<Option<Standing>>,
+    /// What is told of it and of other shards, if there are any.
+    gathered: Option<Arc<Gathered>>,
     /// Beside the rest, since every acquire needs it.
     epoch_us: AtomicU64,
 }
 
 impl Home {
-    pub(super) fn new(tag: &'static str) -> Self {
-        Self { tag, standing: watch::Sender::new(None), epoch_us: AtomicU64::new(0) }
+    pub(super) fn new(tag: &'static str, gathered: Option<Arc<Gathered>>) -> Self {
+        Self { tag, standing: watch::Sender::new(None), gathered, epoch_us: AtomicU64::new(0) }
     }
 
     pub(super) fn standing(&self) -> watch::Receiver<Option<Standing>> {
@@ -63,7 +71,12 @@ impl Home {
         let standing = read(self.tag, reply)?;
         self.epoch_us.store(standing.era.epoch_us, Ordering::Relaxed);
         let before = self.standing.send_replace(Some(standing.clone()));
-        standing.report(before.as_ref(), reply);
+        if let Some(news) = standing.news(before.as_ref(), reply) {
+            match &self.gathered {
+                Some(gathered) => gathered.add(news),
+                None => news.say(None),
+            }
+        }
         Ok(standing)
     }
 
@@ -86,28 +99,29 @@ impl Standing {
         }
     }
 
-    /// Says once what has changed.
-    fn report(&self, before: Option<&Self>, reply: &Reply) {
+    /// What is to be told, once, of what has changed.
+    fn news(&self, before: Option<&Self>, reply: &Reply) -> Option<News> {
         let is_same = before.is_some_and(|before| {
             before.era.epoch_us == self.era.epoch_us
                 && std::mem::discriminant(&before.state) == std::mem::discriminant(&self.state)
         });
         if is_same {
-            return;
+            return None;
         }
         let (epoch, shard) = (self.era.epoch_us, self.era.tag);
         tracing::debug!(epoch, shard, state = ?self.state, "the grants of a shard stand otherwise");
-        let news = match self.state {
+        match self.state {
             // At a start it is not known yet whether there were any.
             State::Closed if self.is_news && before.is_some() => {
                 counter!("lockable_recoveries_total").increment(1);
-                News::Lost { reason: reply.text(2).unwrap_or_default().to_owned() }
+                Some(News::Lost { reason: reply.text(2).unwrap_or_default().to_owned() })
             }
-            State::Waiting { until } => News::Restored { until },
-            State::Open if before.is_some_and(|before| matches!(before.state, State::Waiting { .. })) => News::Open,
-            State::Closed | State::Open => return,
-        };
-        news.tell(shard);
+            State::Waiting { until } => Some(News::Restored { until }),
+            State::Open if before.is_some_and(|before| matches!(before.state, State::Waiting { .. })) => {
+                Some(News::Open)
+            }
+            State::Closed | State::Open => None,
+        }
     }
 }
 

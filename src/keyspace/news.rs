@@ -1,51 +1,55 @@
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::time::{Instant, sleep};
 
-use super::shards::{LOCK_TAG, Shard};
+use super::shards::Shard;
 
-/// What people are told of the grants of a shard. A node of a cluster has many
-/// shards: what happens to all of them at once is said in one line.
+/// What people are told of the grants of a shard.
 pub(super) enum News {
     Lost { reason: String },
     Restored { until: Instant },
     Open,
 }
 
-/// What happened to so many shards within a moment.
-static GATHERED: Mutex<Vec<(News, usize)>> = Mutex::new(Vec::new());
+/// What happened to so many shards within a moment. A node of a cluster has many:
+/// what happens to all of them at once is said in one line.
+#[derive(Default)]
+pub(super) struct Gathered(Mutex<Vec<(News, usize)>>);
 
-impl News {
+impl Gathered {
     const GATHERED_FOR: Duration = Duration::from_secs(1);
 
-    /// Tells of one shard: soon, together with others, or at once where it is the
-    /// only one.
-    pub(super) fn tell(self, tag: &str) {
-        if tag == LOCK_TAG {
-            return self.say(None);
-        }
-        let mut gathered = GATHERED.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Has it said of one shard, soon and together with others.
+    pub(super) fn add(self: &Arc<Self>, news: News) {
+        let mut gathered = self.open();
         if gathered.is_empty() {
-            tokio::spawn(async {
+            let all = self.clone();
+            tokio::spawn(async move {
                 sleep(Self::GATHERED_FOR).await;
-                let gathered = std::mem::take(&mut *GATHERED.lock().unwrap_or_else(PoisonError::into_inner));
+                let gathered = std::mem::take(&mut *all.open());
                 for (news, shards) in gathered {
                     news.say(Some(shards));
                 }
             });
         }
-        match gathered.iter_mut().find(|(news, _)| news.is_like(&self)) {
-            Some((news, shards)) => {
-                *news = self;
+        match gathered.iter_mut().find(|(other, _)| other.is_like(&news)) {
+            Some((other, shards)) => {
+                *other = news;
                 *shards += 1;
             }
-            None => gathered.push((self, 1)),
+            None => gathered.push((news, 1)),
         }
     }
 
+    fn open(&self) -> MutexGuard<'_, Vec<(News, usize)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl News {
     fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Lost { reason }, Self::Lost { reason: other }) => reason == other,
@@ -53,7 +57,8 @@ impl News {
         }
     }
 
-    fn say(self, shards: Option<usize>) {
+    /// Says it of so many shards, or of the only one.
+    pub(super) fn say(self, shards: Option<usize>) {
         let of = shards.map(|_| Shard::SPREAD);
         match self {
             Self::Lost { reason } => {

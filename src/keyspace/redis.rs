@@ -82,9 +82,10 @@ impl Redis {
         let stop = CancellationToken::new();
         let subscriptions = Subscriptions::start(locator.clone(), stop.clone());
         let shards = if locator.is_cluster() { Shard::spread() } else { Shard::only() };
+        let gathered = locator.is_cluster().then(Arc::default);
         let route_to = |shard: &Shard| {
             let keys = ["home", "clock"].map(|kind| key(&settings.prefix, shard.tag, kind, ""));
-            Arc::new(Route::to_grants(shard.tag, keys))
+            Arc::new(Route::to_grants(shard.tag, keys, gathered.clone()))
         };
         let mut routes = shards.iter().map(route_to);
         let first = routes.next().ok_or(StartError::NoAddress)?;

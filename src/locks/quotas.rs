@@ -50,7 +50,8 @@ impl Quotas {
     /// How old a count may be by which it is refused beyond that.
     const FRESH: Duration = Duration::from_millis(250);
     /// How often it is counted for one request whose refusal is in doubt, since
-    /// others are under way.
+    /// others are under way. Where a node is so slow that no count is fresh when it
+    /// is there, counting once more would make it slower.
     const COUNTS_MAX: usize = 4;
     /// The part of its quota that an account may have in a shard before it is
     /// counted: were all of them full, it would be half of what it may have.
@@ -95,7 +96,11 @@ impl Locks {
             Ok::<_, LocksError>(answer)
         };
         let mut answer = ask(&allowance.request).await?;
+        let begun = Instant::now();
         for nth in 0..Quotas::COUNTS_MAX {
+            if nth > 0 && begun.elapsed() > Quotas::FRESH {
+                break;
+            }
             let is_certain = || allowance.is_fresh && (nth > 0 || !known.may_recount());
             if !is_over_quota(&answer.outcome) || is_certain() {
                 break;
@@ -120,10 +125,11 @@ impl Locks {
         let (shard, account) = (self.shard_of(request), request.claimant.account);
         let known = self.quotas.of(account);
         let allowed = || known.allowance(request, shard, false);
-        let mut allowance = allowed();
+        let (mut allowance, begun) = (allowed(), Instant::now());
         for nth in 0..Quotas::COUNTS_MAX {
             let is_certain = allowance.is_fresh || allowance.is_ample;
-            if is_certain && (nth > 0 || allowance.is_sure) {
+            let is_enough = nth > 0 && (is_certain || begun.elapsed() > Quotas::FRESH);
+            if is_enough || (is_certain && allowance.is_sure) {
                 break;
             }
             self.count_anew(account, &known, || allowed().is_fresh).await;

@@ -16,6 +16,7 @@ use super::{
 use crate::keyspace::{
     KeyspaceError,
     home::{ARRIVE, Home},
+    news::Gathered,
 };
 
 /// The way of the scripts whose keys have one hash tag: to the server where these
@@ -40,12 +41,12 @@ struct Clock {
 impl Route {
     pub(super) fn new(tag: &'static str) -> Self {
         let clock = Clock { begun: Instant::now(), ahead_us: AtomicU64::new(0) };
-        Self { tag, home: Home::new(tag), keys: None, live: watch::Sender::new(None), clock }
+        Self { tag, home: Home::new(tag, None), keys: None, live: watch::Sender::new(None), clock }
     }
 
     /// One to grants, with the names of the keys `home` and `clock`.
-    pub(super) fn to_grants(tag: &'static str, keys: [String; 2]) -> Self {
-        Self { keys: Some(keys), ..Self::new(tag) }
+    pub(super) fn to_grants(tag: &'static str, keys: [String; 2], gathered: Option<Arc<Gathered>>) -> Self {
+        Self { home: Home::new(tag, gathered), keys: Some(keys), ..Self::new(tag) }
     }
 
     pub(super) fn tag(&self) -> &'static str {
