@@ -150,3 +150,30 @@ async fn a_grant_whose_client_has_gone_is_taken_back() {
 
     eventually(async || client.get("/v1/acquire/gone").await.json["response"] == true).await;
 }
+
+/// Redis refuses every command at once, so that nothing but a pause keeps the
+/// server from asking all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_cannot_be_taken_back_is_tried_again_after_a_pause() {
+    let cluster = Cluster::start_with(1, RedisServer::builder(), &[("LOCKABLE_LOG", "info,lockable=debug")]).await;
+    let client = cluster.pods[0].client(&cluster.account("business").await.token);
+    assert_eq!(client.get("/v1/acquire/refused?owner=a").await.json["response"], true);
+    let impatient = client.clone();
+    let wait = tokio::spawn(async move { impatient.get("/v1/acquire/refused?owner=b&wait=50s").await });
+    eventually(async || client.get("/v1/locks/refused").await.json["waiting"] == 1).await;
+
+    cluster.redis.cli(&["ACL", "SETUSER", "default", "-@scripting"]);
+    wait.abort();
+    let tries = || times_of(&cluster.pods[0].log(), "an attempt could not be withdrawn yet");
+    eventually(async || tries().len() >= 3).await;
+    let passed = tries()[2].duration_since(tries()[0]);
+    // Pauses of 50 and 100 milliseconds.
+    assert!(passed.as_millis() >= 150, "three times within {passed:?}");
+}
+
+/// When this was logged.
+fn times_of(log: &str, message: &str) -> Vec<jiff::Timestamp> {
+    let lines = log.lines().filter(|line| line.contains(message));
+    let events = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    events.map(|event| event["timestamp"].as_str().unwrap().parse().unwrap()).collect()
+}
