@@ -139,6 +139,36 @@ async fn many_locks_are_shown_page_by_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_is_shown_with_each_lock_in_the_order_of_the_line() {
+    let cluster = open_cluster().await;
+    let pod = &cluster.pods[0];
+    let mut ana = PageClient::member(&pod.origin(), "ana@example.com").await;
+    let token = ana.token("job", &["lock"]).await;
+    let client = pod.client(&token);
+    let mut waits = Vec::new();
+    for (lock, waiting) in [("long", 6), ("short", 2), ("none", 0)] {
+        assert_eq!(client.get(&format!("/v1/acquire/{lock}?owner=holder&lease=1h")).await.json["response"], true);
+        for number in 0..waiting {
+            let client = client.clone();
+            let path = format!("/v1/acquire/{lock}?owner={lock}-{number}&note=build%20{number}&wait=50s");
+            waits.push(tokio::spawn(async move { client.get(&path).await }));
+            let path = format!("/v1/locks/{lock}");
+            let asking = pod.client(&token);
+            eventually(async || asking.get(&path).await.json["waiting"] == number + 1).await;
+        }
+    }
+    let page = ana.get("/account/locks").await;
+    let line = |lock: &str, named: u64| {
+        let waiter = |n| format!("<li><bdi>{lock}-{n}</bdi> <span class=\"faint\"><bdi>build {n}</bdi></span></li>");
+        format!("<ol>{}</ol>", (0..named).map(waiter).collect::<String>())
+    };
+    let shown: Vec<&str> = page.text.split("<td data-name=\"Waiting\">").skip(1).collect();
+    let shown: Vec<&str> = shown.iter().map(|rest| rest.split("</td>").next().unwrap()).collect();
+    let of_long = line("long", 5) + "<span class=\"faint\">and 1 more</span>";
+    assert_eq!(shown, [of_long, line("short", 2), "<span class=\"faint\">nobody</span>".into()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_on_record_is_bounded() {
     let cluster = open_cluster().await;
     let pod = &cluster.pods[0];
