@@ -26,13 +26,10 @@ impl Gathered {
     pub(super) fn add(self: &Arc<Self>, news: News) {
         let mut gathered = self.open();
         if gathered.is_empty() {
-            let all = self.clone();
+            let saying = Saying(self.clone());
             tokio::spawn(async move {
+                let _saying = saying;
                 sleep(Self::GATHERED_FOR).await;
-                let gathered = std::mem::take(&mut *all.open());
-                for (news, shards) in gathered {
-                    news.say(Some(shards));
-                }
             });
         }
         match gathered.iter_mut().find(|(other, _)| other.is_like(&news)) {
@@ -46,6 +43,19 @@ impl Gathered {
 
     fn open(&self) -> MutexGuard<'_, Vec<(News, usize)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says what was gathered when it is dropped: in time, or earlier when the server
+/// stops before.
+struct Saying(Arc<Gathered>);
+
+impl Drop for Saying {
+    fn drop(&mut self) {
+        let gathered = std::mem::take(&mut *self.0.open());
+        for (news, shards) in gathered {
+            news.say(Some(shards));
+        }
     }
 }
 
@@ -75,5 +85,51 @@ impl News {
             }
             Self::Open => tracing::info!(shards, of, "locks are granted again"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tracing::subscriber::with_default;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(line)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_gathered_is_said_in_one_line_also_when_the_server_stops_before() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let said = || String::from_utf8(std::mem::take(&mut *log.0.lock().unwrap())).unwrap();
+        with_default(subscriber, || {
+            let gathered = Arc::<Gathered>::default();
+            let add = || (0..7).for_each(|_| gathered.add(News::Lost { reason: "it was emptied".into() }));
+            runtime.block_on(async {
+                add();
+                assert_eq!(said(), "");
+                sleep(Gathered::GATHERED_FOR * 2).await;
+            });
+            let in_time = said();
+            assert!(in_time.lines().count() == 1 && in_time.contains("shards=7"), "{in_time}");
+            runtime.block_on(async { add() });
+            drop(runtime);
+            let at_the_end = said();
+            assert!(at_the_end.lines().count() == 1 && at_the_end.contains("shards=7"), "{at_the_end}");
+        });
     }
 }
