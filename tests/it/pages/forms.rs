@@ -148,9 +148,16 @@ async fn what_is_of_another_account_is_out_of_reach() {
     );
     let session = ana.get("/account/audit").await.between("session</span> <bdi>", "</bdi>").to_owned();
     assert_eq!(eve.send("/account/security/sessions", &[("session", &session)]).await.status, 404);
+    // What was done is on record a moment later.
+    crate::support::eventually(async || {
+        let history = ana.get("/account/locks/history?namespace=public&name=shared").await.text;
+        history.contains("secret-plan") && ana.get("/account/plan").await.text.contains("1 acquired")
+    })
+    .await;
     for path in [
         "/account/locks/break?namespace=public&name=shared",
         "/account/locks/history?namespace=public&name=shared",
+        "/account/plan",
         "/account/locks",
         "/account/audit",
         "/account/audit.csv",
@@ -158,7 +165,7 @@ async fn what_is_of_another_account_is_out_of_reach() {
     ] {
         let page = eve.get(path).await;
         assert_eq!(page.status, 200, "{path}");
-        for secret in ["secret-plan", "of-ana", "ana@example.com", &fence] {
+        for secret in ["secret-plan", "of-ana", "ana@example.com", "1 acquired", &fence] {
             assert!(!page.text.contains(secret), "{secret} is on {path}: {}", page.text);
         }
     }

@@ -183,6 +183,7 @@ async fn what_is_on_record_is_bounded() {
     eventually(async || ana.get(path).await.text.matches("<tr>").count() == 21).await;
     // Many names: the oldest is forgotten.
     let key = cluster.redis.cli(&["keys", "*recorded*"]);
+    assert_eq!(key.trim().lines().count(), 1, "each account has its own: {key}");
     for batch in 0..11 {
         let members: Vec<String> =
             (0..100).flat_map(|n| [(10 + batch * 100 + n).to_string(), format!("-/x{batch}-{n}")]).collect();
