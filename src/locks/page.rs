@@ -59,6 +59,13 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_is_just_full_is_the_last() {
+        let [a, b] = ["a", "b"].map(|place| [cursor(5, place)]);
+        let (places, next) = page(&[&a, &b], None, 2, 9);
+        assert_eq!((places.len(), next), (2, None));
+    }
+
+    #[test]
     fn pages_of_several_shards_have_each_lock_once_and_in_order() {
         let a = ["a", "b", "f"].map(|place| cursor(5, place));
         let b = [cursor(1, "z"), cursor(5, "c"), cursor(5, "d"), cursor(5, "e"), cursor(9, "a")];

@@ -158,6 +158,12 @@ mod tests {
         recorder.ended(account, "-/x", "7".parse().unwrap(), Ending::Released);
     }
 
+    fn grant(recorder: &Recorder, account: AccountId) {
+        let request = AcquireRequest::of(account);
+        let grant = Grant { fence: "7".parse().unwrap(), lease: request.lease, expires_at: Timestamp::UNIX_EPOCH };
+        recorder.granted(&request, "-/x", &grant);
+    }
+
     fn noted(grants: usize, ends: usize) -> Noted {
         let events = |count| (0..count).map(|_| Event { place: String::new(), text: String::new() }).collect();
         let counts = Counts { acquired: 1, refused: 20, limited: 300 };
@@ -183,6 +189,12 @@ mod tests {
         (0..=Locks::RECORDED_ENDS_MAX).for_each(|_| end(&recorder, account(1)));
         assert!(recorder.take()[&account(1)].is_lossy);
         assert_eq!(recorder.take()[&account(1)].earlier_ends.len(), Locks::RECORDED_ENDS_MAX);
+        (0..Locks::RECORDED_GRANTS_MAX).for_each(|_| grant(&recorder, account(1)));
+        assert!(!recorder.take()[&account(1)].is_lossy);
+        (0..=Locks::RECORDED_GRANTS_MAX).for_each(|_| grant(&recorder, account(1)));
+        let noted = recorder.take().remove(&account(1)).unwrap();
+        assert_eq!((noted.grants.len(), noted.is_lossy), (Locks::RECORDED_GRANTS_MAX, true));
+        assert_eq!(noted.counts.acquired as usize, Locks::RECORDED_GRANTS_MAX + 1);
     }
 
     #[test]
@@ -190,9 +202,11 @@ mod tests {
         let recorder = Recorder::default();
         (0..Locks::RECORDED_EVENTS_MAX).for_each(|number| end(&recorder, account(number)));
         end(&recorder, account(0));
+        grant(&recorder, account(2));
         recorder.refused(account(0));
         let all = recorder.take();
-        assert!(all[&account(0)].is_lossy && !all[&account(1)].is_lossy);
+        assert!(all[&account(0)].is_lossy && all[&account(2)].is_lossy && !all[&account(1)].is_lossy);
+        assert!(all[&account(2)].grants.is_empty());
         assert_eq!(all[&account(0)].counts.refused, 1);
 
         (0..=Locks::RECORDED_ACCOUNTS_MAX).for_each(|number| recorder.limited(account(number)));

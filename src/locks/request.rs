@@ -266,3 +266,21 @@ pub(super) fn read_standing(reply: &Reply, payment: &Payment) -> Result<Option<R
         Payment::Due(due) => Ok(Some(RateStanding::from_backlog_us(due.rate, reply.word(1)?))),
     }
 }
+
+#[cfg(test)]
+impl AcquireRequest {
+    /// A request of an account, for tests that look at little else of it.
+    pub(super) fn of(account: AccountId) -> Self {
+        Self {
+            lock: LockId { namespace: NamespaceId::Public, name: LockName::parse("x").unwrap() },
+            claimant: Claimant { account, owner: None },
+            lease: Lease::from_secs(60),
+            label: Label::parse("first").unwrap(),
+            note: Note::default(),
+            info: Info::default(),
+            held_max: 1000,
+            waiting_max: 100,
+            payment: Payment::Paid,
+        }
+    }
+}

@@ -129,6 +129,23 @@ async fn the_list_has_what_the_account_holds_and_heals_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_renewed_stays_on_the_list_and_counts() {
+    let cluster = Cluster::start(1).await;
+    let embedded = Pod::start().await;
+    for pod in [&cluster.pods[0], &embedded] {
+        pod.operator(&["plan", "set", "business", "--locks", "1"]).await;
+        let [ours, theirs] = [pod.account("business").await, pod.account("business").await];
+        let [ours, theirs] = [&ours, &theirs].map(|account| pod.client(&account.token));
+        assert_eq!(ours.get("/v1/acquire/renewed?lease=1s").await.json["response"], true);
+        assert_eq!(theirs.get("/v1/acquire/later?lease=1s").await.json["response"], true);
+        assert_eq!(ours.get("/v1/heartbeat/renewed?lease=1h").await.json["response"], true);
+        eventually(async || theirs.get("/v1/locks/later").await.json["held"] == false).await;
+        ours.get("/v1/acquire/second").await.assert_problem(429, "too-many-locks");
+        assert_eq!(listed(&ours, "").await, ["renewed"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_account_shows_its_plan_and_what_it_uses() {
     let pod = Pod::start().await;
     let account = pod.account("business").await;

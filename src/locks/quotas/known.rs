@@ -180,23 +180,10 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{
-        lock::{AccountId, Info, Label, Lease, Note, Payment},
-        locks::Claimant,
-    };
+    use crate::lock::AccountId;
 
     fn request(held_max: u64) -> AcquireRequest {
-        AcquireRequest {
-            lock: "-/x".parse().unwrap(),
-            claimant: Claimant { account: AccountId(Uuid::nil()), owner: None },
-            lease: Lease::from_secs(60),
-            label: Label::parse("first").unwrap(),
-            note: Note::default(),
-            info: Info::default(),
-            held_max,
-            waiting_max: held_max / 10,
-            payment: Payment::Paid,
-        }
+        AcquireRequest { held_max, waiting_max: held_max / 10, ..AcquireRequest::of(AccountId(Uuid::nil())) }
     }
 
     #[test]
