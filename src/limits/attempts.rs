@@ -75,3 +75,32 @@ impl Attempts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_address_and_each_account_is_counted_apart() {
+        let [one, mapped, other, here, beside, elsewhere] =
+            ["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"]
+                .map(|address| address.parse().unwrap());
+        let name = |attempt: Attempt| attempt.name();
+        let apart = [
+            name(Attempt::SignInFrom(one)),
+            name(Attempt::SignInFrom(other)),
+            name(Attempt::SignInFrom(here)),
+            name(Attempt::SignInFrom(elsewhere)),
+            name(Attempt::SignUpFrom(one)),
+            name(Attempt::LinkFrom(one)),
+            name(Attempt::PasswordOf("ana@example.com")),
+            name(Attempt::PasswordOf("eve@example.com")),
+        ];
+        assert_eq!(apart.iter().collect::<HashSet<_>>().len(), apart.len());
+        assert_eq!(name(Attempt::SignInFrom(one)), name(Attempt::SignInFrom(mapped)));
+        assert_eq!(name(Attempt::SignInFrom(here)), name(Attempt::SignInFrom(beside)), "the same /64");
+        assert_eq!(name(Attempt::PasswordOf("Ana@Example.com")), name(Attempt::PasswordOf("ana@example.com")));
+    }
+}

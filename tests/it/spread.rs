@@ -195,7 +195,13 @@ async fn a_wait_is_fair_on_every_node() {
     }
 }
 
-/// What servers leave that have all locks of a cluster in one hash slot.
+/// Leaves what servers leave that have all locks of a cluster in one hash slot.
+fn leave_in_one_place(cluster: &RedisCluster) {
+    let range = cluster.range_of("0");
+    cluster.cli(range, &["SET", "lockable:2:{0}:home:", "run replication 1"]);
+    cluster.cli(range, &["SET", "lockable:2:{0}:clock:", "1"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_granted_beside_servers_that_have_all_locks_in_one_place() {
     let spread = Spread::start(&[]).await;
@@ -206,15 +212,10 @@ async fn nothing_is_granted_beside_servers_that_have_all_locks_in_one_place() {
         assert_eq!(pod.stop().await, Some(0));
     }
     cluster.flush();
+    leave_in_one_place(&cluster);
     let range = cluster.range_of("0");
     let alive_until = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() + 3_600_000;
-    for words in [
-        vec!["SET", "lockable:2:{0}:home:", "run replication 1"],
-        vec!["SET", "lockable:2:{0}:clock:", "1"],
-        vec!["ZADD", "lockable:2:{0}:pods:", &alive_until.to_string(), "the other"],
-    ] {
-        cluster.cli(range, &words);
-    }
+    cluster.cli(range, &["ZADD", "lockable:2:{0}:pods:", &alive_until.to_string(), "the other"]);
     // The long lease is its, and the database says nothing of shards.
     postgres.query("UPDATE journal SET tag = '0'").unwrap();
     postgres.query("DELETE FROM keyspaces").unwrap();
@@ -241,7 +242,22 @@ async fn nothing_is_granted_beside_servers_that_have_all_locks_in_one_place() {
     }
 }
 
-/// And the other way round.
+/// The database may be new, and say nothing of what was granted before.
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_from_one_place_lapse_though_the_database_knows_of_none() {
+    let (cluster, postgres) = (RedisCluster::start().await, Postgres::database().await);
+    leave_in_one_place(&cluster);
+    let begun = Instant::now();
+    let pod = pod(&cluster, &postgres).await;
+    let client = pod.client(&pod.account("business").await.token);
+    for name in names("new", 20) {
+        let acquired = async || client.get(&format!("/v1/acquire/{name}?lease=1s")).await.json;
+        eventually(async || acquired().await["response"] == true).await;
+        assert!(begun.elapsed() >= Duration::from_secs(6), "{name}: it took {:?}", begun.elapsed());
+    }
+}
+
+/// A cluster takes the place of a single Redis, which takes it back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_in_the_place_of_a_single_redis_waits_for_its_leases() {
     let (cluster, single, postgres) = (RedisCluster::start().await, RedisServer::start(), Postgres::database().await);
