@@ -71,6 +71,38 @@ async fn a_server_that_leaves_complains_of_nothing() {
     assert!(!leaving.contains("WARN") && !leaving.contains("ERROR"), "{leaving}");
 }
 
+/// What a server says of one series, if it has it yet.
+async fn metric(pod: &Pod, series: &str) -> Option<f64> {
+    let text = pod.admin().get("/metrics").await.text;
+    text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lapse_is_counted_by_who_notices_it() {
+    let redis = RedisServer::start();
+    let pod = with_admin().redis(&redis).start().await;
+    let client = pod.client(&pod.account("business").await.token);
+    let lapses = async || {
+        let by = async |who: &str| metric(&pod, &format!("lockable_lapses_total{{noticed_by=\"{who}\"}}")).await;
+        (by("line").await.unwrap_or_default(), by("holder").await.unwrap_or_default())
+    };
+    let answer = async |path: &str| client.get(path).await.json["response"].clone();
+    assert_eq!(answer("/v1/acquire/lapses?owner=a&lease=4s").await, true);
+    let waiting = client.clone();
+    let waiter = tokio::spawn(async move { waiting.get("/v1/acquire/lapses?owner=b&wait=20s").await });
+    // The line has been looked after meanwhile.
+    let looks = "lockable_keyspace_duration_seconds_count{script=\"look\"}";
+    eventually(async || metric(&pod, looks).await.is_some()).await;
+    assert_eq!(answer("/v1/heartbeat/lapses?owner=a&lease=1s").await, true);
+    assert_eq!(lapses().await, (0.0, 0.0));
+    assert_eq!(waiter.await.unwrap().json["response"], true);
+    assert_eq!(lapses().await, (1.0, 0.0));
+    assert_eq!(answer("/v1/heartbeat/lapses?owner=a").await, false);
+    assert_eq!(lapses().await, (1.0, 1.0));
+    assert_eq!(answer("/v1/release/lapses?owner=b").await, true);
+    assert_eq!(lapses().await, (1.0, 1.0), "a release is none");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_say_what_goes_on_and_name_nobody() {
     let redis = RedisServer::start();
@@ -83,12 +115,7 @@ async fn metrics_say_what_goes_on_and_name_nobody() {
         let client = client.clone();
         tokio::spawn(async move { client.get("/v1/acquire/secret-name?wait=20s").await })
     };
-    let admin = pod.admin();
-    let value = async |series: &str| -> Option<f64> {
-        let text = admin.get("/metrics").await.text;
-        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned))?;
-        line.parse().ok()
-    };
+    let value = async |series: &str| metric(&pod, series).await;
     eventually(async || value("lockable_waiters").await == Some(1.0)).await;
     assert_eq!(client.get("/v1/release/secret-name?owner=secret-owner").await.json["response"], true);
     assert_eq!(waiter.await.unwrap().json["response"], true);
@@ -115,7 +142,7 @@ async fn metrics_say_what_goes_on_and_name_nobody() {
         assert!(value(series).await.is_some_and(|value| value >= 1.0), "{series}: {:?}", value(series).await);
     }
 
-    let text = admin.get("/metrics").await.text;
+    let text = pod.admin().get("/metrics").await.text;
     assert!(!text.contains("secret") && !text.contains(&token), "{text}");
     // The names are as Prometheus wants them.
     let mut promtool = tokio::process::Command::new("promtool")

@@ -121,9 +121,12 @@ async fn a_grant_that_too_few_replicas_have_is_taken_back() {
         .env("LOCKABLE_REDIS_WAIT_REPLICAS", "1")
         .start()
         .await;
-    careful.client(&token).get("/v1/acquire/replicated?lease=1h").await.assert_problem(503, "unavailable");
     let client = cluster.pods[0].client(&token);
-    eventually(async || client.get("/v1/acquire/replicated").await.json["response"] == true).await;
+    for (name, wait) in [("replicated", ""), ("waited-for", "&wait=10s")] {
+        let refused = careful.client(&token).get(&format!("/v1/acquire/{name}?lease=1h{wait}")).await;
+        refused.assert_problem(503, "unavailable");
+        eventually(async || client.get(&format!("/v1/acquire/{name}")).await.json["response"] == true).await;
+    }
 
     let replica = RedisServer::builder().replica_of(&cluster.redis).start();
     eventually(async || careful.client(&token).get("/v1/acquire/with-replica?owner=a").await.status == 200).await;
@@ -149,6 +152,23 @@ async fn a_grant_whose_client_has_gone_is_taken_back() {
     cluster.redis.resume();
 
     eventually(async || client.get("/v1/acquire/gone").await.json["response"] == true).await;
+}
+
+/// Who waits asks now and then, and is not told of a question without an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_outlives_an_outage() {
+    let cluster = Cluster::start_with(1, RedisServer::builder(), &[("LOCKABLE_LOG", "info,lockable=debug")]).await;
+    let client = cluster.pods[0].client(&cluster.account("business").await.token);
+    assert_eq!(client.get("/v1/acquire/outlived?owner=a&lease=1h").await.json["response"], true);
+    let waiting = client.clone();
+    let wait = tokio::spawn(async move { waiting.get("/v1/acquire/outlived?owner=b&wait=50s").await });
+    eventually(async || client.get("/v1/locks/outlived").await.json["waiting"] == 1).await;
+
+    cluster.redis.pause();
+    eventually(async || cluster.pods[0].log().contains("a wait goes on without an answer")).await;
+    cluster.redis.resume();
+    eventually(async || client.get("/v1/release/outlived?owner=a").await.json["response"] == true).await;
+    assert_eq!(wait.await.unwrap().json["response"], true);
 }
 
 /// Redis refuses every command at once, so that nothing but a pause keeps the

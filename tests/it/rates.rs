@@ -6,6 +6,10 @@ use tokio::task::JoinSet;
 
 use crate::support::{Client, Cluster, Pod, eventually};
 
+/// What a token pays for.
+const ROUTES: [&str; 6] =
+    ["/v1/locks", "/v1/account", "/v1/locks/any", "/v1/acquire/any", "/v1/heartbeat/any", "/v1/release/any"];
+
 /// Asks as fast as it can over all clients by turns until `end`, and returns
 /// when each request that got through was answered.
 async fn hammer(clients: &[Client], workers: usize, end: Instant) -> Vec<Instant> {
@@ -141,8 +145,7 @@ async fn every_route_is_counted_and_each_token_by_itself() {
     cluster.operator(&["plan", "set", "hobbyist", "--rate", "1", "--burst", "3"]).await;
     let (ours, theirs) = (cluster.account("hobbyist").await, cluster.account("hobbyist").await);
     let [ours, theirs] = [ours, theirs].map(|account| cluster.pods[0].client(&account.token));
-    for path in ["/v1/locks", "/v1/account", "/v1/locks/any", "/v1/acquire/any", "/v1/heartbeat/any", "/v1/release/any"]
-    {
+    for path in ROUTES {
         // Until the bucket is empty, however slow this test is.
         eventually(async || ours.get(path).await.status == 429).await;
     }
@@ -150,10 +153,10 @@ async fn every_route_is_counted_and_each_token_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_looked_at_counts_for_all_servers() {
+async fn what_one_server_is_asked_counts_for_all() {
     let cluster = Cluster::start(2).await;
     cluster.operator(&["plan", "set", "hobbyist", "--rate", "1", "--burst", "60"]).await;
-    for path in ["/v1/locks", "/v1/locks/any", "/v1/account"] {
+    for path in ROUTES {
         let token = cluster.account("hobbyist").await.token;
         let [here, there] = [0, 1].map(|pod| cluster.pods[pod].client(&token));
         let begun = Instant::now();
@@ -164,5 +167,27 @@ async fn what_is_looked_at_counts_for_all_servers() {
         let state = answer.header("ratelimit").unwrap();
         let remaining: u64 = state.split(['=', ';']).nth(2).unwrap().parse().unwrap();
         assert!(remaining <= 29 + begun.elapsed().as_secs() + 1, "{path}: {state}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_used_up_at_one_server_is_refused_by_another() {
+    let cluster = Cluster::start(2).await;
+    cluster.operator(&["plan", "set", "hobbyist", "--rate", "1", "--burst", "9"]).await;
+    for path in ROUTES {
+        let token = cluster.account("hobbyist").await.token;
+        let [here, there] = [0, 1].map(|pod| cluster.pods[pod].client(&token));
+        // What is refilled in between may be had there.
+        eventually(async || {
+            while here.get("/v1/heartbeat/any").await.status != 429 {}
+            let answer = there.get(path).await;
+            if answer.status == 200 {
+                return false;
+            }
+            answer.assert_problem(429, "rate-limited");
+            assert_eq!(answer.header("retry-after"), Some("1"), "{path}");
+            true
+        })
+        .await;
     }
 }

@@ -46,6 +46,8 @@ async fn an_emptied_redis_grants_nothing_until_all_has_lapsed_and_long_leases_ar
         assert!(refused.json["retry_after_ms"].as_u64().unwrap() <= RECOVERY.as_millis() as u64, "{}", refused.text);
         assert_eq!(client.get("/v1/acquire/short?lease=1s&strict=true").await.status, 423);
     }
+    let waited = clients[0].get("/v1/acquire/short?lease=1s&wait=1s").await;
+    assert_eq!(waited.json["reason"], "recovering", "a wait ends before: {}", waited.text);
     // It is back before anything is granted, as it was.
     eventually(async || clients[1].get("/v1/locks/long").await.json["held"] == true).await;
     let holder = clients[1].get("/v1/locks/long").await.json["holder"].clone();
