@@ -129,11 +129,17 @@ async fn metrics_say_what_goes_on_and_name_nobody() {
     assert_eq!(value(r#"lockable_lock_requests_total{operation="acquire",outcome="held"}"#).await, Some(1.0));
     let requests = r#"lockable_http_requests_total{method="GET",route="/v1/acquire/{*name}",status="200"}"#;
     assert_eq!(value(requests).await, Some(3.0));
+    // Who has a token is known for a second, also to connections that are new.
+    let by_memory = r#"lockable_token_lookups_total{source="memory"}"#;
+    eventually(async || {
+        pod.client(&token).get("/v1/account").await;
+        value(by_memory).await.is_some()
+    })
+    .await;
     for series in [
         r#"lockable_http_requests_total{method="other",route="/v1/acquire/{*name}",status="405"}"#,
         r#"lockable_http_requests_total{method="GET",route="-",status="404"}"#,
         r#"lockable_keyspace_duration_seconds_count{script="acquire"}"#,
-        r#"lockable_token_lookups_total{source="memory"}"#,
         r#"lockable_token_lookups_total{source="database"}"#,
         "lockable_connections",
         "process_resident_memory_bytes",

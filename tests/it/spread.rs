@@ -92,6 +92,7 @@ async fn a_quota_is_of_all_shards_together() {
     assert!((60..=62).contains(&one_by_one), "{one_by_one}");
     let refused = spread.clients[1].get("/v1/acquire/one-more").await;
     refused.assert_problem(429, "too-many-locks");
+    assert!(refused.text.contains(&format!("holds {one_by_one} locks")), "{}", refused.text);
     let held = spread.clients[0].get("/v1/account").await.json["locks_held"].as_u64().unwrap();
     assert_eq!(held as usize, one_by_one);
     // A quota that has room again is not refused for what was, whoever asks whom.
@@ -132,7 +133,9 @@ async fn as_many_may_wait_as_may_in_all_shards_together() {
     // The other server may not have heard of the last one yet.
     let sixth = async || spread.clients[0].get("/v1/acquire/held-6?wait=50ms").await;
     eventually(async || sixth().await.status != 200).await;
-    sixth().await.assert_problem(429, "too-many-waiting");
+    let refused = sixth().await;
+    refused.assert_problem(429, "too-many-waiting");
+    assert!(refused.text.contains("5 requests of the account wait"), "{}", refused.text);
     for number in 0..5 {
         spread.clients[1].get(&format!("/v1/release/held-{number}")).await;
     }
