@@ -136,8 +136,8 @@ async fn a_lock_that_is_renewed_stays_on_the_list_and_counts() {
         pod.operator(&["plan", "set", "business", "--locks", "1"]).await;
         let [ours, theirs] = [pod.account("business").await, pod.account("business").await];
         let [ours, theirs] = [&ours, &theirs].map(|account| pod.client(&account.token));
-        assert_eq!(ours.get("/v1/acquire/renewed?lease=1s").await.json["response"], true);
-        assert_eq!(theirs.get("/v1/acquire/later?lease=1s").await.json["response"], true);
+        assert_eq!(ours.get("/v1/acquire/renewed?lease=3s").await.json["response"], true);
+        assert_eq!(theirs.get("/v1/acquire/later?lease=3s").await.json["response"], true);
         assert_eq!(ours.get("/v1/heartbeat/renewed?lease=1h").await.json["response"], true);
         eventually(async || theirs.get("/v1/locks/later").await.json["held"] == false).await;
         ours.get("/v1/acquire/second").await.assert_problem(429, "too-many-locks");

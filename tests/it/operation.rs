@@ -87,16 +87,16 @@ async fn a_lapse_is_counted_by_who_notices_it() {
         (by("line").await.unwrap_or_default(), by("holder").await.unwrap_or_default())
     };
     let answer = async |path: &str| client.get(path).await.json["response"].clone();
-    assert_eq!(answer("/v1/acquire/lapses?owner=a&lease=4s").await, true);
+    assert_eq!(answer("/v1/acquire/lapses?owner=a&lease=1h").await, true);
     let waiting = client.clone();
     let waiter = tokio::spawn(async move { waiting.get("/v1/acquire/lapses?owner=b&wait=20s").await });
     // The line has been looked after meanwhile.
     let looks = "lockable_keyspace_duration_seconds_count{script=\"look\"}";
     eventually(async || metric(&pod, looks).await.is_some()).await;
-    assert_eq!(answer("/v1/heartbeat/lapses?owner=a&lease=1s").await, true);
+    assert_eq!(answer("/v1/heartbeat/lapses?owner=a&lease=2s").await, true);
     assert_eq!(lapses().await, (0.0, 0.0));
     assert_eq!(waiter.await.unwrap().json["response"], true);
-    assert_eq!(lapses().await, (1.0, 0.0));
+    eventually(async || lapses().await == (1.0, 0.0)).await;
     assert_eq!(answer("/v1/heartbeat/lapses?owner=a").await, false);
     assert_eq!(lapses().await, (1.0, 1.0));
     assert_eq!(answer("/v1/release/lapses?owner=b").await, true);

@@ -210,7 +210,7 @@ async fn postgres_is_away_and_redis_is_lost_meanwhile() {
 async fn the_embedded_server_is_killed_and_started_again() {
     let folder = tempfile::tempdir().unwrap();
     let database = format!("sqlite:{}", folder.path().join("test.db").display());
-    let port = crate::support::process::lasting_port();
+    let port = crate::support::process::free_port();
     let start = async || {
         let pod = Pod::builder().database(&database).env("LOCKABLE_JOURNAL_ABOVE", "1s");
         pod.env("LOCKABLE_LISTEN", &format!("127.0.0.1:{port}")).start().await

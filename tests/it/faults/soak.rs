@@ -104,7 +104,7 @@ async fn whatever_happens_no_two_hold_one_lock() {
     let redis = durable().start();
     let proxy = Proxy::start(redis.port()).await;
     let mut house = House { redis, proxy, postgres: Postgres::own().await, pods: Vec::new() };
-    let ports = [0; 2].map(|_| crate::support::process::lasting_port());
+    let ports = [0; 2].map(|_| crate::support::process::free_port());
     for (number, port) in ports.iter().enumerate() {
         house.pods.push(house.start_pod(number, *port).await);
     }

@@ -1,9 +1,14 @@
 use std::{
     io,
     net::TcpListener,
+    ops::Range,
     os::unix::process::CommandExt,
     process::{Child, Command},
-    sync::{LazyLock, Mutex, mpsc},
+    sync::{
+        LazyLock, Mutex,
+        atomic::{AtomicU16, Ordering},
+        mpsc,
+    },
     thread,
 };
 
@@ -62,14 +67,12 @@ impl Drop for Process {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and that neither the system gives to anybody
+/// by itself nor this function again: a server finds it free when it is started
+/// anew.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// A port that was free a moment ago, and that the system gives to nobody by
-/// itself: a server finds it free again when it is started anew.
-pub fn lasting_port() -> u16 {
-    let mut ports = std::iter::repeat_with(|| fastrand::u16(20_000..32_000));
+    const PORTS: Range<u16> = 20_000..32_000;
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));
+    let mut ports = std::iter::repeat_with(|| PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS.len() as u16);
     ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
