@@ -24,14 +24,22 @@ impl Gathered {
 
     /// Has it said of one shard, soon and together with others.
     pub(super) fn add(self: &Arc<Self>, news: News) {
-        let mut gathered = self.open();
-        if gathered.is_empty() {
+        let is_first = self.gather(news);
+        // Not while it is open: a runtime that ends drops at once what it is given,
+        // which says everything then.
+        if is_first {
             let saying = Saying(self.clone());
             tokio::spawn(async move {
                 let _saying = saying;
                 sleep(Self::GATHERED_FOR).await;
             });
         }
+    }
+
+    /// Returns whether nothing was gathered before.
+    fn gather(&self, news: News) -> bool {
+        let mut gathered = self.open();
+        let is_first = gathered.is_empty();
         match gathered.iter_mut().find(|(other, _)| other.is_like(&news)) {
             Some((other, shards)) => {
                 *other = news;
@@ -39,6 +47,7 @@ impl Gathered {
             }
             None => gathered.push((news, 1)),
         }
+        is_first
     }
 
     fn open(&self) -> MutexGuard<'_, Vec<(News, usize)>> {
@@ -93,6 +102,28 @@ mod tests {
     use tokio::runtime::Builder;
 
     use super::*;
+
+    /// Has news when it is dropped.
+    struct Late(Arc<Gathered>);
+
+    impl Drop for Late {
+        fn drop(&mut self) {
+            self.0.add(News::Open);
+        }
+    }
+
+    #[test]
+    fn what_comes_while_the_server_ends_is_said_and_holds_nobody_up() {
+        let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+        let gathered = Arc::<Gathered>::default();
+        let late = Late(gathered.clone());
+        runtime.spawn(async move {
+            let _late = late;
+            std::future::pending::<()>().await;
+        });
+        drop(runtime);
+        assert!(gathered.open().is_empty());
+    }
 
     #[test]
     fn what_is_gathered_is_said_in_time_and_when_the_server_stops_before() {

@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Cluster, Pod, eventually, redis::RedisServer};
+use tokio::task::JoinHandle;
+
+use crate::support::{Answer, Client, Cluster, Pod, eventually, redis::RedisServer};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_redis_the_answer_is_503_at_once_and_service_comes_back_by_itself() {
@@ -154,16 +156,22 @@ async fn a_grant_whose_client_has_gone_is_taken_back() {
     eventually(async || client.get("/v1/acquire/gone").await.json["response"] == true).await;
 }
 
+/// A server that logs everything, who holds such a lock there, and the request of
+/// one who waits for it.
+async fn waited_for(name: &str) -> (Cluster, Client, JoinHandle<Answer>) {
+    let cluster = Cluster::start_with(1, RedisServer::builder(), &[("LOCKABLE_LOG", "info,lockable=debug")]).await;
+    let client = cluster.pods[0].client(&cluster.account("business").await.token);
+    assert_eq!(client.get(&format!("/v1/acquire/{name}?owner=a&lease=1h")).await.json["response"], true);
+    let (waiting, path) = (client.clone(), format!("/v1/acquire/{name}?owner=b&wait=50s"));
+    let wait = tokio::spawn(async move { waiting.get(&path).await });
+    eventually(async || client.get(&format!("/v1/locks/{name}")).await.json["waiting"] == 1).await;
+    (cluster, client, wait)
+}
+
 /// Who waits asks now and then, and is not told of a question without an answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_outlives_an_outage() {
-    let cluster = Cluster::start_with(1, RedisServer::builder(), &[("LOCKABLE_LOG", "info,lockable=debug")]).await;
-    let client = cluster.pods[0].client(&cluster.account("business").await.token);
-    assert_eq!(client.get("/v1/acquire/outlived?owner=a&lease=1h").await.json["response"], true);
-    let waiting = client.clone();
-    let wait = tokio::spawn(async move { waiting.get("/v1/acquire/outlived?owner=b&wait=50s").await });
-    eventually(async || client.get("/v1/locks/outlived").await.json["waiting"] == 1).await;
-
+    let (cluster, client, wait) = waited_for("outlived").await;
     cluster.redis.pause();
     eventually(async || cluster.pods[0].log().contains("a wait goes on without an answer")).await;
     cluster.redis.resume();
@@ -175,13 +183,7 @@ async fn a_wait_outlives_an_outage() {
 /// server from asking all the time.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_that_cannot_be_taken_back_is_tried_again_after_a_pause() {
-    let cluster = Cluster::start_with(1, RedisServer::builder(), &[("LOCKABLE_LOG", "info,lockable=debug")]).await;
-    let client = cluster.pods[0].client(&cluster.account("business").await.token);
-    assert_eq!(client.get("/v1/acquire/refused?owner=a").await.json["response"], true);
-    let impatient = client.clone();
-    let wait = tokio::spawn(async move { impatient.get("/v1/acquire/refused?owner=b&wait=50s").await });
-    eventually(async || client.get("/v1/locks/refused").await.json["waiting"] == 1).await;
-
+    let (cluster, _, wait) = waited_for("refused").await;
     cluster.redis.cli(&["ACL", "SETUSER", "default", "-@scripting"]);
     wait.abort();
     let tries = || times_of(&cluster.pods[0].log(), "an attempt could not be withdrawn yet");
