@@ -48,8 +48,7 @@ async fn query(client: &Client, expression: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_panel_shows_something_and_every_alert_is_known() {
     let (redis, postgres) = (RedisServer::start(), Postgres::database().await);
-    let pod =
-        Pod::builder().redis(&redis).database(&postgres.url).env("LOCKABLE_ADMIN_LISTEN", "127.0.0.1:0").start().await;
+    let pod = Pod::builder().redis(&redis).database(&postgres.url).start().await;
     let client = pod.client(&pod.account("business").await.token);
     let folder = tempfile::tempdir().unwrap();
     let (_process, prometheus) = prometheus(&pod.admin_address(), folder.path());

@@ -5,16 +5,12 @@ use std::{process::Stdio, time::Duration};
 use serde_json::json;
 use tokio::{io::AsyncWriteExt as _, time::Instant};
 
-use crate::support::{Pod, eventually, pod::Builder, pod::lockable, redis::RedisServer};
-
-fn with_admin() -> Builder {
-    Pod::builder().env("LOCKABLE_ADMIN_LISTEN", "127.0.0.1:0")
-}
+use crate::support::{Pod, eventually, pod::lockable, redis::RedisServer};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_says_whether_it_is_ready_and_what_is_wrong() {
     let mut redis = RedisServer::start();
-    let pod = with_admin().redis(&redis).start().await;
+    let pod = Pod::builder().redis(&redis).start().await;
     let admin = pod.admin();
     assert_eq!((admin.get("/livez").await.status, admin.get("/livez").await.text.as_str()), (200, "alive\n"));
     let ready = json!({ "ready": true, "leaving": false, "locks": "ok", "accounts": "ok" });
@@ -46,7 +42,7 @@ async fn a_server_says_whether_it_is_ready_and_what_is_wrong() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_leaves_says_so_and_serves_on_until_balancers_know() {
-    let mut pod = with_admin().env("LOCKABLE_SHUTDOWN_DELAY", "2s").start().await;
+    let mut pod = Pod::builder().env("LOCKABLE_SHUTDOWN_DELAY", "2s").start().await;
     let (admin, client) = (pod.admin(), pod.client(&pod.first_token()));
     eventually(async || admin.get("/readyz").await.status == 200).await;
     pod.terminate();
@@ -62,7 +58,7 @@ async fn a_server_that_leaves_says_so_and_serves_on_until_balancers_know() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_leaves_complains_of_nothing() {
     let redis = RedisServer::start();
-    let mut pod = with_admin().redis(&redis).env("LOCKABLE_WORKERS", "4").start().await;
+    let mut pod = Pod::builder().redis(&redis).env("LOCKABLE_WORKERS", "4").start().await;
     assert_eq!(pod.client(&pod.first_token()).get("/v1/acquire/last").await.json["response"], true);
     assert_eq!(pod.stop().await, Some(0));
     eventually(async || pod.log().contains("\"stopped\"")).await;
@@ -71,19 +67,13 @@ async fn a_server_that_leaves_complains_of_nothing() {
     assert!(!leaving.contains("WARN") && !leaving.contains("ERROR"), "{leaving}");
 }
 
-/// What a server says of one series, if it has it yet.
-async fn metric(pod: &Pod, series: &str) -> Option<f64> {
-    let text = pod.admin().get("/metrics").await.text;
-    text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lapse_is_counted_by_who_notices_it() {
     let redis = RedisServer::start();
-    let pod = with_admin().redis(&redis).start().await;
+    let pod = Pod::builder().redis(&redis).start().await;
     let client = pod.client(&pod.account("business").await.token);
     let lapses = async || {
-        let by = async |who: &str| metric(&pod, &format!("lockable_lapses_total{{noticed_by=\"{who}\"}}")).await;
+        let by = async |who: &str| pod.metric(&format!("lockable_lapses_total{{noticed_by=\"{who}\"}}")).await;
         (by("line").await.unwrap_or_default(), by("holder").await.unwrap_or_default())
     };
     let answer = async |path: &str| client.get(path).await.json["response"].clone();
@@ -92,7 +82,7 @@ async fn a_lapse_is_counted_by_who_notices_it() {
     let waiter = tokio::spawn(async move { waiting.get("/v1/acquire/lapses?owner=b&wait=20s").await });
     // The line has been looked after meanwhile.
     let looks = "lockable_keyspace_duration_seconds_count{script=\"look\"}";
-    eventually(async || metric(&pod, looks).await.is_some()).await;
+    eventually(async || pod.metric(looks).await.is_some()).await;
     assert_eq!(answer("/v1/heartbeat/lapses?owner=a&lease=2s").await, true);
     assert_eq!(lapses().await, (0.0, 0.0));
     assert_eq!(waiter.await.unwrap().json["response"], true);
@@ -106,7 +96,7 @@ async fn a_lapse_is_counted_by_who_notices_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_say_what_goes_on_and_name_nobody() {
     let redis = RedisServer::start();
-    let pod = with_admin().redis(&redis).start().await;
+    let pod = Pod::builder().redis(&redis).start().await;
     let token = pod.account("business").await.token;
     let client = pod.client(&token);
     assert_eq!(client.get("/v1/acquire/secret-name?owner=secret-owner").await.json["response"], true);
@@ -115,7 +105,7 @@ async fn metrics_say_what_goes_on_and_name_nobody() {
         let client = client.clone();
         tokio::spawn(async move { client.get("/v1/acquire/secret-name?wait=20s").await })
     };
-    let value = async |series: &str| metric(&pod, series).await;
+    let value = async |series: &str| pod.metric(series).await;
     eventually(async || value("lockable_waiters").await == Some(1.0)).await;
     assert_eq!(client.get("/v1/release/secret-name?owner=secret-owner").await.json["response"], true);
     assert_eq!(waiter.await.unwrap().json["response"], true);

@@ -101,7 +101,7 @@ async fn ten_servers_open_one_recovery_and_a_first_start_needs_none() {
     let (redis, postgres) = (RedisServer::start(), Postgres::database().await);
     let builder = || {
         let pod = Pod::builder().redis(&redis).database(&postgres.url);
-        pod.env("LOCKABLE_JOURNAL_ABOVE", "1s").env("LOCKABLE_ADMIN_LISTEN", "127.0.0.1:0")
+        pod.env("LOCKABLE_JOURNAL_ABOVE", "1s")
     };
     let pods = futures_util::future::join_all((0..10).map(|_| builder().start())).await;
     let token = pods[0].account("business").await.token;

@@ -33,7 +33,6 @@ async fn nothing_secret_leaves_the_process() {
         .database(&postgres.url)
         .env("LOCKABLE_SIGN_UP", "true")
         .env("LOCKABLE_LOG", "trace")
-        .env("LOCKABLE_ADMIN_LISTEN", "127.0.0.1:0")
         .env("LOCKABLE_OTLP_ENDPOINT", &collector.url)
         .env("LOCKABLE_TRACE_RATIO", "1")
         .start()

@@ -31,7 +31,6 @@ async fn too_much_at_once_is_refused_but_for_heartbeats_and_releases() {
         .database(&postgres.url)
         .env("LOCKABLE_REDIS_TIMEOUT", "2s")
         .env("LOCKABLE_REQUESTS", "1")
-        .env("LOCKABLE_ADMIN_LISTEN", "127.0.0.1:0")
         .start()
         .await;
     let token = pod.account("business").await.token;

@@ -1,7 +1,7 @@
 //! How often a server asks on behalf of those who wait.
 
 use super::{SLACK, acquire, assert_granted, release, stand_in_line};
-use crate::support::{Cluster, Pod, eventually, redis::RedisServer};
+use crate::support::{Cluster, Pod, eventually};
 
 /// How often a server has run a script.
 async fn runs(pod: &Pod, script: &str) -> u64 {
@@ -19,7 +19,7 @@ async fn pass_seconds(pod: &Pod, seconds: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_is_looked_after_now_and_then_and_not_when_nobody_stands_in_it() {
-    let cluster = Cluster::start_with(1, RedisServer::builder(), &[("LOCKABLE_ADMIN_LISTEN", "127.0.0.1:0")]).await;
+    let cluster = Cluster::start(1).await;
     let pod = &cluster.pods[0];
     let client = pod.client(&cluster.account("business").await.token);
     assert_granted(&acquire(&client, "busy?lease=1h").await);

@@ -74,6 +74,7 @@ impl Pod {
         let database = format!("sqlite:{}", folder.path().join("lockable.db").display());
         let variables = vec![
             ("LOCKABLE_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
+            ("LOCKABLE_ADMIN_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
             ("LOCKABLE_LOG_FORMAT".to_owned(), "json".to_owned()),
             ("LOCKABLE_DATABASE_URL".to_owned(), database),
         ];
@@ -105,6 +106,23 @@ impl Pod {
     pub fn admin_address(&self) -> String {
         let port = port_in(&self.log(), "listening for operators").expect("the pod has an admin listener");
         format!("127.0.0.1:{port}")
+    }
+
+    /// What it says of one series, if it has it yet.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let text = self.admin().get("/metrics").await.text;
+        text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    /// Waits until it has heard of all that was changed in the account database,
+    /// and has forgotten for the last time what these changes made untrue.
+    pub async fn follow_changes(&self) {
+        const LOOKS: &str = "lockable_database_duration_seconds_count{operation=\"last_change\"}";
+        let looks = async || self.metric(LOOKS).await.unwrap_or_default();
+        let before = looks().await;
+        // The first may have begun before the last change, and what the second has
+        // found is forgotten by when the third is there.
+        eventually(async || looks().await >= before + 3.0).await;
     }
 
     /// The token that was printed at the first start.
