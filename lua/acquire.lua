@@ -2,7 +2,7 @@
 -- somebody waits, or is to, it goes on in wait.lua: what a line takes is not
 -- even set up for those who find the lock free and nobody in line.
 --
--- KEYS[1...9], or the first four, as in keys.lua
+-- KEYS[1...10], or the first four, as in keys.lua
 -- ARGV[1] head: who asks, as a grant begins with it: account and owner, which is
 --         '' for none, each with its line break
 -- ARGV[2] place: namespace and name, what stands in `held`

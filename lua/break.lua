@@ -1,7 +1,7 @@
 -- Breaks a grant of an account, whoever of the account holds it, and hands the
 -- lock to the first in line.
 --
--- KEYS[1...9] as in keys.lua; nothing is charged
+-- KEYS[1...10] as in keys.lua; nothing is charged
 -- ARGV[1] account: whose lock it must be
 -- ARGV[2] place: what stands in `held`
 -- ARGV[3] fence: that of the grant to break
@@ -27,5 +27,6 @@ end
 local rest_ms = redis.call('PTTL', LOCK)
 redis.call('DEL', LOCK)
 redis.call('ZREM', HELD, ARGV[2])
+end_grant(ARGV[2], fence, rest_ms)
 hand_over(now)
 return {'broken', word(rest_ms)}

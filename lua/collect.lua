@@ -1,6 +1,6 @@
 -- Collects the lock that was handed to a waiter, or says how its wait stands.
 --
--- KEYS[1...9] as in keys.lua
+-- KEYS[1...10] as in keys.lua
 -- ARGV[1] head, ARGV[2] place, ARGV[3] lease_ms, ARGV[4] attempt, ARGV[5] deadline_us,
 -- ARGV[6] held_max, ARGV[7] about: as in acquire.lua
 -- ARGV[8] '1' when the wait is over: what is not there by now is not waited for

@@ -32,10 +32,12 @@
 --                  as alive. A server is called as the channel it listens to
 -- KEYS[8] waiting  sorted set: the attempts with which the account waits, by the
 --                  time in ms at which they are over, come what may
--- KEYS[9] bucket   string: the token's rate, see prelude.lua; left out where the
+-- KEYS[9] ended    hash: of each lock whose long lease was ended in a recovery, before
+--                  all was put back, the fence: it is not to be put back
+-- KEYS[10] bucket  string: the token's rate, see prelude.lua; left out where the
 --                  request is paid for, as what few requests need costs all
 local LOCK, CLOCK, HELD, LINE, TICKETS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local KEPT, PODS, WAITING, BUCKET = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local KEPT, PODS, WAITING, ENDED, BUCKET = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 
 -- A hybrid logical clock: a fence rises even when the time is set back. In a
 -- recovery there is none to be had.

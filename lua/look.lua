@@ -1,7 +1,7 @@
 -- Looks after a line for a server that has waiters in it: a lock whose lease
 -- has lapsed is handed to the first of them.
 --
--- KEYS[1...9] as in keys.lua; nothing of an account is touched
+-- KEYS[1...10] as in keys.lua; nothing of an account is touched
 --
 -- Returns one of
 --   {'held', rest_ms, waiting, attempt, handed_over}

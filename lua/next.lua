@@ -1,4 +1,7 @@
 -- The rest of release.lua, with its keys, arguments and returns: the lock goes to
--- the first in line.
+-- the first in line, and not back to who released it.
+if may_return then
+  end_grant(ARGV[2], fence, rest_ms)
+end
 hand_over(now)
-return {'released', backlog, fence, rest_ms}
+return {'released', backlog, fence, word(rest_ms)}

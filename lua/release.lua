@@ -1,13 +1,14 @@
--- Releases a lock for its holder: compares, and deletes. Where somebody waits it
--- goes on in next.lua, which hands the lock over.
+-- Releases a lock for its holder: compares, and deletes. Where somebody waits, or
+-- a recovery may put the grant back, it goes on in next.lua.
 --
--- KEYS[1...9], or the first four, as in keys.lua
+-- KEYS[1...10], or the first four, as in keys.lua
 -- ARGV[1] head: who asks, as in acquire.lua
 -- ARGV[2] place: what stands in `held`
 -- ARGV[3] fence: that of the grant to release, or '' for whichever is current
 -- ARGV[4] deadline_us: the time after which nothing may be done any more, lest a
 --         release that was held up takes away a newer grant of the same holder
--- ARGV[5] '1' when it matters how long the lease would have lasted, '' if not
+-- ARGV[5] short_ms: the longest lease that is not written down; '' when no lease of
+--         the account can be longer
 -- ARGV[6] interval_us, ARGV[7] burst_us: the rate; left out when already paid
 --
 -- Returns one of
@@ -62,13 +63,18 @@ if reason then
   local is_closed = string.find(redis.call('GET', CLOCK) or 'closed', 'closed', 1, true)
   return {is_closed and 'unsettled' or reason, backlog}
 end
+
+local rest_ms = ARGV[5] ~= '' and redis.call('PTTL', LOCK) or 0
+local may_return = ARGV[5] ~= '' and rest_ms > tonumber(ARGV[5])
+  and string.find(redis.call('GET', CLOCK) or 'closed', 'closed', 1, true)
+if may_return and not TICKETS then
+  return {'too_few_keys', '0'}
+end
 if mark == '?' then
   redis.call('ZREM', WAITING, attempt)
 end
-
-local rest_ms = ARGV[5] == '1' and word(redis.call('PTTL', LOCK)) or '0'
 redis.call('DEL', LOCK)
 redis.call('ZREM', HELD, ARGV[2])
-if not has_line then
-  return {'released', backlog, fence, rest_ms}
+if not has_line and not may_return then
+  return {'released', backlog, fence, word(rest_ms)}
 end

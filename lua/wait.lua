@@ -1,4 +1,4 @@
--- The rest of acquire.lua, with its KEYS[1...9] and ARGV[1...13]: for an owner that
+-- The rest of acquire.lua, with its KEYS[1...10] and ARGV[1...13]: for an owner that
 -- asks again, for those who are to wait, where somebody does already, and in a
 -- recovery. Returns what acquire.lua does.
 

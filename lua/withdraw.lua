@@ -1,7 +1,7 @@
 -- Takes back one attempt, however far it came: leaves the line, or gives back
 -- what it was granted. No other attempt is touched.
 --
--- KEYS[1...9] as in keys.lua
+-- KEYS[1...10] as in keys.lua
 -- ARGV[1] head, ARGV[2] place, ARGV[3] attempt: as in acquire.lua
 --
 -- Returns one of
@@ -23,9 +23,11 @@ if grant and string.sub(grant, 1, #head) == head then
       redis.call('ZREM', WAITING, ARGV[3])
       return {'left'}
     end
+    local rest_ms = redis.call('PTTL', LOCK)
     redis.call('DEL', LOCK)
     redis.call('ZREM', HELD, ARGV[2])
     redis.call('ZREM', WAITING, ARGV[3])
+    end_grant(ARGV[2], fence, rest_ms)
     hand_over(now)
     return {mark == '?' and 'left' or 'released', fence}
   end

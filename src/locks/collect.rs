@@ -10,7 +10,7 @@ use crate::{
 };
 
 static COLLECT: Script = script!("collect" = "keys" "hold" "hold_on" "line" "places" "collect");
-static WITHDRAW: Script = script!("withdraw" = "keys" "line" "places" "withdraw");
+static WITHDRAW: Script = script!("withdraw" = "keys" "line" "places" "ended" "withdraw");
 
 /// What there was of an attempt that was taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use crate::{
 };
 
 static INSPECT: Script = script!("inspect");
-static BREAK: Script = script!("break" = "keys" "line" "break");
+static BREAK: Script = script!("break" = "keys" "line" "ended" "break");
 
 impl Locks {
     /// Says who holds a lock, how many wait for it, and where among them the owner

@@ -10,6 +10,11 @@ pub(super) fn clock_key(keyspace: &Keyspace, shard: Shard) -> String {
     keyspace.key(shard.tag, "clock", "")
 }
 
+/// Which grants a recovery is not to put back, since they have ended.
+pub(super) fn ended_key(keyspace: &Keyspace, shard: Shard) -> String {
+    keyspace.key(shard.tag, "ended", "")
+}
+
 /// Who has the grants, see `lua/arrive.lua`.
 pub(super) fn home_key(keyspace: &Keyspace, shard: Shard) -> String {
     keyspace.key(shard.tag, "home", "")

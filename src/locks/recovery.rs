@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::{
     Locks, LocksError,
     journal::long_grant,
-    keys::{clock_key, former_keys, held_key, home_key, lock_key, unspread_keys},
+    keys::{clock_key, ended_key, former_keys, held_key, home_key, lock_key, unspread_keys},
     request::script,
 };
 use crate::{
@@ -163,7 +163,8 @@ impl Locks {
     }
 
     async fn restore_batch(&self, shard: Shard, era: &Era, grants: &[LongGrant]) -> Result<u64, LocksError> {
-        let mut keys = vec![home_key(&self.keyspace, shard), clock_key(&self.keyspace, shard)];
+        let mut keys =
+            vec![home_key(&self.keyspace, shard), clock_key(&self.keyspace, shard), ended_key(&self.keyspace, shard)];
         let mut args = vec![era.to_string()];
         for grant in grants {
             let account = grant.record.split('\n').next().unwrap_or_default();

@@ -10,7 +10,7 @@ use crate::{
     lock::{NotHeld, Payment, Released},
 };
 
-static RELEASE: Script = script!("release" = "keys" "release" "line" "next");
+static RELEASE: Script = script!("release" = "keys" "release" "line" "ended" "next");
 
 impl Locks {
     /// Releases a lock, if the claimant holds it; the first in line has it then.
@@ -28,8 +28,11 @@ impl Locks {
         args.write(|text| request.claimant.write_head(text))
             .text(&place)
             .write(|text| write_fence(text, request.fence))
-            .number(deadline_us)
-            .text(if self.is_long(request.lease_max) { "1" } else { "" });
+            .number(deadline_us);
+        match self.is_long(request.lease_max) {
+            true => args.number(self.short.as_ms()),
+            false => args.text(""),
+        };
         // Whoever waits here is to have the lock at once.
         let few = if request.payment == Payment::Paid && !self.waiters.has_line(&request.lock) {
             Some(self.keyspace.run(&RELEASE, &keys.slices(), &args.slices()).await?)

@@ -192,14 +192,15 @@ impl Keys {
 
     /// Adds the others.
     pub(super) fn complete(&mut self, keyspace: &Keyspace, place: &str, account: &str, payment: &Payment) {
-        self.add(keyspace, place, [("tickets", place), ("kept", place), ("pods", ""), ("waiting", account)]);
+        let others = [("tickets", place), ("kept", place), ("pods", ""), ("waiting", account), ("ended", "")];
+        self.add(keyspace, place, others);
         self.bucket = match payment {
             Payment::Due(due) => Some(due.bucket.clone()),
             Payment::Paid => None,
         };
     }
 
-    fn add(&mut self, keyspace: &Keyspace, place: &str, keys: [(&str, &str); 4]) {
+    fn add<const N: usize>(&mut self, keyspace: &Keyspace, place: &str, keys: [(&str, &str); N]) {
         let tag = keyspace.shard_of(place).tag;
         for (kind, of) in keys {
             self.names.write(|text| keyspace.write_key(text, tag, kind, of));

@@ -13,7 +13,7 @@ pub(super) struct Words {
 
 /// Words as scripts take them. A request has room for them while it is under way: for
 /// all keys that there are, and for as many arguments as nearly all have.
-pub(super) type KeySlices<'a> = SmallVec<[&'a str; 9]>;
+pub(super) type KeySlices<'a> = SmallVec<[&'a str; 10]>;
 pub(super) type ArgSlices<'a> = SmallVec<[&'a str; 13]>;
 
 impl Words {

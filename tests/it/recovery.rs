@@ -96,6 +96,45 @@ async fn a_restart_that_keeps_the_data_is_a_recovery_in_which_holders_go_on() {
     assert_eq!(client.get("/v1/release/kept?owner=ana").await.json["response"], true);
 }
 
+/// A recovery reads what is written down of a grant before it puts it back; the
+/// grant can end in between, and what is written down of it stay for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_before_all_is_put_back_does_not_come_back() {
+    let redis = RedisServer::builder().args(&["--appendonly", "yes"]);
+    let mut cluster = Cluster::start_with(1, redis, &[("LOCKABLE_JOURNAL_ABOVE", "1s")]).await;
+    let account = cluster.account("business").await;
+    let boss = ["token", "create", "--account", &account.email, "--scope", "manage", "--label", "boss"];
+    let boss = cluster.operator(&boss).await["token"].as_str().unwrap().to_owned();
+    let [client, boss] = [&account.token, &boss].map(|token| cluster.pods[0].client(token));
+    for name in ["released", "wanted", "broken", "kept"] {
+        let granted = client.get(&format!("/v1/acquire/{name}?lease=1h&owner=ana")).await;
+        assert_eq!(granted.json["response"], true, "{}", granted.text);
+    }
+    let waiting = client.clone();
+    let waiter = tokio::spawn(async move { waiting.get("/v1/acquire/wanted?wait=50s&owner=bob&lease=1s").await });
+    eventually(async || client.get("/v1/locks/wanted").await.json["waiting"] == 1).await;
+
+    let no_recovery = cluster.postgres.lock_table("keyspaces", "ACCESS EXCLUSIVE").await;
+    let nothing_struck = cluster.postgres.lock_table("journal", "SHARE").await;
+    cluster.redis.restart();
+    eventually(async || reason(&client, "/v1/acquire/other").await == "recovering").await;
+    for name in ["released", "wanted"] {
+        assert_eq!(client.get(&format!("/v1/release/{name}?owner=ana")).await.json["response"], true);
+    }
+    let broken = boss.request("DELETE", "/v1/locks/broken", &[]).await;
+    assert_eq!(broken.json["response"], true, "{}", broken.text);
+    no_recovery.end();
+
+    reopened(&client, Instant::now()).await;
+    for name in ["released", "broken"] {
+        let granted = client.get(&format!("/v1/acquire/{name}?owner=bob&lease=1s")).await;
+        assert_eq!(granted.json["response"], true, "{name}: {}", granted.text);
+    }
+    assert_eq!(waiter.await.unwrap().json["response"], true);
+    assert_eq!(reason(&client, "/v1/acquire/kept?owner=bob").await, "held");
+    nothing_struck.end();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_servers_open_one_recovery_and_a_first_start_needs_none() {
     let (redis, postgres) = (RedisServer::start(), Postgres::database().await);

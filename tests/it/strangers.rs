@@ -7,7 +7,11 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use uuid::Uuid;
 
-use crate::support::{Answer, Client, Cluster, Pod, eventually, postgres::Postgres, redis::RedisServer};
+use crate::support::{
+    Answer, Client, Cluster, Pod, eventually,
+    postgres::{Postgres, TableLock},
+    redis::RedisServer,
+};
 
 /// How many lookups of one address the database has at once.
 const LOOKUPS_MAX: usize = 4;
@@ -22,34 +26,29 @@ const FAILURES_MAX: usize = 3;
 struct Slow {
     postgres: Postgres,
     table: &'static str,
+    lock: TableLock,
 }
 
 impl Slow {
     async fn begin(postgres: Postgres, table: &'static str) -> Self {
-        let lock = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(60)");
-        let url = postgres.url.clone();
-        std::thread::spawn(move || std::process::Command::new("psql").args(["-qXc", &lock, &url]).output());
-        let slow = Self { postgres, table };
-        eventually(async || slow.count("mode = 'AccessExclusiveLock' AND granted") == 1).await;
-        slow
+        let lock = postgres.lock_table(table, "ACCESS EXCLUSIVE").await;
+        Self { postgres, table, lock }
     }
 
     /// How many lookups wait.
     fn lookups(&self) -> usize {
-        let query = format!("mode = 'AccessShareLock' AND NOT granted AND query LIKE '%FROM {} %'", self.table);
-        self.count(&query)
-    }
-
-    fn count(&self, condition: &str) -> usize {
-        let from = format!("pg_locks JOIN pg_stat_activity USING (pid) WHERE relation = '{}'::regclass", self.table);
-        let statement = format!("SELECT count(DISTINCT pid) FROM {from} AND {condition}");
+        let statement = format!(
+            "SELECT count(DISTINCT pid) FROM pg_locks JOIN pg_stat_activity USING (pid) \
+             WHERE relation = '{0}'::regclass AND mode = 'AccessShareLock' AND NOT granted AND query LIKE '%FROM {0} %'",
+            self.table
+        );
         self.postgres.query(&statement).unwrap().trim().parse().unwrap()
     }
 
-    fn end(&self) {
-        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() \
-                   AND query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()";
-        self.postgres.query(end).unwrap();
+    /// Returns the database.
+    fn end(self) -> Postgres {
+        self.lock.end();
+        self.postgres
     }
 }
 
@@ -147,8 +146,7 @@ async fn who_hangs_up_has_a_turn_for_as_long_as_it_is_used() {
 async fn many_made_up_sessions_at_once_are_a_few_lookups() {
     let redis = RedisServer::start();
     let (pod, _, slow) = slow_database(&redis, &FAILURES_MAX.to_string()).await;
-    slow.end();
-    let slow = Slow::begin(slow.postgres, "sessions").await;
+    let slow = Slow::begin(slow.end(), "sessions").await;
     let nobody = pod.client_without_token();
     let visit = |_| {
         let nobody = nobody.clone();

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    PATIENCE,
+    PATIENCE, eventually,
     process::{Process, free_port},
 };
 
@@ -22,6 +22,14 @@ pub struct Postgres {
     port: u16,
     /// The server, when it is the test's own as well.
     own: Option<Server>,
+}
+
+/// A table that somebody has locked: who wants more of it than that leaves has to
+/// wait.
+pub struct TableLock {
+    url: String,
+    /// Which process of the database has it.
+    pid: String,
 }
 
 impl Postgres {
@@ -68,6 +76,26 @@ impl Postgres {
         query(&self.url, statements)
     }
 
+    /// Locks a table in a mode of PostgreSQL's, until that is ended or a minute has
+    /// passed.
+    pub async fn lock_table(&self, table: &str, mode: &str) -> TableLock {
+        let lock = format!("BEGIN; LOCK TABLE {table} IN {mode} MODE; SELECT pg_sleep(60)");
+        let url = self.url.clone();
+        std::thread::spawn(move || query(&url, &lock));
+        // What the statement is called does not tell yet whether it has the lock.
+        let holder = format!(
+            "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE relation = '{table}'::regclass \
+             AND granted AND query LIKE 'BEGIN; LOCK TABLE {table} %' AND wait_event = 'PgSleep'"
+        );
+        let mut pid = String::new();
+        eventually(async || {
+            pid = self.query(&holder).unwrap().trim().to_owned();
+            !pid.is_empty()
+        })
+        .await;
+        TableLock { url: self.url.clone(), pid }
+    }
+
     /// How often the database was asked who somebody is so far. What servers
     /// ask by themselves, for changes since a revision, does not count.
     pub fn queries_of_accounts(&self) -> u64 {
@@ -77,6 +105,12 @@ impl Postgres {
             self.name
         );
         query(&maintenance(self.port), &statement).unwrap().trim().parse().unwrap()
+    }
+}
+
+impl TableLock {
+    pub fn end(self) {
+        query(&self.url, &format!("SELECT pg_terminate_backend({})", self.pid)).unwrap();
     }
 }
 
