@@ -23,7 +23,7 @@ use metrics::gauge;
 use tokio::{
     runtime::Handle,
     sync::mpsc,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -69,6 +69,9 @@ pub struct Redis {
 }
 
 impl Redis {
+    /// How long to wait before a server is asked again that has turned a script away.
+    const TURNED_AWAY_PAUSE: Duration = Duration::from_millis(20);
+
     /// Connects, and keeps connected until dropped. A server that cannot be
     /// reached yet is waited for in the background. Each of the `runtimes` has a
     /// connection of its own; scripts that are run elsewhere go by the first.
@@ -115,6 +118,8 @@ impl Redis {
     }
 
     /// Runs a script within the time-out from when it `begun`, connecting included.
+    /// What a server has turned away, since the keys are elsewhere or about to be,
+    /// it has not run: that is sent again.
     ///
     /// # Errors
     /// See [`KeyspaceError`].
@@ -127,15 +132,22 @@ impl Redis {
     ) -> Result<Reply, KeyspaceError> {
         let deadline = Instant::from_std(begun) + self.timeout;
         let route = self.route_to(keys);
-        let live = route.live(deadline).await?;
-        match live.pipeline().evaluate(script, keys, args, deadline).await {
-            Ok(reply) => {
-                live.answered();
-                Ok(reply)
-            }
-            Err(fault) => {
-                route.note(&live, &fault);
-                Err(fault.into())
+        loop {
+            let live = route.live(deadline).await?;
+            match live.pipeline().evaluate(script, keys, args, deadline).await {
+                Ok(reply) => {
+                    live.answered();
+                    return Ok(reply);
+                }
+                Err(fault) => {
+                    route.note(&live, &fault);
+                    let again = Instant::now() + Self::TURNED_AWAY_PAUSE;
+                    if !matches!(fault, Fault::NoMaster(_)) || again > deadline {
+                        return Err(fault.into());
+                    }
+                    // Boxed: its room would be taken in every request.
+                    Box::pin(sleep_until(again)).await;
+                }
             }
         }
     }
