@@ -89,7 +89,7 @@ impl Postgres {
         );
         let mut pid = String::new();
         eventually(async || {
-            pid = self.query(&holder).unwrap().trim().to_owned();
+            self.query(&holder).unwrap().trim().clone_into(&mut pid);
             !pid.is_empty()
         })
         .await;
