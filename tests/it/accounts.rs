@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Cluster, Pod, eventually, pod::lockable, postgres::Postgres, redis::RedisServer};
+use crate::support::{
+    Cluster, Pod, cluster::PROMPT, eventually, pod::lockable, postgres::Postgres, redis::RedisServer,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_revoked_within_a_second_though_redis_be_full() {
@@ -25,7 +27,7 @@ async fn a_token_is_revoked_within_a_second_though_redis_be_full() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_no_memory_knows_gets_503_within_a_second_when_redis_hangs() {
-    let cluster = Cluster::start(1).await;
+    let cluster = Cluster::start_with(1, RedisServer::builder(), &[PROMPT]).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     cluster.redis.pause();
     let asked = Instant::now();

@@ -10,11 +10,11 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-use crate::support::{Answer, Client, Cluster, Pod, eventually, redis::RedisServer};
+use crate::support::{Answer, Client, Cluster, Pod, cluster::PROMPT, eventually, redis::RedisServer};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_redis_the_answer_is_503_at_once_and_service_comes_back_by_itself() {
-    let mut cluster = Cluster::start_careful(1).await;
+    let mut cluster = Cluster::start_with(1, RedisServer::builder(), &[("LOCKABLE_JOURNAL_ABOVE", "1s"), PROMPT]).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     assert_eq!(client.get("/v1/acquire/before").await.json["response"], true);
 
@@ -37,7 +37,7 @@ async fn without_redis_the_answer_is_503_at_once_and_service_comes_back_by_itsel
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acquire_that_redis_runs_too_late_leaves_no_lock_behind() {
-    let cluster = Cluster::start(1).await;
+    let cluster = Cluster::start_with(1, RedisServer::builder(), &[PROMPT]).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     client.get("/v1/acquire/warm-up").await;
 
@@ -139,7 +139,7 @@ async fn a_grant_that_too_few_replicas_have_is_taken_back() {
 async fn a_grant_whose_client_has_gone_is_taken_back() {
     use tokio::io::AsyncWriteExt;
 
-    let cluster = Cluster::start(1).await;
+    let cluster = Cluster::start_with(1, RedisServer::builder(), &[PROMPT]).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     client.get("/v1/acquire/warm-up").await;
 

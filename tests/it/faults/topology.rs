@@ -145,12 +145,7 @@ async fn a_node_of_a_cluster_is_lost() {
 async fn a_slot_of_a_cluster_is_moved() {
     let cluster = RedisCluster::start().await;
     let postgres = Postgres::database().await;
-    // A slot takes as long to move as the machine is slow.
-    let patient = async || {
-        let pod = Pod::builder().env("LOCKABLE_REDIS_URL", &cluster.url()).database(&postgres.url);
-        pod.env("LOCKABLE_JOURNAL_ABOVE", "1s").env("LOCKABLE_REDIS_TIMEOUT", "10s").start().await
-    };
-    let pods = [patient().await, patient().await];
+    let pods = [pod(&cluster.url(), &postgres).await, pod(&cluster.url(), &postgres).await];
     let clients = clients(&pods).await;
     let held = hold(&clients[0]).await;
     // One of those that the holders want, and its shard.

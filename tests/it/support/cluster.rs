@@ -4,6 +4,10 @@ use super::{
     redis::{self, RedisServer},
 };
 
+/// Has a pod wait for Redis no longer than it does by default, where that is what a
+/// test is about.
+pub const PROMPT: (&str, &str) = ("LOCKABLE_REDIS_TIMEOUT", "500ms");
+
 /// Several pods on one Redis and one Postgres.
 pub struct Cluster {
     pub pods: Vec<Pod>,

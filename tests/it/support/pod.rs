@@ -76,6 +76,8 @@ impl Pod {
             ("LOCKABLE_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
             ("LOCKABLE_ADMIN_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
             ("LOCKABLE_LOG_FORMAT".to_owned(), "json".to_owned()),
+            // A machine that stands still for a moment is no outage.
+            ("LOCKABLE_REDIS_TIMEOUT".to_owned(), "3s".to_owned()),
             ("LOCKABLE_DATABASE_URL".to_owned(), database),
         ];
         Builder { variables, scheme: "http", folder }
