@@ -64,8 +64,9 @@ if reason then
   return {is_closed and 'unsettled' or reason, backlog}
 end
 
-local rest_ms = ARGV[5] ~= '' and redis.call('PTTL', LOCK) or 0
-local may_return = ARGV[5] ~= '' and rest_ms > tonumber(ARGV[5])
+local short_ms = tonumber(ARGV[5])
+local rest_ms = short_ms and redis.call('PTTL', LOCK) or 0
+local may_return = short_ms and rest_ms > short_ms
   and string.find(redis.call('GET', CLOCK) or 'closed', 'closed', 1, true)
 if may_return and not TICKETS then
   return {'too_few_keys', '0'}

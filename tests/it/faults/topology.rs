@@ -164,7 +164,9 @@ async fn a_slot_of_a_cluster_is_moved() {
         for client in &clients {
             eventually(async || kept(client).await["fencing_token"] == before["fencing_token"]).await;
         }
-        eventually(async || clients[1].get("/v1/release/any-lock-0?owner=me").await.status == 200).await;
+        assert_eq!(clients[1].get("/v1/release/any-lock-0?owner=me").await.json["response"], true);
+        let answer = clients[1].get("/v1/acquire/any-lock-0?owner=you&lease=1s").await.json;
+        assert_eq!(answer["reason"], "recovering", "{answer}");
     })
     .await;
     assert_eq!(trial.tally.unavailable, 0, "whoever asked while it was moved was answered: {:?}", trial.tally);

@@ -109,6 +109,7 @@ impl Postgres {
 }
 
 impl TableLock {
+    /// Unlocks the table.
     pub fn end(self) {
         query(&self.url, &format!("SELECT pg_terminate_backend({})", self.pid)).unwrap();
     }
