@@ -204,7 +204,7 @@ impl Bench {
                 assert!(matches!(answer.outcome, Heartbeaten::Renewed(_)));
             }
             Operation::Release => {
-                let request = ReleaseRequest { lock, claimant, fence: None, lease_max: lease, payment };
+                let request = ReleaseRequest { lock, claimant, fence: None, payment };
                 let answer = self.locks.release(&request).await.unwrap();
                 assert_eq!(answer.outcome, Released::Released);
             }

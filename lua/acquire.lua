@@ -16,10 +16,13 @@
 -- ARGV[9] wait_ms: for how long to stand in line, '0' for not at all
 -- ARGV[10] pod: the channel to tell when the lock is handed over
 -- ARGV[11] waiting_max: with how many requests the account may wait
--- ARGV[12] interval_us, ARGV[13] burst_us: the rate; left out when already paid
+-- ARGV[12] '1' when the journal is to know of such a lease; '' when not
+-- ARGV[13] interval_us, ARGV[14] burst_us: the rate; left out when already paid
 --
 -- Returns one of
---   {'granted', backlog_us, fence, expires_ms}
+--   {'granted', backlog_us, fence, expires_ms}   and, when the journal is to record
+--       it before it is answered, also seq, '1' when shorten.lua is to follow, the
+--       former fence, which has ended, or '', and the grant as in `lock`
 --   {'held', backlog_us, rest_ms, expires_ms, grant}   grant: the value of `lock`
 --   {'in_line', backlog_us, rest_ms, expires_ms, grant}
 --   {'recovering', backlog_us, rest_ms}   it stands in line, if it is to wait
@@ -34,7 +37,7 @@ if now > tonumber(ARGV[5]) then
   return {'late', '0'}
 end
 
-local backlog, refusal = pay(BUCKET, now, ARGV[12], ARGV[13])
+local backlog, refusal = pay(BUCKET, now, ARGV[13], ARGV[14])
 if refusal then
   return refusal
 end
@@ -45,12 +48,13 @@ local head = ARGV[1]
 
 -- Nobody has it, and nobody waits for it: one question is enough.
 if redis.call('EXISTS', LOCK, LINE) == 0 then
-  local held, fence = hold(now, expires_ms, head, nil, ARGV[4], ARGV[7], ARGV[2], ARGV[3], tonumber(ARGV[6]))
+  local held, fence, record =
+    hold(now, expires_ms, head, nil, ARGV[4], ARGV[7], ARGV[2], ARGV[3], tonumber(ARGV[6]), ARGV[12] == '1')
   if held then
     return {'over_quota', backlog, held}
   end
   if fence then
-    return {'granted', backlog, fence, expires_ms}
+    return {'granted', backlog, fence, expires_ms, unpack(record)}
   end
 end
 local grant = redis.call('GET', LOCK)

@@ -8,7 +8,10 @@
 -- ARGV[4] deadline_us: the time after which nothing may be done any more
 --
 -- Returns one of
---   {'broken', rest_ms}   rest_ms: of the lease
+--   {'broken', until_ms}   until_ms: the latest expiry in its journal row: the lock is
+--                  free once that has recorded the end and settle_end.lua has run;
+--                  '0' for a grant without a row, whose lock is free
+--   {'unsettled'}  as in heartbeat.lua
 --   {'not_held'}
 --   {'held_by_another'}   also when the fence is not the current one
 --   {'late'}
@@ -20,13 +23,29 @@ local grant = redis.call('GET', LOCK)
 if not grant then
   return {'not_held'}
 end
-local account, fence = string.match(grant, '^([^\n]*)\n[^\n]*\n(%d+)\n')
+if is_closed(redis.call('GET', CLOCK)) then
+  return {'unsettled'}
+end
+local head, account = string.match(grant, '^(([^\n]*)\n[^\n]*\n)')
+local fence, seq, until_ms, mark, _, rest = read_grant(grant, #head + 1)
 if account ~= ARGV[1] or fence ~= ARGV[3] then
   return {'held_by_another'}
 end
-local rest_ms = redis.call('PTTL', LOCK)
+-- mend: BreakJournaled
+if until_ms ~= '' then
+  -- The holder does not know. If the journal restored its grant after a loss, there
+  -- could be two: so the lock stays closed until the journal has recorded the end.
+  if mark ~= '#' then
+    local rest_ms = word(redis.call('PTTL', LOCK))
+    redis.call('PEXPIRE', LOCK, rest_ms)
+    redis.call('SET', LOCK, head .. fence .. ' ' .. seq .. ' ' .. until_ms .. '\n#\n' .. rest, 'PX', rest_ms)
+    end_grant(now, head, ARGV[2], fence, until_ms)
+  end
+  return {'broken', until_ms}
+end
+-- mend end
 redis.call('DEL', LOCK)
 redis.call('ZREM', HELD, ARGV[2])
-end_grant(ARGV[2], fence, rest_ms)
+--@off BreakJournaled: if until_ms ~= '' then end_grant(now, head, ARGV[2], fence, until_ms) hand_over(now) return {'broken', until_ms} end
 hand_over(now)
-return {'broken', word(rest_ms)}
+return {'broken', '0'}

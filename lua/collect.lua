@@ -5,9 +5,10 @@
 -- ARGV[6] held_max, ARGV[7] about: as in acquire.lua
 -- ARGV[8] '1' when the wait is over: what is not there by now is not waited for
 -- ARGV[9] epoch_us: as in acquire.lua
+-- ARGV[10] '1' when the journal is to know of such a lease; '' when not
 --
 -- Returns one of
---   {'granted', fence, expires_ms}
+--   {'granted', fence, expires_ms}   and what is to be recorded, as in acquire.lua
 --   {'held', rest_ms, expires_ms, grant}   not yet, or not any more
 --   {'replaced', rest_ms, expires_ms, grant}   another request has its owner's place
 --   {'gone'}                               it does not stand in line (any more)
@@ -28,11 +29,12 @@ local is_own = grant and string.sub(grant, 1, #head) == head
 local recovery_ms = rest_of_recovery(now)
 
 if is_own and not recovery_ms then
-  local fence, attempt, rest = string.match(grant, '^(%d+)\n([^\n]*)\n(.*)$', #head + 1)
-  if attempt == '?' .. ARGV[4] or (has_owner and string.sub(attempt, 1, 1) == '?') then
+  local fence, _, _, mark, attempt = read_grant(grant, #head + 1)
+  if mark == '?' and (attempt == ARGV[4] or has_owner) then
     redis.call('ZREM', WAITING, ARGV[4])
-    redis.call('ZREM', WAITING, string.sub(attempt, 2))
-    local held = hold(now, expires_ms, head, fence, ARGV[4], ARGV[7], ARGV[2], ARGV[3], tonumber(ARGV[6]))
+    redis.call('ZREM', WAITING, attempt)
+    local held, _, record =
+      hold(now, expires_ms, head, fence, ARGV[4], ARGV[7], ARGV[2], ARGV[3], tonumber(ARGV[6]), ARGV[10] == '1')
     if held then
       redis.call('DEL', LOCK)
       hand_over(now)
@@ -44,15 +46,15 @@ if is_own and not recovery_ms then
       local next_attempt, pod = string.match(redis.call('HGET', TICKETS, first) or '\n\n', '^([^\n]*)\n([^\n]*)\n')
       redis.pcall('PUBLISH', pod, '!' .. next_attempt)
     end
-    return {'granted', fence, expires_ms}
+    return {'granted', fence, expires_ms, unpack(record)}
   end
-  if attempt == ARGV[4] or has_owner then
+  if mark == '' and (attempt == ARGV[4] or has_owner) then
     -- It has been collected, and that answer was lost, or another request of the
     -- same owner was quicker.
     redis.call('ZREM', WAITING, ARGV[4])
-    local kept = attempt == ARGV[4] and attempt or ''
-    fence = hold_on(now, expires_ms, head, fence, attempt, kept, rest, ARGV[2], ARGV[3], ARGV[9])
-    return {'granted', fence, expires_ms}
+    local kept, record = attempt == ARGV[4] and attempt or '', nil
+    fence, record = hold_on(now, expires_ms, head, grant, kept, ARGV[2], ARGV[3], ARGV[9], ARGV[10] == '1')
+    return {'granted', fence, expires_ms, unpack(record)}
   end
 end
 

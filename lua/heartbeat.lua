@@ -7,16 +7,18 @@
 -- ARGV[4] fence: that of the grant to renew, or '' for whichever is current
 -- ARGV[5] deadline_us: the time after which nothing may be done any more, lest a
 --         heartbeat that was held up makes a longer lease shorter
--- ARGV[6] '1' to be told the grant, '' not to be
+-- ARGV[6] '1' when the journal is to know of such a lease; '' when not
 -- ARGV[7] epoch_us: as in acquire.lua
 -- ARGV[8] interval_us, ARGV[9] burst_us: the rate; left out when already paid, and
 --         the bucket with it
 --
 -- Returns one of
---   {'renewed', backlog_us, fence, expires_ms, grant}   grant: as in `lock`, or ''
+--   {'renewed', backlog_us, fence, expires_ms}   and what the journal is to record,
+--                               as in acquire.lua
 --   {'not_held', backlog_us}
 --   {'held_by_another', backlog_us}   also when the fence is not the current one
---   {'unsettled', backlog_us}   the holder may have it, and it is not back yet
+--   {'unsettled', backlog_us}   it is not known yet whether the journal has a newer
+--                               grant, or this one; its lease goes on meanwhile
 --   {'rate_limited', backlog_us, retry_after_us}
 --   {'late', '0'}
 -- where backlog_us is how far the bucket's time lies ahead, '0' when paid.
@@ -31,36 +33,61 @@ end
 
 local grant = redis.call('GET', KEYS[1])
 local head = ARGV[1]
-local fence, mark, attempt, reason
+local fence, seq, until_ms, mark, attempt, rest, reason
 if grant and string.sub(grant, 1, #head) == head then
-  fence, mark, attempt = string.match(grant, '^(%d+)\n(%??)([^\n]*)', #head + 1)
+  fence, seq, until_ms, mark, attempt, rest = read_grant(grant, #head + 1)
 end
 if not grant then
   reason = 'not_held'
 elseif not fence or (ARGV[4] ~= '' and ARGV[4] ~= fence) then
   reason = 'held_by_another'
-elseif mark == '?' then
-  -- What waits to be collected is held by nobody yet.
+elseif mark ~= '' then
+  -- What waits to be collected is held by nobody yet, what was broken not any more.
   reason = 'not_held'
 end
+-- mend: ClosedIsUnsettled
+if is_closed(redis.call('GET', KEYS[3])) then
+  if not reason then
+    redis.call('PEXPIRE', KEYS[1], ARGV[3], 'GT')
+  end
+  return {'unsettled', backlog}
+end
+-- mend end
 if reason then
-  -- What a recovery puts back is not there before.
-  local is_closed = string.find(redis.call('GET', KEYS[3]) or 'closed', 'closed', 1, true)
-  return {is_closed and 'unsettled' or reason, backlog}
+  --@off ClosedIsUnsettled: if is_closed(redis.call('GET', KEYS[3])) then return {'unsettled', backlog} end
+  return {reason, backlog}
 end
 
+local expires_ms = word(math.floor(now / 1000) + tonumber(ARGV[3]))
+local lease_ms, is_shorter = ARGV[3], false
+-- mend: ShorteningJournaled
+-- A lease that gets shorter than its journal row stays as it is until the row is
+-- shorter, too: otherwise the lock could be granted to another holder while a
+-- recovery would still restore this one.
+if until_ms ~= '' and tonumber(until_ms) > tonumber(expires_ms) then
+  is_shorter = true
+  lease_ms = word(math.max(redis.call('PTTL', KEYS[1]), tonumber(lease_ms)))
+end
+-- mend end
 -- PEXPIRE stands first: with its memory full Redis lets a script go on that has
 -- begun to write, but not begin with a write that may need memory.
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('PEXPIRE', KEYS[1], lease_ms)
 -- The holder relies on the grant: the attempt that made it may not take it back
 -- any more. Where Redis may have forgotten what came after the grant, it is
 -- marked as held since, see hold_on.lua.
 local known = tonumber(fence) < tonumber(ARGV[7]) and '!' .. ARGV[7] or ''
-if attempt ~= known then
-  local rest = string.sub(grant, #head + #fence + 1 + #attempt + 1)
-  redis.call('SET', KEYS[1], head .. fence .. '\n' .. known .. rest, 'PX', ARGV[3])
+local line, record = fence, {}
+if is_shorter or ARGV[6] == '1' then
+  line = journal_line(fence, seq, until_ms, expires_ms)
+  grant = head .. line .. '\n' .. known .. '\n' .. rest
+  record = {word((tonumber(seq) or 0) + 1), is_shorter and '1' or '', '', grant}
+  redis.call('SET', KEYS[1], grant, 'PX', lease_ms)
+elseif attempt ~= known then
+  if until_ms ~= '' then
+    line = fence .. ' ' .. seq .. ' ' .. until_ms
+  end
+  redis.call('SET', KEYS[1], head .. line .. '\n' .. known .. '\n' .. rest, 'PX', lease_ms)
 end
-local expires_ms = word(math.floor(now / 1000) + tonumber(ARGV[3]))
-redis.call('ZADD', KEYS[2], 'XX', expires_ms, ARGV[2])
-redis.call('PEXPIRE', KEYS[2], ARGV[3], 'GT')
-return {'renewed', backlog, fence, expires_ms, ARGV[6] == '1' and grant or ''}
+redis.call('ZADD', KEYS[2], 'XX', word(math.floor(now / 1000) + tonumber(lease_ms)), ARGV[2])
+redis.call('PEXPIRE', KEYS[2], lease_ms, 'GT')
+return {'renewed', backlog, fence, expires_ms, unpack(record)}

@@ -7,12 +7,17 @@
 -- KEYS[1] lock     string: the grant, one field to a line: account, owner,
 --                  fence, attempt, time of the grant in ms, token label, note,
 --                  info. The time is '' where it is that of the fence, and what
---                  is '' at the end is left out. With a '?' before the attempt
---                  it was handed to a waiter who has yet to collect it. The
---                  attempt is '' once its owner has shown that it knows of the
---                  grant; '!' and an epoch if it has sent a heartbeat since that
---                  recovery began. Every byte of this key and its value is there
---                  for each lock that is held, so its kind is called 'l'
+--                  is '' at the end is left out. Behind the fence of a grant
+--                  that has a row in the journal stand the sequence number of
+--                  its last change there and the latest expiry in ms that a
+--                  change has named, each after a space. With a '?' before the
+--                  attempt it was handed to a waiter who has yet to collect it;
+--                  with a '#' it was broken, and the lock is free once the
+--                  journal has recorded that. The attempt is '' once its owner
+--                  has shown that it knows of the grant; '!' and an epoch if it
+--                  has sent a heartbeat since that recovery began. Every byte of
+--                  this key and its value is there for each lock that is held,
+--                  so its kind is called 'l'
 -- KEYS[2] clock    string: the last fence given in this hash slot. In a recovery
 --                  it goes on with a space, and 'closed' until what is known of
 --                  long leases has been put back, then the time in ms until
@@ -32,8 +37,10 @@
 --                  as alive. A server is called as the channel it listens to
 -- KEYS[8] waiting  sorted set: the attempts with which the account waits, by the
 --                  time in ms at which they are over, come what may
--- KEYS[9] ended    hash: of each lock whose long lease was ended in a recovery, before
---                  all was put back, the fence: it is not to be put back
+-- KEYS[9] ended    sorted set: grants that have ended and whose journal row may not
+--                  say so yet, as fence, account and place with spaces between, by
+--                  the latest expiry in ms that the row can have. A recovery does
+--                  not restore them
 -- KEYS[10] bucket  string: the token's rate, see prelude.lua; left out where the
 --                  request is paid for, as what few requests need costs all
 local LOCK, CLOCK, HELD, LINE, TICKETS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]

@@ -23,5 +23,5 @@ if not grant then
   return {'free', '0'}
 end
 sweep(math.floor(now / 1000))
-local attempt = string.match(grant, '^[^\n]*\n[^\n]*\n%d+\n%?([^\n]*)') or ''
+local attempt = string.match(grant, '^[^\n]*\n[^\n]*\n%d+[^\n]*\n%?([^\n]*)') or ''
 return {'held', word(redis.call('PTTL', LOCK)), word(redis.call('ZCARD', LINE)), attempt, handed_over}

@@ -1,7 +1,7 @@
--- The rest of release.lua, with its KEYS[1...10], ARGV[1...7] and returns: the lock
--- goes to the first in line, and not back to who released it.
-if may_return then
-  end_grant(ARGV[2], fence, rest_ms)
+-- The rest of release.lua, with its KEYS[1...10], ARGV[1...6] and returns: the lock
+-- goes to the first in line, and no recovery gives it back to the former holder.
+if until_ms ~= '' then
+  end_grant(now, head, ARGV[2], fence, until_ms)
 end
 hand_over(now)
-return {'released', backlog, fence, word(rest_ms)}
+return {'released', backlog, fence, until_ms ~= '' and until_ms or '0'}

@@ -1,5 +1,5 @@
 -- Releases a lock for its holder: compares, and deletes. Where somebody waits, or
--- a recovery may put the grant back, it goes on in next.lua.
+-- the grant has a journal row, it goes on in next.lua.
 --
 -- KEYS[1...10], or the first four, as in keys.lua
 -- ARGV[1] head: who asks, as in acquire.lua
@@ -7,12 +7,11 @@
 -- ARGV[3] fence: that of the grant to release, or '' for whichever is current
 -- ARGV[4] deadline_us: the time after which nothing may be done any more, lest a
 --         release that was held up takes away a newer grant of the same holder
--- ARGV[5] short_ms: the longest lease that is not written down; '' when no lease of
---         the account can be longer
--- ARGV[6] interval_us, ARGV[7] burst_us: the rate; left out when already paid
+-- ARGV[5] interval_us, ARGV[6] burst_us: the rate; left out when already paid
 --
 -- Returns one of
---   {'released', backlog_us, fence, rest_ms}   rest_ms: of the lease, '0' unasked
+--   {'released', backlog_us, fence, until_ms}   until_ms: the latest expiry in its
+--                               journal row, which is to end; '0' without one
 --   {'not_held', backlog_us}
 --   {'held_by_another', backlog_us}   also when the fence is not the current one
 --   {'unsettled', backlog_us}   as in heartbeat.lua
@@ -25,19 +24,24 @@ if now > tonumber(ARGV[4]) then
   return {'late', '0'}
 end
 
-local backlog, refusal = pay(BUCKET, now, ARGV[6], ARGV[7])
+local backlog, refusal = pay(BUCKET, now, ARGV[5], ARGV[6])
 if refusal then
   return refusal
 end
 
 local head = ARGV[1]
 local grant = redis.call('GET', LOCK)
-local fence, mark, attempt, reason
+local fence, until_ms, mark, attempt, reason, _
 if grant and string.sub(grant, 1, #head) == head then
-  fence, mark, attempt = string.match(grant, '^(%d+)\n(%??)([^\n]*)', #head + 1)
+  fence, _, until_ms, mark, attempt = read_grant(grant, #head + 1)
 end
+-- mend: ClosedIsUnsettled
+if is_closed(redis.call('GET', CLOCK)) then
+  return {'unsettled', backlog}
+end
+-- mend end
 local has_line = redis.call('EXISTS', LINE) == 1
-if not TICKETS and (has_line or mark == '?') then
+if not TICKETS and (has_line or mark == '?' or (until_ms or '') ~= '') then
   return {'too_few_keys', '0'}
 end
 if not fence then
@@ -57,25 +61,19 @@ elseif mark == '?' and string.sub(head, -2) == '\n\n' then
   -- Without an owner whoever asks is not the waiter, who has no answer yet, but
   -- somebody who held the lock before.
   reason = 'not_held'
+elseif mark == '#' then
+  reason = 'not_held'
 end
 if reason then
-  -- What a recovery puts back is not there before.
-  local is_closed = string.find(redis.call('GET', CLOCK) or 'closed', 'closed', 1, true)
-  return {is_closed and 'unsettled' or reason, backlog}
+  --@off ClosedIsUnsettled: if is_closed(redis.call('GET', CLOCK)) then return {'unsettled', backlog} end
+  return {reason, backlog}
 end
 
-local short_ms = tonumber(ARGV[5])
-local rest_ms = short_ms and redis.call('PTTL', LOCK) or 0
-local may_return = short_ms and rest_ms > short_ms
-  and string.find(redis.call('GET', CLOCK) or 'closed', 'closed', 1, true)
-if may_return and not TICKETS then
-  return {'too_few_keys', '0'}
-end
 if mark == '?' then
   redis.call('ZREM', WAITING, attempt)
 end
 redis.call('DEL', LOCK)
 redis.call('ZREM', HELD, ARGV[2])
-if not has_line and not may_return then
-  return {'released', backlog, fence, word(rest_ms)}
+if not has_line and until_ms == '' then
+  return {'released', backlog, fence, '0'}
 end

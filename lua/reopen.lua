@@ -4,7 +4,8 @@
 -- KEYS[1] home: as in arrive.lua, KEYS[2] clock: as in keys.lua
 -- ARGV[1] home: process and epoch of the recovery that is meant
 -- ARGV[2] wait_ms: how long after its beginning grants are made again
--- ARGV[3] fence: one that has been given, or '0'
+-- ARGV[3] fence: one that no fence given before exceeds, as far as servers and the
+--         database know; or '0'
 --
 -- Returns one of
 --   {'open'}

@@ -1,11 +1,11 @@
--- Puts grants of long leases back, each with its fence, unless a later grant of
--- the same lock is there, or it has ended meanwhile.
+-- Restores grants from the journal: those that the store has lost, or of which it
+-- has an older state, and ends those that the journal knows to have ended.
 --
 -- KEYS[1] home: as in arrive.lua, KEYS[2] clock, KEYS[3] ended: as in keys.lua; then
--- for each grant KEYS[n] lock, KEYS[n + 1] held: as in keys.lua
+-- for each row KEYS[n] lock, KEYS[n + 1] held: as in keys.lua
 -- ARGV[1] home: process and epoch of the recovery that is meant
--- ARGV[2...] for each grant its place, the time in ms at which it lapses, and the
---            grant as it stands in `lock`
+-- ARGV[2...] for each row its place, fence, seq, the expiry in ms, and the grant as it
+--            stands in `lock`, '' when it has ended
 --
 -- Returns one of
 --   {'restored', count}
@@ -17,26 +17,33 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] or not last then
 end
 
 local now_ms = math.floor(time_us() / 1000)
-local function fence_of(grant)
-  return tonumber(string.match(grant or '', '^[^\n]*\n[^\n]*\n(%d+)\n') or 0)
+local function present_of(lock)
+  local grant = redis.call('GET', lock)
+  local head = grant and string.match(grant, '^[^\n]*\n[^\n]*\n')
+  if not head then
+    return 0, 0
+  end
+  local fence, seq = read_grant(grant, #head + 1)
+  return tonumber(fence), tonumber(seq) or 0
 end
 
 local restored = 0
 for at = 1, (#KEYS - 3) / 2 do
   local lock, held = KEYS[2 * at + 2], KEYS[2 * at + 3]
-  local place, expires_ms, grant = ARGV[3 * at - 1], ARGV[3 * at], ARGV[3 * at + 1]
+  local place, fence, seq, expires_ms, grant = unpack(ARGV, 5 * at - 3, 5 * at + 1)
   local rest_ms = tonumber(expires_ms) - now_ms
-  local fence, present = fence_of(grant), fence_of(redis.call('GET', lock))
-  local ended = tonumber(redis.call('HGET', KEYS[3], place) or 0)
+  local present, present_seq = present_of(lock)
+  fence = tonumber(fence)
   last = math.max(last, fence)
-  if rest_ms > 0 and fence >= present and fence > ended then
-    if fence > present then
-      redis.call('SET', lock, grant, 'PX', word(rest_ms))
-      restored = restored + 1
-    else
-      -- It may have lost a renewal.
-      redis.call('PEXPIRE', lock, word(rest_ms), 'GT')
+  if grant == '' then
+    if present == fence then
+      redis.call('DEL', lock)
+      redis.call('ZREM', held, place)
     end
+  elseif rest_ms > 0 and (fence > present or (fence == present and tonumber(seq) > present_seq))
+    and not redis.call('ZSCORE', KEYS[3], word(fence) .. ' ' .. string.match(grant, '^[^\n]*') .. ' ' .. place) then
+    redis.call('SET', lock, grant, 'PX', word(rest_ms))
+    restored = restored + 1
     redis.call('ZADD', held, expires_ms, place)
     if redis.call('PTTL', held) < rest_ms then
       redis.call('PEXPIRE', held, word(rest_ms))

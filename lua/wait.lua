@@ -1,4 +1,4 @@
--- The rest of acquire.lua, with its KEYS[1...10] and ARGV[1...13]: for an owner that
+-- The rest of acquire.lua, with its KEYS[1...10] and ARGV[1...14]: for an owner that
 -- asks again, for those who are to wait, where somebody does already, and in a
 -- recovery. Returns what acquire.lua does.
 
@@ -6,6 +6,13 @@
 grant = grant or hand_over(now)
 local recovery_ms = rest_of_recovery(now)
 local is_own = grant and string.sub(grant, 1, #head) == head and string.sub(head, -2) ~= '\n\n'
+local fence, mark, before
+if is_own then
+  local _
+  fence, _, _, mark, before = read_grant(grant, #head + 1)
+  -- What was broken is not held any more.
+  is_own = mark ~= '#'
+end
 if recovery_ms or (grant and not is_own) then
   local status = 'held'
   if wait_ms > 0 then
@@ -23,19 +30,18 @@ if recovery_ms or (grant and not is_own) then
   return {status, backlog, word(rest_ms), word(now_ms + rest_ms), grant}
 end
 
-local fence = nil
+local record
 if grant then
-  local mark, before, rest
-  fence, mark, before, rest = string.match(grant, '^(%d+)\n(%??)([^\n]*)\n(.*)$', #head + 1)
   if mark == '' then
-    fence = hold_on(now, expires_ms, head, fence, before, '', rest, ARGV[2], ARGV[3], ARGV[8])
-    return {'granted', backlog, fence, expires_ms}
+    fence, record = hold_on(now, expires_ms, head, grant, '', ARGV[2], ARGV[3], ARGV[8], ARGV[12] == '1')
+    return {'granted', backlog, fence, expires_ms, unpack(record)}
   end
   redis.call('ZREM', WAITING, before)
 end
 
 local held
-held, fence = hold(now, expires_ms, head, fence, ARGV[4], ARGV[7], ARGV[2], ARGV[3], tonumber(ARGV[6]))
+held, fence, record =
+  hold(now, expires_ms, head, fence, ARGV[4], ARGV[7], ARGV[2], ARGV[3], tonumber(ARGV[6]), ARGV[12] == '1')
 if held then
   if grant then
     redis.call('DEL', LOCK)
@@ -43,4 +49,4 @@ if held then
   end
   return {'over_quota', backlog, held}
 end
-return {'granted', backlog, fence, expires_ms}
+return {'granted', backlog, fence, expires_ms, unpack(record)}

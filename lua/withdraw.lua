@@ -5,7 +5,8 @@
 -- ARGV[1] head, ARGV[2] place, ARGV[3] attempt: as in acquire.lua
 --
 -- Returns one of
---   {'released', fence}   it held the lock
+--   {'released', fence, until_ms}   it held the lock; until_ms: the latest expiry in
+--                  its journal row, '0' without one
 --   {'left'}       it stood in line, or had the lock to collect
 --   {'absent'}
 local now = time_us()
@@ -15,21 +16,22 @@ local has_owner = string.sub(head, -2) ~= '\n\n'
 local grant = redis.call('GET', LOCK)
 
 if grant and string.sub(grant, 1, #head) == head then
-  local fence, mark, attempt = string.match(grant, '^(%d+)\n(%??)([^\n]*)', #head + 1)
-  if attempt == ARGV[3] and attempt ~= '' then
+  local fence, _, until_ms, mark, attempt = read_grant(grant, #head + 1)
+  if attempt == ARGV[3] and attempt ~= '' and mark ~= '#' then
     if mark == '?' and has_owner then
       -- Its place is kept, and with it what came to it.
       redis.call('PEXPIRE', LOCK, word(KEEP_MS))
       redis.call('ZREM', WAITING, ARGV[3])
       return {'left'}
     end
-    local rest_ms = redis.call('PTTL', LOCK)
     redis.call('DEL', LOCK)
     redis.call('ZREM', HELD, ARGV[2])
     redis.call('ZREM', WAITING, ARGV[3])
-    end_grant(ARGV[2], fence, rest_ms)
+    if until_ms ~= '' then
+      end_grant(now, head, ARGV[2], fence, until_ms)
+    end
     hand_over(now)
-    return {mark == '?' and 'left' or 'released', fence}
+    return {mark == '?' and 'left' or 'released', fence, until_ms ~= '' and until_ms or '0'}
   end
 end
 

@@ -219,6 +219,16 @@ impl Keyspace {
         self.home(shard).epoch_us()
     }
 
+    /// Takes note of a fence that was given in a shard.
+    pub fn note_fence(&self, shard: Shard, fence: u64) {
+        self.home(shard).note_fence(fence);
+    }
+
+    /// The largest fence of a shard that this server has seen; 0 before the first.
+    pub fn last_fence(&self, shard: Shard) -> u64 {
+        self.home(shard).last_fence()
+    }
+
     fn home(&self, shard: Shard) -> &Home {
         match self {
             Self::Redis(redis) => redis.home(shard),

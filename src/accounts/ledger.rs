@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::{AccountsError, Database, Directory, measure::measured};
 use crate::{
     keyspace::LOCK_TAG,
-    lock::{Entered, Era, Fence, Ledger, LedgerError, LongGrant},
+    lock::{EndedGrant, Entered, Era, Fence, JournalRow, Ledger, LedgerError, RECENT_END, Written},
 };
 
 /// How many grants are read at a time.
@@ -20,10 +20,23 @@ const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Only the process that has the grants may write them: its row is held until
 /// that is done, so that none is written behind the back of the next one, which
 /// reads them after it has entered.
-const WRITE: &str = "INSERT INTO journal (place, tag, fence, expires_at, record) \
-    SELECT $1, tag, $2, $3, $4 FROM keyspaces WHERE tag = $5 AND epoch = $6";
-const ON_CONFLICT: &str = " ON CONFLICT (place) DO UPDATE SET tag = excluded.tag, fence = excluded.fence, \
-    expires_at = excluded.expires_at, record = excluded.record WHERE journal.fence <= excluded.fence";
+const WRITE: &str = "INSERT INTO journal (place, fence, tag, seq, expires_at, record) \
+    SELECT $1, $2, tag, $3, $4, $5 FROM keyspaces WHERE tag = $6 AND epoch = $7";
+/// Statements arrive in any order: the change with the largest number stays.
+const ON_CONFLICT: &str = " ON CONFLICT (place, fence) DO UPDATE SET tag = excluded.tag, seq = excluded.seq, \
+    expires_at = excluded.expires_at, record = excluded.record WHERE journal.ended_at IS NULL AND journal.seq < excluded.seq";
+const STATE: &str = "SELECT epoch, (SELECT CASE WHEN ended_at IS NULL THEN 0 ELSE 1 END FROM journal \
+    WHERE place = $2 AND fence = $3) AS ended FROM keyspaces WHERE tag = $1";
+/// The row stays, without its grant. A grant that has ended can have no row yet, while
+/// the statement that writes it is on its way.
+const END: &str = "INSERT INTO journal (place, fence, tag, seq, expires_at, ended_at, record) \
+    VALUES ($1, $2, $3, 0, $4, $5, '') ON CONFLICT (place, fence) DO UPDATE SET ended_at = excluded.ended_at, record = '' \
+    WHERE journal.ended_at IS NULL";
+const PAGE_OF: &str = "SELECT place, fence, seq, expires_at, record FROM journal AS entry \
+    WHERE (tag = $1 OR tag = $6 OR $1 = $6) AND place > $2 \
+    AND (ended_at IS NULL AND expires_at > $3 OR ended_at > $4) \
+    AND NOT EXISTS (SELECT 1 FROM journal AS later WHERE later.place = entry.place AND later.fence > entry.fence) \
+    ORDER BY place LIMIT $5";
 
 /// Whoever has all locks in one slot, and whoever has spread them over many, comes
 /// after the other, whose grants may not have lapsed: then it is not the first.
@@ -36,26 +49,33 @@ impl Ledger for Database {
         Box::pin(in_time("ledger_enter", self.enter_era(era, short)))
     }
 
-    fn write<'a>(&'a self, era: &'a Era, grant: &'a LongGrant) -> BoxFuture<'a, Result<(), LedgerError>> {
+    fn write<'a>(&'a self, era: &'a Era, row: &'a JournalRow) -> BoxFuture<'a, Result<Written, LedgerError>> {
         Box::pin(async move {
-            // SQLite has one writer at a time, and no rows to hold.
-            let hold = if self.is_embedded() { "" } else { " FOR SHARE" };
-            let statement = sqlx::AssertSqlSafe([WRITE, hold, ON_CONFLICT].concat());
-            let written =
-                bind_grant(sqlx::query(statement), grant).bind(era.tag).bind(era.epoch_us as i64).execute(self.pool());
-            match in_time("ledger_write", async { Ok(written.await?.rows_affected()) }).await? {
-                0 => Err(LedgerError::Superseded),
-                _ => Ok(()),
+            match in_time("ledger_write", self.write_row(era, row)).await? {
+                Some(written) => Ok(written),
+                None => Err(LedgerError::Superseded),
             }
         })
     }
 
-    fn strike<'a>(&'a self, place: &'a str, fence: Fence) -> BoxFuture<'a, Result<(), LedgerError>> {
-        let struck = sqlx::query("DELETE FROM journal WHERE place = $1 AND fence <= $2")
-            .bind(place)
-            .bind(fence.as_u64() as i64)
+    fn end<'a>(&'a self, grant: &'a EndedGrant, now_ms: u64) -> BoxFuture<'a, Result<(), LedgerError>> {
+        let ended = sqlx::query(END)
+            .bind(&grant.place)
+            .bind(grant.fence.as_u64() as i64)
+            .bind(grant.tag)
+            .bind(grant.until_ms as i64)
+            .bind(now_ms as i64)
             .execute(self.pool());
-        Box::pin(in_time("ledger_strike", async { Ok(struck.await.map(drop)?) }))
+        Box::pin(in_time("ledger_end", async { Ok(ended.await.map(drop)?) }))
+    }
+
+    fn note_fence<'a>(&'a self, tag: &'a str, fence: u64) -> BoxFuture<'a, Result<(), LedgerError>> {
+        let noted =
+            sqlx::query("UPDATE keyspaces SET last_fence = $2 WHERE tag = $1 AND last_fence < $2 AND handed_over = 0")
+                .bind(tag)
+                .bind(fence as i64)
+                .execute(self.pool());
+        Box::pin(in_time("ledger_note_fence", async { Ok(noted.await.map(drop)?) }))
     }
 
     fn page<'a>(
@@ -63,37 +83,58 @@ impl Ledger for Database {
         tag: &'a str,
         now_ms: u64,
         after: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<LongGrant>, LedgerError>> {
-        let rows = sqlx::query(
-            "SELECT place, fence, expires_at, record FROM journal \
-             WHERE (tag = $1 OR tag = $5 OR $1 = $5) AND expires_at > $2 AND place > $3 ORDER BY place LIMIT $4",
-        )
-        .bind(tag)
-        .bind(now_ms as i64)
-        .bind(after)
-        .bind(PAGE)
-        .bind(LOCK_TAG)
-        .fetch_all(self.pool());
-        Box::pin(in_time("ledger_page", async { rows.await?.iter().map(read_grant).collect() }))
+    ) -> BoxFuture<'a, Result<Vec<JournalRow>, LedgerError>> {
+        let rows = sqlx::query(PAGE_OF)
+            .bind(tag)
+            .bind(after)
+            .bind(now_ms as i64)
+            .bind(now_ms as i64 - RECENT_END.as_millis() as i64)
+            .bind(PAGE)
+            .bind(LOCK_TAG)
+            .fetch_all(self.pool());
+        Box::pin(in_time("ledger_page", async { rows.await?.iter().map(read_row).collect() }))
     }
 
     fn hand_over<'a>(
         &'a self,
         era: &'a Era,
         last: Fence,
-        grants: Vec<LongGrant>,
+        grants: Vec<JournalRow>,
     ) -> BoxFuture<'a, Result<(), LedgerError>> {
         Box::pin(within(HAND_OVER_TIMEOUT, "ledger_hand_over", self.hand_over_grants(era, last, grants)))
     }
 
     fn sweep(&self, before_ms: u64) -> BoxFuture<'_, Result<(), LedgerError>> {
-        let swept =
-            sqlx::query("DELETE FROM journal WHERE expires_at < $1").bind(before_ms as i64).execute(self.pool());
+        let swept = sqlx::query("DELETE FROM journal WHERE ended_at < $1 OR (ended_at IS NULL AND expires_at < $1)")
+            .bind(before_ms as i64)
+            .execute(self.pool());
         Box::pin(in_time("ledger_sweep", async { Ok(swept.await.map(drop)?) }))
     }
 }
 
 impl Database {
+    /// Nothing when another process has the grants.
+    async fn write_row(&self, era: &Era, row: &JournalRow) -> Result<Option<Written>, AccountsError> {
+        // SQLite has one writer at a time, and no rows to hold.
+        let hold = if self.is_embedded() { "" } else { " FOR SHARE" };
+        let statement = sqlx::AssertSqlSafe([WRITE, hold, ON_CONFLICT].concat());
+        let written = bind_row(sqlx::query(statement), row).bind(era.tag).bind(era.epoch_us as i64);
+        if written.execute(self.pool()).await?.rows_affected() > 0 {
+            return Ok(Some(Written::Recorded));
+        }
+        let state = sqlx::query(STATE).bind(era.tag).bind(&row.place).bind(row.fence.as_u64() as i64);
+        let Some(state) = state.fetch_optional(self.pool()).await? else { return Ok(None) };
+        if state.try_get::<i64, _>("epoch")? != era.epoch_us as i64 {
+            return Ok(None);
+        }
+        Ok(match state.try_get::<Option<i64>, _>("ended")? {
+            Some(0) => Some(Written::Outdated),
+            Some(_) => Some(Written::Ended),
+            // It was swept, or another process has entered and left in between.
+            None => None,
+        })
+    }
+
     async fn enter_era(&self, era: &Era, short: Duration) -> Result<Entered, AccountsError> {
         let mut transaction = self.pool().begin().await?;
         // First of all, so that the transaction is a writer's from the beginning.
@@ -126,7 +167,8 @@ impl Database {
                 .await?;
             Entered::HandedOver { last: read_fence(row.try_get("last_fence")?)? }
         } else {
-            let short = |ms: i64| Entered::Again { short: Duration::from_millis(ms as u64) };
+            let last = number("last_fence")? as u64;
+            let short = |ms: i64| Entered::Again { short: Duration::from_millis(ms as u64), last };
             match (number("founded")? == epoch, row.try_get::<Option<i64>, _>("other_ms")?) {
                 (true, None) => Entered::First,
                 (true, Some(other_ms)) => short(other_ms.max(number("short_ms")?)),
@@ -137,7 +179,7 @@ impl Database {
         Ok(entered)
     }
 
-    async fn hand_over_grants(&self, era: &Era, last: Fence, grants: Vec<LongGrant>) -> Result<(), AccountsError> {
+    async fn hand_over_grants(&self, era: &Era, last: Fence, grants: Vec<JournalRow>) -> Result<(), AccountsError> {
         let mut transaction = self.pool().begin().await?;
         let marked = sqlx::query("UPDATE keyspaces SET handed_over = 1, last_fence = $1 WHERE tag = $2 AND epoch = $3")
             .bind(last.as_u64() as i64)
@@ -150,24 +192,27 @@ impl Database {
         }
         sqlx::query("DELETE FROM journal WHERE tag = $1").bind(era.tag).execute(&mut *transaction).await?;
         for grant in &grants {
-            let insert = "INSERT INTO journal (place, fence, expires_at, record, tag) VALUES ($1, $2, $3, $4, $5)";
-            bind_grant(sqlx::query(insert), grant).bind(era.tag).execute(&mut *transaction).await?;
+            let insert =
+                "INSERT INTO journal (place, fence, seq, expires_at, record, tag) VALUES ($1, $2, $3, $4, $5, $6)";
+            bind_row(sqlx::query(insert), grant).bind(era.tag).execute(&mut *transaction).await?;
         }
         Ok(transaction.commit().await?)
     }
 }
 
-fn bind_grant<'q>(
+fn bind_row<'q>(
     query: Query<'q, Any, sqlx::any::AnyArguments>,
-    grant: &'q LongGrant,
+    row: &'q JournalRow,
 ) -> Query<'q, Any, sqlx::any::AnyArguments> {
-    query.bind(&grant.place).bind(grant.fence.as_u64() as i64).bind(grant.expires_ms as i64).bind(&grant.record)
+    let (fence, seq) = (row.fence.as_u64() as i64, row.seq as i64);
+    query.bind(&row.place).bind(fence).bind(seq).bind(row.expires_ms as i64).bind(&row.record)
 }
 
-fn read_grant(row: &AnyRow) -> Result<LongGrant, AccountsError> {
-    Ok(LongGrant {
+fn read_row(row: &AnyRow) -> Result<JournalRow, AccountsError> {
+    Ok(JournalRow {
         place: row.try_get("place")?,
         fence: read_fence(row.try_get("fence")?)?,
+        seq: row.try_get::<i64, _>("seq")? as u64,
         expires_ms: row.try_get::<i64, _>("expires_at")? as u64,
         record: row.try_get("record")?,
     })

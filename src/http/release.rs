@@ -43,7 +43,6 @@ pub(super) async fn release(
         lock: LockId { namespace: namespace.id, name },
         claimant: Claimant { account: caller.account().account, owner: params.owner },
         fence: params.fence,
-        lease_max: caller.account().plan.lease_max,
         payment: caller.payment(),
     };
     let name = &request.lock.name;

@@ -178,8 +178,7 @@ pub(super) async fn unlock(
 ) -> Result<Response, Problem> {
     let (_, owner) = read(body)?;
     let claimant = Claimant { account: caller.account().account, owner: Some(owner) };
-    let lease_max = caller.account().plan.lease_max;
-    let request = ReleaseRequest { lock, claimant, fence: None, lease_max, payment: caller.payment() };
+    let request = ReleaseRequest { lock, claimant, fence: None, payment: caller.payment() };
     let ReleaseRequest { lock, .. } = &request;
     match caller.settle(app.locks.release(&request).await?) {
         Released::Released => Ok(LockAnswer::yes(&lock.name, namespace, Nothing {})),

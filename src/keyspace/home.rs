@@ -51,11 +51,19 @@ pub(super) struct Home {
     gathered: Option<Arc<Gathered>>,
     /// Beside the rest, since every acquire needs it.
     epoch_us: AtomicU64,
+    /// The largest fence that this server has seen.
+    last_fence: AtomicU64,
 }
 
 impl Home {
     pub(super) fn new(tag: &'static str, gathered: Option<Arc<Gathered>>) -> Self {
-        Self { tag, standing: watch::Sender::new(None), gathered, epoch_us: AtomicU64::new(0) }
+        Self {
+            tag,
+            standing: watch::Sender::new(None),
+            gathered,
+            epoch_us: AtomicU64::new(0),
+            last_fence: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn standing(&self) -> watch::Receiver<Option<Standing>> {
@@ -64,6 +72,14 @@ impl Home {
 
     pub(super) fn epoch_us(&self) -> u64 {
         self.epoch_us.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn last_fence(&self) -> u64 {
+        self.last_fence.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_fence(&self, fence: u64) {
+        self.last_fence.fetch_max(fence, Ordering::Relaxed);
     }
 
     /// Takes note of what `arrive.lua` has said.

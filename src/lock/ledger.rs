@@ -16,22 +16,33 @@ pub trait Ledger: Send + Sync {
     /// When it could not be recorded in time.
     fn enter<'a>(&'a self, era: &'a Era, short: Duration) -> BoxFuture<'a, Result<Entered, LedgerError>>;
 
-    /// Writes a grant or its renewal, before it is answered.
+    /// Records a change of a grant, before it is answered. Changes of one grant may
+    /// be written in any order: one with a smaller sequence number than the row has
+    /// changes nothing, and none follows the end.
     ///
     /// # Errors
     /// When it is not known to be written. With [`LedgerError::Superseded`] it
     /// is not, since another process has the grants.
-    fn write<'a>(&'a self, era: &'a Era, grant: &'a LongGrant) -> BoxFuture<'a, Result<(), LedgerError>>;
+    fn write<'a>(&'a self, era: &'a Era, row: &'a JournalRow) -> BoxFuture<'a, Result<Written, LedgerError>>;
 
-    /// Strikes out a grant that was released or broken.
+    /// Records at `now_ms` that a grant has ended: it was released, broken or reverted.
+    /// No change of it is recorded any more, however late it comes.
     ///
     /// # Errors
-    /// When it could not be struck out in time.
-    fn strike<'a>(&'a self, place: &'a str, fence: Fence) -> BoxFuture<'a, Result<(), LedgerError>>;
+    /// When it could not be recorded in time.
+    fn end<'a>(&'a self, grant: &'a EndedGrant, now_ms: u64) -> BoxFuture<'a, Result<(), LedgerError>>;
 
-    /// Some of the grants that have not lapsed by `now_ms`, in the order of their
-    /// places and behind `after`; none at the end. Among those of the tag are some
-    /// of others where locks were spread over tags otherwise when they were written.
+    /// Records that no fence above `fence` is known to have been given with this tag.
+    ///
+    /// # Errors
+    /// When it could not be recorded in time.
+    fn note_fence<'a>(&'a self, tag: &'a str, fence: u64) -> BoxFuture<'a, Result<(), LedgerError>>;
+
+    /// Some of the grants that have neither lapsed by `now_ms` nor been followed by
+    /// another of their lock, and of those that ended within [`RECENT_END`] before, in
+    /// the order of their places and behind `after`; none at the end. Among those of the
+    /// tag are some of others where locks were spread over tags otherwise when they
+    /// were written.
     ///
     /// # Errors
     /// When they could not be read in time.
@@ -40,7 +51,7 @@ pub trait Ledger: Send + Sync {
         tag: &'a str,
         now_ms: u64,
         after: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<LongGrant>, LedgerError>>;
+    ) -> BoxFuture<'a, Result<Vec<JournalRow>, LedgerError>>;
 
     /// Leaves all grants to the next process, which has lost none of them.
     ///
@@ -50,10 +61,10 @@ pub trait Ledger: Send + Sync {
         &'a self,
         era: &'a Era,
         last: Fence,
-        grants: Vec<LongGrant>,
+        grants: Vec<JournalRow>,
     ) -> BoxFuture<'a, Result<(), LedgerError>>;
 
-    /// Forgets grants that lapsed before `before_ms`.
+    /// Forgets grants that lapsed or ended before `before_ms`.
     ///
     /// # Errors
     /// When that could not be done in time.
@@ -78,22 +89,50 @@ pub enum Entered {
     First,
     /// The one before has left all of its grants, and the last fence it gave.
     HandedOver { last: Fence },
-    /// There may have been grants. Those that are not written last for `short`.
-    Again { short: Duration },
+    /// There may have been grants. Those that are not written last for `short`, and
+    /// none is known to have a fence above `last`.
+    Again { short: Duration, last: u64 },
     /// There was an era that began after this one, by another clock.
     Behind { epoch_us: u64 },
 }
 
-/// A grant as it is written down.
+/// How long after its end a grant is looked for in a store that may have forgotten
+/// the end: longer than any store runs behind what it has answered.
+pub const RECENT_END: Duration = Duration::from_secs(60);
+
+/// What the journal has of a grant: its state after the change with this number.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LongGrant {
+pub struct JournalRow {
     /// Which lock it is of: namespace and name.
     pub place: String,
     pub fence: Fence,
-    /// When it lapses, in milliseconds since 1970 by the keyspace's clock.
+    /// Rises with every change of the grant.
+    pub seq: u64,
+    /// When it lapses, in milliseconds since 1970 by the store's clock.
     pub expires_ms: u64,
-    /// The grant in the form in which the keyspace has it.
+    /// The grant in the form in which the store has it; empty once it has ended.
     pub record: String,
+}
+
+/// A grant that has ended before its lease has lapsed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EndedGrant {
+    /// The hash tag of its slot.
+    pub tag: &'static str,
+    pub place: String,
+    pub fence: Fence,
+    /// The latest expiry that its row can have.
+    pub until_ms: u64,
+}
+
+/// What became of a change that was to be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    Recorded,
+    /// A later change of the grant is recorded already.
+    Outdated,
+    /// The grant has ended.
+    Ended,
 }
 
 /// Why the ledger could not be asked.
@@ -104,6 +143,9 @@ pub enum LedgerError {
     /// Another process has the grants: this one was cut off, or restarted.
     #[error("another keyspace has the grants now")]
     Superseded,
+    /// The grant was released or broken while it was written.
+    #[error("the grant has ended meanwhile")]
+    Ended,
 }
 
 /// As the keyspace has it.

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::{
     Locks, LocksError,
+    journal::Change,
     request::{AcquireRequest, Answer, Keys, read_standing, script, write_rate},
     stored::{read_held, read_time},
     undo::Undo,
@@ -12,7 +13,7 @@ use crate::{
     lock::{Acquired, Attempt, Grant, Held, Lease, Payment, Refusal},
 };
 
-static ACQUIRE: Script = script!("acquire" = "keys" "hold" "acquire" "hold_on" "line" "places" "wait");
+static ACQUIRE: Script = script!("acquire" = "grant" "keys" "hold" "acquire" "ended" "hold_on" "line" "places" "wait");
 
 /// How an acquire stands that may wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +90,7 @@ impl Locks {
         let place = request.lock.place();
         let shard = self.keyspace.shard_of(&place);
         let deadline_us = self.deadline_us(shard)?;
-        let era = self.era_for(shard, request.lease);
+        let is_long = self.is_long(request.lease);
         let mut keys = Keys::few(&self.keyspace, &place, account.as_str());
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))
@@ -99,7 +100,8 @@ impl Locks {
             .number(deadline_us)
             .number(request.held_max)
             .write(|text| request.write_about(text));
-        let few = if wait.is_zero() && request.payment == Payment::Paid {
+        let era = self.era_for(shard);
+        let few = if wait.is_zero() && !is_long && request.payment == Payment::Paid {
             Some(self.keyspace.run_replicated(&ACQUIRE, &keys.slices(), &args.slices()).await?)
         } else {
             None
@@ -111,7 +113,8 @@ impl Locks {
                 args.number(self.keyspace.epoch_us(shard))
                     .number(wait.as_millis() as u64)
                     .text(&self.pod)
-                    .number(request.waiting_max);
+                    .number(request.waiting_max)
+                    .text(if is_long { "1" } else { "" });
                 write_rate(&mut args, &request.payment);
                 // Boxed: its room would be taken in every request.
                 Box::pin(self.keyspace.run_replicated(&ACQUIRE, &keys.slices(), &args.slices())).await?
@@ -120,8 +123,10 @@ impl Locks {
         Self::count("acquire", &reply);
         let outcome = read_turn(&reply, 2, request.lease)?;
         if let Turn::Over(Acquired::Granted(grant)) = &outcome {
-            if self.is_long(grant.lease) {
-                Box::pin(self.write_granted(era.as_ref(), request, grant)).await?;
+            self.keyspace.note_fence(shard, grant.fence.as_u64());
+            if let Some(change) = Change::read(&reply, 4)? {
+                let of = (&request.lock, &request.claimant);
+                Box::pin(self.record_grant(era.as_ref(), of, grant, change)).await?;
             }
             self.recorder.granted(request, &place, grant);
         }

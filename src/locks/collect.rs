@@ -1,6 +1,7 @@
 use super::{
     Locks, LocksError, Turn,
     acquire::read_turn,
+    journal::Change,
     request::{AcquireRequest, Claimant, Keys, LockId, script},
     words::Words,
 };
@@ -9,14 +10,15 @@ use crate::{
     lock::{Acquired, Attempt, Fence, Payment},
 };
 
-static COLLECT: Script = script!("collect" = "keys" "hold" "hold_on" "line" "places" "collect");
-static WITHDRAW: Script = script!("withdraw" = "keys" "line" "places" "ended" "withdraw");
+static COLLECT: Script = script!("collect" = "grant" "keys" "hold" "ended" "hold_on" "line" "places" "collect");
+static WITHDRAW: Script = script!("withdraw" = "grant" "keys" "line" "places" "ended" "withdraw");
 
 /// What there was of an attempt that was taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Withdrawn {
-    /// The lock, under this fence.
-    Released(Fence),
+    /// The lock, under this fence; with the latest expiry in its journal row, 0 without
+    /// one.
+    Released(Fence, u64),
     /// A place in line.
     Left,
     Absent,
@@ -46,7 +48,7 @@ impl Locks {
         let place = request.lock.place();
         let shard = self.keyspace.shard_of(&place);
         let deadline_us = self.deadline_us(shard)?;
-        let era = self.era_for(shard, request.lease);
+        let era = self.era_for(shard);
         let keys = Keys::new(&self.keyspace, &place, account.as_str(), &Payment::Paid);
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))
@@ -57,13 +59,16 @@ impl Locks {
             .number(request.held_max)
             .write(|text| request.write_about(text))
             .text(if is_over { "1" } else { "" })
-            .number(self.keyspace.epoch_us(shard));
+            .number(self.keyspace.epoch_us(shard))
+            .text(if self.is_long(request.lease) { "1" } else { "" });
         let reply = self.keyspace.run_replicated(&COLLECT, &keys.slices(), &args.slices()).await?;
         Self::count("collect", &reply);
         let turn = read_turn(&reply, 1, request.lease)?;
         if let Turn::Over(Acquired::Granted(grant)) = &turn {
-            if self.is_long(grant.lease) {
-                Box::pin(self.write_granted(era.as_ref(), request, grant)).await?;
+            self.keyspace.note_fence(shard, grant.fence.as_u64());
+            if let Some(change) = Change::read(&reply, 3)? {
+                let of = (&request.lock, &request.claimant);
+                Box::pin(self.record_grant(era.as_ref(), of, grant, change)).await?;
             }
             self.recorder.granted(request, &place, grant);
         }
@@ -89,7 +94,7 @@ impl Locks {
         args.write(|text| claimant.write_head(text)).text(&place).text(attempt.key_text().as_str());
         let reply = self.keyspace.run(&WITHDRAW, &keys.slices(), &args.slices()).await?;
         match reply.status() {
-            "released" => Ok(Withdrawn::Released(reply.word(1)?)),
+            "released" => Ok(Withdrawn::Released(reply.word(1)?, reply.word(2)?)),
             "left" => Ok(Withdrawn::Left),
             "absent" => Ok(Withdrawn::Absent),
             _ => Err(reply.bad().into()),

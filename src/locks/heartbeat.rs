@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::{
     Locks, LocksError,
+    journal::Change,
     request::{Answer, HeartbeatRequest, Keys, read_standing, script, write_fence, write_rate},
     stored::read_time,
     words::{KeySlices, Words},
@@ -11,7 +12,7 @@ use crate::{
     lock::{Grant, Heartbeaten, Lease, NotHeld, Payment},
 };
 
-static HEARTBEAT: Script = script!("heartbeat");
+static HEARTBEAT: Script = script!("heartbeat" = "grant" "heartbeat");
 
 impl Locks {
     /// Renews the lease of a lock, if the claimant holds it.
@@ -23,7 +24,7 @@ impl Locks {
         let place = request.lock.place();
         let shard = self.keyspace.shard_of(&place);
         let deadline_us = self.deadline_us(shard)?;
-        let era = self.era_for(shard, request.lease);
+        let era = self.era_for(shard);
         let keys = Keys::few(&self.keyspace, &place, account.as_str());
         let mut keys = KeySlices::from_iter([keys.lock(), keys.held(), keys.clock()]);
         if let Payment::Due(due) = &request.payment {
@@ -42,9 +43,12 @@ impl Locks {
         Self::count("heartbeat", &reply);
         let mut outcome = read_heartbeaten(&reply, request.lease)?;
         if let Heartbeaten::Renewed(grant) = &mut outcome
-            && self.is_long(grant.lease)
+            && let Some(change) = Change::read(&reply, 4)?
         {
-            Box::pin(self.write_renewed(era.as_ref(), place, grant, reply.text(4)?)).await;
+            let of = (&request.lock, &request.claimant);
+            if !Box::pin(self.record_renewal(era.as_ref(), of, grant, change)).await {
+                outcome = Heartbeaten::Refused(NotHeld::Free);
+            }
         }
         if matches!(outcome, Heartbeaten::Refused(_)) {
             Self::count_lapse("holder");

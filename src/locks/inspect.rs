@@ -13,7 +13,7 @@ use crate::{
 };
 
 static INSPECT: Script = script!("inspect");
-static BREAK: Script = script!("break" = "keys" "line" "ended" "break");
+static BREAK: Script = script!("break" = "grant" "keys" "line" "ended" "break");
 
 impl Locks {
     /// Says who holds a lock, how many wait for it, and where among them the owner
@@ -47,10 +47,12 @@ impl Locks {
     }
 
     /// Breaks one grant of an account, whoever of it holds the lock; the first
-    /// in line has it then.
+    /// in line has it then. A grant with a journal row is broken once the journal has
+    /// recorded that: until then nobody else is granted the lock.
     ///
     /// # Errors
-    /// When the keyspace gave no answer in time; the grant may be broken then.
+    /// When the keyspace or the ledger gave no answer in time; the grant may be broken
+    /// then.
     pub async fn break_grant(&self, request: &BreakRequest) -> Result<Broken, LocksError> {
         let account = request.account.to_string();
         let place = request.lock.to_string();
@@ -61,12 +63,16 @@ impl Locks {
         Self::count("break", &reply);
         if reply.status() == "broken" {
             self.recorder.ended(request.account, &place, request.fence, Ending::Broken);
-            self.strike(place, request.fence, Duration::from_millis(reply.word(1)?));
+            match reply.word(1)? {
+                0 => {}
+                until_ms => self.end(request.account, place, request.fence, until_ms).await?,
+            }
         }
         Ok(match reply.status() {
             "broken" => Broken::Broken,
             "not_held" => Broken::Refused(NotHeld::Free),
             "held_by_another" => Broken::Refused(NotHeld::HeldByAnother),
+            "unsettled" => return Err(LocksError::Unsettled),
             "late" => return Err(LocksError::TooLate),
             _ => return Err(reply.bad().into()),
         })

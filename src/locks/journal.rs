@@ -1,116 +1,254 @@
-//! Grants of long leases are written down before they are answered, so that a
-//! recovery need not wait for them to lapse.
+//! The journal: grants of long leases are recorded in SQL before they are answered,
+//! so that a recovery need not wait for them to lapse. It follows the store: every
+//! change of such a grant has a number that the script gives it, the row with the
+//! largest number stays, and none follows the end.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::{
-    AcquireRequest, Locks,
-    stored::{fence_of, in_full},
+    Claimant, LockId, Locks, LocksError,
+    keys::{ended_key, held_key, lock_key},
+    request::{Keys, script},
+    stored::{fence_of, in_full, seq_of},
+    words::Words,
 };
 use crate::{
-    keyspace::Shard,
-    lock::{Entered, Era, Fence, Grant, Lease, LedgerError, LongGrant},
+    keyspace::{BadReply, Reply, Script, Shard},
+    lock::{AccountId, EndedGrant, Entered, Era, Fence, Grant, JournalRow, Lease, LedgerError, Payment, Written},
 };
 
-/// How long to pause before the ledger is tried again.
-const PAUSE: Duration = Duration::from_secs(5);
+static SHORTEN: Script = script!("shorten" = "grant" "shorten");
+static SETTLE_END: Script = script!("settle_end" = "grant" "keys" "line" "settle_end");
+static LIST_ENDED: Script = script!("list_ended");
+
+/// How often to look for ends that the journal has not recorded, and for fences.
+const ROUND: Duration = Duration::from_secs(5);
+/// How many ends of a shard are looked at in a round.
+const ENDS_A_ROUND: u64 = 50;
+
+/// What a script wants recorded of a grant before it is answered.
+pub(super) struct Change {
+    seq: u64,
+    /// The store keeps the longer lease until the journal has the shorter one.
+    is_shorter: bool,
+    /// The grant's fence before it was fenced anew: that one has ended.
+    former: Option<Fence>,
+    record: String,
+}
+
+impl Change {
+    /// Reads what stands behind a grant in a reply, beginning at `index`; nothing for
+    /// a grant that the journal does not know.
+    pub(super) fn read(reply: &Reply, index: usize) -> Result<Option<Self>, BadReply> {
+        if reply.texts(index).next().is_none() {
+            return Ok(None);
+        }
+        let former = Some(reply.text(index + 2)?).filter(|former| !former.is_empty());
+        Ok(Some(Self {
+            seq: reply.word(index)?,
+            is_shorter: !reply.text(index + 1)?.is_empty(),
+            former: former.map(|former| former.parse().map_err(|_| reply.bad())).transpose()?,
+            record: reply.text(index + 3)?.to_owned(),
+        }))
+    }
+}
 
 impl Locks {
-    /// Whether such a lease is written down.
+    /// Whether the journal is to know of such a lease.
     pub(super) fn is_long(&self, lease: Lease) -> bool {
         lease > self.short
     }
 
-    /// The era of a shard in which a lease that is to be written down is granted: to be asked
-    /// for before it is. One that is granted in another is not written, lest the
-    /// next keyspace does not hear of it.
-    pub(super) fn era_for(&self, shard: Shard, lease: Lease) -> Option<Era> {
-        if !self.is_long(lease) {
-            return None;
-        }
+    /// The era of a shard in which a lease is granted that is to be recorded: to be
+    /// asked for before it is. A grant of another era is not recorded: the next
+    /// store may have read the journal already.
+    pub(super) fn era_for(&self, shard: Shard) -> Option<Era> {
         self.keyspace.standing(shard).borrow().as_ref().map(|standing| standing.era.clone())
     }
 
-    /// Writes a grant of a long lease down that was made for a request. It is to be
-    /// boxed: its room would be taken in every request, most of which ask for short
-    /// ones.
-    pub(super) async fn write_granted(
+    /// Records a grant, or its renewal by the same owner. It is to be boxed: its room
+    /// would be taken in every request, most of which ask for short leases.
+    pub(super) async fn record_grant(
         &self,
         era: Option<&Era>,
-        request: &AcquireRequest,
+        (lock, claimant): (&LockId, &Claimant),
         grant: &Grant,
-    ) -> Result<(), LedgerError> {
-        let expires_ms = grant.expires_at.as_millisecond() as u64;
-        let mut record = String::new();
-        request.claimant.write_head(&mut record);
-        let acquired_ms = expires_ms.saturating_sub(grant.lease.as_ms());
-        for part in [&*grant.fence.to_string(), "\n\n", &acquired_ms.to_string(), "\n"] {
-            record.push_str(part);
+        change: Change,
+    ) -> Result<(), LocksError> {
+        match self.record(era, (lock, claimant), grant, change).await? {
+            Written::Recorded => Ok(()),
+            Written::Outdated => Err(LedgerError::Away("another renewal was recorded first".into()).into()),
+            Written::Ended => Err(LedgerError::Ended.into()),
         }
-        request.write_about(&mut record);
-        let place = request.lock.to_string();
-        self.write_down(era, LongGrant { place, fence: grant.fence, expires_ms, record: in_full(&record) }).await
     }
 
-    /// Writes a renewal down. One that cannot be written is promised for no longer
-    /// than a lease that need not be; what the keyspace has lasts longer, and
-    /// harms nobody.
-    pub(super) async fn write_renewed(&self, era: Option<&Era>, place: String, grant: &mut Grant, record: &str) {
-        let expires_ms = grant.expires_at.as_millisecond() as u64;
-        let written = LongGrant { place, fence: grant.fence, expires_ms, record: in_full(record) };
-        if let Err(error) = self.write_down(era, written).await {
+    /// Records a renewal. One that cannot be recorded is promised for no longer than a
+    /// lease that need not be; the longer one in the store harms nobody. Returns
+    /// whether the grant is still held.
+    pub(super) async fn record_renewal(
+        &self,
+        era: Option<&Era>,
+        (lock, claimant): (&LockId, &Claimant),
+        grant: &mut Grant,
+        change: Change,
+    ) -> bool {
+        let error = match self.record(era, (lock, claimant), grant, change).await {
+            Ok(Written::Recorded) => return true,
+            Ok(Written::Ended) => return false,
+            Ok(Written::Outdated) => LedgerError::Away("another renewal was recorded first".into()),
+            Err(error) => error,
+        };
+        if self.is_long(grant.lease) {
             tracing::debug!(%error, "a long lease is renewed for a short time alone");
-            let renewed_ms = expires_ms.saturating_sub(grant.lease.as_ms());
+            let renewed_ms = (grant.expires_at.as_millisecond() as u64).saturating_sub(grant.lease.as_ms());
             let promised = Timestamp::from_millisecond((renewed_ms + self.short.as_ms()) as i64);
             grant.lease = self.short;
             grant.expires_at = promised.unwrap_or(grant.expires_at);
         }
+        true
     }
 
-    async fn write_down(&self, era: Option<&Era>, grant: LongGrant) -> Result<(), LedgerError> {
+    async fn record(
+        &self,
+        era: Option<&Era>,
+        (lock, claimant): (&LockId, &Claimant),
+        grant: &Grant,
+        change: Change,
+    ) -> Result<Written, LedgerError> {
         let era = era.ok_or_else(|| LedgerError::Away("the keyspace is not known yet".into()))?;
-        match self.ledger.write(era, &grant).await {
-            // A database that was put back from a backup knows an era before.
+        let place = lock.place();
+        let shard = self.keyspace.shard_of(&place);
+        let (fence, expires_ms) = (grant.fence, grant.expires_at.as_millisecond() as u64);
+        let row = JournalRow { place, fence, seq: change.seq, expires_ms, record: in_full(&change.record) };
+        let written = match self.ledger.write(era, &row).await {
+            // A database that was restored from a backup knows an earlier era.
             Err(LedgerError::Superseded) => {
                 if let Entered::Behind { .. } = self.ledger.enter(era, self.short.as_duration()).await? {
                     return Err(LedgerError::Superseded);
                 }
-                self.ledger.write(era, &grant).await
+                self.ledger.write(era, &row).await?
             }
-            written => written,
+            written => written?,
+        };
+        if let Some(former) = change.former {
+            let former =
+                EndedGrant { tag: shard.tag, place: row.place.clone(), fence: former, until_ms: row.expires_ms };
+            self.ledger.end(&former, self.now_ms(shard)).await?;
+        }
+        if change.is_shorter && written == Written::Recorded {
+            self.shorten(shard, claimant, &row).await;
+        }
+        Ok(written)
+    }
+
+    /// Shortens the lease in the store, which the journal has recorded. If the store
+    /// gives no answer the longer lease stays, which was confirmed before.
+    async fn shorten(&self, shard: Shard, claimant: &Claimant, row: &JournalRow) {
+        let keys = [
+            lock_key(&self.keyspace, &row.place),
+            held_key(&self.keyspace, shard, claimant.account.key_text().as_str()),
+        ];
+        let mut args = Words::new();
+        args.write(|text| claimant.write_head(text))
+            .text(&row.place)
+            .number(row.fence.as_u64())
+            .number(row.seq)
+            .number(row.expires_ms);
+        for _ in 0..3 {
+            match self.keyspace.run(&SHORTEN, &[&keys[0], &keys[1]], &args.slices()).await {
+                Ok(_) => return,
+                Err(error) => tracing::debug!(%error, "a lease could not be shortened yet"),
+            }
         }
     }
 
-    /// Strikes a grant out that has ended before its lease, which would have gone
-    /// on for `rest`. Nobody waits for that: what still stands there after a loss
-    /// keeps a lock from others that is free, no worse.
-    pub(super) fn strike(&self, place: String, fence: Fence, rest: Duration) {
-        if rest <= self.short.as_duration() {
+    /// Records that a grant has ended, in the background. If that fails, some server
+    /// finds the grant among the ended ones in the store and tries again.
+    pub(super) fn end_in_background(&self, account: AccountId, place: String, fence: Fence, until_ms: u64) {
+        if until_ms == 0 {
             return;
         }
         let locks = self.clone();
         self.undo_tasks.spawn(async move {
-            let Ok(_place) = locks.undoings.try_acquire() else {
-                tracing::warn!("too much is to be struck out of the ledger: a released lock is left in it");
-                return;
-            };
-            let tries = async {
-                while let Err(error) = locks.ledger.strike(&place, fence).await {
-                    tracing::debug!(%error, "a released lock could not be struck out of the ledger yet");
-                    sleep(PAUSE).await;
-                }
-            };
-            let _ = timeout(rest, tries).await;
+            let Ok(_permit) = locks.undoings.try_acquire() else { return };
+            if let Err(error) = locks.end(account, place, fence, until_ms).await {
+                tracing::debug!(%error, "the end of a grant could not be recorded yet");
+            }
         });
+    }
+
+    /// Records that a grant has ended; then its lock is free if it was broken.
+    pub(super) async fn end(
+        &self,
+        account: AccountId,
+        place: String,
+        fence: Fence,
+        until_ms: u64,
+    ) -> Result<(), LocksError> {
+        let shard = self.keyspace.shard_of(&place);
+        let ended = EndedGrant { tag: shard.tag, place, fence, until_ms };
+        self.ledger.end(&ended, self.now_ms(shard)).await?;
+        let account = account.key_text();
+        let keys = Keys::new(&self.keyspace, &ended.place, account.as_str(), &Payment::Paid);
+        let args = [&*ended.place, &fence.to_string(), account.as_str()];
+        self.keyspace.run(&SETTLE_END, &keys.slices(), &args).await?;
+        Ok(())
+    }
+
+    /// Records what other servers have not: ends of grants, and how far fences have
+    /// risen.
+    pub(super) async fn follow_store(&self) {
+        let shards = self.keyspace.shards();
+        let mut seen: Vec<(Vec<(String, u64)>, u64)> = shards.iter().map(|_| Default::default()).collect();
+        loop {
+            sleep(ROUND).await;
+            for (shard, (earlier, noted)) in shards.iter().zip(&mut seen) {
+                if !self.keyspace.is_there(*shard) {
+                    continue;
+                }
+                match self.record_ends(*shard, earlier).await {
+                    Ok(ends) => *earlier = ends,
+                    Err(error) => tracing::debug!(%error, "ends of grants could not be recorded yet"),
+                }
+                let fence = self.keyspace.last_fence(*shard);
+                if fence > *noted && self.ledger.note_fence(shard.tag, fence).await.is_ok() {
+                    *noted = fence;
+                }
+            }
+        }
+    }
+
+    /// Records the ends that were found in the round before, too: younger ones are
+    /// under way in the server that ended them. Returns all that are there.
+    async fn record_ends(&self, shard: Shard, earlier: &[(String, u64)]) -> Result<Vec<(String, u64)>, LocksError> {
+        let key = ended_key(&self.keyspace, shard);
+        let reply = self.keyspace.run(&LIST_ENDED, &[&key], &[&ENDS_A_ROUND.to_string()]).await?;
+        let mut ends = Vec::new();
+        for at in (1..=reply.texts(1).count()).step_by(2) {
+            ends.push((reply.text(at + 1)?.to_owned(), reply.word(at)?));
+        }
+        for (entry, until_ms) in ends.iter().filter(|end| earlier.contains(end)) {
+            let mut fields = entry.splitn(3, ' ');
+            let mut field = || fields.next().unwrap_or_default();
+            let (fence, account, place) = (field().parse(), field().parse(), field().to_owned());
+            let (Ok(fence), Ok(account)) = (fence, account) else { continue };
+            self.end(account, place, fence, *until_ms).await?;
+        }
+        Ok(ends)
+    }
+
+    /// The store's time in milliseconds since 1970, as far as is known.
+    fn now_ms(&self, shard: Shard) -> u64 {
+        self.keyspace.now_us(shard).unwrap_or_default() / 1000
     }
 }
 
-/// A grant as the keyspace has it, in the form in which it is written down; none
-/// for one that was never collected.
-pub(super) fn long_grant(place: &str, expires_ms: u64, record: &str) -> Option<LongGrant> {
+/// A grant as the store has it, in the form in which the journal has it; none for one
+/// that was never collected.
+pub(super) fn row_of(place: &str, expires_ms: u64, record: &str) -> Option<JournalRow> {
     let fence = fence_of(record)?;
-    Some(LongGrant { place: place.to_owned(), fence, expires_ms, record: in_full(record) })
+    Some(JournalRow { place: place.to_owned(), fence, seq: seq_of(record), expires_ms, record: in_full(record) })
 }

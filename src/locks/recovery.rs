@@ -5,22 +5,24 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt, future::join_all, stream};
+use jiff::Timestamp;
 use tokio::time::sleep;
 
 use super::{
     Locks, LocksError,
-    journal::long_grant,
+    journal::row_of,
     keys::{clock_key, ended_key, former_keys, held_key, home_key, lock_key, unspread_keys},
     request::script,
+    stored::held_since,
 };
 use crate::{
     keyspace::{Keyspace, KeyspaceError, Script, Shard, Standing, State},
-    lock::{Entered, Era, Fence, LongGrant},
+    lock::{Entered, Era, JournalRow},
 };
 
 static SUCCEED: Script = script!("succeed");
 static SPREAD: Script = script!("spread");
-static RESTORE: Script = script!("restore");
+static RESTORE: Script = script!("restore" = "grant" "restore");
 static REOPEN: Script = script!("reopen");
 
 impl Locks {
@@ -28,6 +30,11 @@ impl Locks {
     /// written down: clocks do not run alike, and holders count from when they
     /// had their answer.
     pub const RECOVERY_MARGIN: Duration = Duration::from_secs(5);
+
+    /// By how much the next fence after a recovery lies above the last one that is known
+    /// to have been given: a minute of a clock that tells the right time, and more than
+    /// can be given between two notes where it does not.
+    const FENCES_UNNOTED: u64 = 60_000_000;
 
     /// How long to leave it to the server that was the first to notice.
     const COURTESY: Duration = Duration::from_secs(2);
@@ -46,7 +53,7 @@ impl Locks {
     /// Sees to it that every recovery comes to its end.
     pub(super) async fn recover_always(&self) {
         let mend_all = join_all(self.keyspace.shards().iter().map(|shard| self.mend_always(*shard)));
-        tokio::join!(mend_all, self.sweep_always(), self.keyspace.watch());
+        tokio::join!(mend_all, self.sweep_always(), self.follow_store(), self.keyspace.watch());
     }
 
     /// How much longer nothing is granted, in some shard at least, as far as is
@@ -82,12 +89,16 @@ impl Locks {
         let (wait, last) = match entered {
             _ if standing.state != State::Closed => return Ok(standing),
             Entered::Behind { .. } => return Ok(standing),
-            Entered::First if is_successor => (self.short.as_duration() + Self::RECOVERY_MARGIN, None),
-            Entered::First => (Duration::ZERO, None),
-            Entered::HandedOver { last } => (Duration::ZERO, Some(last)),
-            Entered::Again { short } => (short + Self::RECOVERY_MARGIN, None),
+            Entered::First if is_successor => (self.short.as_duration() + Self::RECOVERY_MARGIN, 0),
+            Entered::First => (Duration::ZERO, 0),
+            Entered::HandedOver { last } => (Duration::ZERO, last.as_u64()),
+            Entered::Again { short, last } => {
+                // The last ones may not have been noted yet.
+                let last = last.max(self.keyspace.last_fence(shard)) + Self::FENCES_UNNOTED;
+                (short + Self::RECOVERY_MARGIN, last)
+            }
         };
-        let restored = self.restore(shard, &standing.era).await?;
+        let restored = self.restore(shard, &standing.era, wait.is_zero()).await?;
         self.reopen(shard, &standing.era, wait, last).await?;
         if restored > 0 {
             tracing::info!(grants = restored, "put back grants of long leases");
@@ -147,7 +158,8 @@ impl Locks {
         }
     }
 
-    async fn restore(&self, shard: Shard, era: &Era) -> Result<u64, LocksError> {
+    /// With `is_handed_over` nothing was lost since the grants were recorded.
+    async fn restore(&self, shard: Shard, era: &Era, is_handed_over: bool) -> Result<u64, LocksError> {
         let now_ms = self.keyspace.now_us(shard).unwrap_or_default() / 1000;
         let (mut after, mut restored) = (String::new(), 0);
         loop {
@@ -156,20 +168,28 @@ impl Locks {
             after.clone_from(&last.place);
             // Those from when locks were spread otherwise are of all shards.
             grants.retain(|grant| self.keyspace.shard_of(&grant.place) == shard);
+            if is_handed_over {
+                for grant in grants.iter_mut().filter(|grant| !grant.record.is_empty()) {
+                    grant.record = held_since(&grant.record, era.epoch_us);
+                }
+            }
             for batch in grants.chunks(Self::BATCH) {
                 restored += self.restore_batch(shard, era, batch).await?;
             }
         }
     }
 
-    async fn restore_batch(&self, shard: Shard, era: &Era, grants: &[LongGrant]) -> Result<u64, LocksError> {
+    async fn restore_batch(&self, shard: Shard, era: &Era, grants: &[JournalRow]) -> Result<u64, LocksError> {
         let mut keys =
             vec![home_key(&self.keyspace, shard), clock_key(&self.keyspace, shard), ended_key(&self.keyspace, shard)];
         let mut args = vec![era.to_string()];
         for grant in grants {
             let account = grant.record.split('\n').next().unwrap_or_default();
             keys.extend([lock_key(&self.keyspace, &grant.place), held_key(&self.keyspace, shard, account)]);
-            args.extend([grant.place.clone(), grant.expires_ms.to_string(), grant.record.clone()]);
+            let numbers = [grant.fence.as_u64(), grant.seq, grant.expires_ms].map(|number| number.to_string());
+            args.push(grant.place.clone());
+            args.extend(numbers);
+            args.push(grant.record.clone());
         }
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -182,11 +202,10 @@ impl Locks {
         }
     }
 
-    async fn reopen(&self, shard: Shard, era: &Era, wait: Duration, last: Option<Fence>) -> Result<(), LocksError> {
+    async fn reopen(&self, shard: Shard, era: &Era, wait: Duration, last: u64) -> Result<(), LocksError> {
         let keys = [home_key(&self.keyspace, shard), clock_key(&self.keyspace, shard)];
         let wait_ms = wait.as_millis().to_string();
-        let last = last.map_or("0".to_owned(), |last| last.to_string());
-        let args = [&*era.to_string(), &wait_ms, &last];
+        let args = [&*era.to_string(), &wait_ms, &last.to_string()];
         let reply = self.keyspace.run_replicated(&REOPEN, &[&keys[0], &keys[1]], &args).await?;
         match reply.status() {
             "open" | "waiting" | "over" => Ok(()),
@@ -197,8 +216,11 @@ impl Locks {
     async fn sweep_always(&self) {
         loop {
             sleep(Self::SWEEP_INTERVAL).await;
-            let now_us = self.keyspace.shards().iter().find_map(|shard| self.keyspace.now_us(*shard));
+            let now_us = self.keyspace.shards().iter().filter_map(|shard| self.keyspace.now_us(*shard)).min();
             let Some(now_us) = now_us else { continue };
+            // A store whose clock runs ahead must not have rows swept that it would need
+            // once the clock is right again.
+            let now_us = now_us.min(Timestamp::now().as_microsecond() as u64);
             if let Err(error) = self.ledger.sweep(Self::swept_before_ms(now_us)).await {
                 tracing::debug!(%error, "the ledger could not be swept");
             }
@@ -219,7 +241,7 @@ impl Locks {
         let prefix = lock_key(&self.keyspace, "");
         let grants = embedded.texts(&prefix).into_iter().filter_map(|kept| {
             let place = kept.key.strip_prefix(&prefix)?;
-            long_grant(place, kept.expires_ms?, &kept.value)
+            row_of(place, kept.expires_ms?, &kept.value)
         });
         // In a recovery it is no fence alone, and what is forgotten by then must
         // lapse in the next process, too.

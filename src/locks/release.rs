@@ -10,7 +10,7 @@ use crate::{
     lock::{NotHeld, Payment, Released},
 };
 
-static RELEASE: Script = script!("release" = "keys" "release" "line" "ended" "next");
+static RELEASE: Script = script!("release" = "grant" "keys" "release" "line" "ended" "next");
 
 impl Locks {
     /// Releases a lock, if the claimant holds it; the first in line has it then.
@@ -29,10 +29,6 @@ impl Locks {
             .text(&place)
             .write(|text| write_fence(text, request.fence))
             .number(deadline_us);
-        match self.is_long(request.lease_max) {
-            true => args.number(self.short.as_ms()),
-            false => args.text(""),
-        };
         // Whoever waits here is to have the lock at once.
         let few = if request.payment == Payment::Paid && !self.waiters.has_line(&request.lock) {
             Some(self.keyspace.run(&RELEASE, &keys.slices(), &args.slices()).await?)
@@ -52,7 +48,7 @@ impl Locks {
         if reply.status() == "released" {
             let fence = reply.word(2)?;
             self.recorder.ended(request.claimant.account, &place, fence, Ending::Released);
-            self.strike(place, fence, Duration::from_millis(reply.word(3)?));
+            self.end_in_background(request.claimant.account, place, fence, reply.word(3)?);
         }
         Ok(Answer { outcome: read_released(&reply)?, standing: read_standing(&reply, &request.payment)? })
     }

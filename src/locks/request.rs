@@ -55,8 +55,6 @@ pub struct ReleaseRequest {
     pub claimant: Claimant,
     /// Release only the grant with this fence.
     pub fence: Option<Fence>,
-    /// The longest lease that the account may have.
-    pub lease_max: Lease,
     pub payment: Payment,
 }
 

@@ -22,8 +22,29 @@ pub(super) fn read_held(reply: &Reply, index: usize) -> Result<Held, BadReply> {
 /// The fence of a grant; none for one that has yet to be collected.
 pub(super) fn fence_of(record: &str) -> Option<Fence> {
     let mut lines = record.split('\n').skip(2);
-    let fence = lines.next()?.parse().ok()?;
+    let fence = fence_in(lines.next()?).parse().ok()?;
     lines.next().filter(|attempt| !attempt.starts_with('?')).map(|_| fence)
+}
+
+/// The number of the last change of a grant that the journal was to record; 0 for a
+/// grant that it does not know.
+pub(super) fn seq_of(record: &str) -> u64 {
+    let line = record.split('\n').nth(2).unwrap_or_default();
+    line.split(' ').nth(1).and_then(|seq| seq.parse().ok()).unwrap_or_default()
+}
+
+/// The fence in the line that names it first, see `lua/grant.lua`.
+fn fence_in(line: &str) -> &str {
+    line.split(' ').next().unwrap_or_default()
+}
+
+/// A grant whose holder is known to have held it since the recovery that begins with
+/// this epoch, as nothing was lost: see `lua/hold_on.lua`.
+pub(super) fn held_since(record: &str, epoch_us: u64) -> String {
+    let mark = format!("!{epoch_us}");
+    let mut fields = fields(record);
+    fields[3] = &mark;
+    fields.join("\n")
 }
 
 /// Reads a grant as `lua/keys.lua` describes it: one field to a line.
@@ -31,7 +52,7 @@ pub(super) fn read_holder(reply: &Reply, grant: usize, expires: usize) -> Result
     let expires_at = read_time(reply, expires)?;
     let [account, owner, fence, _attempt, acquired_ms, label, note, info] = fields(reply.text(grant)?);
     let parsed = || {
-        let fence: Fence = fence.parse().ok()?;
+        let fence: Fence = fence_in(fence).parse().ok()?;
         let acquired_ms = if acquired_ms.is_empty() { time_of(fence) } else { acquired_ms.parse().ok()? };
         Some(Holder {
             account: account.parse().ok()?,
@@ -51,7 +72,7 @@ pub(super) fn read_holder(reply: &Reply, grant: usize, expires: usize) -> Result
 /// read that. As it is when it has no fence.
 pub(super) fn in_full(record: &str) -> String {
     let mut fields = fields(record);
-    let acquired_ms = fields[2].parse().map(|fence| time_of(fence).to_string()).unwrap_or_default();
+    let acquired_ms = fence_in(fields[2]).parse().map(|fence| time_of(fence).to_string()).unwrap_or_default();
     if fields[4].is_empty() {
         fields[4] = &acquired_ms;
     }

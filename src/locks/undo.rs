@@ -81,10 +81,10 @@ impl Undoing {
         loop {
             match self.locks.withdraw(&self.lock, &self.claimant, self.attempt).await {
                 Ok(withdrawn) => {
-                    if let Withdrawn::Released(fence) = withdrawn {
+                    if let Withdrawn::Released(fence, until_ms) = withdrawn {
                         let (account, place) = (self.claimant.account, self.lock.to_string());
                         self.locks.recorder.ended(account, &place, fence, Ending::TakenBack);
-                        self.locks.strike(place, fence, self.lease.as_duration());
+                        self.locks.end_in_background(account, place, fence, until_ms);
                     }
                     return withdrawn;
                 }

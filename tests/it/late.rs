@@ -51,13 +51,8 @@ async fn a_late_acquire_grants_nothing_and_a_late_release_takes_nothing() {
         waiting_max: 0,
         payment: Payment::Paid,
     };
-    let release = ReleaseRequest {
-        lock: lock.clone(),
-        claimant: claimant.clone(),
-        fence: None,
-        lease_max: Lease::from_secs(3600),
-        payment: Payment::Paid,
-    };
+    let release =
+        ReleaseRequest { lock: lock.clone(), claimant: claimant.clone(), fence: None, payment: Payment::Paid };
     let heartbeat =
         HeartbeatRequest { lock, claimant, lease: Lease::from_secs(3600), fence: None, payment: Payment::Paid };
 
@@ -97,13 +92,8 @@ async fn fences_rise_though_the_clock_is_set_back() {
             Acquired::Granted(grant) => fences.push(grant.fence),
             refused => panic!("{refused:?}"),
         }
-        let release = ReleaseRequest {
-            lock: request.lock,
-            claimant: request.claimant,
-            fence: None,
-            lease_max: Lease::from_secs(1),
-            payment: Payment::Paid,
-        };
+        let release =
+            ReleaseRequest { lock: request.lock, claimant: request.claimant, fence: None, payment: Payment::Paid };
         assert_eq!(locks.release(&release).await.unwrap().outcome, Released::Released);
         clock.now.fetch_sub(3600 * 1_000_000, Ordering::SeqCst);
     }

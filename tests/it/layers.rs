@@ -1,5 +1,5 @@
 //! Holds the lines of the house: which room may name which, which crate and
-//! which word belongs to one room alone, and how long files get.
+//! which word belongs to one room alone, and how long scripts get.
 //!
 //! It reads the sources word by word and knows little of Rust: paths that begin
 //! with `crate`, `super` or a crate's name, and what `use` makes of braces.
@@ -51,10 +51,6 @@ const OWNED: &[(&str, &[&str])] = &[
     ("askama::", &["web"]),
 ];
 
-const LINES_MAX: usize = 300;
-/// Files that are longer, and why.
-const LONG: &[(&str, &str)] = &[];
-
 /// A script does one thing. Its header is not counted, which may be long.
 const SCRIPT_LINES_MAX: usize = 80;
 
@@ -94,22 +90,6 @@ fn crates_and_words_stay_in_their_rooms() {
             }
         }
     }
-    assert_eq!(faults, Vec::<String>::new());
-}
-
-#[test]
-fn files_are_short_or_say_why() {
-    let sources = sources("src", "rs");
-    let mut faults = Vec::new();
-    for file in &sources {
-        let lines = file.text.lines().count();
-        let is_excepted = LONG.iter().any(|(path, reason)| *path == file.path && !reason.is_empty());
-        if (lines > LINES_MAX) != is_excepted {
-            faults.push(format!("{}: {lines} lines, excepted: {is_excepted}", file.path));
-        }
-    }
-    let gone = LONG.iter().filter(|(path, _)| !sources.iter().any(|file| file.path == *path));
-    faults.extend(gone.map(|(path, _)| format!("{path}: excepted, and not there")));
     assert_eq!(faults, Vec::<String>::new());
 }
 

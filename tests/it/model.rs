@@ -289,7 +289,6 @@ impl Trial {
                     lock: lock(index),
                     claimant: claimant(who),
                     fence: picked(index, fence),
-                    lease_max: Lease::from_secs(3600),
                     payment: pay(due),
                 };
                 Seen::Released(match on {

@@ -11,15 +11,22 @@ CREATE TABLE keyspaces (
     short_ms BIGINT NOT NULL,
     -- Whether all grants were written when the process ended.
     handed_over BIGINT NOT NULL DEFAULT 0,
-    -- The last fence, if they were.
+    -- No fence above it is known to have been given. The last one, if they were.
     last_fence BIGINT NOT NULL DEFAULT 0
 );
 
+-- A row for each grant. A row that has ended stays for a while, so that a statement
+-- that arrives late does not bring the grant back.
 CREATE TABLE journal (
-    place TEXT PRIMARY KEY,
-    tag TEXT NOT NULL,
+    place TEXT NOT NULL,
     fence BIGINT NOT NULL,
+    tag TEXT NOT NULL,
+    -- The number of the change that is recorded here: it rises with each.
+    seq BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,
-    record TEXT NOT NULL
+    ended_at BIGINT,
+    record TEXT NOT NULL,
+    PRIMARY KEY (place, fence)
 );
 CREATE INDEX journal_expires_at ON journal (expires_at);
+CREATE INDEX journal_ended_at ON journal (ended_at);
