@@ -150,6 +150,8 @@ async fn the_embedded_server_leaves_its_locks_to_the_next_start() {
     client = pod.client(&token);
     assert_eq!(reason(&client, "/v1/acquire/long").await, "held");
     assert_eq!(client.get("/v1/heartbeat/short?lease=2s&owner=bob").await.json["fencing_token"], short);
+    let again = client.get("/v1/acquire/long?lease=1h&owner=ana").await;
+    assert_eq!(again.json["fencing_token"], long, "nothing was lost: {}", again.text);
     let next = client.get("/v1/acquire/next?lease=2s").await;
     assert!(next.json["fencing_token"].as_u64() > short.as_u64(), "nobody has to wait: {}", next.text);
 

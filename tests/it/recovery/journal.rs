@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 
 use super::{reason, reopened};
-use crate::support::{Cluster, Pod, eventually, redis::RedisServer};
+use crate::support::{Cluster, Pod, eventually, postgres::Postgres, redis::RedisServer};
 
 async fn cluster(pods: usize) -> Cluster {
     let redis = RedisServer::builder().args(&["--appendonly", "yes"]);
@@ -115,14 +115,13 @@ async fn no_grant_is_confirmed_before_it_was_compared_with_the_journal() {
 #[tokio::test(flavor = "multi_thread")]
 async fn fences_do_not_fall_when_a_clock_that_ran_ahead_is_lost() {
     let (redis, clock) = RedisServer::builder().start_with_clock(3_600_000_000);
-    let folder = tempfile::tempdir().unwrap();
-    let database = format!("sqlite:{}", folder.path().join("test.db").display());
+    let postgres = Postgres::database().await;
     let start = async || {
-        let pod = Pod::builder().redis(&redis).database(&database);
+        let pod = Pod::builder().redis(&redis).database(&postgres.url);
         pod.env("LOCKABLE_JOURNAL_ABOVE", "1s").start().await
     };
     let mut pod = start().await;
-    let token = pod.first_token();
+    let token = pod.account("business").await.token;
     let fence = async |pod: &Pod| {
         let client = pod.client(&token);
         eventually(async || reason(&client, "/v1/acquire/x?lease=1s&wait=20s").await.is_empty()).await;
@@ -136,8 +135,8 @@ async fn fences_do_not_fall_when_a_clock_that_ran_ahead_is_lost() {
     eventually(async || reason(&client, "/v1/acquire/any?lease=1s").await == "recovering").await;
     let right = fence(&pod).await;
     assert!(right > ahead, "{right}, {ahead}");
-    // The database hears of it within a few seconds.
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    let noted = || postgres.query("SELECT last_fence FROM keyspaces").unwrap().trim().parse::<u64>().unwrap();
+    eventually(async || noted() >= right).await;
     pod.kill();
     redis.cli(&["FLUSHALL"]);
     pod = start().await;
