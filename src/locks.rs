@@ -19,6 +19,8 @@ mod recorder;
 mod recovery;
 mod release;
 mod request;
+mod settled;
+mod stall;
 mod stored;
 mod undo;
 mod wait;
@@ -49,7 +51,7 @@ pub use self::{
     list::{Census, Cursor, ListRequest, Looked, Page},
     request::{AcquireRequest, Answer, BreakRequest, Claimant, HeartbeatRequest, LockId, ReleaseRequest},
 };
-use self::{keys::pod_channel, quotas::Quotas, recorder::Recorder, waiters::Waiters};
+use self::{keys::pod_channel, quotas::Quotas, recorder::Recorder, stall::StallGuard, waiters::Waiters};
 
 /// Locks, wherever they are kept, and those who wait for them in this server.
 /// Cheap to clone, which every acquire does for the case that it has to be taken
@@ -65,6 +67,7 @@ pub struct Parts {
     short: Lease,
     undoings: Semaphore,
     undo_tasks: TaskTracker,
+    stall_guard: StallGuard,
     waiters: Arc<Waiters>,
     recorder: Recorder,
     /// What accounts have in the shards of a cluster.
@@ -144,6 +147,7 @@ impl Locks {
         Self(Arc::new(Parts {
             undoings: Semaphore::new(Self::UNDOINGS_MAX),
             undo_tasks: TaskTracker::new(),
+            stall_guard: StallGuard::default(),
             waiters: Waiters::new(waiters_max),
             recorder: Recorder::default(),
             quotas: Quotas::default(),

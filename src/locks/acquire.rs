@@ -89,7 +89,7 @@ impl Locks {
         let account = request.claimant.account.key_text();
         let place = request.lock.place();
         let shard = self.keyspace.shard_of(&place);
-        let deadline_us = self.deadline_us(shard)?;
+        let deadline = self.deadline(shard)?;
         let is_long = self.is_long(request.lease);
         let mut keys = Keys::few(&self.keyspace, &place, account.as_str());
         let mut args = Words::new();
@@ -97,12 +97,12 @@ impl Locks {
             .text(&place)
             .number(request.lease.as_ms())
             .text(attempt.key_text().as_str())
-            .number(deadline_us)
+            .number(deadline.us)
             .number(request.held_max)
             .write(|text| request.write_about(text));
         let era = self.era_for(shard);
         let few = if wait.is_zero() && !is_long && request.payment == Payment::Paid {
-            Some(self.keyspace.run_replicated(&ACQUIRE, &keys.slices(), &args.slices()).await?)
+            Some(deadline.settled(self.keyspace.run_replicated(&ACQUIRE, &keys.slices(), &args.slices()).await).await?)
         } else {
             None
         };
@@ -117,7 +117,9 @@ impl Locks {
                     .text(if is_long { "1" } else { "" });
                 write_rate(&mut args, &request.payment);
                 // Boxed: its room would be taken in every request.
-                Box::pin(self.keyspace.run_replicated(&ACQUIRE, &keys.slices(), &args.slices())).await?
+                deadline
+                    .settled(Box::pin(self.keyspace.run_replicated(&ACQUIRE, &keys.slices(), &args.slices())).await)
+                    .await?
             }
         };
         Self::count("acquire", &reply);

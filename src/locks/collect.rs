@@ -47,7 +47,7 @@ impl Locks {
         let account = request.claimant.account.key_text();
         let place = request.lock.place();
         let shard = self.keyspace.shard_of(&place);
-        let deadline_us = self.deadline_us(shard)?;
+        let deadline = self.deadline(shard)?;
         let era = self.era_for(shard);
         let keys = Keys::new(&self.keyspace, &place, account.as_str(), &Payment::Paid);
         let mut args = Words::new();
@@ -55,13 +55,14 @@ impl Locks {
             .text(&place)
             .number(request.lease.as_ms())
             .text(attempt.key_text().as_str())
-            .number(deadline_us)
+            .number(deadline.us)
             .number(request.held_max)
             .write(|text| request.write_about(text))
             .text(if is_over { "1" } else { "" })
             .number(self.keyspace.epoch_us(shard))
             .text(if self.is_long(request.lease) { "1" } else { "" });
-        let reply = self.keyspace.run_replicated(&COLLECT, &keys.slices(), &args.slices()).await?;
+        let reply =
+            deadline.settled(self.keyspace.run_replicated(&COLLECT, &keys.slices(), &args.slices()).await).await?;
         Self::count("collect", &reply);
         let turn = read_turn(&reply, 1, request.lease)?;
         if let Turn::Over(Acquired::Granted(grant)) = &turn {

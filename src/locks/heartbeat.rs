@@ -23,7 +23,7 @@ impl Locks {
         let account = request.claimant.account.key_text();
         let place = request.lock.place();
         let shard = self.keyspace.shard_of(&place);
-        let deadline_us = self.deadline_us(shard)?;
+        let deadline = self.deadline(shard)?;
         let era = self.era_for(shard);
         let keys = Keys::few(&self.keyspace, &place, account.as_str());
         let mut keys = KeySlices::from_iter([keys.lock(), keys.held(), keys.clock()]);
@@ -35,11 +35,11 @@ impl Locks {
             .text(&place)
             .number(request.lease.as_ms())
             .write(|text| write_fence(text, request.fence))
-            .number(deadline_us)
+            .number(deadline.us)
             .text(if self.is_long(request.lease) { "1" } else { "" })
             .number(self.keyspace.epoch_us(shard));
         write_rate(&mut args, &request.payment);
-        let reply = self.keyspace.run_replicated(&HEARTBEAT, &keys, &args.slices()).await?;
+        let reply = deadline.settled(self.keyspace.run_replicated(&HEARTBEAT, &keys, &args.slices()).await).await?;
         Self::count("heartbeat", &reply);
         let mut outcome = read_heartbeaten(&reply, request.lease)?;
         if let Heartbeaten::Renewed(grant) = &mut outcome

@@ -56,10 +56,10 @@ impl Locks {
     pub async fn break_grant(&self, request: &BreakRequest) -> Result<Broken, LocksError> {
         let account = request.account.to_string();
         let place = request.lock.to_string();
-        let deadline_us = self.deadline_us(self.keyspace.shard_of(&place))?;
+        let deadline = self.deadline(self.keyspace.shard_of(&place))?;
         let keys = Keys::new(&self.keyspace, &place, &account, &Payment::Paid);
-        let args = [&*account, &place, &request.fence.to_string(), &deadline_us.to_string()];
-        let reply = self.keyspace.run(&BREAK, &keys.slices(), &args).await?;
+        let args = [&*account, &place, &request.fence.to_string(), &deadline.us.to_string()];
+        let reply = deadline.settled(self.keyspace.run(&BREAK, &keys.slices(), &args).await).await?;
         Self::count("break", &reply);
         if reply.status() == "broken" {
             self.recorder.ended(request.account, &place, request.fence, Ending::Broken);

@@ -51,6 +51,7 @@ impl Locks {
     /// Listens to what this server is told of its waiters, says that it is there,
     /// and brings recoveries to their end, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
+        self.start_ticking();
         let messages = self.keyspace.subscribe(&self.pod);
         tokio::select! {
             () = self.listen(messages) => {}

@@ -22,16 +22,16 @@ impl Locks {
         let account = request.claimant.account.key_text();
         let place = request.lock.place();
         let shard = self.keyspace.shard_of(&place);
-        let deadline_us = self.deadline_us(shard)?;
+        let deadline = self.deadline(shard)?;
         let mut keys = Keys::few(&self.keyspace, &place, account.as_str());
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))
             .text(&place)
             .write(|text| write_fence(text, request.fence))
-            .number(deadline_us);
+            .number(deadline.us);
         // Whoever waits here is to have the lock at once.
         let few = if request.payment == Payment::Paid && !self.waiters.has_line(&request.lock) {
-            Some(self.keyspace.run(&RELEASE, &keys.slices(), &args.slices()).await?)
+            Some(deadline.settled(self.keyspace.run(&RELEASE, &keys.slices(), &args.slices()).await).await?)
         } else {
             None
         };
@@ -41,7 +41,7 @@ impl Locks {
                 keys.complete(&self.keyspace, &place, account.as_str(), &request.payment);
                 write_rate(&mut args, &request.payment);
                 // Boxed: its room would be taken in every request.
-                Box::pin(self.keyspace.run(&RELEASE, &keys.slices(), &args.slices())).await?
+                deadline.settled(Box::pin(self.keyspace.run(&RELEASE, &keys.slices(), &args.slices())).await).await?
             }
         };
         Self::count("release", &reply);

@@ -22,6 +22,7 @@ mod fencing;
 mod hot_path;
 mod lab;
 mod late;
+mod late_requests;
 mod layers;
 mod layout;
 mod login;

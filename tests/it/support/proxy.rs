@@ -19,6 +19,7 @@ enum Mode {
     Delay(Duration),
     BlackHole,
     DropAnswers,
+    Late(Duration),
     HalfOpen,
     Refuse,
 }
@@ -82,6 +83,11 @@ impl Proxy {
         self.mode.send_replace(Mode::DropAnswers);
     }
 
+    /// Connections end as soon as something is sent; what was sent arrives so much later.
+    pub fn late(&self, by: Duration) {
+        self.mode.send_replace(Mode::Late(by));
+    }
+
     /// The server's side of each connection is gone, and nobody has told the
     /// client.
     pub fn half_open(&self) {
@@ -126,7 +132,7 @@ async fn connect(client: TcpStream, upstream: u16, mut modes: watch::Receiver<Mo
 /// enough. Answers have a budget.
 async fn carry(
     mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
+    mut to: impl AsyncWrite + Unpin + Send + 'static,
     mut modes: watch::Receiver<Mode>,
     budget: Option<Arc<AtomicI64>>,
 ) {
@@ -159,6 +165,16 @@ async fn carry(
             (Mode::BlackHole | Mode::HalfOpen, _) | (Mode::DropAnswers, Some(_)) => {
                 has_lost = true;
                 continue;
+            }
+            (Mode::Late(by), None) => {
+                let bytes = bytes.to_vec();
+                tokio::spawn(async move {
+                    tokio::time::sleep(by).await;
+                    let _ = to.write_all(&bytes).await;
+                    // The server closes it when it has answered.
+                    tokio::time::sleep(by).await;
+                });
+                return;
             }
             (Mode::Delay(by), Some(_)) => tokio::time::sleep(by).await,
             _ => {}

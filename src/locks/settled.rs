@@ -1,0 +1,53 @@
+//! No answer is given while the command may still act. A command that got no answer
+//! may be on its way, and its holder may use the lock again as soon as it is told
+//! 503: what it confirms then must not be undone by the former command.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{Locks, LocksError};
+use crate::keyspace::{KeyspaceError, Shard};
+
+/// By when a command is carried out, or never.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline {
+    /// In microseconds since 1970, by the store's clock. Scripts do nothing later.
+    pub(super) us: u64,
+    /// By this server's clock.
+    over: Instant,
+}
+
+impl Locks {
+    /// A millisecond is the finest that timers keep, and one more is for their
+    /// rounding.
+    const ROUNDING: Duration = Duration::from_millis(2);
+
+    /// The deadline of a command that is sent to a shard now.
+    ///
+    /// # Errors
+    /// When the store's time is not known yet, or the request may have been sent before
+    /// this process stood still.
+    pub(super) fn deadline(&self, shard: Shard) -> Result<Deadline, LocksError> {
+        let now = Instant::now();
+        if self.stall_guard.is_suspect(now) {
+            return Err(LocksError::TooLate);
+        }
+        // The store's time is known to be at least this, so the deadline has passed
+        // there when as much time has passed here.
+        let us = self.deadline_us(shard)?;
+        Ok(Deadline { us, over: now + self.keyspace.timeout() + Self::ROUNDING })
+    }
+}
+
+impl Deadline {
+    /// Returns what became of a command, but not before it is sure that the command
+    /// is not carried out later.
+    pub(super) async fn settled<T>(self, outcome: Result<T, KeyspaceError>) -> Result<T, LocksError> {
+        if matches!(outcome, Err(KeyspaceError::NoAnswer(_))) {
+            // Boxed: its room would be taken in every request.
+            Box::pin(sleep_until(self.over)).await;
+        }
+        Ok(outcome?)
+    }
+}
