@@ -44,8 +44,10 @@ async fn a_command_whose_connection_was_cut_undoes_nothing_later() {
     ] {
         let fence = acquire(name).await.json["fencing_token"].to_string();
         let late = format!("/v1/{late}{}", if late.ends_with('=') { &fence } else { "" });
-        // The token is known there, and has been paid for.
-        eventually(async || cut.get("/v1/acquire/probe?owner=probe&lease=1s").await.status == 200).await;
+        // The token is known there and paid for, and Redis knows the scripts.
+        for warm in ["acquire", "heartbeat", "release"] {
+            eventually(async || cut.get(&format!("/v1/{warm}/probe?owner=probe")).await.status == 200).await;
+        }
         proxy.late(Duration::from_millis(300));
         // 503 while it can still be carried out would be too early.
         let unanswered = cut.get(&late).await;
