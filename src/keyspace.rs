@@ -18,24 +18,19 @@ use std::{
 };
 
 use metrics::{counter, gauge};
-use tokio::{
-    sync::{mpsc, watch},
-    time::sleep,
-};
+use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, Span, debug_span};
 
 use self::{
     home::Home,
     key::{former_key, key, write_key},
-    reading::Reading,
 };
-use crate::moment::Moment;
 
 /// How often it is looked whether grants may have been forgotten.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub use self::{
-    embedded::{Clock, Embedded, Kept, SystemClock},
+    embedded::{BootClock, Clock, Embedded, Kept},
     home::{Standing, State},
     redis::{Redis, StartError},
     reply::{BadReply, Reply},
@@ -190,27 +185,6 @@ impl Keyspace {
         let args = [&*process, "", &floor_us.to_string()];
         let reply = self.run(&home::ARRIVE, &[&keys[0], &keys[1]], &args).await?;
         self.home(shard).note(&reply).map_err(|error| KeyspaceError::Refused(error.to_string()))
-    }
-
-    /// Looks after what is in this process, for as long as it is polled. Redis is
-    /// looked at on its connections.
-    pub async fn watch(&self) {
-        let Self::Embedded(embedded) = self else { return };
-        let read = || Reading::new(embedded.now_us(), Moment::now());
-        let mut before = read();
-        loop {
-            sleep(LOOK_INTERVAL).await;
-            let reading = read();
-            if let Some(leap) = reading.leap(&before, Reading::LEAP_MAX) {
-                tracing::warn!(seconds = leap, "the clock of this machine has leapt");
-                for shard in self.shards() {
-                    if let Err(error) = self.arrive(*shard, self.epoch_us(*shard)).await {
-                        tracing::error!(%error, "leases may have lapsed too early");
-                    }
-                }
-            }
-            before = reading;
-        }
     }
 
     /// When the era of a shard began in which its grants are made, in microseconds

@@ -146,7 +146,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         accounts::{Plan, Scopes, Token},
-        keyspace::{Embedded, SystemClock},
+        keyspace::{BootClock, Embedded},
         lock::{Label, Lease, NamespaceId, Rate},
     };
 
@@ -179,7 +179,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn what_was_forgotten_is_not_put_back_by_a_slow_reader() {
-        let cache = SharedCache::new(Keyspace::Embedded(Arc::new(Embedded::new(SystemClock).unwrap())));
+        let cache = SharedCache::new(Keyspace::Embedded(Arc::new(Embedded::new(BootClock::start()).unwrap())));
         let (hash, caller) = (Token::generate().hash(), caller());
         let is_kept = async || cache.find(&hash).await.unwrap().is_some_and(|entry| entry.caller == caller);
         let forget = async |seq, plans| {
@@ -206,7 +206,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn all_servers_are_told_once_all_is_forgotten() {
-        let cache = SharedCache::new(Keyspace::Embedded(Arc::new(Embedded::new(SystemClock).unwrap())));
+        let cache = SharedCache::new(Keyspace::Embedded(Arc::new(Embedded::new(BootClock::start()).unwrap())));
         let mut notices = cache.keyspace().subscribe(&cache.channel());
         let account = AccountId(Uuid::new_v4());
         let hashes = (0..SharedCache::FORGET_MAX * 2).map(|n| n.to_string()).collect();

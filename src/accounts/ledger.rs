@@ -113,6 +113,16 @@ impl Ledger for Database {
 }
 
 impl Database {
+    /// How the last store of this database called itself, if it has left grants.
+    ///
+    /// # Errors
+    /// When the database could not be asked.
+    pub async fn last_process_with_grants(&self) -> Result<Option<String>, AccountsError> {
+        let process = "SELECT process FROM keyspaces WHERE EXISTS (SELECT 1 FROM journal WHERE ended_at IS NULL)";
+        let row = sqlx::query(process).fetch_optional(self.pool()).await?;
+        Ok(row.map(|row| row.try_get("process")).transpose()?)
+    }
+
     /// Nothing when another process has the grants.
     async fn write_row(&self, era: &Era, row: &JournalRow) -> Result<Option<Written>, AccountsError> {
         // SQLite has one writer at a time, and no rows to hold.

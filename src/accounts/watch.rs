@@ -153,7 +153,7 @@ mod tests {
     use crate::{
         accounts::{Actor, Database, FindError, NewAccount, Reach, Token},
         config::DatabaseSettings,
-        keyspace::{Embedded, Keyspace, Script, SystemClock},
+        keyspace::{BootClock, Embedded, Keyspace, Script},
         lock::Label,
     };
 
@@ -174,7 +174,7 @@ mod tests {
             database.migrate().await.unwrap();
             let label = Label::parse("test").unwrap();
             let made = database.create_account("ana@example.com", "business", label).await.unwrap();
-            let keyspace = Keyspace::Embedded(Arc::new(Embedded::new(SystemClock).unwrap()));
+            let keyspace = Keyspace::Embedded(Arc::new(Embedded::new(BootClock::start()).unwrap()));
             let directory = Directory::new(database, keyspace);
             let mut house = Self { directory, position: Position::default(), made, _folder: folder };
             house.round().await;

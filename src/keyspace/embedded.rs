@@ -6,6 +6,7 @@ mod store;
 
 use std::{
     collections::HashMap,
+    fs,
     sync::{Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -16,6 +17,7 @@ use uuid::Uuid;
 
 use self::store::Store;
 use super::{KeyspaceError, Reply, Script, home::Home, shards::LOCK_TAG};
+use crate::moment::Moment;
 
 /// A text that is kept under a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +32,21 @@ pub struct Kept {
 pub trait Clock: Send + Sync + 'static {
     /// Microseconds since 1970.
     fn now_us(&self) -> u64;
+
+    /// What a later process needs to go on with this clock; empty if none can.
+    fn anchor(&self) -> String {
+        String::new()
+    }
 }
 
-/// The system's clock.
-#[derive(Clone, Copy, Debug)]
-pub struct SystemClock;
+/// The time of day when the process started, and what has passed since on a clock that
+/// nobody can set: setting the machine's clock ends no lease early.
+#[derive(Clone, Debug)]
+pub struct BootClock {
+    /// Which start of the machine the other clock counts from; empty if that is not known.
+    boot: String,
+    offset_us: u64,
+}
 
 /// A keyspace that lives and dies with the process.
 pub struct Embedded {
@@ -60,7 +72,7 @@ impl Embedded {
     /// When no Lua state can be made.
     pub fn new(clock: impl Clock) -> Result<Self, KeyspaceError> {
         let engine = Engine::new().map_err(refused)?;
-        let process = Uuid::new_v4().to_string();
+        let process = format!("{}{}", clock.anchor(), Uuid::new_v4());
         Ok(Self { engine: Mutex::new(engine), clock: Box::new(clock), home: Home::new(LOCK_TAG, None), process })
     }
 
@@ -183,11 +195,53 @@ fn refused(error: mlua::Error) -> KeyspaceError {
     KeyspaceError::Refused(error.to_string())
 }
 
-impl Clock for SystemClock {
-    fn now_us(&self) -> u64 {
-        // Before 1970 there is no lease to keep; zero is as good as any.
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+impl BootClock {
+    /// How far the machine's clock may be from this one before it is worth a word.
+    const NOTABLE_US: u64 = 1_000_000;
+
+    /// One that agrees with the machine's clock now.
+    pub fn start() -> Self {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self { boot: boot.trim().to_owned(), offset_us: wall_us().saturating_sub(since_boot_us()) }
     }
+
+    /// One that goes on with the clock of a former process, as its store was called,
+    /// if the machine has run since; else one that agrees with the machine's clock.
+    pub fn resume(process: &str) -> Self {
+        let clock = Self::start();
+        let mut fields = process.split('/');
+        let (boot, offset_us) = (fields.next().unwrap_or_default(), fields.next().and_then(|field| field.parse().ok()));
+        match offset_us {
+            Some(offset_us) if !clock.boot.is_empty() && boot == clock.boot => Self { offset_us, ..clock },
+            _ => clock,
+        }
+    }
+
+    /// By how many seconds the machine's clock is ahead of this one, if that is worth a
+    /// word.
+    pub fn wall_ahead(&self) -> Option<f64> {
+        let ahead_us = wall_us() as i64 - self.now_us() as i64;
+        (ahead_us.unsigned_abs() > Self::NOTABLE_US).then_some(ahead_us as f64 / 1e6)
+    }
+}
+
+impl Clock for BootClock {
+    fn now_us(&self) -> u64 {
+        self.offset_us + since_boot_us()
+    }
+
+    fn anchor(&self) -> String {
+        format!("{}/{}/", self.boot, self.offset_us)
+    }
+}
+
+fn since_boot_us() -> u64 {
+    Moment::now().as_nanos() / 1000
+}
+
+fn wall_us() -> u64 {
+    // Before 1970 there is no lease to keep; zero is as good as any.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
 }
 
 #[cfg(test)]
@@ -196,7 +250,7 @@ mod tests {
 
     fn run(source: &'static str) -> Result<Reply, KeyspaceError> {
         let script = Box::leak(Box::new(Script::new("test", source)));
-        Embedded::new(SystemClock)?.run(script, &["key"], &["arg"])
+        Embedded::new(BootClock::start())?.run(script, &["key"], &["arg"])
     }
 
     #[test]
@@ -224,7 +278,7 @@ mod tests {
 
     #[test]
     fn messages_reach_subscribers_and_are_lost_beyond_the_backlog() {
-        let embedded = Embedded::new(SystemClock).unwrap();
+        let embedded = Embedded::new(BootClock::start()).unwrap();
         let mut receiver = embedded.subscribe("news");
         let shout = Box::leak(Box::new(Script::new("shout", "return {redis.call('PUBLISH', KEYS[1], ARGV[1])}")));
         for n in 0..=Embedded::SUBSCRIBER_BACKLOG_MAX {

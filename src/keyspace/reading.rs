@@ -13,22 +13,32 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// By how much a clock may leap: a leap second.
+    /// By how much a clock may leap unnoticed: a leap second.
     pub(super) const LEAP_MAX: Duration = Duration::from_secs(1);
+    /// How much faster or slower than another a clock may run, as one part in so many:
+    /// as much as NTP has a clock run at most, 500 ppm.
+    const DRIFT: u64 = 2000;
 
     /// What was said just now, and `asked` for then.
     pub(super) fn new(said_us: u64, asked: Moment) -> Self {
         Self { said_us, asked, heard: Moment::now() }
     }
 
-    /// By how many seconds the clock has leapt since `before`, if that is surely
-    /// more than `leap_max`: however long either answer was on its way.
-    pub(super) fn leap(&self, before: &Self, leap_max: Duration) -> Option<f64> {
+    /// How long ago it was heard, in microseconds.
+    pub(super) fn age_us(&self) -> u64 {
+        self.heard.elapsed().as_micros() as u64
+    }
+
+    /// By how many seconds the clock has leapt since `before`, if that is surely more
+    /// than [`LEAP_MAX`](Self::LEAP_MAX) and drift: however long either answer was on its
+    /// way, and however long ago that was.
+    pub(super) fn leap(&self, before: &Self) -> Option<f64> {
         let passed_us = self.said_us as i64 - before.said_us as i64;
         let most_us = self.heard.since(before.asked).as_micros() as i64;
         let least_us = self.asked.since(before.heard).as_micros() as i64;
         let leap_us = (passed_us - most_us).max(0) + (passed_us - least_us).min(0);
-        (leap_us.unsigned_abs() > leap_max.as_micros() as u64).then_some(leap_us as f64 / 1e6)
+        let bound_us = Self::LEAP_MAX.as_micros() as u64 + most_us.unsigned_abs() / Self::DRIFT;
+        (leap_us.unsigned_abs() > bound_us).then_some(leap_us as f64 / 1e6)
     }
 }
 
@@ -44,7 +54,7 @@ mod tests {
     #[test]
     fn a_leap_is_one_whatever_the_delay() {
         let before = said(10_000, 0, 100);
-        let leap = |reading: Reading| reading.leap(&before, Reading::LEAP_MAX);
+        let leap = |reading: Reading| reading.leap(&before);
         assert_eq!(leap(said(11_000, 1000, 1001)), None);
         assert_eq!(leap(said(12_000, 1000, 1001)), None, "not more than is allowed");
         assert_eq!(leap(said(13_000, 1000, 1001)), Some(1.999));
@@ -53,5 +63,9 @@ mod tests {
         // The answer was on its way for long, or whoever asked stood still.
         assert_eq!(leap(said(11_000, 1000, 9000)), None);
         assert_eq!(leap(said(19_000, 1000, 9000)), None);
+        // Clocks drift apart while nobody compares them.
+        let hours_ms = 10 * 3_600_000;
+        assert_eq!(leap(said(10_000 + hours_ms + 15_000, hours_ms, hours_ms)), None);
+        assert!(leap(said(10_000 + hours_ms + 40_000, hours_ms, hours_ms)).is_some());
     }
 }

@@ -53,7 +53,7 @@ impl Locks {
     /// Sees to it that every recovery comes to its end.
     pub(super) async fn recover_always(&self) {
         let mend_all = join_all(self.keyspace.shards().iter().map(|shard| self.mend_always(*shard)));
-        tokio::join!(mend_all, self.sweep_always(), self.follow_store(), self.keyspace.watch());
+        tokio::join!(mend_all, self.sweep_always(), self.follow_store());
     }
 
     /// How much longer nothing is granted, in some shard at least, as far as is

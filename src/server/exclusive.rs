@@ -1,31 +1,39 @@
-use std::{fs::File, path::PathBuf};
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    path::Path,
+};
 
 use anyhow::{Context, bail};
 
 use crate::config::SecretUrl;
 
-/// Holds a file lock next to the embedded database for as long as it lives: two
-/// servers with locks of their own would grant the same lock twice.
+/// Holds a lock on the file of the embedded database for as long as it lives: two
+/// servers with locks of their own would grant the same lock twice. It is on the file,
+/// not on a name: links and other spellings of the path lead to the same one.
+///
+/// SQLite's own locks are of another kind (POSIX), which do not conflict with this one
+/// (`flock`). They would end if the process closed the file: it stays open.
 pub(super) struct Exclusive {
     _file: File,
 }
 
 impl Exclusive {
+    /// To be called before SQLite opens the file, which is made if it is not there.
+    ///
     /// # Errors
     /// When another server has the database, or the file cannot be made.
     pub(super) fn hold(database: &SecretUrl) -> anyhow::Result<Self> {
         let url = database.reveal();
         let path = url.strip_prefix("sqlite:").unwrap_or(url).trim_start_matches("//");
-        let path = PathBuf::from(format!("{}.lock", path.split('?').next().unwrap_or_default()));
-        let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let path = Path::new(path.split('?').next().unwrap_or_default());
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
-            Err(std::fs::TryLockError::WouldBlock) => bail!(
+            Err(TryLockError::WouldBlock) => bail!(
                 "another server uses this database and keeps locks of its own; for several servers set LOCKABLE_REDIS_URL"
             ),
-            Err(std::fs::TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("cannot lock {}", path.display()))
-            }
+            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     accounts::{AccountsError, Actor, Database, Directory, Secret, Token},
     app::{App, Page},
     config::ServeSettings,
-    keyspace::{Embedded, Keyspace, Redis, SystemClock},
+    keyspace::{BootClock, Embedded, Keyspace, Redis},
     limits::{Addresses, Attempts, Places, Shares, Tokens, Turns},
     lock::Lease,
     locks::Locks,
@@ -45,8 +45,8 @@ pub(super) async fn start(
 ) -> anyhow::Result<Parts> {
     let is_embedded = settings.redis.url.is_none();
     let exclusive = is_embedded.then(|| Exclusive::hold(&settings.database.url)).transpose()?;
-    let keyspace = open_keyspace(settings, workers).await?;
     let database = open_database(settings).await?;
+    let keyspace = open_keyspace(settings, workers, &database).await?;
     let first = match database.is_embedded() {
         true => make_first(&database).await.context("cannot make the first account")?,
         false => None,
@@ -126,7 +126,7 @@ async fn open_database(settings: &ServeSettings) -> anyhow::Result<Database> {
     Ok(database)
 }
 
-async fn open_keyspace(settings: &ServeSettings, workers: &Workers) -> anyhow::Result<Keyspace> {
+async fn open_keyspace(settings: &ServeSettings, workers: &Workers, database: &Database) -> anyhow::Result<Keyspace> {
     match &settings.redis.url {
         Some(url) => {
             let redis = Redis::start(&settings.redis, &workers.runtimes()).await?;
@@ -138,7 +138,19 @@ async fn open_keyspace(settings: &ServeSettings, workers: &Workers) -> anyhow::R
                 "locks live in this process: good for trying Lockable and for one server; not for several servers, for \
                  which LOCKABLE_REDIS_URL is to be set"
             );
-            Ok(Keyspace::Embedded(Arc::new(Embedded::new(SystemClock)?)))
+            // Its leases, in the journal, go on by the clock by which they were granted.
+            let clock = match database.last_process_with_grants().await.context("cannot read the journal")? {
+                Some(process) => BootClock::resume(&process),
+                None => BootClock::start(),
+            };
+            if let Some(seconds) = clock.wall_ahead() {
+                tracing::warn!(
+                    seconds,
+                    "the machine's clock was set since the locks were acquired; they lapse by the former time, which is \
+                     also shown, until a start at which none is held"
+                );
+            }
+            Ok(Keyspace::Embedded(Arc::new(Embedded::new(clock)?)))
         }
     }
 }

@@ -17,7 +17,6 @@ use super::{
     dial::dial,
     pipeline::{Answer, Pipeline},
 };
-use crate::keyspace::reading::Reading;
 
 /// Where Redis is, and how to connect to it.
 #[derive(Clone)]
@@ -66,12 +65,6 @@ impl Address {
             ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host,
             _ => "",
         }
-    }
-
-    /// By how much the server's clock may leap: as much as a slow answer is allowed
-    /// to take, at least.
-    pub(super) fn leap_max(&self) -> Duration {
-        self.timeout.max(Reading::LEAP_MAX)
     }
 
     /// How long an answer may take.

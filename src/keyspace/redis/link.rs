@@ -12,10 +12,10 @@ use super::{
     call::Fault,
     check::{StartError, check},
     lanes::Lanes,
-    live::{Live, Looked},
+    live::Live,
     locate::{Located, Locator},
     pauses::pauses,
-    route::{Route, Routes},
+    route::Routes,
 };
 use crate::{
     keyspace::{KeyspaceError, LOOK_INTERVAL, reading::Reading, shards::LOCK_TAG},
@@ -121,8 +121,6 @@ impl Link {
         let mut connection = located.address.connect().await?;
         let identity = check(&mut connection).await?;
         self.shown.clone_from(&located.address.shown);
-        let routes = self.plan.routes.all();
-        let reading = hear_time(&mut connection, &routes).await?;
         let broken = CancellationToken::new();
         let live = Arc::new(Live {
             lanes: Lanes::open(&located.address, &identity.run_id, &self.plan.runtimes, &broken).await?,
@@ -130,12 +128,12 @@ impl Link {
             connection: connection.clone(),
             located,
             routes: self.plan.routes.clone(),
-            looked: Mutex::new(Looked { identity, reading }),
+            identity: Mutex::new(identity),
             slow_in_a_row: AtomicU32::new(0),
             broken,
         });
         // Before anybody can use it: what this server has may be old.
-        self.arrive(&mut connection, &live, &routes, "", false).await?;
+        self.arrive(&mut connection, &live, "").await?;
         Ok(live)
     }
 
@@ -171,40 +169,39 @@ impl Link {
             return Err(StartError::Moved(moved));
         }
         let identity = check(connection).await?;
-        let routes = self.plan.routes.all();
-        let reading = hear_time(connection, &routes).await?;
-        let before = std::mem::replace(
-            &mut *live.looked.lock().unwrap_or_else(PoisonError::into_inner),
-            Looked { identity: identity.clone(), reading },
-        );
-        let former = if identity.is_renamed(&before.identity) { before.identity.process() } else { String::new() };
-        // Leases last by this clock. When it leaps some lapse too early, or new
-        // fences are smaller than old ones.
-        let leap = reading.leap(&before.reading, live.located.address.leap_max());
-        if let Some(leap) = leap {
-            tracing::warn!(seconds = leap, redis = self.shown, "the clock of Redis has leapt");
-        }
-        self.arrive(connection, live, &routes, &former, leap.is_some()).await?;
+        let before =
+            std::mem::replace(&mut *live.identity.lock().unwrap_or_else(PoisonError::into_inner), identity.clone());
+        let former = if identity.is_renamed(&before) { before.process() } else { String::new() };
+        self.arrive(connection, live, &former).await?;
         live.lanes.ping(Instant::now() + live.located.address.timeout()).await
     }
 
-    /// Tells the server that keys are looked for there, and has these routes lead
-    /// there. When `is_anew`, an era begins with it.
+    /// Tells the server that keys are looked for there, and has its routes lead there.
+    ///
+    /// Leases last by the server's clock. Where it has leapt some lapse too early, or new
+    /// fences are smaller than old ones: an era begins then, before a route hears of
+    /// the new time and its commands stop being late.
     async fn arrive(
         &self,
         connection: &mut MultiplexedConnection,
         live: &Arc<Live>,
-        routes: &[Arc<Route>],
         former: &str,
-        is_anew: bool,
     ) -> Result<(), StartError> {
-        let process = live.identity().process();
-        let ours = &self.plan.routes;
-        for route in routes {
-            let floor_us = if is_anew { route.home().epoch_us() } else { 0 };
+        let reading = read_time(connection).await?;
+        let (routes, process) = (&self.plan.routes, live.identity().process());
+        let all = routes.all();
+        let leaps: Vec<_> = all.iter().map(|route| route.leap(&reading)).collect();
+        if let Some(leap) = leaps.iter().flatten().next() {
+            tracing::warn!(seconds = leap, redis = self.shown, "the clock of Redis has leapt");
+        }
+        for (route, leap) in all.iter().zip(leaps) {
+            let floor_us = if leap.is_some() { route.home().epoch_us() } else { 0 };
             match route.arrive(connection, &process, former, floor_us).await {
-                Ok(()) => ours.lead(route, live),
-                Err(Fault::NoMaster(_)) if ours.are_many() => ours.lose(route),
+                Ok(()) => {
+                    route.hear(reading);
+                    routes.lead(route, live);
+                }
+                Err(Fault::NoMaster(_)) if routes.are_many() => routes.lose(route),
                 Err(fault) => return Err(StartError::Away(KeyspaceError::from(fault).to_string())),
             }
         }
@@ -212,12 +209,8 @@ impl Link {
     }
 }
 
-async fn hear_time(connection: &mut MultiplexedConnection, routes: &[Arc<Route>]) -> redis::RedisResult<Reading> {
+async fn read_time(connection: &mut MultiplexedConnection) -> redis::RedisResult<Reading> {
     let asked = Moment::now();
     let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
-    let reading = Reading::new(seconds * 1_000_000 + micros, asked);
-    for route in routes {
-        route.hear(reading.said_us);
-    }
-    Ok(reading)
+    Ok(Reading::new(seconds * 1_000_000 + micros, asked))
 }

@@ -8,7 +8,6 @@ use redis::aio::MultiplexedConnection;
 use tokio_util::sync::CancellationToken;
 
 use super::{call::Fault, check::Identity, lanes::Lanes, locate::Located, pipeline::Pipeline, route::Routes};
-use crate::keyspace::reading::Reading;
 
 /// How many scripts in a row may go unanswered before the connection is taken
 /// for dead.
@@ -25,21 +24,16 @@ pub(super) struct Live {
     pub(super) located: Located,
     /// What leads here.
     pub(super) routes: Arc<Routes>,
-    pub(super) looked: Mutex<Looked>,
+    /// What the server said of itself at the last look.
+    pub(super) identity: Mutex<Identity>,
     pub(super) slow_in_a_row: AtomicU32,
     pub(super) broken: CancellationToken,
-}
-
-/// What a server said of itself at the last look.
-pub(super) struct Looked {
-    pub(super) identity: Identity,
-    pub(super) reading: Reading,
 }
 
 impl Live {
     /// Who the server has said that it is.
     pub(super) fn identity(&self) -> Identity {
-        self.looked.lock().unwrap_or_else(PoisonError::into_inner).identity.clone()
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The way for scripts from the runtime that this is called in.

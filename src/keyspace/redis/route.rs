@@ -17,6 +17,7 @@ use crate::keyspace::{
     KeyspaceError,
     home::{ARRIVE, Home},
     news::Gathered,
+    reading::Reading,
 };
 
 /// The way of the scripts whose keys have one hash tag: to the server where these
@@ -28,6 +29,9 @@ pub(super) struct Route {
     keys: Option<[String; 2]>,
     live: watch::Sender<Option<Arc<Live>>>,
     clock: Clock,
+    /// What the clock said last, on whichever connection: one that leaps while there is
+    /// none has leapt all the same.
+    reading: Mutex<Option<Reading>>,
 }
 
 /// By how many microseconds the server's clock is ahead of one in this process, as
@@ -41,7 +45,8 @@ struct Clock {
 impl Route {
     pub(super) fn new(tag: &'static str) -> Self {
         let clock = Clock { begun: Instant::now(), ahead_us: AtomicU64::new(0) };
-        Self { tag, home: Home::new(tag, None), keys: None, live: watch::Sender::new(None), clock }
+        let home = Home::new(tag, None);
+        Self { tag, home, keys: None, live: watch::Sender::new(None), clock, reading: Mutex::default() }
     }
 
     /// One to grants, with the names of the keys `home` and `clock`.
@@ -92,9 +97,19 @@ impl Route {
         }
     }
 
-    /// Takes note of the server's time.
-    pub(super) fn hear(&self, said_us: u64) {
-        self.clock.ahead_us.store(said_us.saturating_sub(self.passed_us()), Ordering::Relaxed);
+    /// By how many seconds the clock of the server has leapt since this route heard of it
+    /// last, if it has.
+    pub(super) fn leap(&self, reading: &Reading) -> Option<f64> {
+        let before = *self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        before.and_then(|before| reading.leap(&before))
+    }
+
+    /// Takes note of the server's time. After a leap, grants must have been closed
+    /// before: until then commands are late by the time that is known here.
+    pub(super) fn hear(&self, reading: Reading) {
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
+        let ahead_us = (reading.said_us + reading.age_us()).saturating_sub(self.passed_us());
+        self.clock.ahead_us.store(ahead_us, Ordering::Relaxed);
     }
 
     fn passed_us(&self) -> u64 {
