@@ -30,14 +30,14 @@ impl Reading {
     }
 
     /// By how many seconds the clock has leapt since `before`, if that is surely more
-    /// than [`LEAP_MAX`](Self::LEAP_MAX) and drift: however long either answer was on its
+    /// than `leap_max` and drift: however long either answer was on its
     /// way, and however long ago that was.
-    pub(super) fn leap(&self, before: &Self) -> Option<f64> {
+    pub(super) fn leap(&self, before: &Self, leap_max: Duration) -> Option<f64> {
         let passed_us = self.said_us as i64 - before.said_us as i64;
         let most_us = self.heard.since(before.asked).as_micros() as i64;
         let least_us = self.asked.since(before.heard).as_micros() as i64;
         let leap_us = (passed_us - most_us).max(0) + (passed_us - least_us).min(0);
-        let bound_us = Self::LEAP_MAX.as_micros() as u64 + most_us.unsigned_abs() / Self::DRIFT;
+        let bound_us = leap_max.as_micros() as u64 + most_us.unsigned_abs() / Self::DRIFT;
         (leap_us.unsigned_abs() > bound_us).then_some(leap_us as f64 / 1e6)
     }
 }
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn a_leap_is_one_whatever_the_delay() {
         let before = said(10_000, 0, 100);
-        let leap = |reading: Reading| reading.leap(&before);
+        let leap = |reading: Reading| reading.leap(&before, Reading::LEAP_MAX);
         assert_eq!(leap(said(11_000, 1000, 1001)), None);
         assert_eq!(leap(said(12_000, 1000, 1001)), None, "not more than is allowed");
         assert_eq!(leap(said(13_000, 1000, 1001)), Some(1.999));

@@ -17,6 +17,7 @@ use super::{
     dial::dial,
     pipeline::{Answer, Pipeline},
 };
+use crate::keyspace::reading::Reading;
 
 /// Where Redis is, and how to connect to it.
 #[derive(Clone)]
@@ -65,6 +66,12 @@ impl Address {
             ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host,
             _ => "",
         }
+    }
+
+    /// By how much the server's clock may leap: commands are late only after a leap
+    /// that is longer than the time that they have.
+    pub(super) fn leap_max(&self) -> Duration {
+        self.timeout.max(Reading::LEAP_MAX)
     }
 
     /// How long an answer may take.

@@ -190,7 +190,8 @@ impl Link {
         let reading = read_time(connection).await?;
         let (routes, process) = (&self.plan.routes, live.identity().process());
         let all = routes.all();
-        let leaps: Vec<_> = all.iter().map(|route| route.leap(&reading)).collect();
+        let leap_max = live.located.address.leap_max();
+        let leaps: Vec<_> = all.iter().map(|route| route.leap(&reading, leap_max)).collect();
         if let Some(leap) = leaps.iter().flatten().next() {
             tracing::warn!(seconds = leap, redis = self.shown, "the clock of Redis has leapt");
         }

@@ -1,6 +1,9 @@
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use redis::aio::MultiplexedConnection;
@@ -99,9 +102,9 @@ impl Route {
 
     /// By how many seconds the clock of the server has leapt since this route heard of it
     /// last, if it has.
-    pub(super) fn leap(&self, reading: &Reading) -> Option<f64> {
+    pub(super) fn leap(&self, reading: &Reading, leap_max: Duration) -> Option<f64> {
         let before = *self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        before.and_then(|before| reading.leap(&before))
+        before.and_then(|before| reading.leap(&before, leap_max))
     }
 
     /// Takes note of the server's time. After a leap, grants must have been closed
