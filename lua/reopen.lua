@@ -2,7 +2,7 @@
 -- for a short lease and forgotten lapses in the second.
 --
 -- KEYS[1] home: as in arrive.lua, KEYS[2] clock: as in keys.lua
--- ARGV[1] home: process and epoch of the recovery that is meant
+-- ARGV[1] home: that of the recovery that is meant
 -- ARGV[2] wait_ms: how long after its beginning grants are made again
 -- ARGV[3] fence: one that no fence given before exceeds, as far as servers and the
 --         database know; or '0'

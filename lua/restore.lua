@@ -3,7 +3,7 @@
 --
 -- KEYS[1] home: as in arrive.lua, KEYS[2] clock, KEYS[3] ended: as in keys.lua; then
 -- for each row KEYS[n] lock, KEYS[n + 1] held: as in keys.lua
--- ARGV[1] home: process and epoch of the recovery that is meant
+-- ARGV[1] home: that of the recovery that is meant
 -- ARGV[2...] for each row its place, fence, seq, the expiry in ms, and the grant as it
 --            stands in `lock`, '' when it has ended
 --

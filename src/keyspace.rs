@@ -21,6 +21,8 @@ use metrics::{counter, gauge};
 use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, Span, debug_span};
 
+use crate::lock::Era;
+
 use self::{
     home::Home,
     key::{former_key, key, write_key},
@@ -31,7 +33,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub use self::{
     embedded::{BootClock, Clock, Embedded, Kept},
-    home::{Standing, State},
+    home::{Belonging, Standing, State},
     redis::{Redis, StartError},
     reply::{BadReply, Reply},
     script::Script,
@@ -182,7 +184,8 @@ impl Keyspace {
             Self::Embedded(embedded) => embedded.process(),
         };
         let keys = [self.key(shard.tag, "home", ""), self.key(shard.tag, "clock", "")];
-        let args = [&*process, "", &floor_us.to_string()];
+        let args = self.home(shard).arrive_args(&process, "", floor_us);
+        let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
         let reply = self.run(&home::ARRIVE, &[&keys[0], &keys[1]], &args).await?;
         self.home(shard).note(&reply).map_err(|error| KeyspaceError::Refused(error.to_string()))
     }
@@ -201,6 +204,21 @@ impl Keyspace {
     /// The largest fence of a shard that this server has seen; 0 before the first.
     pub fn last_fence(&self, shard: Shard) -> u64 {
         self.home(shard).last_fence()
+    }
+
+    /// Whether a shard's grants are where the database says that they are.
+    pub fn belonging(&self, shard: Shard) -> Belonging {
+        self.home(shard).belonging()
+    }
+
+    /// The era in which they were, when that was compared last.
+    pub fn ours(&self, shard: Shard) -> Option<Era> {
+        self.home(shard).ours()
+    }
+
+    /// Takes note of whether they are.
+    pub fn set_belonging(&self, shard: Shard, belonging: Belonging) {
+        self.home(shard).set_belonging(belonging);
     }
 
     fn home(&self, shard: Shard) -> &Home {
@@ -243,6 +261,8 @@ impl Keyspace {
     /// Measures how the way there stands: one node that is away is worth knowing of.
     pub fn measure(&self) {
         gauge!("lockable_recovering").set(f64::from(u8::from(self.recovery_rest().is_some())));
+        let is_foreign = |shard: &Shard| self.belonging(*shard) == Belonging::Foreign;
+        gauge!("lockable_store_foreign").set(self.shards().iter().filter(|shard| is_foreign(shard)).count() as f64);
         let is_up = match self {
             Self::Redis(redis) => redis.is_reachable_as_a_whole(),
             Self::Embedded(_) => true,

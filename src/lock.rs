@@ -16,7 +16,7 @@ pub use fence::{Fence, FenceError};
 pub use holder::{Grant, Holder};
 pub use identity::{AccountId, Attempt, Info, KeyText, Label, Note, Owner, TextError};
 pub use lease::{DurationError, Lease, parse_duration_ms};
-pub use ledger::{EndedGrant, Entered, Era, JournalRow, Ledger, LedgerError, RECENT_END, Written};
+pub use ledger::{EndedGrant, Entered, Era, JournalRow, Ledger, LedgerError, RECENT_END, StoreRow, Written};
 pub use name::{LockName, NameError};
 pub use namespace::{Namespace, NamespaceError, NamespaceId};
 pub use outcome::{Acquired, Broken, Heartbeaten, Held, NotHeld, Refusal, Released, Standing};

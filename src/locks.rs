@@ -21,6 +21,7 @@ mod release;
 mod request;
 mod settled;
 mod stall;
+mod store_watch;
 mod stored;
 mod undo;
 mod wait;
@@ -41,6 +42,8 @@ use crate::{
     keyspace::{BadReply, Keyspace, KeyspaceError, Reply, Shard},
     lock::{Attempt, Lease, Ledger, LedgerError},
 };
+
+pub use crate::keyspace::Belonging;
 
 pub use self::{
     acquire::Turn,
@@ -128,6 +131,10 @@ pub enum LocksError {
     /// loss.
     #[error("what is held is not known yet")]
     Unsettled,
+    /// The store is not the one that the database names, as far as is known. Nothing was
+    /// done.
+    #[error("the database names another store")]
+    Foreign,
     /// As many requests wait in this server as may. Nothing was done.
     #[error("too many requests wait in this server")]
     Full,
@@ -161,6 +168,14 @@ impl Locks {
     /// Whether locks can be asked for, as far as is known.
     pub fn is_reachable(&self) -> bool {
         self.keyspace.is_reachable()
+    }
+
+    /// Whether the locks are where the database says that they are, in some shards at
+    /// least, as far as is known.
+    pub fn belonging(&self) -> Belonging {
+        let all: Vec<Belonging> = self.keyspace.shards().iter().map(|shard| self.keyspace.belonging(*shard)).collect();
+        let of_any = [Belonging::Ours, Belonging::Foreign].into_iter().find(|belonging| all.contains(belonging));
+        of_any.unwrap_or(Belonging::Unknown)
     }
 
     /// Measures how the way to the locks stands.

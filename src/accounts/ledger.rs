@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::{AccountsError, Database, Directory, measure::measured};
 use crate::{
     keyspace::LOCK_TAG,
-    lock::{EndedGrant, Entered, Era, Fence, JournalRow, Ledger, LedgerError, RECENT_END, Written},
+    lock::{EndedGrant, Entered, Era, Fence, JournalRow, Ledger, LedgerError, RECENT_END, StoreRow, Written},
 };
 
 /// How many grants are read at a time.
@@ -104,6 +104,28 @@ impl Ledger for Database {
         Box::pin(within(HAND_OVER_TIMEOUT, "ledger_hand_over", self.hand_over_grants(era, last, grants)))
     }
 
+    fn stores(&self) -> BoxFuture<'_, Result<Vec<StoreRow>, LedgerError>> {
+        let rows = sqlx::query("SELECT tag, store, epoch, short_ms, beat FROM keyspaces").fetch_all(self.pool());
+        Box::pin(in_time("ledger_stores", async { rows.await?.iter().map(read_store).collect() }))
+    }
+
+    fn beat<'a>(&'a self, stores: &'a [&'a str]) -> BoxFuture<'a, Result<(), LedgerError>> {
+        Box::pin(in_time("ledger_beat", async move {
+            let places: Vec<String> = (1..=stores.len()).map(|number| format!("${number}")).collect();
+            let statement = format!("UPDATE keyspaces SET beat = beat + 1 WHERE store IN ({})", places.join(", "));
+            let query = sqlx::query(sqlx::AssertSqlSafe(statement));
+            let query = stores.iter().fold(query, |query, store| query.bind(*store));
+            Ok(query.execute(self.pool()).await.map(drop)?)
+        }))
+    }
+
+    fn claim<'a>(&'a self, row: &'a StoreRow, store: &'a str) -> BoxFuture<'a, Result<bool, LedgerError>> {
+        let claim = "UPDATE keyspaces SET store = $3, beat = beat + 1 WHERE tag = $1 AND store = $2 AND beat = $4";
+        let claimed =
+            sqlx::query(claim).bind(&row.tag).bind(&row.store).bind(store).bind(row.beat as i64).execute(self.pool());
+        Box::pin(in_time("ledger_claim", async { Ok(claimed.await?.rows_affected() > 0) }))
+    }
+
     fn sweep(&self, before_ms: u64) -> BoxFuture<'_, Result<(), LedgerError>> {
         let swept = sqlx::query("DELETE FROM journal WHERE ended_at < $1 OR (ended_at IS NULL AND expires_at < $1)")
             .bind(before_ms as i64)
@@ -149,20 +171,26 @@ impl Database {
         let mut transaction = self.pool().begin().await?;
         // First of all, so that the transaction is a writer's from the beginning.
         let short_ms = short.as_millis() as i64;
-        sqlx::query(
-            "INSERT INTO keyspaces (tag, process, epoch, founded, short_ms) VALUES ($1, $2, $3, $3, $4) \
+        let entered = sqlx::query(
+            "INSERT INTO keyspaces (tag, process, epoch, founded, short_ms, store) SELECT $1, $2, $3, $3, $4, $5 \
+             WHERE NOT EXISTS (SELECT 1 FROM keyspaces AS other WHERE (other.tag = $6) <> ($1 = $6) AND other.store <> '') \
              ON CONFLICT (tag) DO UPDATE SET \
              process = CASE WHEN keyspaces.epoch > excluded.epoch THEN keyspaces.process ELSE excluded.process END, \
              epoch = CASE WHEN keyspaces.epoch > excluded.epoch THEN keyspaces.epoch ELSE excluded.epoch END, \
              short_ms = CASE WHEN keyspaces.short_ms > excluded.short_ms THEN keyspaces.short_ms \
-             ELSE excluded.short_ms END",
+             ELSE excluded.short_ms END WHERE keyspaces.store = excluded.store",
         )
         .bind(era.tag)
         .bind(&era.process)
         .bind(era.epoch_us as i64)
         .bind(short_ms)
+        .bind(&era.store)
+        .bind(LOCK_TAG)
         .execute(&mut *transaction)
         .await?;
+        if entered.rows_affected() == 0 {
+            return Ok(Entered::Elsewhere);
+        }
         let row = sqlx::query(ERA).bind(era.tag).bind(LOCK_TAG).fetch_one(&mut *transaction).await?;
         let number = |column: &str| row.try_get::<i64, _>(column);
         let epoch = number("epoch")?;
@@ -179,7 +207,11 @@ impl Database {
         } else {
             let last = number("last_fence")? as u64;
             let short = |ms: i64| Entered::Again { short: Duration::from_millis(ms as u64), last };
-            match (number("founded")? == epoch, row.try_get::<Option<i64>, _>("other_ms")?) {
+            // Without a row the database may have lost it; the store knows whether it is new.
+            match (
+                number("founded")? == epoch && era.founded_us == era.epoch_us,
+                row.try_get::<Option<i64>, _>("other_ms")?,
+            ) {
                 (true, None) => Entered::First,
                 (true, Some(other_ms)) => short(other_ms.max(number("short_ms")?)),
                 (false, _) => short(number("short_ms")?),
@@ -225,6 +257,16 @@ fn read_row(row: &AnyRow) -> Result<JournalRow, AccountsError> {
         seq: row.try_get::<i64, _>("seq")? as u64,
         expires_ms: row.try_get::<i64, _>("expires_at")? as u64,
         record: row.try_get("record")?,
+    })
+}
+
+fn read_store(row: &AnyRow) -> Result<StoreRow, AccountsError> {
+    Ok(StoreRow {
+        tag: row.try_get("tag")?,
+        store: row.try_get("store")?,
+        epoch_us: row.try_get::<i64, _>("epoch")? as u64,
+        short: Duration::from_millis(row.try_get::<i64, _>("short_ms")? as u64),
+        beat: row.try_get::<i64, _>("beat")? as u64,
     })
 }
 

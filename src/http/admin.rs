@@ -12,7 +12,7 @@ use axum::{
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::{app::App, locks::Belonging};
 
 /// What the admin listener answers from.
 #[derive(Clone)]
@@ -31,7 +31,8 @@ struct Readiness {
     leaving: bool,
     /// Whether those who know about locks can be reached, and whether locks are
     /// granted. While grants may have been forgotten they are not, and heartbeats
-    /// and releases must get through all the same, so the server stays ready.
+    /// and releases must get through all the same, so the server stays ready. It is not
+    /// while the database names another store, or was not asked yet.
     locks: &'static str,
     /// How long that will last.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,9 +60,16 @@ async fn readyz(State(admin): State<Admin>) -> Response {
     let word = |is_there: bool| if is_there { "ok" } else { "away" };
     let leaving = admin.leaving.is_cancelled();
     let is_reachable = admin.app.locks.is_reachable();
-    let ready = is_reachable && !leaving;
+    let belonging = admin.app.locks.belonging();
+    let ready = is_reachable && belonging == Belonging::Ours && !leaving;
     let recovering_ms = admin.app.locks.recovery_rest().map(|rest| rest.as_millis() as u64);
-    let locks = if is_reachable && recovering_ms.is_some() { "recovering" } else { word(is_reachable) };
+    let locks = match belonging {
+        _ if !is_reachable => "away",
+        Belonging::Foreign => "foreign",
+        _ if recovering_ms.is_some() => "recovering",
+        Belonging::Unknown => "unconfirmed",
+        Belonging::Ours => "ok",
+    };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let accounts = word(admin.app.directory.is_following());
     (status, Json(Readiness { ready, leaving, locks, recovering_ms, accounts })).into_response()

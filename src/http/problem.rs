@@ -169,6 +169,9 @@ impl From<LocksError> for Problem {
         match error {
             LocksError::Keyspace(error) => error.into(),
             LocksError::Full => Self::unavailable("as many requests wait in this server as may"),
+            LocksError::Foreign => {
+                Self::unavailable("this server is not known to work with the store that has the locks")
+            }
             LocksError::Unsettled => Self::unavailable("what is held is not known yet after a loss"),
             LocksError::Ledger(error) => {
                 tracing::warn!(%error, "a long lease was not granted");

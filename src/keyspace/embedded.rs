@@ -73,7 +73,9 @@ impl Embedded {
     pub fn new(clock: impl Clock) -> Result<Self, KeyspaceError> {
         let engine = Engine::new().map_err(refused)?;
         let process = format!("{}{}", clock.anchor(), Uuid::new_v4());
-        Ok(Self { engine: Mutex::new(engine), clock: Box::new(clock), home: Home::new(LOCK_TAG, None), process })
+        // Only the one process that has the database can make another.
+        let home = Home::new(LOCK_TAG, None, Some("embedded"));
+        Ok(Self { engine: Mutex::new(engine), clock: Box::new(clock), home, process })
     }
 
     /// Runs a script as a whole, as Redis would.

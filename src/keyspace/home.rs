@@ -3,15 +3,17 @@
 //! grants nothing until a recovery is over: see `lua/arrive.lua`.
 
 use std::{
+    borrow::Cow,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use metrics::counter;
 use tokio::{sync::watch, time::Instant};
+use uuid::Uuid;
 
 use super::{
     BadReply, Reply, Script,
@@ -53,17 +55,73 @@ pub(super) struct Home {
     epoch_us: AtomicU64,
     /// The largest fence that this server has seen.
     last_fence: AtomicU64,
+    /// The largest one that it has seen in the store of today.
+    store_fence: AtomicU64,
+    /// The name of a store that has always the same.
+    named: Option<&'static str>,
+    /// Whether the store is the one that the database names, as a [`Belonging`].
+    belonging: AtomicU8,
+    /// The era in which it was when it was compared last.
+    ours: Mutex<Option<Era>>,
+}
+
+/// Whether the grants of a shard are where the database says that they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belonging {
+    /// It was not compared yet.
+    Unknown,
+    Ours,
+    /// They are in another store.
+    Foreign,
 }
 
 impl Home {
-    pub(super) fn new(tag: &'static str, gathered: Option<Arc<Gathered>>) -> Self {
+    /// With the name of the store if that is always the same.
+    pub(super) fn new(tag: &'static str, gathered: Option<Arc<Gathered>>, named: Option<&'static str>) -> Self {
         Self {
             tag,
             standing: watch::Sender::new(None),
             gathered,
             epoch_us: AtomicU64::new(0),
             last_fence: AtomicU64::new(0),
+            store_fence: AtomicU64::new(0),
+            named,
+            belonging: AtomicU8::new(Belonging::Unknown as u8),
+            ours: Mutex::default(),
         }
+    }
+
+    pub(super) fn belonging(&self) -> Belonging {
+        match self.belonging.load(Ordering::Relaxed) {
+            ours if ours == Belonging::Ours as u8 => Belonging::Ours,
+            foreign if foreign == Belonging::Foreign as u8 => Belonging::Foreign,
+            _ => Belonging::Unknown,
+        }
+    }
+
+    pub(super) fn set_belonging(&self, belonging: Belonging) {
+        if belonging == Belonging::Ours
+            && let Some(standing) = &*self.standing.borrow()
+        {
+            *self.ours.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing.era.clone());
+        }
+        self.belonging.store(belonging as u8, Ordering::Relaxed);
+    }
+
+    /// The era in which the store was the one that the database names, when that was
+    /// compared last.
+    pub(super) fn ours(&self) -> Option<Era> {
+        self.ours.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The arguments of `arrive.lua`.
+    pub(super) fn arrive_args<'a>(&'a self, process: &'a str, former: &'a str, floor_us: u64) -> [Cow<'a, str>; 6] {
+        let store = self.standing.borrow().as_ref().map(|standing| standing.era.store.clone());
+        let fence = self.store_fence.load(Ordering::Relaxed);
+        // Another one each time: data that was emptied is other data.
+        let new_store = self.named.map_or_else(|| Uuid::new_v4().simple().to_string().into(), Cow::from);
+        let (floor_us, fence) = (floor_us.to_string(), fence.to_string());
+        [process.into(), former.into(), floor_us.into(), new_store, store.unwrap_or_default().into(), fence.into()]
     }
 
     pub(super) fn standing(&self) -> watch::Receiver<Option<Standing>> {
@@ -80,13 +138,22 @@ impl Home {
 
     pub(super) fn note_fence(&self, fence: u64) {
         self.last_fence.fetch_max(fence, Ordering::Relaxed);
+        self.store_fence.fetch_max(fence, Ordering::Relaxed);
     }
 
     /// Takes note of what `arrive.lua` has said.
     pub(super) fn note(&self, reply: &Reply) -> Result<Standing, BadReply> {
         let standing = read(self.tag, reply)?;
         self.epoch_us.store(standing.era.epoch_us, Ordering::Relaxed);
+        // First of all, lest a fence of another store is looked for in this one.
+        if self.standing.borrow().as_ref().is_some_and(|before| before.era.store != standing.era.store) {
+            self.store_fence.store(0, Ordering::Relaxed);
+        }
         let before = self.standing.send_replace(Some(standing.clone()));
+        // Until a recovery is over nothing is granted, and it is compared meanwhile.
+        if standing.state == State::Open && self.ours().is_none_or(|ours| ours.store != standing.era.store) {
+            self.set_belonging(Belonging::Unknown);
+        }
         if let Some(news) = standing.news(before.as_ref(), reply) {
             match &self.gathered {
                 Some(gathered) => gathered.add(news),
@@ -142,13 +209,17 @@ impl Standing {
 }
 
 fn read(tag: &'static str, reply: &Reply) -> Result<Standing, BadReply> {
-    let (process, epoch) = reply.text(1)?.rsplit_once(' ').ok_or_else(|| reply.bad())?;
-    let epoch_us = epoch.parse().map_err(|_| reply.bad())?;
+    let mut fields = reply.text(1)?.rsplitn(4, ' ');
+    let mut field = || fields.next().ok_or_else(|| reply.bad());
+    let (epoch, founded, store, process) = (field()?, field()?, field()?, field()?);
+    let time_us = |text: &str| text.parse().map_err(|_| reply.bad());
+    let (epoch_us, founded_us) = (time_us(epoch)?, time_us(founded)?);
     let (state, is_news) = match reply.status() {
         "open" => (State::Open, false),
         "waiting" => (State::Waiting { until: Instant::now() + Duration::from_millis(reply.word(2)?) }, false),
         "closed" => (State::Closed, !reply.text(2)?.is_empty()),
         _ => return Err(reply.bad()),
     };
-    Ok(Standing { era: Era { tag, process: process.to_owned(), epoch_us }, state, is_news })
+    let era = Era { tag, process: process.to_owned(), store: store.to_owned(), founded_us, epoch_us };
+    Ok(Standing { era, state, is_news })
 }

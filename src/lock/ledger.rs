@@ -64,6 +64,26 @@ pub trait Ledger: Send + Sync {
         grants: Vec<JournalRow>,
     ) -> BoxFuture<'a, Result<(), LedgerError>>;
 
+    /// Reads which stores have the grants of all hash slots that ever had any.
+    ///
+    /// # Errors
+    /// When that could not be done in time.
+    fn stores(&self) -> BoxFuture<'_, Result<Vec<StoreRow>, LedgerError>>;
+
+    /// Records that a server works with these stores, so that no other is taken for
+    /// theirs.
+    ///
+    /// # Errors
+    /// When that could not be done in time.
+    fn beat<'a>(&'a self, stores: &'a [&'a str]) -> BoxFuture<'a, Result<(), LedgerError>>;
+
+    /// Records that another store has the grants of a slot from now on, unless the row
+    /// has changed since it was read. `''` stands for none. Returns whether it did.
+    ///
+    /// # Errors
+    /// When it is not known whether that was done.
+    fn claim<'a>(&'a self, row: &'a StoreRow, store: &'a str) -> BoxFuture<'a, Result<bool, LedgerError>>;
+
     /// Forgets grants that lapsed or ended before `before_ms`.
     ///
     /// # Errors
@@ -78,6 +98,10 @@ pub struct Era {
     pub tag: &'static str,
     /// What the process says of itself.
     pub process: String,
+    /// The name that its data got when it was new.
+    pub store: String,
+    /// The epoch of then.
+    pub founded_us: u64,
     /// When it began, in microseconds since 1970: larger than that of any before.
     pub epoch_us: u64,
 }
@@ -94,6 +118,23 @@ pub enum Entered {
     Again { short: Duration, last: u64 },
     /// There was an era that began after this one, by another clock.
     Behind { epoch_us: u64 },
+    /// Another store has the grants.
+    Elsewhere,
+}
+
+/// What the ledger knows of the store that has the grants of a hash slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreRow {
+    /// The hash tag of the slot.
+    pub tag: String,
+    /// The name of the store; empty when none has them.
+    pub store: String,
+    /// When its last era began, in microseconds since 1970.
+    pub epoch_us: u64,
+    /// The longest lease that any server has left unwritten.
+    pub short: Duration,
+    /// Changes whenever a server says that it works with the store.
+    pub beat: u64,
 }
 
 /// How long after its end a grant is looked for in a store that may have forgotten
@@ -151,6 +192,6 @@ pub enum LedgerError {
 /// As the keyspace has it.
 impl fmt::Display for Era {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.process, self.epoch_us)
+        write!(f, "{} {} {} {}", self.process, self.store, self.founded_us, self.epoch_us)
     }
 }

@@ -141,7 +141,10 @@ impl LocksError {
     pub fn is_sure(&self) -> bool {
         matches!(
             self,
-            Self::TooLate | Self::Full | Self::Keyspace(KeyspaceError::NotSent(_) | KeyspaceError::Refused(_))
+            Self::TooLate
+                | Self::Foreign
+                | Self::Full
+                | Self::Keyspace(KeyspaceError::NotSent(_) | KeyspaceError::Refused(_))
         )
     }
 }

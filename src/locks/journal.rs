@@ -16,7 +16,7 @@ use super::{
     words::Words,
 };
 use crate::{
-    keyspace::{BadReply, Reply, Script, Shard},
+    keyspace::{BadReply, Belonging, Reply, Script, Shard},
     lock::{AccountId, EndedGrant, Entered, Era, Fence, Grant, JournalRow, Lease, LedgerError, Payment, Written},
 };
 
@@ -126,7 +126,8 @@ impl Locks {
         let written = match self.ledger.write(era, &row).await {
             // A database that was restored from a backup knows an earlier era.
             Err(LedgerError::Superseded) => {
-                if let Entered::Behind { .. } = self.ledger.enter(era, self.short.as_duration()).await? {
+                let entered = self.ledger.enter(era, self.short.as_duration()).await?;
+                if let Entered::Behind { .. } | Entered::Elsewhere = entered {
                     return Err(LedgerError::Superseded);
                 }
                 self.ledger.write(era, &row).await?
@@ -206,7 +207,7 @@ impl Locks {
         loop {
             sleep(ROUND).await;
             for (shard, (earlier, noted)) in shards.iter().zip(&mut seen) {
-                if !self.keyspace.is_there(*shard) {
+                if !self.keyspace.is_there(*shard) || self.keyspace.belonging(*shard) != Belonging::Ours {
                     continue;
                 }
                 match self.record_ends(*shard, earlier).await {

@@ -53,7 +53,7 @@ impl Locks {
     /// Sees to it that every recovery comes to its end.
     pub(super) async fn recover_always(&self) {
         let mend_all = join_all(self.keyspace.shards().iter().map(|shard| self.mend_always(*shard)));
-        tokio::join!(mend_all, self.sweep_always(), self.follow_store());
+        tokio::join!(mend_all, self.sweep_always(), self.follow_store(), self.watch_store());
     }
 
     /// How much longer nothing is granted, in some shard at least, as far as is
@@ -75,20 +75,21 @@ impl Locks {
     }
 
     /// The same, for one shard.
-    async fn recover_in(&self, shard: Shard) -> Result<Standing, LocksError> {
+    pub(super) async fn recover_in(&self, shard: Shard) -> Result<Standing, LocksError> {
         let mut standing = self.keyspace.arrive(shard, 0).await?;
         let is_successor = standing.state == State::Closed && self.succeed(shard).await?;
         if is_successor {
             standing = self.keyspace.arrive(shard, standing.era.epoch_us).await?;
         }
-        let mut entered = self.ledger.enter(&standing.era, self.short.as_duration()).await?;
+        let mut entered = self.enter(shard, &standing.era).await?;
         while let (Entered::Behind { epoch_us }, State::Closed) = (&entered, standing.state) {
             standing = self.keyspace.arrive(shard, *epoch_us).await?;
-            entered = self.ledger.enter(&standing.era, self.short.as_duration()).await?;
+            entered = self.enter(shard, &standing.era).await?;
         }
         let (wait, last) = match entered {
             _ if standing.state != State::Closed => return Ok(standing),
-            Entered::Behind { .. } => return Ok(standing),
+            // It is for `watch_store` to say who has the grants.
+            Entered::Behind { .. } | Entered::Elsewhere => return Ok(standing),
             Entered::First if is_successor => (self.short.as_duration() + Self::RECOVERY_MARGIN, 0),
             Entered::First => (Duration::ZERO, 0),
             Entered::HandedOver { last } => (Duration::ZERO, last.as_u64()),
@@ -104,6 +105,15 @@ impl Locks {
             tracing::info!(grants = restored, "put back grants of long leases");
         }
         Ok(self.keyspace.arrive(shard, 0).await?)
+    }
+
+    /// Enters the ledger, and takes note of it if the grants are where it says now.
+    pub(super) async fn enter(&self, shard: Shard, era: &Era) -> Result<Entered, LocksError> {
+        let entered = self.ledger.enter(era, self.short.as_duration()).await?;
+        if !matches!(entered, Entered::Behind { .. } | Entered::Elsewhere) {
+            self.note_ours(shard);
+        }
+        Ok(entered)
     }
 
     /// Sees to it that nobody works with the layout before any more, nor with all

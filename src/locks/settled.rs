@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Locks, LocksError};
-use crate::keyspace::{KeyspaceError, Shard};
+use crate::keyspace::{Belonging, KeyspaceError, Shard};
 
 /// By when a command is carried out, or never.
 #[derive(Clone, Copy, Debug)]
@@ -26,12 +26,15 @@ impl Locks {
     /// The deadline of a command that is sent to a shard now.
     ///
     /// # Errors
-    /// When the store's time is not known yet, or the request may have been sent before
-    /// this process stood still.
+    /// When the store's time is not known yet, or is not known to be the one that the
+    /// database names, or the request may have been sent before this process stood still.
     pub(super) fn deadline(&self, shard: Shard) -> Result<Deadline, LocksError> {
         let now = Instant::now();
         if self.stall_guard.is_suspect(now) {
             return Err(LocksError::TooLate);
+        }
+        if self.keyspace.belonging(shard) != Belonging::Ours {
+            return Err(LocksError::Foreign);
         }
         // The store's time is known to be at least this, so the deadline has passed
         // there when as much time has passed here.

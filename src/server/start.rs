@@ -66,6 +66,7 @@ pub(super) async fn start(
     if let Err(error) = locks.recover().await {
         tracing::warn!(%error, "it is not known yet whether grants were forgotten");
     }
+    locks.check_store_at_start().await?;
     background.spawn(locks.clone().run(stop.clone()));
     let failures = NonZeroU32::new(settings.limits.auth_failures_per_minute).unwrap_or(NonZeroU32::MIN);
     let app = Arc::new(App {

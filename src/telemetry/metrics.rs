@@ -107,6 +107,10 @@ fn describe() {
     describe_counter!("lockable_unauthenticated_total", "Requests without a token that anybody has");
     describe_gauge!("lockable_keyspace_up", "Whether locks can be asked for: 1, or 0 while Redis is away");
     describe_gauge!("lockable_recovering", "Whether grants may have been forgotten, so that none are made: 1, or 0");
+    describe_gauge!(
+        "lockable_store_foreign",
+        "Of how many shards the database names another store than this server works with, so that it grants nothing"
+    );
     describe_counter!("lockable_recoveries_total", "How often this server was the first to notice such a loss");
     describe_gauge!("lockable_redis_pool_connections", "Connections to Redis for one user at a time");
     describe_gauge!("lockable_database_up", "Whether changes of accounts are followed: 1, or 0");

@@ -4,6 +4,7 @@
 mod clock;
 mod journal;
 mod ledger;
+mod store;
 
 use std::time::{Duration, Instant};
 

@@ -3,6 +3,10 @@
 CREATE TABLE keyspaces (
     tag TEXT PRIMARY KEY,
     process TEXT NOT NULL,
+    -- The name of the store that has them; '' for none.
+    store TEXT NOT NULL DEFAULT '',
+    -- Changes whenever a server says that it works with that store.
+    beat BIGINT NOT NULL DEFAULT 0,
     -- When its era began, in microseconds: larger than that of any before.
     epoch BIGINT NOT NULL,
     -- The epoch of the first of all.

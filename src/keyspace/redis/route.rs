@@ -48,13 +48,13 @@ struct Clock {
 impl Route {
     pub(super) fn new(tag: &'static str) -> Self {
         let clock = Clock { begun: Instant::now(), ahead_us: AtomicU64::new(0) };
-        let home = Home::new(tag, None);
+        let home = Home::new(tag, None, None);
         Self { tag, home, keys: None, live: watch::Sender::new(None), clock, reading: Mutex::default() }
     }
 
     /// One to grants, with the names of the keys `home` and `clock`.
     pub(super) fn to_grants(tag: &'static str, keys: [String; 2], gathered: Option<Arc<Gathered>>) -> Self {
-        Self { home: Home::new(tag, gathered), keys: Some(keys), ..Self::new(tag) }
+        Self { home: Home::new(tag, gathered, None), keys: Some(keys), ..Self::new(tag) }
     }
 
     pub(super) fn tag(&self) -> &'static str {
@@ -131,7 +131,9 @@ impl Route {
         let Some([home, clock]) = &self.keys else {
             return Ok(redis::cmd("EXISTS").arg(format!("{{{}}}", self.tag)).query_async(connection).await?);
         };
-        let reply = evaluate(connection, &ARRIVE, &[home, clock], &[process, former, &floor_us.to_string()]).await?;
+        let args = self.home.arrive_args(process, former, floor_us);
+        let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
+        let reply = evaluate(connection, &ARRIVE, &[home, clock], &args).await?;
         self.home.note(&reply).map(drop).map_err(|error| Fault::Error(error.to_string()))
     }
 

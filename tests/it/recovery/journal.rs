@@ -128,10 +128,14 @@ async fn fences_do_not_fall_when_a_clock_that_ran_ahead_is_lost() {
     let token = pod.account("business").await.token;
     let fence = async |pod: &Pod| {
         let client = pod.client(&token);
-        eventually(async || reason(&client, "/v1/acquire/x?lease=1s&wait=20s").await.is_empty()).await;
-        let fence = client.get("/v1/locks/x").await.json["holder"]["fencing_token"].as_u64().unwrap();
+        let mut fence = None;
+        eventually(async || {
+            fence = client.get("/v1/acquire/x?lease=1s&wait=20s").await.json["fencing_token"].as_u64();
+            fence.is_some()
+        })
+        .await;
         client.get("/v1/release/x").await;
-        fence
+        fence.unwrap()
     };
     let ahead = fence(&pod).await;
     clock.set_back(3_600_000_000);

@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::{BoxFuture, ready};
 use lockable::{
     keyspace::Keyspace,
-    lock::{EndedGrant, Entered, Era, Fence, JournalRow, Lease, Ledger, LedgerError, Written},
+    lock::{EndedGrant, Entered, Era, Fence, JournalRow, Lease, Ledger, LedgerError, StoreRow, Written},
     locks::Locks,
 };
 
@@ -41,6 +41,18 @@ impl Ledger for Blank {
 
     fn hand_over<'a>(&'a self, _: &'a Era, _: Fence, _: Vec<JournalRow>) -> BoxFuture<'a, Result<(), LedgerError>> {
         Box::pin(ready(Ok(())))
+    }
+
+    fn stores(&self) -> BoxFuture<'_, Result<Vec<StoreRow>, LedgerError>> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
+
+    fn beat<'a>(&'a self, _: &'a [&'a str]) -> BoxFuture<'a, Result<(), LedgerError>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn claim<'a>(&'a self, _: &'a StoreRow, _: &'a str) -> BoxFuture<'a, Result<bool, LedgerError>> {
+        Box::pin(ready(Ok(false)))
     }
 
     fn sweep(&self, _: u64) -> BoxFuture<'_, Result<(), LedgerError>> {
