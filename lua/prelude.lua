@@ -21,8 +21,12 @@ end
 local function charge(bucket, now, interval_us, burst_us, wanted)
   local stored = tonumber(redis.call('GET', bucket) or now)
   -- A time that no burst can have reached was written before the clock was set
-  -- back or the burst made smaller, and must not lock the token out until then.
+  -- back or the burst made smaller, and must not lock the token out until then. By
+  -- a second or less the clocks of two nodes may differ.
   local full_at = math.min(math.max(stored, now), now + burst_us)
+  if stored > now + burst_us + 1000000 then
+    full_at = now
+  end
   -- Half a microsecond takes up the rounding of the stored time.
   local fitting = math.floor((now + burst_us - full_at + 0.5) / interval_us)
   local charged = math.max(math.min(wanted, fitting), 0)
