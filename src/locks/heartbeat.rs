@@ -39,7 +39,12 @@ impl Locks {
             .text(if self.is_long(request.lease) { "1" } else { "" })
             .number(self.keyspace.epoch_us(shard));
         write_rate(&mut args, &request.payment);
-        let reply = deadline.settled(self.keyspace.run_replicated(&HEARTBEAT, &keys, &args.slices()).await).await?;
+        let reply = loop {
+            let reply = deadline.settled(self.keyspace.run_replicated(&HEARTBEAT, &keys, &args.slices()).await).await?;
+            if !deadline.is_to_repeat(&reply, &request.payment).await {
+                break reply;
+            }
+        };
         Self::count("heartbeat", &reply);
         let mut outcome = read_heartbeaten(&reply, request.lease)?;
         if let Heartbeaten::Renewed(grant) = &mut outcome

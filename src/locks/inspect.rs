@@ -56,13 +56,14 @@ impl Locks {
     pub async fn break_grant(&self, request: &BreakRequest) -> Result<Broken, LocksError> {
         let account = request.account.to_string();
         let place = request.lock.to_string();
-        let deadline = self.deadline(self.keyspace.shard_of(&place))?;
+        let shard = self.keyspace.shard_of(&place);
+        let deadline = self.deadline(shard)?;
         let keys = Keys::new(&self.keyspace, &place, &account, &Payment::Paid);
         let args = [&*account, &place, &request.fence.to_string(), &deadline.us.to_string()];
         let reply = deadline.settled(self.keyspace.run(&BREAK, &keys.slices(), &args).await).await?;
         Self::count("break", &reply);
         if reply.status() == "broken" {
-            self.recorder.ended(request.account, &place, request.fence, Ending::Broken);
+            self.recorder.ended(request.account, &place, request.fence, (self.now_ms(shard), Ending::Broken));
             match reply.word(1)? {
                 0 => {}
                 until_ms => self.end(request.account, place, request.fence, until_ms).await?,

@@ -242,7 +242,7 @@ impl Locks {
     }
 
     /// The store's time in milliseconds since 1970, as far as is known.
-    fn now_ms(&self, shard: Shard) -> u64 {
+    pub(super) fn now_ms(&self, shard: Shard) -> u64 {
         self.keyspace.now_us(shard).unwrap_or_default() / 1000
     }
 }

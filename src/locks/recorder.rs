@@ -6,8 +6,6 @@ use std::{
     },
 };
 
-use jiff::Timestamp;
-
 use super::{AcquireRequest, Counts, Ending, Locks};
 use crate::lock::{AccountId, Fence, Grant};
 
@@ -72,13 +70,14 @@ impl Recorder {
         });
     }
 
-    pub(super) fn ended(&self, account: AccountId, place: &str, fence: Fence, how: Ending) {
+    /// Notes the end of a grant at `at_ms`, by the clock that its beginning is told by.
+    pub(super) fn ended(&self, account: AccountId, place: &str, fence: Fence, (at_ms, how): (u64, Ending)) {
         self.note(account, |noted, is_full| {
             if is_full || noted.ends.len() >= Locks::RECORDED_ENDS_MAX {
                 noted.is_lossy = true;
                 return 0;
             }
-            let text = format!("{fence}\n{}\n{}", Timestamp::now().as_millisecond(), how.word());
+            let text = format!("{fence}\n{at_ms}\n{}", how.word());
             noted.ends.push(Event { place: place.to_owned(), text });
             1
         });
@@ -146,6 +145,7 @@ impl Noted {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
     use uuid::Uuid;
 
     use super::*;
@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn end(recorder: &Recorder, account: AccountId) {
-        recorder.ended(account, "-/x", "7".parse().unwrap(), Ending::Released);
+        recorder.ended(account, "-/x", "7".parse().unwrap(), (1, Ending::Released));
     }
 
     fn grant(recorder: &Recorder, account: AccountId) {

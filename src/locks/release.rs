@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::{
     Ending, Locks, LocksError,
     request::{Answer, Keys, ReleaseRequest, read_standing, script, write_fence, write_rate},
+    settled::Deadline,
     words::Words,
 };
 use crate::{
@@ -19,38 +20,46 @@ impl Locks {
     /// # Errors
     /// When the keyspace gave no answer in time; the lock may be released then.
     pub async fn release(&self, request: &ReleaseRequest) -> Result<Answer<Released>, LocksError> {
-        let account = request.claimant.account.key_text();
         let place = request.lock.place();
         let shard = self.keyspace.shard_of(&place);
         let deadline = self.deadline(shard)?;
-        let mut keys = Keys::few(&self.keyspace, &place, account.as_str());
-        let mut args = Words::new();
-        args.write(|text| request.claimant.write_head(text))
-            .text(&place)
-            .write(|text| write_fence(text, request.fence))
-            .number(deadline.us);
-        // Whoever waits here is to have the lock at once.
-        let few = if request.payment == Payment::Paid && !self.waiters.has_line(&request.lock) {
-            Some(deadline.settled(self.keyspace.run(&RELEASE, &keys.slices(), &args.slices()).await).await?)
-        } else {
-            None
-        };
-        let reply = match few.filter(Keys::were_enough) {
-            Some(reply) => reply,
-            None => {
-                keys.complete(&self.keyspace, &place, account.as_str(), &request.payment);
-                write_rate(&mut args, &request.payment);
-                // Boxed: its room would be taken in every request.
-                deadline.settled(Box::pin(self.keyspace.run(&RELEASE, &keys.slices(), &args.slices())).await).await?
-            }
-        };
+        let mut reply = self.ask_release(request, &place, deadline).await?;
+        while deadline.is_to_repeat(&reply, &request.payment).await {
+            reply = Box::pin(self.ask_release(request, &place, deadline)).await?;
+        }
         Self::count("release", &reply);
         if reply.status() == "released" {
             let fence = reply.word(2)?;
-            self.recorder.ended(request.claimant.account, &place, fence, Ending::Released);
+            self.recorder.ended(request.claimant.account, &place, fence, (self.now_ms(shard), Ending::Released));
             self.end_in_background(request.claimant.account, place, fence, reply.word(3)?);
         }
         Ok(Answer { outcome: read_released(&reply)?, standing: read_standing(&reply, &request.payment)? })
+    }
+
+    async fn ask_release(
+        &self,
+        request: &ReleaseRequest,
+        place: &str,
+        deadline: Deadline,
+    ) -> Result<Reply, LocksError> {
+        let account = request.claimant.account.key_text();
+        let mut keys = Keys::few(&self.keyspace, place, account.as_str());
+        let mut args = Words::new();
+        args.write(|text| request.claimant.write_head(text))
+            .text(place)
+            .write(|text| write_fence(text, request.fence))
+            .number(deadline.us);
+        // Whoever waits here is to have the lock at once.
+        if request.payment == Payment::Paid && !self.waiters.has_line(&request.lock) {
+            let reply = deadline.settled(self.keyspace.run(&RELEASE, &keys.slices(), &args.slices()).await).await?;
+            if Keys::were_enough(&reply) {
+                return Ok(reply);
+            }
+        }
+        keys.complete(&self.keyspace, place, account.as_str(), &request.payment);
+        write_rate(&mut args, &request.payment);
+        // Boxed: its room would be taken in every request.
+        deadline.settled(Box::pin(self.keyspace.run(&RELEASE, &keys.slices(), &args.slices())).await).await
     }
 }
 

@@ -7,7 +7,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Locks, LocksError};
-use crate::keyspace::{Belonging, KeyspaceError, Shard};
+use crate::{
+    keyspace::{Belonging, KeyspaceError, Reply, Shard},
+    lock::Payment,
+};
 
 /// By when a command is carried out, or never.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +47,21 @@ impl Locks {
 }
 
 impl Deadline {
+    /// How long to leave it to a recovery to compare a grant with the journal.
+    const UNSETTLED_PAUSE: Duration = Duration::from_millis(50);
+
+    /// Whether a command is to be sent again, since it did nothing but say that its grant
+    /// was not compared with the journal yet, and there is time left. One that paid for
+    /// itself would pay twice.
+    pub(super) async fn is_to_repeat(self, reply: &Reply, payment: &Payment) -> bool {
+        let again = Instant::now() + Self::UNSETTLED_PAUSE;
+        if reply.status() != "unsettled" || *payment != Payment::Paid || again >= self.over {
+            return false;
+        }
+        Box::pin(sleep_until(again)).await;
+        true
+    }
+
     /// Returns what became of a command, but not before it is sure that the command
     /// is not carried out later.
     pub(super) async fn settled<T>(self, outcome: Result<T, KeyspaceError>) -> Result<T, LocksError> {

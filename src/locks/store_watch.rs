@@ -1,4 +1,4 @@
-//! One database, one store: every server compares once a second whether the store that
+//! One database, one store: every server compares twice a second whether the store that
 //! it works with is the one that the database names. Where it is not, the server grants
 //! and confirms nothing: with another address of Redis, another database number, another
 //! prefix or an older copy it would grant locks that others hold.
@@ -18,13 +18,13 @@ use crate::{
 };
 
 /// How often the database is asked.
-const ROUND: Duration = Duration::from_secs(1);
+const ROUND: Duration = Duration::from_millis(500);
 /// How long nobody must have worked with the named store before a server claims its own
 /// in its place.
 const CLAIM_AFTER: Duration = Duration::from_secs(10);
 /// The same for a server that worked with the named store itself, which has lost its
 /// data or was passed over.
-const CLAIM_AFTER_LOSS: Duration = Duration::from_secs(3);
+const CLAIM_AFTER_LOSS: Duration = Duration::from_millis(1500);
 /// For how long a server that cannot reach its store says that it works with it.
 const BEATS_WITHOUT_STORE: Duration = Duration::from_secs(30);
 /// A server that did not compare for so long, as it stood still, has to before it grants
@@ -49,7 +49,7 @@ struct Watched {
     shard: Shard,
     /// What the database said of others when that changed last, and when that was.
     others: Option<(Vec<StoreRow>, Instant)>,
-    /// The beat in the round before.
+    /// The beat after the round before.
     beat: u64,
     /// When the store could be reached last.
     reached: Instant,
@@ -109,10 +109,13 @@ impl Locks {
                 && watched.reached.elapsed() < BEATS_WITHOUT_STORE
             {
                 // One server says it for all.
-                if own.beat == watched.beat {
-                    beats.push(&*own.store);
-                }
-                watched.beat = own.beat;
+                watched.beat = match own.beat == watched.beat {
+                    true => {
+                        beats.push(&*own.store);
+                        own.beat + 1
+                    }
+                    false => own.beat,
+                };
             }
         }
         if !beats.is_empty() {
@@ -189,13 +192,23 @@ impl Locks {
             Some(_) => CLAIM_AFTER_LOSS,
             None => CLAIM_AFTER,
         };
-        if watched.has_heard_nothing(&rows, patience) && self.claim(standing, &rows).await? {
-            let floor_us = own.map_or(0, |own| own.epoch_us);
-            self.keyspace.arrive(shard, floor_us).await?;
-            self.recover_in(shard).await?;
-        } else if standing.state != State::Closed || before.is_none() {
+        if standing.state != State::Closed || before.is_none() {
             // What is closed after a loss grants nothing anyway.
             self.note_foreign(shard);
+        }
+        if !watched.has_heard_nothing(&rows, patience) {
+            return Ok(());
+        }
+        // Closed first: what opens it again is a recovery alone, whoever goes on with this.
+        if standing.state != State::Closed {
+            self.keyspace.arrive(shard, standing.era.epoch_us).await?;
+        }
+        let is_closed = |shard: &Shard| {
+            self.keyspace.standing(*shard).borrow().as_ref().is_some_and(|standing| standing.state == State::Closed)
+        };
+        let can_claim = is_closed(&shard) && (others.is_empty() || self.keyspace.shards().iter().all(is_closed));
+        if can_claim && self.claim(standing, &rows).await? {
+            self.recover_in(shard).await?;
         }
         Ok(())
     }

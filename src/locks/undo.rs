@@ -83,7 +83,8 @@ impl Undoing {
                 Ok(withdrawn) => {
                     if let Withdrawn::Released(fence, until_ms) = withdrawn {
                         let (account, place) = (self.claimant.account, self.lock.to_string());
-                        self.locks.recorder.ended(account, &place, fence, Ending::TakenBack);
+                        let now_ms = self.locks.now_ms(self.locks.keyspace.shard_of(&place));
+                        self.locks.recorder.ended(account, &place, fence, (now_ms, Ending::TakenBack));
                         self.locks.end_in_background(account, place, fence, until_ms);
                     }
                     return withdrawn;

@@ -3,6 +3,7 @@
 //! service comes back by itself.
 
 mod away;
+mod elsewhere;
 mod forgetful;
 mod soak;
 mod topology;

@@ -30,7 +30,8 @@ async fn without_redis_the_answer_is_503_at_once_and_service_comes_back_by_itsel
     cluster.redis.restart();
     let back = Instant::now();
     eventually(async || client.get("/v1/heartbeat/during").await.status == 200).await;
-    assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
+    // It is empty, and servers make sure that nobody works with the data that it had.
+    assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
     // What Redis held may be forgotten; by then it has lapsed.
     eventually(async || client.get("/v1/acquire/during").await.json["response"] == true).await;
 }
