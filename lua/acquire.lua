@@ -20,7 +20,8 @@
 -- ARGV[13] interval_us, ARGV[14] burst_us: the rate; left out when already paid
 --
 -- Returns one of
---   {'granted', backlog_us, fence, expires_ms}   and, when the journal is to record
+--   {'granted', backlog_us, fence, expires_ms}, {'again', ...} when its owner had it
+--       already; and, when the journal is to record
 --       it before it is answered, also seq, '1' when shorten.lua is to follow, the
 --       former fence, which has ended, or '', and the grant as in `lock`
 --   {'held', backlog_us, rest_ms, expires_ms, grant}   grant: the value of `lock`
@@ -28,6 +29,9 @@
 --   {'recovering', backlog_us, rest_ms}   it stands in line, if it is to wait
 --   {'over_quota', backlog_us, held}
 --   {'too_many_waiting', backlog_us, waiting}
+--   {'cancelled', backlog_us}   its owner has released the lock while this waited
+--   {'busy', backlog_us}   ask again: others stand behind those that it took out of
+--       the queue, whose servers are gone
 --   {'rate_limited', backlog_us, retry_after_us}
 --   {'late', '0'}
 --   {'too_few_keys', '0'}
@@ -47,7 +51,8 @@ local expires_ms = word(now_ms + tonumber(ARGV[3]))
 local head = ARGV[1]
 
 -- Nobody has it, and nobody waits for it: one question is enough.
-if redis.call('EXISTS', LOCK, LINE) == 0 then
+local is_known = TICKETS and redis.call('HGET', TICKETS, head)
+if redis.call('EXISTS', LOCK, LINE) == 0 and not is_known then
   local held, fence, record =
     hold(now, expires_ms, head, nil, ARGV[4], ARGV[7], ARGV[2], ARGV[3], tonumber(ARGV[6]), ARGV[12] == '1')
   if held then

@@ -25,14 +25,17 @@
 --                  stood here was lost: then nothing is granted either
 -- KEYS[3] held     sorted set: the places of the locks that the account holds in
 --                  this hash slot, by the time in ms at which they lapse
--- KEYS[4] line     sorted set: the tickets of those who wait, by the time in us
---                  at which each was drawn. A ticket is account, owner and
---                  attempt; the attempt is '' for one with an owner, who has
---                  one place in a line however often it asks
--- KEYS[5] tickets  hash: of each ticket its attempt, its pod, and the time in ms
---                  until which the place is kept though nobody asks, '' while a
---                  request waits; then label, note and info as in a grant
--- KEYS[6] kept     sorted set: the tickets for which nobody asks, by that time
+-- KEYS[4] line     sorted set: the tickets for which a request is open, by their
+--                  position, the time in us at which each was drawn. A ticket is
+--                  account, owner and attempt; the attempt is '' for one with an
+--                  owner, who has one position however often it asks
+-- KEYS[5] tickets  hash: of each ticket its attempt, its pod, and its position, ''
+--                  while it stands in `line`, 'x' when its owner has cancelled it
+--                  and its request does not know yet; then label, note and info as
+--                  in a grant. The other two keys lapse with this one
+-- KEYS[6] kept     sorted set: the tickets of owners without an open request, whose
+--                  positions are reserved, by the time in ms until which they are.
+--                  Nobody waits for them: they are passed over
 -- KEYS[7] pods     sorted set: servers, by the time in ms until which they count
 --                  as alive. A server is called as the channel it listens to
 -- KEYS[8] waiting  sorted set: the attempts with which the account waits, by the

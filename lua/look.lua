@@ -9,10 +9,16 @@
 --                       collect, or '', and '1' if it was handed over here
 --   {'recovering', rest_ms, waiting}      nobody may have it yet
 --   {'free', '0'}                         nobody holds it, and nobody waits
+--   {'busy', '0'}                         look again, as in acquire.lua
 local now = time_us()
 local grant, handed_over = redis.call('GET', LOCK), '0'
 if not grant then
-  grant, handed_over = hand_over(now), '1'
+  local is_unfinished
+  grant, is_unfinished = hand_over(now)
+  handed_over = '1'
+  if is_unfinished then
+    return {'busy', '0'}
+  end
 end
 if not grant then
   local waiting = redis.call('ZCARD', LINE)

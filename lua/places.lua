@@ -1,4 +1,4 @@
--- Places in the line of a lock. It stands behind line.lua.
+-- Positions in the line of a lock. It stands behind tickets.lua.
 
 -- Keeps a key for so long at least. GT alone would never end one that has no end
 -- yet.
@@ -10,18 +10,32 @@ local function keep(key, ms)
   end
 end
 
--- Takes a place at the end of the line, or the owner's own that it has already:
+-- Puts a ticket in its position, for which a request is open again.
+local function stand_again(ticket, attempt, pod, position, about)
+  redis.call('ZADD', LINE, position, ticket)
+  redis.call('ZREM', KEPT, ticket)
+  redis.call('HSET', TICKETS, ticket, attempt .. '\n' .. pod .. '\n\n' .. about)
+  local rest_ms = word(redis.call('PTTL', TICKETS))
+  redis.call('PEXPIRE', LINE, rest_ms)
+  redis.call('PEXPIRE', KEPT, rest_ms)
+end
+
+-- Takes a position at the end of the line, or the owner's own that it has already:
 -- then another request of its owner has it no more, and is told. Returns how
 -- many of the account wait, as a word, when these are as many as may.
 local function stand_in_line(now, head, attempt, pod, about, wait_ms, waiting_max)
   local now_ms = math.floor(now / 1000)
   sweep(now_ms)
   local ticket = string.sub(head, -2) == '\n\n' and head .. attempt or head
-  local record = redis.call('HGET', TICKETS, ticket)
-  if record then
-    local before, its_pod = string.match(record, '^([^\n]*)\n([^\n]*)\n')
+  local before, its_pod, position = read_ticket(ticket)
+  if before then
     redis.call('ZREM', WAITING, before)
     redis.pcall('PUBLISH', its_pod, before)
+    if position == '' then
+      position = redis.call('ZSCORE', LINE, ticket)
+    elseif tonumber(redis.call('ZSCORE', KEPT, ticket) or 0) <= now_ms then
+      position = nil
+    end
   end
   if redis.call('ZCARD', WAITING) >= waiting_max then
     redis.call('ZREMRANGEBYSCORE', WAITING, '-inf', '(' .. word(now_ms))
@@ -30,37 +44,16 @@ local function stand_in_line(now, head, attempt, pod, about, wait_ms, waiting_ma
       return word(waiting)
     end
   end
-  -- What is written lasts longer than the wait and the place that is kept after.
-  local keep_ms = word(wait_ms + 2 * KEEP_MS)
   redis.call('ZADD', WAITING, word(now_ms + wait_ms + KEEP_MS), attempt)
+  -- What is written lasts longer than the wait and the reservation after it.
+  local keep_ms = word(wait_ms + 2 * KEEP_MS)
   keep(WAITING, keep_ms)
-  if not record then
+  if not position then
     local last = redis.call('ZRANGE', LINE, -1, -1, 'WITHSCORES')[2]
-    redis.call('ZADD', LINE, word(math.max(now, tonumber(last or 0) + 1)), ticket)
+    position = math.max(now, tonumber(last or 0) + 1)
   end
-  redis.call('HSET', TICKETS, ticket, attempt .. '\n' .. pod .. '\n\n' .. about)
-  redis.call('ZREM', KEPT, ticket)
-  keep(LINE, keep_ms)
+  redis.call('HSET', TICKETS, ticket, '')
   keep(TICKETS, keep_ms)
-  keep(KEPT, keep_ms)
+  stand_again(ticket, attempt, pod, word(tonumber(position)), about)
   return nil
-end
-
--- Leaves the line with an attempt, if that is the one which waits. The place of
--- an owner is kept for a while. Returns whether it stood in line.
-local function leave(ticket, record, attempt, now_ms)
-  redis.call('ZREM', WAITING, attempt)
-  local waiting, pod, about = string.match(record or '', '^([^\n]*)\n([^\n]*)\n[^\n]*\n(.*)$')
-  if waiting ~= attempt then
-    return false
-  end
-  if string.sub(ticket, -#attempt) == attempt then
-    drop_ticket(ticket)
-  else
-    local kept_until_ms = word(now_ms + KEEP_MS)
-    redis.call('HSET', TICKETS, ticket, table.concat({attempt, pod, kept_until_ms, about}, '\n'))
-    redis.call('ZADD', KEPT, kept_until_ms, ticket)
-    keep(KEPT, word(redis.call('PTTL', LINE)))
-  end
-  return true
 end

@@ -10,8 +10,10 @@
 -- ARGV[5] interval_us, ARGV[6] burst_us: the rate; left out when already paid
 --
 -- Returns one of
---   {'released', backlog_us, fence, until_ms}   until_ms: the latest expiry in its
---                               journal row, which is to end; '0' without one
+--   {'released', backlog_us, fence, until_ms, unfinished}   until_ms: the latest
+--                               expiry in its journal row, which is to end; '0' without
+--                               one. unfinished: '1' when look.lua is to go on, as the
+--                               queue has more than one script takes out of it
 --   {'not_held', backlog_us}
 --   {'held_by_another', backlog_us}   also when the fence is not the current one
 --   {'unsettled', backlog_us}   as in heartbeat.lua
@@ -41,23 +43,33 @@ if is_closed(redis.call('GET', CLOCK)) then
 end
 -- mend end
 local has_line = redis.call('EXISTS', LINE) == 1
-if not TICKETS and (has_line or mark == '?' or (until_ms or '') ~= '') then
+local has_owner = string.sub(head, -2) ~= '\n\n'
+local may_wait = has_owner and ARGV[3] == '' and (not fence or mark == '?')
+if not TICKETS and (has_line or may_wait or mark == '?' or (until_ms or '') ~= '') then
   return {'too_few_keys', '0'}
+end
+if may_wait then
+  -- An owner that waits and releases does not want the lock any more.
+  local record = redis.call('HGET', TICKETS, head)
+  local attempt, pod, position, about = string.match(record or '', '^([^\n]*)\n([^\n]*)\n([^\n]*)\n(.*)$')
+  if attempt then
+    redis.call('ZREM', LINE, head)
+    redis.call('ZREM', KEPT, head)
+    redis.call('ZREM', WAITING, attempt)
+    if position == '' or mark == '?' then
+      -- Its request is open, and must not come back.
+      redis.call('HSET', TICKETS, head, table.concat({attempt, pod, 'x', about}, '\n'))
+      redis.pcall('PUBLISH', pod, attempt)
+    else
+      redis.call('HDEL', TICKETS, head)
+    end
+  end
 end
 if not fence then
   reason = grant and 'held_by_another' or 'not_held'
-  -- An owner that waits and releases does not want the lock any more.
-  local is_own = has_line and ARGV[3] == '' and string.sub(head, -2) ~= '\n\n'
-  local record = is_own and redis.call('HGET', TICKETS, head)
-  if record then
-    redis.call('ZREM', LINE, head)
-    redis.call('HDEL', TICKETS, head)
-    redis.call('ZREM', KEPT, head)
-    redis.call('ZREM', WAITING, string.match(record, '^[^\n]*'))
-  end
 elseif ARGV[3] ~= '' and ARGV[3] ~= fence then
   reason = 'held_by_another'
-elseif mark == '?' and string.sub(head, -2) == '\n\n' then
+elseif mark == '?' and not has_owner then
   -- Without an owner whoever asks is not the waiter, who has no answer yet, but
   -- somebody who held the lock before.
   reason = 'not_held'
@@ -75,5 +87,5 @@ end
 redis.call('DEL', LOCK)
 redis.call('ZREM', HELD, ARGV[2])
 if not has_line and until_ms == '' then
-  return {'released', backlog, fence, '0'}
+  return {'released', backlog, fence, '0', ''}
 end

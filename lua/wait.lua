@@ -2,14 +2,24 @@
 -- asks again, for those who are to wait, where somebody does already, and in a
 -- recovery. Returns what acquire.lua does.
 
+local has_owner = string.sub(head, -2) ~= '\n\n'
+if is_cancelled(has_owner and head or head .. ARGV[4], ARGV[4]) then
+  return {'cancelled', backlog}
+end
 -- When a lease has lapsed those who wait come first, whoever asks now.
-grant = grant or hand_over(now)
+if not grant then
+  local is_unfinished
+  grant, is_unfinished = hand_over(now)
+  if is_unfinished then
+    return {'busy', backlog}
+  end
+end
 local recovery_ms = rest_of_recovery(now)
-local is_own = grant and string.sub(grant, 1, #head) == head and string.sub(head, -2) ~= '\n\n'
-local fence, mark, before
+local is_own = grant and has_owner and string.sub(grant, 1, #head) == head
+local fence, mark
 if is_own then
   local _
-  fence, _, _, mark, before = read_grant(grant, #head + 1)
+  fence, _, _, mark = read_grant(grant, #head + 1)
   -- What was broken is not held any more.
   is_own = mark ~= '#'
 end
@@ -31,12 +41,12 @@ if recovery_ms or (grant and not is_own) then
 end
 
 local record
-if grant then
-  if mark == '' then
-    fence, record = hold_on(now, expires_ms, head, grant, '', ARGV[2], ARGV[3], ARGV[8], ARGV[12] == '1')
-    return {'granted', backlog, fence, expires_ms, unpack(record)}
-  end
-  redis.call('ZREM', WAITING, before)
+if has_owner then
+  stop_waiting(head)
+end
+if grant and mark == '' then
+  fence, record = hold_on(now, expires_ms, head, grant, '', ARGV[2], ARGV[3], ARGV[8], ARGV[12] == '1')
+  return {'again', backlog, fence, expires_ms, unpack(record)}
 end
 
 local held

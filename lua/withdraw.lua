@@ -13,20 +13,17 @@ local now = time_us()
 local now_ms = math.floor(now / 1000)
 local head = ARGV[1]
 local has_owner = string.sub(head, -2) ~= '\n\n'
+local ticket = has_owner and head or head .. ARGV[3]
 local grant = redis.call('GET', LOCK)
 
 if grant and string.sub(grant, 1, #head) == head then
   local fence, _, until_ms, mark, attempt = read_grant(grant, #head + 1)
   if attempt == ARGV[3] and attempt ~= '' and mark ~= '#' then
-    if mark == '?' and has_owner then
-      -- Its place is kept, and with it what came to it.
-      redis.call('PEXPIRE', LOCK, word(KEEP_MS))
-      redis.call('ZREM', WAITING, ARGV[3])
-      return {'left'}
-    end
     redis.call('DEL', LOCK)
     redis.call('ZREM', HELD, ARGV[2])
-    redis.call('ZREM', WAITING, ARGV[3])
+    -- The lock was handed to it: the position of an owner is reserved, and others have
+    -- the lock meanwhile.
+    leave(ticket, ARGV[3], now_ms)
     if until_ms ~= '' then
       end_grant(now, head, ARGV[2], fence, until_ms)
     end
@@ -35,6 +32,4 @@ if grant and string.sub(grant, 1, #head) == head then
   end
 end
 
-local ticket = has_owner and head or head .. ARGV[3]
-local record = redis.call('HGET', TICKETS, ticket)
-return {leave(ticket, record, ARGV[3], now_ms) and 'left' or 'absent'}
+return {leave(ticket, ARGV[3], now_ms) and 'left' or 'absent'}

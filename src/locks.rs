@@ -92,6 +92,9 @@ impl Deref for Locks {
 /// copy of the word.
 const OUTCOMES: &[&str] = &[
     "granted",
+    "again",
+    "busy",
+    "cancelled",
     "held",
     "in_line",
     "recovering",

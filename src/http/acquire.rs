@@ -73,7 +73,12 @@ pub(super) async fn acquire(
         Acquired::Granted(grant) => {
             LockAnswer::yes(name, namespace, Granted::new(&grant, request.claimant.owner.as_ref()))
         }
+        Acquired::Again(grant) => {
+            LockAnswer::yes(name, namespace, Granted::again(&grant, request.claimant.owner.as_ref()))
+        }
         Acquired::Refused(Refusal::Held(held)) => no(NotAcquired::HELD, Some(&held)),
+        Acquired::Refused(Refusal::Replaced(held)) => no(NotAcquired::REPLACED, Some(&held)),
+        Acquired::Refused(Refusal::Cancelled) => no(NotAcquired::CANCELLED, None),
         Acquired::Refused(Refusal::TimedOut(held)) => no(NotAcquired::TIMED_OUT, held.as_ref()),
         Acquired::Refused(Refusal::Draining(held)) => {
             let mut answer = no(NotAcquired::DRAINING, held.as_ref());
@@ -143,8 +148,11 @@ pub(super) fn over_plan(app: &App, caller: &Authorized<Lock>, refusal: &Refusal)
             Problem::new(Kind::TooManyWaiting, detail).retry_after(QUOTA_RETRY_AFTER)
         }
         Refusal::RateLimited { retry_after } => caller.rate_limited(app, *retry_after),
-        Refusal::Held(_) | Refusal::TimedOut(_) | Refusal::Draining(_) | Refusal::Recovering { .. } => {
-            Problem::internal()
-        }
+        Refusal::Held(_)
+        | Refusal::TimedOut(_)
+        | Refusal::Replaced(_)
+        | Refusal::Cancelled
+        | Refusal::Draining(_)
+        | Refusal::Recovering { .. } => Problem::internal(),
     }
 }

@@ -32,6 +32,9 @@ pub(super) struct Granted<'a> {
     #[serde(serialize_with = "rfc_3339")]
     #[schema(value_type = String, format = DateTime)]
     expires_at: Timestamp,
+    /// Whether the owner held the lock already: then it is as if by a heartbeat.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    again: bool,
 }
 
 /// What comes with a grant that was renewed.
@@ -121,7 +124,12 @@ fn write_members<T: Serialize>(json: &mut Vec<u8>, answer: &LockAnswer<'_, T>) -
 impl<'a> Granted<'a> {
     pub(super) fn new(grant: &Grant, owner: Option<&'a Owner>) -> Self {
         let Renewed { fencing_token, lease_ms, expires_at } = Renewed::new(grant);
-        Self { owner: owner.map(Owner::as_str), fencing_token, lease_ms, expires_at }
+        Self { owner: owner.map(Owner::as_str), fencing_token, lease_ms, expires_at, again: false }
+    }
+
+    /// The answer to an owner that held the lock already.
+    pub(super) fn again(grant: &Grant, owner: Option<&'a Owner>) -> Self {
+        Self { again: true, ..Self::new(grant, owner) }
     }
 }
 
@@ -134,6 +142,8 @@ impl Renewed {
 impl<'a> NotAcquired<'a> {
     pub(super) const HELD: &'static str = "held";
     pub(super) const TIMED_OUT: &'static str = "timed_out";
+    pub(super) const REPLACED: &'static str = "replaced";
+    pub(super) const CANCELLED: &'static str = "cancelled";
     pub(super) const DRAINING: &'static str = "draining";
 
     /// `held` is what is known of the lock; its holder is shown to callers of

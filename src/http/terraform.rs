@@ -135,13 +135,13 @@ pub(super) async fn acquire(
     };
     let name = &request.lock.name;
     match ask(app, connection, caller, &request, params.wait).await? {
-        Acquired::Granted(grant) => {
+        Acquired::Granted(grant) | Acquired::Again(grant) => {
             Ok(LockAnswer::yes(name, namespace, Granted::new(&grant, request.claimant.owner.as_ref())))
         }
-        Acquired::Refused(Refusal::Held(held) | Refusal::TimedOut(Some(held))) => {
+        Acquired::Refused(Refusal::Held(held) | Refusal::Replaced(held) | Refusal::TimedOut(Some(held))) => {
             Ok(locked(&held.holder, account.account, name))
         }
-        Acquired::Refused(Refusal::TimedOut(None) | Refusal::Draining(_)) => {
+        Acquired::Refused(Refusal::TimedOut(None) | Refusal::Cancelled | Refusal::Draining(_)) => {
             Err(Problem::unavailable("the lock could not be waited for here"))
         }
         Acquired::Refused(Refusal::Recovering { rest }) => {

@@ -6,6 +6,8 @@ use super::{Grant, Holder};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acquired {
     Granted(Grant),
+    /// Its owner held the lock already, and has renewed it.
+    Again(Grant),
     Refused(Refusal),
 }
 
@@ -16,6 +18,10 @@ pub enum Refusal {
     Held(Held),
     /// It was waited for, and not had in that time.
     TimedOut(Option<Held>),
+    /// Its owner has released the lock, which it waited for.
+    Cancelled,
+    /// A later request of its owner has its position.
+    Replaced(Held),
     /// The server is about to stop, and waits for nothing any more.
     Draining(Option<Held>),
     /// Grants may have been forgotten, and nothing is granted until they have

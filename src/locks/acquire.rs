@@ -13,7 +13,8 @@ use crate::{
     lock::{Acquired, Attempt, Grant, Held, Lease, Payment, Refusal},
 };
 
-static ACQUIRE: Script = script!("acquire" = "grant" "keys" "hold" "acquire" "ended" "hold_on" "line" "places" "wait");
+static ACQUIRE: Script =
+    script!("acquire" = "grant" "keys" "hold" "acquire" "ended" "hold_on" "tickets" "line" "places" "leave" "wait");
 
 /// How an acquire stands that may wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub enum Turn {
     Replaced(Held),
     /// It does not stand in line, and the lock is not held for it.
     Gone,
+    /// Its owner has released the lock meanwhile.
+    Cancelled,
 }
 
 impl Locks {
@@ -53,6 +56,7 @@ impl Locks {
         let outcome = match answer.outcome {
             Turn::Over(acquired) => acquired,
             Turn::Waiting(held) | Turn::Replaced(held) => Acquired::Refused(Refusal::Held(held)),
+            Turn::Cancelled => Acquired::Refused(Refusal::Cancelled),
             Turn::Recovering { rest } => Acquired::Refused(Refusal::Recovering { rest }),
             Turn::Gone => Acquired::Refused(Refusal::TimedOut(None)),
         };
@@ -123,8 +127,14 @@ impl Locks {
             }
         };
         Self::count("acquire", &reply);
+        let standing = read_standing(&reply, &request.payment)?;
+        if reply.status() == "busy" {
+            let paid = AcquireRequest { payment: Payment::Paid, ..request.clone() };
+            let again = Box::pin(self.ask_once(&paid, attempt, wait)).await?;
+            return Ok(Answer { outcome: again.outcome, standing });
+        }
         let outcome = read_turn(&reply, 2, request.lease)?;
-        if let Turn::Over(Acquired::Granted(grant)) = &outcome {
+        if let Turn::Over(Acquired::Granted(grant) | Acquired::Again(grant)) = &outcome {
             self.keyspace.note_fence(shard, grant.fence.as_u64());
             if let Some(change) = Change::read(&reply, 4)? {
                 let of = (&request.lock, &request.claimant);
@@ -132,7 +142,7 @@ impl Locks {
             }
             self.recorder.granted(request, &place, grant);
         }
-        Ok(Answer { outcome, standing: read_standing(&reply, &request.payment)? })
+        Ok(Answer { outcome, standing })
     }
 }
 
@@ -152,14 +162,16 @@ impl LocksError {
 /// Reads how an acquire stands; what belongs to its status begins at `index`.
 pub(super) fn read_turn(reply: &Reply, index: usize, lease: Lease) -> Result<Turn, LocksError> {
     let acquired = match reply.status() {
-        "granted" => {
+        status @ ("granted" | "again") => {
             let (fence, expires_at) = (reply.word(index)?, read_time(reply, index + 1)?);
-            Acquired::Granted(Grant { fence, lease, expires_at })
+            let grant = Grant { fence, lease, expires_at };
+            if status == "again" { Acquired::Again(grant) } else { Acquired::Granted(grant) }
         }
         "held" | "in_line" => return Ok(Turn::Waiting(read_held(reply, index)?)),
         "recovering" => return Ok(Turn::Recovering { rest: Duration::from_millis(reply.word(index)?) }),
         "replaced" => return Ok(Turn::Replaced(read_held(reply, index)?)),
         "gone" => return Ok(Turn::Gone),
+        "cancelled" => return Ok(Turn::Cancelled),
         "over_quota" => Acquired::Refused(Refusal::OverQuota { held: reply.word(index)? }),
         "too_many_waiting" => Acquired::Refused(Refusal::TooManyWaiting { waiting: reply.word(index)? }),
         "rate_limited" => {

@@ -10,8 +10,9 @@ use crate::{
     lock::{Acquired, Attempt, Fence, Payment},
 };
 
-static COLLECT: Script = script!("collect" = "grant" "keys" "hold" "ended" "hold_on" "line" "places" "collect");
-static WITHDRAW: Script = script!("withdraw" = "grant" "keys" "line" "places" "ended" "withdraw");
+static COLLECT: Script =
+    script!("collect" = "grant" "keys" "hold" "ended" "hold_on" "tickets" "line" "places" "leave" "collect");
+static WITHDRAW: Script = script!("withdraw" = "grant" "keys" "tickets" "line" "leave" "ended" "withdraw");
 
 /// What there was of an attempt that was taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +65,11 @@ impl Locks {
         let reply =
             deadline.settled(self.keyspace.run_replicated(&COLLECT, &keys.slices(), &args.slices()).await).await?;
         Self::count("collect", &reply);
+        if reply.status() == "busy" {
+            return Box::pin(self.collect_once(request, attempt, is_over)).await;
+        }
         let turn = read_turn(&reply, 1, request.lease)?;
-        if let Turn::Over(Acquired::Granted(grant)) = &turn {
+        if let Turn::Over(Acquired::Granted(grant) | Acquired::Again(grant)) = &turn {
             self.keyspace.note_fence(shard, grant.fence.as_u64());
             if let Some(change) = Change::read(&reply, 3)? {
                 let of = (&request.lock, &request.claimant);

@@ -13,7 +13,7 @@ use crate::{
 };
 
 static INSPECT: Script = script!("inspect");
-static BREAK: Script = script!("break" = "grant" "keys" "line" "ended" "break");
+static BREAK: Script = script!("break" = "grant" "keys" "tickets" "line" "ended" "break");
 
 impl Locks {
     /// Says who holds a lock, how many wait for it, and where among them the owner
@@ -31,7 +31,7 @@ impl Locks {
         let keys = Keys::new(&self.keyspace, &place, "-", payment);
         let [interval_us, burst_us] = rate_args(payment);
         let bucket = bucket_key(&self.keyspace, self.keyspace.shard_of(&place), payment);
-        let keys = [keys.lock(), keys.line(), &bucket];
+        let keys = [keys.lock(), keys.line(), &bucket, keys.tickets(), keys.kept()];
         let ticket = asking.map(|asking| format!("{}\n{}\n", asking.account, asking.owner_text())).unwrap_or_default();
         let reply = self.keyspace.run(&INSPECT, &keys, &[&interval_us, &burst_us, &ticket]).await?;
         let place = |index| Ok::<_, LocksError>(Some(reply.word(index)?).filter(|place| *place > 0));

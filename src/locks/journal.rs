@@ -21,7 +21,7 @@ use crate::{
 };
 
 static SHORTEN: Script = script!("shorten" = "grant" "shorten");
-static SETTLE_END: Script = script!("settle_end" = "grant" "keys" "line" "settle_end");
+static SETTLE_END: Script = script!("settle_end" = "grant" "keys" "tickets" "line" "settle_end");
 static LIST_ENDED: Script = script!("list_ended");
 
 /// How often to look for ends that the journal has not recorded, and for fences.

@@ -18,7 +18,7 @@ use crate::{
     lock::{Attempt, Payment},
 };
 
-static LOOK: Script = script!("look" = "keys" "line" "look");
+static LOOK: Script = script!("look" = "keys" "tickets" "line" "look");
 static ALIVE: Script = script!("alive");
 
 /// How a line stands.
@@ -80,8 +80,20 @@ impl Locks {
             }
             "recovering" => Look::Recovering { rest: Duration::from_millis(reply.word(1)?), waiting: reply.word(2)? },
             "free" => Look::Free,
+            "busy" => Box::pin(self.look(lock)).await?,
             _ => return Err(reply.bad().into()),
         })
+    }
+
+    /// Goes on with handing a lock over that was released, when its queue had more in it
+    /// that is gone than one script takes out.
+    pub(super) fn look_in_background(&self, lock: LockId) {
+        let locks = self.clone();
+        self.undo_tasks.spawn(async move {
+            if let Err(error) = locks.look(&lock).await {
+                tracing::debug!(%error, "a lock could not be handed over yet");
+            }
+        });
     }
 
     /// Says to a shard that this server is there. Returns whether it counted as such.

@@ -11,7 +11,7 @@ use crate::{
     lock::{NotHeld, Payment, Released},
 };
 
-static RELEASE: Script = script!("release" = "grant" "keys" "release" "line" "ended" "next");
+static RELEASE: Script = script!("release" = "grant" "keys" "release" "tickets" "line" "ended" "next");
 
 impl Locks {
     /// Releases a lock, if the claimant holds it; the first in line has it then.
@@ -32,6 +32,9 @@ impl Locks {
             let fence = reply.word(2)?;
             self.recorder.ended(request.claimant.account, &place, fence, (self.now_ms(shard), Ending::Released));
             self.end_in_background(request.claimant.account, place, fence, reply.word(3)?);
+            if !reply.text(4)?.is_empty() {
+                self.look_in_background(request.lock.clone());
+            }
         }
         Ok(Answer { outcome: read_released(&reply)?, standing: read_standing(&reply, &request.payment)? })
     }

@@ -225,6 +225,10 @@ impl Keys {
         self.names.get(4)
     }
 
+    pub(super) fn kept(&self) -> &str {
+        self.names.get(5)
+    }
+
     /// In the order in which scripts take them.
     pub(super) fn slices(&self) -> KeySlices<'_> {
         self.names.iter().chain(self.bucket.as_deref()).collect()

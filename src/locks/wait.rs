@@ -61,7 +61,11 @@ impl Locks {
                 // The other request has the lock when it is handed over.
                 Ok(Turn::Replaced(held)) => {
                     undo.disarm();
-                    return Ok(answered(given_up(Some(held), draining)));
+                    return Ok(answered(Acquired::Refused(Refusal::Replaced(held))));
+                }
+                Ok(Turn::Cancelled) => {
+                    undo.disarm();
+                    return Ok(answered(Acquired::Refused(Refusal::Cancelled)));
                 }
                 Ok(Turn::Waiting(held)) if is_over => {
                     undo.disarm();

@@ -8,8 +8,8 @@ use std::{
 use jiff::Timestamp;
 use lockable::{
     lock::{
-        AccountId, Acquired, Attempt, Fence, Grant, Heartbeaten, Held, Holder, NotHeld, Payment, RateStanding, Refusal,
-        Released,
+        AccountId, Acquired, Attempt, Fence, Grant, Heartbeaten, Held, Holder, Lease, NotHeld, Payment, RateStanding,
+        Refusal, Released,
     },
     locks::{AcquireRequest, Answer, Claimant, HeartbeatRequest, LockId, Look, ReleaseRequest, Turn},
 };
@@ -18,6 +18,8 @@ use super::{HELD_MAX, WAITING_MAX};
 
 const COLLECT: Duration = Duration::from_secs(5);
 const KEEP: Duration = Duration::from_secs(10);
+/// The longest lease that is not written down.
+const SHORT: Lease = Lease::from_secs(60);
 
 /// The rules of the contract, once more and as plainly as possible.
 #[derive(Default)]
@@ -48,8 +50,18 @@ struct Holding {
 struct Ticket {
     request: AcquireRequest,
     attempt: String,
-    /// Until when the place is kept that nobody asks for.
-    kept_until: Option<Timestamp>,
+    state: State,
+}
+
+/// How a ticket stands.
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    /// A request is open.
+    Waits,
+    /// None is, and the position is reserved until then.
+    Reserved(Timestamp),
+    /// Its owner has cancelled the request.
+    Cancelled,
 }
 
 impl Ticket {
@@ -77,12 +89,22 @@ impl Model {
 
     fn ask_paid(&mut self, request: &AcquireRequest, attempt: &str, wait: Duration) -> Turn {
         let AcquireRequest { lock, claimant, .. } = request;
-        let Some(holding) = self.settled(lock) else { return self.hold(request, attempt, None) };
+        // What asks for no more than the lock is not looked for in the queue.
+        let is_plain = wait.is_zero() && request.lease <= SHORT && request.payment == Payment::Paid;
+        let Some(holding) = self.settled(lock) else {
+            if !is_plain {
+                self.drop_ticket(lock, claimant);
+            }
+            return self.hold(request, attempt, None);
+        };
         let is_own = holding.claimant == *claimant && claimant.owner.is_some();
         let (fence, is_collected) = (holding.holder.fence, holding.is_collected);
         let held = self.held(lock);
         match is_own {
-            true if is_collected => self.hold_on(request, fence, ""),
+            true if is_collected => {
+                self.drop_ticket(lock, claimant);
+                self.hold_on(request, fence, "")
+            }
             true => self.hold_handed_over(request, attempt, fence),
             false if wait.is_zero() => Turn::Waiting(held),
             false => match self.stand_in_line(request, attempt, wait) {
@@ -95,6 +117,9 @@ impl Model {
     pub fn collect(&mut self, request: &AcquireRequest, attempt: Attempt, is_over: bool) -> Turn {
         let AcquireRequest { lock, claimant, .. } = request;
         let attempt = attempt.to_string();
+        if self.is_cancelled(lock, claimant, &attempt) {
+            return Turn::Cancelled;
+        }
         let mut is_held = false;
         if let Some(holding) = self.settled(lock) {
             is_held = true;
@@ -107,6 +132,7 @@ impl Model {
             let is_collected_before = holding_attempt == attempt;
             if is_own && (is_collected_before || claimant.owner.is_some()) {
                 self.stop_waiting(claimant, &attempt);
+                self.drop_ticket(lock, claimant);
                 return self.hold_on(request, fence, if is_collected_before { &attempt } else { "" });
             }
         }
@@ -115,9 +141,16 @@ impl Model {
         let is_replaced = line.iter().any(|ticket| ticket.is_of(claimant, &attempt) && ticket.attempt != attempt);
         if is_over {
             self.leave(lock, claimant, &attempt);
+        } else if let Some(ticket) = self.lock(lock).line.iter_mut().find(|ticket| ticket.is_of(claimant, &attempt))
+            && ticket.attempt == attempt
+        {
+            // It was handed the lock and did not collect it in time.
+            ticket.state = State::Waits;
         }
         if !is_held || !(stands || is_over) {
-            self.stop_waiting(claimant, &attempt);
+            if !stands {
+                self.stop_waiting(claimant, &attempt);
+            }
             return Turn::Gone;
         }
         let held = self.held(lock);
@@ -127,17 +160,12 @@ impl Model {
     pub fn withdraw(&mut self, request: &AcquireRequest, attempt: Attempt) -> bool {
         let AcquireRequest { lock, claimant, .. } = request;
         let attempt = attempt.to_string();
-        let kept_until = self.now() + KEEP;
         self.forget_lapsed();
-        let holding = self.lock(lock).held.as_mut();
-        if let Some(holding) = holding.filter(|held| held.claimant == *claimant && held.attempt == attempt) {
-            if !holding.is_collected && claimant.owner.is_some() {
-                holding.holder.expires_at = kept_until;
-            } else {
-                self.lock(lock).held = None;
-                self.settled(lock);
-            }
-            self.stop_waiting(claimant, &attempt);
+        let holding = self.lock(lock).held.as_ref();
+        if holding.is_some_and(|held| held.claimant == *claimant && held.attempt == attempt) {
+            self.lock(lock).held = None;
+            self.leave(lock, claimant, &attempt);
+            self.settled(lock);
             return true;
         }
         self.leave(lock, claimant, &attempt)
@@ -151,7 +179,8 @@ impl Model {
         let rest = self.held(lock).rest;
         let Lock { held, line, .. } = self.lock(lock);
         let to_collect = held.as_ref().filter(|held| !held.is_collected).map(|held| held.attempt.clone());
-        Look::Held { rest, waiting: line.len(), to_collect }
+        let waiting = line.iter().filter(|ticket| ticket.state == State::Waits).count();
+        Look::Held { rest, waiting, to_collect }
     }
 
     pub fn heartbeat(&mut self, request: &HeartbeatRequest) -> Answer<Heartbeaten> {
@@ -187,9 +216,13 @@ impl Model {
         let is_owners = self.lock(lock).held.as_ref().is_some_and(|held| held.claimant == *claimant);
         let outcome = match self.find(lock, claimant, request.fence) {
             Ok(holding) if holding.is_collected || claimant.owner.is_some() => {
-                if !holding.is_collected {
+                let is_waiters = !holding.is_collected;
+                if is_waiters {
                     let attempt = holding.attempt.clone();
                     self.stop_waiting(claimant, &attempt);
+                }
+                if is_waiters && request.fence.is_none() {
+                    self.cancel(lock, claimant, true);
                 }
                 self.lock(lock).held = None;
                 self.settled(lock);
@@ -199,13 +232,44 @@ impl Model {
             Err(reason) => Released::Refused(reason),
         };
         if !is_owners && claimant.owner.is_some() && request.fence.is_none() {
-            let line = &mut self.lock(lock).line;
-            if let Some(at) = line.iter().position(|ticket| ticket.request.claimant == *claimant) {
-                let ticket = line.remove(at).unwrap();
-                self.stop_waiting(claimant, &ticket.attempt);
-            }
+            self.cancel(lock, claimant, false);
         }
         Answer { outcome, standing }
+    }
+
+    /// An owner that waits and releases does not want the lock any more.
+    fn cancel(&mut self, lock: &LockId, claimant: &Claimant, is_handed_over: bool) {
+        let line = &mut self.lock(lock).line;
+        let Some(at) = line.iter().position(|ticket| ticket.request.claimant == *claimant) else { return };
+        let attempt = line[at].attempt.clone();
+        if line[at].state == State::Waits || is_handed_over {
+            line[at].state = State::Cancelled;
+        } else {
+            line.remove(at);
+        }
+        self.stop_waiting(claimant, &attempt);
+    }
+
+    fn is_cancelled(&mut self, lock: &LockId, claimant: &Claimant, attempt: &str) -> bool {
+        self.forget_lapsed();
+        let line = &mut self.lock(lock).line;
+        let is_meant = |ticket: &Ticket| {
+            ticket.is_of(claimant, attempt) && ticket.attempt == attempt && ticket.state == State::Cancelled
+        };
+        let Some(at) = line.iter().position(is_meant) else { return false };
+        line.remove(at);
+        self.stop_waiting(claimant, attempt);
+        true
+    }
+
+    /// Forgets that an owner waits.
+    fn drop_ticket(&mut self, lock: &LockId, claimant: &Claimant) {
+        let line = &mut self.lock(lock).line;
+        let is_meant = |ticket: &Ticket| ticket.request.claimant == *claimant && claimant.owner.is_some();
+        if let Some(at) = line.iter().position(is_meant) {
+            let ticket = line.remove(at).unwrap();
+            self.stop_waiting(claimant, &ticket.attempt);
+        }
     }
 
     fn find(&mut self, lock: &LockId, claimant: &Claimant, fence: Option<Fence>) -> Result<&mut Holding, NotHeld> {
@@ -219,16 +283,17 @@ impl Model {
         self.forget_lapsed();
         let now = self.now();
         while self.lock(lock).held.is_none() {
-            let ticket = self.lock(lock).line.pop_front()?;
-            let window = match ticket.kept_until {
-                Some(until) if until > now => Duration::try_from(until.duration_since(now)).unwrap(),
-                Some(_) => continue,
-                None => COLLECT,
-            };
+            let line = &mut self.lock(lock).line;
+            let at = line.iter().position(|ticket| ticket.state == State::Waits)?;
+            let (request, attempt) = (line[at].request.clone(), line[at].attempt.clone());
+            if request.claimant.owner.is_some() {
+                line[at].state = State::Reserved(now + COLLECT + KEEP);
+            } else {
+                line.remove(at);
+            }
             let fence = self.next_fence();
-            let holder = self.holder(&ticket.request, fence, now + window);
-            let claimant = ticket.request.claimant.clone();
-            let holding = Holding { claimant, holder, attempt: ticket.attempt, is_collected: false };
+            let holder = self.holder(&request, fence, now + COLLECT);
+            let holding = Holding { claimant: request.claimant, holder, attempt, is_collected: false };
             self.lock(lock).held = Some(holding);
         }
         self.lock(lock).held.as_ref()
@@ -256,6 +321,7 @@ impl Model {
         let AcquireRequest { lock, claimant, .. } = request;
         let before = self.lock(lock).held.as_ref().unwrap().attempt.clone();
         self.stop_waiting(claimant, &before);
+        self.drop_ticket(lock, claimant);
         let turn = self.hold(request, attempt, Some(fence));
         if matches!(turn, Turn::Over(Acquired::Refused(_))) {
             self.lock(lock).held = None;
@@ -269,17 +335,23 @@ impl Model {
         let holding = self.lock(&request.lock).held.as_mut().unwrap();
         holding.holder.expires_at = expires_at;
         attempt.clone_into(&mut holding.attempt);
-        Turn::Over(Acquired::Granted(Grant { fence, lease: request.lease, expires_at }))
+        let grant = Grant { fence, lease: request.lease, expires_at };
+        Turn::Over(if attempt.is_empty() { Acquired::Again(grant) } else { Acquired::Granted(grant) })
     }
 
     fn stand_in_line(&mut self, request: &AcquireRequest, attempt: &str, wait: Duration) -> Result<(), u64> {
         let AcquireRequest { lock, claimant, .. } = request;
         let now = self.now();
         self.sweep(lock);
-        let place = self.lock(lock).line.iter().position(|ticket| ticket.is_of(claimant, attempt));
-        if let Some(place) = place {
-            let before = self.lock(lock).line[place].attempt.clone();
+        let mut place = self.lock(lock).line.iter().position(|ticket| ticket.is_of(claimant, attempt));
+        let mut lost = None;
+        if let Some(at) = place {
+            let Ticket { attempt: before, state, .. } = &self.lock(lock).line[at];
+            let (before, state) = (before.clone(), *state);
             self.stop_waiting(claimant, &before);
+            if state == State::Cancelled || matches!(state, State::Reserved(until) if until <= now) {
+                lost = place.take();
+            }
         }
         let waiting = self.waiting.entry(claimant.account).or_default();
         waiting.retain(|_, over| *over >= now);
@@ -287,8 +359,11 @@ impl Model {
             return Err(waiting.len() as u64);
         }
         waiting.insert(attempt.to_owned(), now + wait + KEEP);
-        let ticket = Ticket { request: request.clone(), attempt: attempt.to_owned(), kept_until: None };
+        let ticket = Ticket { request: request.clone(), attempt: attempt.to_owned(), state: State::Waits };
         let entry = self.lock(lock);
+        if let Some(at) = lost {
+            entry.line.remove(at);
+        }
         if entry.line.is_empty() {
             entry.line_kept_until = Timestamp::default();
         }
@@ -301,22 +376,29 @@ impl Model {
     }
 
     fn leave(&mut self, lock: &LockId, claimant: &Claimant, attempt: &str) -> bool {
-        self.stop_waiting(claimant, attempt);
-        let kept_until = self.now() + KEEP;
+        let until = self.now() + KEEP;
         let line = &mut self.lock(lock).line;
         let is_meant = |ticket: &Ticket| ticket.is_of(claimant, attempt) && ticket.attempt == attempt;
-        match line.iter().position(is_meant) {
-            Some(place) if claimant.owner.is_some() => line[place].kept_until = Some(kept_until),
-            Some(place) => _ = line.remove(place),
-            None => return false,
+        let Some(at) = line.iter().position(is_meant) else {
+            self.stop_waiting(claimant, attempt);
+            return false;
+        };
+        if claimant.owner.is_some() && line[at].state != State::Cancelled {
+            line[at].state = State::Reserved(until);
+            if let Some(over) = self.waiting.entry(claimant.account).or_default().get_mut(attempt) {
+                *over = until;
+            }
+            return true;
         }
-        true
+        let ticket = line.remove(at).unwrap();
+        self.stop_waiting(claimant, attempt);
+        ticket.state != State::Cancelled
     }
 
     /// Drops places that nobody has asked for in time.
     fn sweep(&mut self, lock: &LockId) {
         let now = self.now();
-        self.lock(lock).line.retain(|ticket| ticket.kept_until.is_none_or(|until| until > now));
+        self.lock(lock).line.retain(|ticket| !matches!(ticket.state, State::Reserved(until) if until <= now));
     }
 
     fn stop_waiting(&mut self, claimant: &Claimant, attempt: &str) {
