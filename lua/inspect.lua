@@ -18,13 +18,14 @@ if refusal then
 end
 local now_ms = math.floor(now / 1000)
 local reserved = redis.call('ZCOUNT', KEYS[5], word(now_ms + 1), '+inf')
-local waiting = word(redis.call('ZCARD', KEYS[2]) + reserved)
+local in_line = redis.call('ZCARD', KEYS[2])
 local rank = ARGV[3] ~= '' and redis.call('ZRANK', KEYS[2], ARGV[3])
 local until_ms = ARGV[3] ~= '' and not rank and redis.call('ZSCORE', KEYS[5], ARGV[3])
 if until_ms and tonumber(until_ms) > now_ms then
   local position = string.match(redis.call('HGET', KEYS[4], ARGV[3]) or '', '^[^\n]*\n[^\n]*\n(%d+)\n')
-  rank = position and redis.call('ZCOUNT', KEYS[2], '-inf', word(tonumber(position) - 1))
+  rank = position and in_line - redis.call('ZCOUNT', KEYS[2], position, '+inf')
 end
+local waiting = word(in_line + reserved)
 local place = word(rank and rank + 1 or 0)
 local grant = redis.call('GET', KEYS[1])
 if not grant then

@@ -37,12 +37,13 @@ case ${LOCKABLE_WAIT:-0} in *[!0-9]*) fail "LOCKABLE_WAIT is a number of seconds
 owner=$(printf '%s' "${LOCKABLE_OWNER:-$(uname -n)}" | cut -c 1-90):$$:$(date +%s)
 folder=$(mktemp -d) || fail "there is no place for temporary files"
 
-holding=no pid='' keeper='' asking='' grouped='' starting='' fence='' curl='' nap=''
+holding=no pid='' keeper='' asking='' next='' grouped='' starting='' fence='' curl='' nap=''
 
 # Asks the server: route, seconds, parameters. The answer and the status of HTTP
 # are in the folder then. The token stands on no command line, which others read.
+# A number behind the route, as in acquire.2, tells two requests apart.
 ask() {
-  route=$1 seconds=$2 answer=$folder/$1
+  route=${1%%.*} seconds=$2 answer=$folder/$1
   shift 2
   for parameter in "owner=$owner" "$@"; do
     # A line break would begin another option of curl's.
@@ -79,6 +80,7 @@ leave() {
   trap - EXIT
   trap '' INT TERM HUP
   [ -z "$asking" ] || kill "$asking" 2>/dev/null
+  [ -z "$next" ] || kill "$next" 2>/dev/null
   [ -z "$keeper" ] || kill "$keeper" 2>/dev/null
   [ ! -e "$folder/lost" ] || code=74
   # A place in the line is given up the same way.
@@ -131,25 +133,51 @@ keep() {
   signal KILL
 }
 
-holding=perhaps began=$(date +%s) told='' troubled=''
-while :; do
-  wait=20
-  if [ -n "${LOCKABLE_WAIT:-}" ]; then
-    rest=$((LOCKABLE_WAIT - ($(date +%s) - began)))
-    [ "$rest" -ge "$wait" ] || wait=$rest
-    [ "$wait" -ge 0 ] || wait=0
-  fi
-  sent=$(date +%s)
-  # In the background, so that a signal is heard at once.
+# Asks for the lock in the background, so that a signal is heard at once: number of the
+# request, seconds until it is sent, seconds to wait.
+acquire() {
   (
     trap - EXIT HUP INT
-    trap 'kill "$curl" 2>/dev/null; exit 1' TERM
-    ask acquire $((wait + 12)) "wait=$wait" "lease=$lease" "note=${LOCKABLE_NOTE:-}"
+    trap 'kill "$nap" "$curl" 2>/dev/null; exit 1' TERM
+    if [ "$2" -gt 0 ]; then
+      sleep "$2" &
+      nap=$!
+      wait "$nap"
+    fi
+    ask "acquire.$1" $(($3 + 12)) "wait=$3" "lease=$lease" "note=${LOCKABLE_NOTE:-}"
   ) &
-  asking=$!
+}
+# How many seconds one request waits at most.
+seconds_left() {
+  left=20
+  if [ -n "${LOCKABLE_WAIT:-}" ]; then
+    rest=$((LOCKABLE_WAIT - ($(date +%s) - began) - $1))
+    [ "$rest" -ge "$left" ] || left=$rest
+    [ "$left" -ge 0 ] || left=0
+  fi
+}
+
+holding=perhaps began=$(date +%s) told='' troubled='' number=0
+while :; do
+  if [ -z "$next" ]; then
+    seconds_left 0
+    number=$((number + 1))
+    sent=$(date +%s)
+    acquire "$number" 0 "$left"
+    asking=$!
+  else
+    asking=$next next=''
+  fi
+  # The next request is sent before this one ends, and takes over the position: while
+  # none is open, others are served first.
+  seconds_left 15
+  if [ -n "$told" ] && [ "$left" -gt 0 ]; then
+    acquire $((number + 1)) 15 "$left"
+    next=$!
+  fi
   wait "$asking"
   asking=''
-  case $(outcome acquire) in
+  case $(outcome "acquire.$number") in
     yes) break ;;
     no)
       if [ -n "${LOCKABLE_WAIT:-}" ] && [ $(($(date +%s) - began)) -ge "$LOCKABLE_WAIT" ]; then
@@ -158,18 +186,28 @@ while :; do
       fi
       [ -n "$told" ] || say "waiting for $name"
       told=yes troubled=''
+      if [ -n "$next" ]; then
+        case $(cat "$folder/acquire.$number") in
+          *'"reason":"replaced"'*) number=$((number + 1)) && continue ;;
+        esac
+      fi
       ;;
     busy)
-      [ -n "$troubled" ] || say "no answer, trying again: $(reason acquire)"
+      [ -n "$troubled" ] || say "no answer, trying again: $(reason "acquire.$number")"
       troubled=yes
       if [ -n "${LOCKABLE_WAIT:-}" ] && [ $(($(date +%s) - began)) -ge "$LOCKABLE_WAIT" ]; then exit 69; fi
       sleep 2
       ;;
-    bad) fail "$(reason acquire)" ;;
+    bad) fail "$(reason "acquire.$number")" ;;
   esac
+  # It was answered before the next one was sent.
+  [ -z "$next" ] || kill "$next" 2>/dev/null
+  next=''
 done
+[ -z "$next" ] || kill "$next" 2>/dev/null
+next=''
 holding=yes
-fence=$(member acquire fencing_token)
+fence=$(member "acquire.$number" fencing_token)
 # The lease counts from when the lock was handed over. This one says it anew.
 sent=$(date +%s)
 ask heartbeat $((lease / 6)) "lease=$lease" "fencing_token=$fence"

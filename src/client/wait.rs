@@ -12,6 +12,8 @@ pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long one request waits: less than servers and balancers allow.
 const REQUEST_WAIT: Duration = Duration::from_secs(50);
+/// When the next request is sent: well before the one before ends.
+const NEXT_AFTER: Duration = Duration::from_secs(40);
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -44,7 +46,11 @@ impl Client {
         let mut troubled_since = None;
         loop {
             let asked = Moment::now();
-            let refusal = match self.acquire(request, wait).await {
+            let asking = match wait == REQUEST_WAIT && request.owner.is_some() {
+                true => self.acquire_in_turns(request, rest).await,
+                false => self.acquire(request, wait).await,
+            };
+            let refusal = match asking {
                 Ok(Acquired::Granted(grant)) => return Ok(self.confirmed(request, grant, asked).await),
                 Ok(Acquired::Refused(refused)) => {
                     if wait.is_zero() && !rest().is_zero() {
@@ -80,6 +86,31 @@ impl Client {
                     self.leave(request).await;
                 }
                 return Err(Error::NotAcquired(Box::new(refusal)));
+            }
+        }
+    }
+
+    /// Acquires a lock, waiting for it in requests of which each is sent before the one
+    /// before ends, and takes over its position: while none is open, others are served
+    /// first. Returns when one is answered other than that a later one has its position.
+    async fn acquire_in_turns(&self, request: &LockRequest, rest: impl Fn() -> Duration) -> Result<Acquired, Error> {
+        let mut current = Box::pin(self.acquire(request, rest()));
+        loop {
+            if let Ok(answer) = timeout(NEXT_AFTER, &mut current).await {
+                return answer;
+            }
+            let mut next = Box::pin(self.acquire(request, rest()));
+            let answer = tokio::select! {
+                biased;
+                answer = &mut current => answer,
+                // The one before has no position any more.
+                answer = &mut next => return answer,
+            };
+            match answer {
+                Ok(Acquired::Refused(refusal)) if refusal.reason == "replaced" => current = next,
+                // A server of before says so, or the next one was not there in time.
+                Ok(Acquired::Refused(refusal)) if refusal.reason == "timed_out" => current = next,
+                answer => return answer,
             }
         }
     }

@@ -4,6 +4,7 @@
 mod leaving;
 mod limits;
 mod looks;
+mod reservations;
 
 use std::time::{Duration, Instant};
 
