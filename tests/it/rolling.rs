@@ -225,3 +225,29 @@ async fn replaced_under(redis_timeout: &'static str, start: impl FnOnce(Clients)
     let faults = std::mem::take(&mut record.lock().unwrap().faults);
     assert_eq!(faults, Vec::<String>::new(), "{} turns were taken", turns.load(Ordering::Relaxed));
 }
+
+/// The balancer keeps its own connection to the server: it has to say that the client of
+/// a request is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hangs_up_behind_the_balancer_is_granted_nothing() {
+    let site = Site { redis: RedisServer::start(), postgres: Postgres::database().await, redis_timeout: "3s" };
+    let place = Place { api: free_port(), admin: free_port() };
+    let pod = site.start(place).await;
+    let token = pod.account("business").await.token;
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let _balancer = balancer(&[place], port, folder.path());
+    let client = Client::new(&format!("http://127.0.0.1:{port}"), Some(&token));
+    eventually(async || client.try_get("/v1/account").await.is_some_and(|answer| answer.status == 200)).await;
+    assert_eq!(client.get("/v1/acquire/gone?owner=holder").await.json["response"], true);
+    let waiting = async || client.get("/v1/locks/gone").await.json["waiting"].clone();
+    let waiter = tokio::spawn({
+        let client = client.clone();
+        async move { client.get("/v1/acquire/gone?wait=55s&lease=10m").await }
+    });
+    eventually(async || waiting().await == 1).await;
+    waiter.abort();
+    eventually(async || waiting().await == 0).await;
+    assert_eq!(client.get("/v1/release/gone?owner=holder").await.json["response"], true);
+    assert_eq!(client.get("/v1/acquire/gone?owner=next").await.json["response"], true);
+}
