@@ -16,6 +16,6 @@ pub use self::{
     meter::Meter,
     places::Places,
     shares::{Share, Shares},
-    tokens::{Admission, Tokens},
+    tokens::{Admission, RateShare, Tokens},
     turns::{NoTurn, Turn, Turns},
 };

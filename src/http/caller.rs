@@ -21,7 +21,7 @@ use super::{
 use crate::{
     accounts::{Caller, LeaseOutOfRange, NamespaceDenied, Scopes},
     app::App,
-    limits::Admission,
+    limits::{Admission, RateShare},
     lock::{Lease, Namespace, Payment, RateStanding},
     locks::Answer,
 };
@@ -31,6 +31,7 @@ use crate::{
 /// what it takes to be let in.
 pub(super) struct Authorized<P> {
     known: Arc<Known>,
+    share: RateShare,
     payment: Payment,
     frame: Arc<Frame>,
     privilege: PhantomData<P>,
@@ -72,7 +73,7 @@ impl<P: Privilege> FromRequestParts<Arc<App>> for Authorized<P> {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Self::Rejection> {
         let frame = parts.extensions.get::<Arc<Frame>>().cloned().unwrap_or_default();
-        Self::admit(&parts.headers, parts.extensions.get::<Connection>(), frame, app).await
+        Self::admit(&parts.headers, parts.extensions.get::<Connection>(), frame, app, RateShare::Ask).await
     }
 }
 
@@ -83,6 +84,7 @@ impl<P: Privilege> Authorized<P> {
         connection: Option<&Connection>,
         frame: Arc<Frame>,
         app: &App,
+        share: RateShare,
     ) -> Result<Self, Problem> {
         refuse_prefetch(headers)?;
         let now = frame.begun.into_std();
@@ -92,7 +94,7 @@ impl<P: Privilege> Authorized<P> {
             // known.
             None => Box::pin(authenticate(headers, connection, &frame, app)).await?,
         };
-        let payment = match app.tokens.admit(&known.meter).await? {
+        let payment = match app.tokens.admit(known.meter(share)).await? {
             Admission::Admitted { payment, standing } => {
                 frame.note_standing(standing);
                 payment
@@ -106,7 +108,7 @@ impl<P: Privilege> Authorized<P> {
             return Err(Problem::new(Kind::AccountSuspended, "this account is suspended"));
         }
         check::<P>(&known.caller)?;
-        Ok(Self { known, payment, frame, privilege: PhantomData })
+        Ok(Self { known, share, payment, frame, privilege: PhantomData })
     }
 }
 
@@ -162,15 +164,16 @@ impl<P> Authorized<P> {
 
     /// The problem to answer when a script refused the request for its rate.
     pub(super) fn rate_limited(&self, app: &App, retry_after: Duration) -> Problem {
-        let standing = self.known.meter.standing(Instant::now());
+        let standing = self.known.meter(self.share).standing(Instant::now());
         self.note_standing(standing, Some(retry_after));
         rate_limited(app, &self.known.caller).retry_after(retry_after)
     }
 
     fn note_standing(&self, standing: RateStanding, retry_after: Option<Duration>) {
         let now = Instant::now();
-        self.known.meter.settle(standing, retry_after, now);
-        self.frame.note_standing(self.known.meter.standing(now));
+        let meter = self.known.meter(self.share);
+        meter.settle(standing, retry_after, now);
+        self.frame.note_standing(meter.standing(now));
     }
 }
 
@@ -229,8 +232,8 @@ async fn authenticate(
         Credentials::Missing => return Err(unauthenticated()),
         Credentials::Malformed => return Err(stranger().fail()),
     };
-    let meter = app.tokens.meter(caller.token, caller.plan.rate);
-    let known = Arc::new(Known::new(caller, meter, generation, headers.get(header::AUTHORIZATION)));
+    let meters = [RateShare::Keep, RateShare::Ask].map(|share| app.tokens.meter(caller.token, caller.plan.rate, share));
+    let known = Arc::new(Known::new(caller, meters, generation, headers.get(header::AUTHORIZATION)));
     if let Some(connection) = connection {
         connection.learn(known.clone());
     }

@@ -7,7 +7,7 @@ use axum::http::HeaderValue;
 
 use crate::{
     accounts::{Caller, Directory},
-    limits::Meter,
+    limits::{Meter, RateShare},
 };
 
 /// Whose token came last on a connection, so that the next request with the same
@@ -16,7 +16,8 @@ pub(super) struct Known {
     /// None when it is too long to remember.
     authorization: Option<Box<[u8]>>,
     pub(super) caller: Arc<Caller>,
-    pub(super) meter: Arc<Meter>,
+    /// The rates of heartbeats and releases, and of all else.
+    pub(super) meters: [Arc<Meter>; 2],
     /// The directory's, from before it was asked: what has changed since is asked
     /// for again.
     generation: u64,
@@ -31,13 +32,21 @@ impl Known {
 
     pub(super) fn new(
         caller: Arc<Caller>,
-        meter: Arc<Meter>,
+        meters: [Arc<Meter>; 2],
         generation: u64,
         authorization: Option<&HeaderValue>,
     ) -> Self {
         let authorization = authorization.map(HeaderValue::as_bytes);
         let authorization = authorization.filter(|field| field.len() <= Self::HEADER_BYTES_MAX).map(Into::into);
-        Self { authorization, caller, meter, generation, until: Instant::now() + Self::REMEMBERED }
+        Self { authorization, caller, meters, generation, until: Instant::now() + Self::REMEMBERED }
+    }
+
+    pub(super) fn meter(&self, share: RateShare) -> &Meter {
+        let [keep, ask] = &self.meters;
+        match share {
+            RateShare::Keep => keep,
+            RateShare::Ask => ask,
+        }
     }
 
     /// Whether a request with this header, and no other of its kind, is of the same

@@ -32,7 +32,7 @@ use super::{
     shed::Place,
     terraform::terraform,
 };
-use crate::app::App;
+use crate::{app::App, limits::RateShare};
 
 /// Every route of the API but the three that are asked for all the time, which
 /// [`Operation`] lists, and the pages.
@@ -159,7 +159,8 @@ impl Api {
         frame: &Arc<Frame>,
     ) -> Result<Response, Problem> {
         let app = &*self.app;
-        let caller = Authorized::admit(&parts.headers, Some(connection), frame.clone(), app).await?;
+        let share = if matches!(operation, Operation::Acquire) { RateShare::Ask } else { RateShare::Keep };
+        let caller = Authorized::admit(&parts.headers, Some(connection), frame.clone(), app, share).await?;
         let name = lock_name(&parts.uri)?;
         match operation {
             Operation::Acquire => {

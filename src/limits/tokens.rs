@@ -38,7 +38,17 @@ pub(super) static PERMITS: Script =
 /// which costs a round trip of its own.
 pub struct Tokens {
     keyspace: Keyspace,
-    meters: Cache<(Uuid, Rate), Arc<Meter>>,
+    meters: Cache<(Uuid, Rate, RateShare), Arc<Meter>>,
+}
+
+/// Which requests of a token are counted together. Each share is as large as the rate of
+/// the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RateShare {
+    /// Heartbeats and releases: however much else a token asks for, it keeps what it holds.
+    Keep,
+    /// All others.
+    Ask,
 }
 
 /// Whether a request may go on.
@@ -59,12 +69,13 @@ impl Tokens {
     }
 
     /// What is known of a token's rate. It may be kept for some minutes.
-    pub fn meter(&self, token: Uuid, rate: Rate) -> Arc<Meter> {
-        self.meters.get_with((token, rate), || {
+    pub fn meter(&self, token: Uuid, rate: Rate, share: RateShare) -> Arc<Meter> {
+        self.meters.get_with((token, rate, share), || {
             // In the hash slot of the locks, so that their scripts can charge it. Where
             // they are in many it is in that which the token has among them.
             let (name, is_beside_locks) = (token.to_string(), !self.keyspace.is_spread());
-            let bucket = self.keyspace.key(self.keyspace.shard_of(&name).tag, "rate", &name);
+            let kind = if share == RateShare::Keep { "keep-rate" } else { "rate" };
+            let bucket = self.keyspace.key(self.keyspace.shard_of(&name).tag, kind, &name);
             Arc::new(Meter::new(rate, bucket, is_beside_locks))
         })
     }

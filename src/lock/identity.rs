@@ -38,8 +38,10 @@ pub struct Attempt(u64);
 pub enum TextError {
     #[error("it is empty")]
     Empty,
+    #[error("it has {bytes} bytes, {max} at most are allowed")]
+    TooLong { bytes: usize, max: usize },
     #[error("it has {chars} characters, {max} at most are allowed")]
-    TooLong { chars: usize, max: usize },
+    TooManyChars { chars: usize, max: usize },
     #[error("it has a character that is not allowed here (U+{code:04X})", code = u32::from(*.0))]
     Forbidden(char),
 }
@@ -47,14 +49,19 @@ pub enum TextError {
 impl Owner {
     /// The longest owner, in characters.
     pub const CHARS_MAX: usize = 128;
+    pub const BYTES_MAX: usize = 256;
 
-    /// Checks that the text is 1 to 128 visible characters.
+    /// Checks that the text is 1 to 128 visible characters in at most 256 bytes.
     ///
     /// # Errors
     /// When it is empty, too long, or has white space, a control or an
     /// invisible character.
     pub fn parse(text: impl Into<String>) -> Result<Self, TextError> {
-        checked(text.into(), 1, Self::CHARS_MAX, is_invisible).map(Self)
+        let text = checked(text.into(), 1, Self::BYTES_MAX, is_invisible)?;
+        match text.chars().count() {
+            chars if chars > Self::CHARS_MAX => Err(TextError::TooManyChars { chars, max: Self::CHARS_MAX }),
+            _ => Ok(Self(text)),
+        }
     }
 
     pub fn as_str(&self) -> &str {
@@ -63,15 +70,15 @@ impl Owner {
 }
 
 impl Note {
-    /// The longest note, in characters.
-    pub const CHARS_MAX: usize = 500;
+    /// The longest note.
+    pub const BYTES_MAX: usize = 500;
 
-    /// Checks that the text is up to 500 characters that fit on one line.
+    /// Checks that the text is up to 500 bytes that fit on one line.
     ///
     /// # Errors
     /// When it is too long or has a control or reordering character.
     pub fn parse(text: impl Into<String>) -> Result<Self, TextError> {
-        checked(text.into(), 0, Self::CHARS_MAX, is_unprintable).map(Self)
+        checked(text.into(), 0, Self::BYTES_MAX, is_unprintable).map(Self)
     }
 
     pub fn as_str(&self) -> &str {
@@ -80,15 +87,15 @@ impl Note {
 }
 
 impl Info {
-    /// The longest info, in characters.
-    pub const CHARS_MAX: usize = 4096;
+    /// The longest info.
+    pub const BYTES_MAX: usize = 2048;
 
-    /// Checks that the text is up to 4,096 characters that fit on one line.
+    /// Checks that the text is up to 2 KiB that fit on one line.
     ///
     /// # Errors
     /// When it is too long or has a control character.
     pub fn parse(text: impl Into<String>) -> Result<Self, TextError> {
-        checked(text.into(), 0, Self::CHARS_MAX, char::is_control).map(Self)
+        checked(text.into(), 0, Self::BYTES_MAX, char::is_control).map(Self)
     }
 
     pub fn as_str(&self) -> &str {
@@ -97,15 +104,15 @@ impl Info {
 }
 
 impl Label {
-    /// The longest label, in characters.
-    pub const CHARS_MAX: usize = 64;
+    /// The longest label.
+    pub const BYTES_MAX: usize = 128;
 
-    /// Checks that the text is 1 to 64 characters that fit on one line.
+    /// Checks that the text is 1 to 128 bytes that fit on one line.
     ///
     /// # Errors
     /// When it is empty, too long, or has a control or reordering character.
     pub fn parse(text: impl Into<String>) -> Result<Self, TextError> {
-        checked(text.into(), 1, Self::CHARS_MAX, is_unprintable).map(Self)
+        checked(text.into(), 1, Self::BYTES_MAX, is_unprintable).map(Self)
     }
 
     pub fn as_str(&self) -> &str {
@@ -185,12 +192,12 @@ pub(super) fn from_key_text(text: &str) -> Option<Uuid> {
 }
 
 fn checked(text: String, min: usize, max: usize, forbidden: fn(char) -> bool) -> Result<String, TextError> {
-    let chars = text.chars().count();
-    if chars < min {
+    let bytes = text.len();
+    if bytes < min {
         return Err(TextError::Empty);
     }
-    if chars > max {
-        return Err(TextError::TooLong { chars, max });
+    if bytes > max {
+        return Err(TextError::TooLong { bytes, max });
     }
     match text.chars().find(|c| forbidden(*c)) {
         Some(c) => Err(TextError::Forbidden(c)),
@@ -203,22 +210,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_owner_is_visible_and_at_most_128_characters() {
+    fn an_owner_is_visible_and_at_most_128_characters_and_256_bytes() {
         assert!(Owner::parse("gitlab-job/4711").is_ok());
         assert!(Owner::parse("é".repeat(128)).is_ok());
         assert_eq!(Owner::parse(""), Err(TextError::Empty));
-        assert_eq!(Owner::parse("x".repeat(129)), Err(TextError::TooLong { chars: 129, max: 128 }));
+        assert_eq!(Owner::parse("x".repeat(129)), Err(TextError::TooManyChars { chars: 129, max: 128 }));
+        assert_eq!(Owner::parse("→".repeat(86)), Err(TextError::TooLong { bytes: 258, max: 256 }));
         for c in [' ', '\n', '\u{200B}', '\u{202E}', '\u{FEFF}'] {
             assert_eq!(Owner::parse(format!("a{c}b")), Err(TextError::Forbidden(c)));
         }
     }
 
     #[test]
-    fn a_note_is_one_line_of_at_most_500_characters() {
+    fn a_note_is_one_line_of_at_most_500_bytes() {
         assert!(Note::parse("build 1234, by ana").is_ok());
         assert!(Note::parse("").is_ok());
         assert!(Note::parse("n".repeat(500)).is_ok());
-        assert_eq!(Note::parse("n".repeat(501)), Err(TextError::TooLong { chars: 501, max: 500 }));
+        assert_eq!(Note::parse("n".repeat(501)), Err(TextError::TooLong { bytes: 501, max: 500 }));
+        assert_eq!(Note::parse("ü".repeat(251)), Err(TextError::TooLong { bytes: 502, max: 500 }));
+        assert!(Info::parse("ü".repeat(1024)).is_ok());
+        assert_eq!(Info::parse("i".repeat(2049)), Err(TextError::TooLong { bytes: 2049, max: 2048 }));
         for c in ['\n', '\u{7}', '\u{202E}', '\u{2066}', '\u{2028}', '\u{2029}'] {
             assert_eq!(Note::parse(format!("a{c}b")), Err(TextError::Forbidden(c)));
         }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     accounts::{Secret, Session},
     app::App,
-    limits::Admission,
+    limits::{Admission, RateShare},
     lock::{AccountId, Namespace, NamespaceId, Rate},
 };
 
@@ -78,7 +78,7 @@ impl FromRequestParts<Arc<App>> for Member {
         let signed_out = || NoMember::SignedOut { to: is_get.then(|| parts.uri.to_string()) };
         let secret = visitor.session.as_ref().ok_or_else(signed_out)?;
         let session = find_session(app, visitor.address, secret).await?.ok_or_else(signed_out)?;
-        let meter = app.tokens.meter(session.id, Self::RATE);
+        let meter = app.tokens.meter(session.id, Self::RATE, RateShare::Ask);
         match app.tokens.admit(&meter).await.map_err(Trouble::from)? {
             Admission::Admitted { .. } => Ok(Self { session, visitor }),
             Admission::Refused { retry_after, .. } => Err(Trouble::too_many(retry_after).into()),

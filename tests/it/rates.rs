@@ -10,6 +10,16 @@ use crate::support::{Client, Cluster, Pod, eventually};
 const ROUTES: [&str; 6] =
     ["/v1/locks", "/v1/account", "/v1/locks/any", "/v1/acquire/any", "/v1/heartbeat/any", "/v1/release/any"];
 
+/// Another route that is counted with one of these: heartbeats and releases have a rate
+/// of their own.
+fn beside(path: &str) -> &'static str {
+    match path {
+        "/v1/heartbeat/any" => "/v1/release/any",
+        "/v1/release/any" => "/v1/heartbeat/any",
+        _ => "/v1/locks/any",
+    }
+}
+
 /// Asks as fast as it can over all clients by turns until `end`, and returns
 /// when each request that got through was answered.
 async fn hammer(clients: &[Client], workers: usize, end: Instant) -> Vec<Instant> {
@@ -163,7 +173,7 @@ async fn what_one_server_is_asked_counts_for_all() {
         for _ in 0..30 {
             assert_eq!(here.get(path).await.status, 200);
         }
-        let answer = there.get("/v1/heartbeat/any").await;
+        let answer = there.get(beside(path)).await;
         let state = answer.header("ratelimit").unwrap();
         let remaining: u64 = state.split(['=', ';']).nth(2).unwrap().parse().unwrap();
         assert!(remaining <= 29 + begun.elapsed().as_secs() + 1, "{path}: {state}");
@@ -179,7 +189,7 @@ async fn what_was_used_up_at_one_server_is_refused_by_another() {
         let [here, there] = [0, 1].map(|pod| cluster.pods[pod].client(&token));
         // What is refilled in between may be had there.
         eventually(async || {
-            while here.get("/v1/heartbeat/any").await.status != 429 {}
+            while here.get(beside(path)).await.status != 429 {}
             let answer = there.get(path).await;
             if answer.status == 200 {
                 return false;
@@ -189,5 +199,35 @@ async fn what_was_used_up_at_one_server_is_refused_by_another() {
             true
         })
         .await;
+    }
+}
+
+/// Twenty pollers use up the rate of a small plan; the holder of the same token renews
+/// and releases its lock all the same, on each keyspace.
+#[tokio::test(flavor = "multi_thread")]
+async fn polls_of_a_token_never_starve_its_heartbeats_and_releases() {
+    let (cluster, embedded) = (Cluster::start(1).await, Pod::start().await);
+    for pod in [&cluster.pods[0], &embedded] {
+        let client = pod.client(&pod.account("hobbyist").await.token);
+        assert_eq!(client.get("/v1/acquire/held?owner=holder").await.json["response"], true);
+        let mut pollers = JoinSet::new();
+        for number in 0..20 {
+            let client = client.clone();
+            pollers.spawn(async move {
+                loop {
+                    client.get(&format!("/v1/acquire/held?owner=poller-{number}")).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            });
+        }
+        eventually(async || client.get("/v1/acquire/held?owner=other").await.status == 429).await;
+        for _ in 0..20 {
+            let renewed = client.get("/v1/heartbeat/held?owner=holder").await;
+            assert_eq!(renewed.json["response"], true, "{}", renewed.text);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let released = client.get("/v1/release/held?owner=holder").await;
+        assert_eq!(released.json["response"], true, "{}", released.text);
+        pollers.abort_all();
     }
 }
