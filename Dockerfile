@@ -9,7 +9,7 @@ WORKDIR /src
 # Dependencies first, in a layer of their own: they change seldom, and take most
 # of the time.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src benches \
+RUN mkdir -p src benches examples/simulate \
     && echo 'fn main() {}' >src/main.rs \
     && cp src/main.rs benches/compare.rs \
     && cp src/main.rs benches/growth.rs \
@@ -17,9 +17,10 @@ RUN mkdir -p src benches \
     && cp src/main.rs benches/instructions.rs \
     && cp src/main.rs benches/scripts.rs \
     && cp src/main.rs benches/waiters.rs \
+    && cp src/main.rs examples/simulate/main.rs \
     && touch src/lib.rs \
     && cargo build --release --locked --bin lockable \
-    && rm -rf src benches
+    && rm -rf src benches examples
 
 COPY src src
 COPY lua lua
@@ -27,6 +28,7 @@ COPY lua lua
 COPY askama.toml README.md ./
 COPY docs docs
 COPY benches benches
+COPY examples examples
 # What was built above is older than no file of the program.
 RUN touch src/main.rs src/lib.rs \
     && cargo build --release --locked --bin lockable

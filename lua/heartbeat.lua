@@ -81,6 +81,7 @@ if is_shorter or ARGV[6] == '1' then
   line = journal_line(fence, seq, until_ms, expires_ms)
   grant = head .. line .. '\n' .. known .. '\n' .. rest
   record = {word((tonumber(seq) or 0) + 1), is_shorter and '1' or '', '', grant}
+  --@off AttemptForgotten: record[4] = head .. line .. '\n' .. attempt .. '\n' .. rest
   redis.call('SET', KEYS[1], grant, 'PX', lease_ms)
 elseif attempt ~= known then
   if until_ms ~= '' then

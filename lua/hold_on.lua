@@ -12,6 +12,7 @@
 local function hold_on(now, expires_ms, head, grant, attempt, place, lease_ms, epoch_us, is_long)
   local fence, seq, until_ms, _, before, rest = read_grant(grant, #head + 1)
   local former = ''
+  -- mend: FencedAnew
   if tonumber(fence) < tonumber(epoch_us) and before ~= '!' .. epoch_us then
     if string.sub(rest, 1, 1) == '\n' then
       -- The time of the grant does not change with its fence.
@@ -20,6 +21,7 @@ local function hold_on(now, expires_ms, head, grant, attempt, place, lease_ms, e
     former = fence
     fence = next_fence(now)
   end
+  -- mend end
   -- mend: ShorteningJournaled
   -- The lock must not be free before the journal knows: see heartbeat.lua.
   local is_shorter = until_ms ~= '' and tonumber(until_ms) > tonumber(expires_ms)

@@ -17,8 +17,8 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] or not last then
 end
 last = word(math.max(tonumber(last), tonumber(ARGV[3])))
 local now_ms = math.floor(time_us() / 1000)
--- The clock may have been set back, and the epoch lie ahead of it.
-local begun_ms = math.min(math.floor(tonumber(string.match(ARGV[1], '%d+$')) / 1000), now_ms)
+-- The clock may have been set back, and the beginning lie ahead of it.
+local begun_ms = math.min(math.floor(tonumber(string.match(ARGV[1], '(%d+) %d+$')) / 1000), now_ms)
 local rest_ms = begun_ms + tonumber(ARGV[2]) - now_ms
 if rest_ms <= 0 then
   redis.call('SET', KEYS[2], last)

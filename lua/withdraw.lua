@@ -9,6 +9,13 @@
 --                  its journal row, '0' without one
 --   {'left'}       it stood in line, or had the lock to collect
 --   {'absent'}
+--   {'unsettled'}  to be asked again, when a recovery has compared the grants with the
+--                  journal: it may restore the one of this attempt
+-- mend: UndoSettled
+if is_closed(redis.call('GET', CLOCK)) then
+  return {'unsettled'}
+end
+-- mend end
 local now = time_us()
 local now_ms = math.floor(now / 1000)
 local head = ARGV[1]

@@ -11,6 +11,9 @@ mod redis;
 mod reply;
 mod script;
 mod shards;
+#[cfg(feature = "simulation")]
+mod simulated;
+mod store_clock;
 
 use std::{
     sync::Arc,
@@ -31,6 +34,11 @@ use self::{
 /// How often it is looked whether grants may have been forgotten.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+#[cfg(feature = "simulation")]
+pub use self::{
+    embedded::Snapshot,
+    simulated::{Connection, OnProcess, Process, Question, Simulated, Transport},
+};
 pub use self::{
     embedded::{BootClock, Clock, Embedded, Kept},
     home::{Belonging, Standing, State},
@@ -45,6 +53,8 @@ pub use self::{
 pub enum Keyspace {
     Redis(Arc<Redis>),
     Embedded(Arc<Embedded>),
+    #[cfg(feature = "simulation")]
+    Simulated(Arc<Simulated>),
 }
 
 /// Why a script gave no answer.
@@ -72,6 +82,8 @@ impl Keyspace {
         let reply = match self {
             Self::Redis(redis) => redis.run(script, keys, args, begun).instrument(span(script)).await,
             Self::Embedded(embedded) => embedded.run(script, keys, args),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(simulated) => simulated.run(script, keys, args).await,
         };
         measure(script, begun, &reply);
         reply
@@ -93,6 +105,8 @@ impl Keyspace {
         let reply = match self {
             Self::Redis(redis) => redis.run_replicated(script, keys, args, begun).instrument(span(script)).await,
             Self::Embedded(embedded) => embedded.run(script, keys, args),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(simulated) => simulated.run(script, keys, args).await,
         };
         measure(script, begun, &reply);
         reply
@@ -118,6 +132,8 @@ impl Keyspace {
         match self {
             Self::Redis(redis) => redis.prefix(),
             Self::Embedded(_) => "lockable",
+            #[cfg(feature = "simulation")]
+            Self::Simulated(_) => Simulated::PREFIX,
         }
     }
 
@@ -127,6 +143,8 @@ impl Keyspace {
         match self {
             Self::Redis(redis) => redis.subscribe(channel),
             Self::Embedded(embedded) => embedded.subscribe(channel),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(simulated) => simulated.subscribe(channel),
         }
     }
 
@@ -135,6 +153,8 @@ impl Keyspace {
         match self {
             Self::Redis(redis) => redis.shards(),
             Self::Embedded(_) => Shard::only(),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(_) => Shard::only(),
         }
     }
 
@@ -144,6 +164,8 @@ impl Keyspace {
         match self {
             Self::Redis(redis) => redis.leave(),
             Self::Embedded(_) => {}
+            #[cfg(feature = "simulation")]
+            Self::Simulated(_) => {}
         }
     }
 
@@ -164,6 +186,8 @@ impl Keyspace {
         match self {
             Self::Redis(redis) => redis.now_us(shard),
             Self::Embedded(embedded) => Some(embedded.now_us()),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(simulated) => simulated.now_us(),
         }
     }
 
@@ -179,12 +203,23 @@ impl Keyspace {
     /// # Errors
     /// As [`run`](Self::run).
     pub async fn arrive(&self, shard: Shard, floor_us: u64) -> Result<Standing, KeyspaceError> {
+        self.arrive_above(shard, floor_us, false).await
+    }
+
+    /// The same in a recovery that `goes_on`: it does not begin anew, but has an epoch
+    /// above `floor_us` from then on.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn arrive_above(&self, shard: Shard, floor_us: u64, goes_on: bool) -> Result<Standing, KeyspaceError> {
         let process = match self {
             Self::Redis(redis) => redis.process(shard).await?,
             Self::Embedded(embedded) => embedded.process(),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(simulated) => simulated.store().await?,
         };
         let keys = [self.key(shard.tag, "home", ""), self.key(shard.tag, "clock", "")];
-        let args = self.home(shard).arrive_args(&process, "", floor_us);
+        let args = self.home(shard).arrive_args(&process, "", floor_us, goes_on);
         let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
         let reply = self.run(&home::ARRIVE, &[&keys[0], &keys[1]], &args).await?;
         self.home(shard).note(&reply).map_err(|error| KeyspaceError::Refused(error.to_string()))
@@ -225,6 +260,8 @@ impl Keyspace {
         match self {
             Self::Redis(redis) => redis.home(shard),
             Self::Embedded(embedded) => embedded.home(),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(simulated) => simulated.home(),
         }
     }
 
@@ -239,6 +276,8 @@ impl Keyspace {
         match self {
             Self::Redis(redis) => redis.is_there(shard),
             Self::Embedded(_) => true,
+            #[cfg(feature = "simulation")]
+            Self::Simulated(simulated) => simulated.is_there(),
         }
     }
 
@@ -247,6 +286,8 @@ impl Keyspace {
         match self {
             Self::Redis(redis) => redis.has_accounts(),
             Self::Embedded(_) => true,
+            #[cfg(feature = "simulation")]
+            Self::Simulated(simulated) => simulated.is_there(),
         }
     }
 
@@ -255,6 +296,8 @@ impl Keyspace {
         match self {
             Self::Redis(redis) => redis.is_reachable(),
             Self::Embedded(_) => true,
+            #[cfg(feature = "simulation")]
+            Self::Simulated(simulated) => simulated.is_there(),
         }
     }
 
@@ -266,6 +309,8 @@ impl Keyspace {
         let is_up = match self {
             Self::Redis(redis) => redis.is_reachable_as_a_whole(),
             Self::Embedded(_) => true,
+            #[cfg(feature = "simulation")]
+            Self::Simulated(simulated) => simulated.is_there(),
         };
         gauge!("lockable_keyspace_up").set(f64::from(u8::from(is_up)));
         if let Self::Redis(redis) = self {
@@ -273,11 +318,30 @@ impl Keyspace {
         }
     }
 
+    /// Has a task run where the server runs, that is, where it is: only a simulator has
+    /// several servers in one process.
+    #[cfg(not(feature = "simulation"))]
+    #[expect(clippy::unused_self, reason = "the simulator's has a use for it")]
+    pub(crate) fn on_process<F: Future>(&self, task: F) -> F {
+        task
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn on_process<F: Future>(&self, task: F) -> OnProcess<F> {
+        let process = match self {
+            Self::Simulated(simulated) => Some(simulated.process().clone()),
+            Self::Redis(_) | Self::Embedded(_) => None,
+        };
+        OnProcess::new(process, task)
+    }
+
     /// How long a script may take before it counts as unanswered.
     pub fn timeout(&self) -> Duration {
         match self {
             Self::Redis(redis) => redis.timeout(),
             Self::Embedded(_) => Duration::from_secs(1),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(_) => Simulated::TIMEOUT,
         }
     }
 }

@@ -14,6 +14,7 @@
 //! - [`http`][]: the router, the middleware, extractors, problems, one file a route.
 //! - [`web`][]: the pages: documents and the account page, their templates.
 //! - [`moment`][]: a clock that nobody can set.
+//! - [`mends`][]: which mends of the safety protocol are in force.
 //! - [`client`][]: the client of a server, for the commands and for Rust programs.
 //! - [`cli`][]: the commands that ask a server.
 //! - [`operator`][]: the operator's commands, which work on the account database.
@@ -30,6 +31,7 @@ pub mod keyspace;
 pub mod limits;
 pub mod lock;
 pub mod locks;
+pub mod mends;
 pub mod moment;
 pub mod operator;
 pub mod server;

@@ -21,6 +21,10 @@ pub struct Moment(Duration);
 
 impl Moment {
     pub fn now() -> Self {
+        #[cfg(feature = "simulation")]
+        if let Some(origin) = SIMULATED.get() {
+            return Self(origin.elapsed());
+        }
         // It fails only for clocks that the system does not have.
         Self(clock_gettime(CLOCK).map_or(Duration::ZERO, Into::into))
     }
@@ -58,6 +62,19 @@ impl Moment {
             }
             tokio::time::sleep(rest.min(TICK)).await;
         }
+    }
+}
+
+#[cfg(feature = "simulation")]
+thread_local! {
+    static SIMULATED: std::cell::Cell<Option<tokio::time::Instant>> = const { std::cell::Cell::new(None) };
+}
+
+#[cfg(feature = "simulation")]
+impl Moment {
+    /// Has this thread's moments counted from there, on the runtime's clock.
+    pub fn simulate_from(origin: Option<tokio::time::Instant>) {
+        SIMULATED.set(origin);
     }
 }
 

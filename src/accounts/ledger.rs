@@ -33,14 +33,14 @@ const END: &str = "INSERT INTO journal (place, fence, tag, seq, expires_at, ende
     VALUES ($1, $2, $3, 0, $4, $5, '') ON CONFLICT (place, fence) DO UPDATE SET ended_at = excluded.ended_at, record = '' \
     WHERE journal.ended_at IS NULL";
 const PAGE_OF: &str = "SELECT place, fence, seq, expires_at, record FROM journal AS entry \
-    WHERE (tag = $1 OR tag = $6 OR $1 = $6) AND place > $2 \
-    AND (ended_at IS NULL AND expires_at > $3 OR ended_at > $4) \
+    WHERE (tag = $1 OR tag = $5 OR $1 = $5) AND place > $2 \
+    AND (ended_at IS NULL AND expires_at > $3 OR ended_at > $3) \
     AND NOT EXISTS (SELECT 1 FROM journal AS later WHERE later.place = entry.place AND later.fence > entry.fence) \
-    ORDER BY place LIMIT $5";
+    ORDER BY place LIMIT $4";
 
 /// Whoever has all locks in one slot, and whoever has spread them over many, comes
 /// after the other, whose grants may not have lapsed: then it is not the first.
-const ERA: &str = "SELECT epoch, founded, short_ms, handed_over, last_fence, \
+const ERA: &str = "SELECT epoch, founded, short_ms, handed_over, last_fence, last_before, \
     (SELECT MAX(other.short_ms) FROM keyspaces AS other WHERE (other.tag = $2) <> ($1 = $2)) AS other_ms \
     FROM keyspaces WHERE tag = $1";
 
@@ -87,7 +87,6 @@ impl Ledger for Database {
         let rows = sqlx::query(PAGE_OF)
             .bind(tag)
             .bind(after)
-            .bind(now_ms as i64)
             .bind(now_ms as i64 - RECENT_END.as_millis() as i64)
             .bind(PAGE)
             .bind(LOCK_TAG)
@@ -175,7 +174,8 @@ impl Database {
             "INSERT INTO keyspaces (tag, process, epoch, founded, short_ms, store) SELECT $1, $2, $3, $3, $4, $5 \
              WHERE NOT EXISTS (SELECT 1 FROM keyspaces AS other WHERE (other.tag = $6) <> ($1 = $6) AND other.store <> '') \
              ON CONFLICT (tag) DO UPDATE SET \
-             process = CASE WHEN keyspaces.epoch > excluded.epoch THEN keyspaces.process ELSE excluded.process END, \
+             last_before = CASE WHEN keyspaces.epoch < excluded.epoch THEN keyspaces.last_fence \
+             ELSE keyspaces.last_before END, process = CASE WHEN keyspaces.epoch > excluded.epoch THEN keyspaces.process ELSE excluded.process END, \
              epoch = CASE WHEN keyspaces.epoch > excluded.epoch THEN keyspaces.epoch ELSE excluded.epoch END, \
              short_ms = CASE WHEN keyspaces.short_ms > excluded.short_ms THEN keyspaces.short_ms \
              ELSE excluded.short_ms END WHERE keyspaces.store = excluded.store",
@@ -205,7 +205,7 @@ impl Database {
                 .await?;
             Entered::HandedOver { last: read_fence(row.try_get("last_fence")?)? }
         } else {
-            let last = number("last_fence")? as u64;
+            let last = number("last_before")? as u64;
             let short = |ms: i64| Entered::Again { short: Duration::from_millis(ms as u64), last };
             // Without a row the database may have lost it; the store knows whether it is new.
             match (

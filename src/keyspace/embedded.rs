@@ -56,10 +56,41 @@ pub struct Embedded {
     process: String,
 }
 
+/// What a keyspace had stored at some time.
+#[cfg(feature = "simulation")]
+#[derive(Clone, Default)]
+pub struct Snapshot(Store);
+
 /// One Lua state, whose application data is the [`Store`].
 struct Engine {
     lua: Lua,
-    loaded: HashMap<&'static str, Function>,
+    loaded: HashMap<Loaded, Function>,
+}
+
+/// What a loaded script is known by.
+#[cfg(not(feature = "simulation"))]
+type Loaded = &'static str;
+#[cfg(feature = "simulation")]
+type Loaded = (&'static str, Option<crate::mends::Mend>);
+
+#[cfg(not(feature = "simulation"))]
+fn loaded(script: &'static Script) -> Loaded {
+    script.name
+}
+
+#[cfg(feature = "simulation")]
+fn loaded(script: &'static Script) -> Loaded {
+    (script.name, crate::mends::lua_key())
+}
+
+#[cfg(not(feature = "simulation"))]
+fn source(script: &'static Script) -> &'static str {
+    script.source
+}
+
+#[cfg(feature = "simulation")]
+fn source(script: &'static Script) -> String {
+    crate::mends::apply(script.source)
 }
 
 impl Embedded {
@@ -108,6 +139,32 @@ impl Embedded {
             .unwrap_or_default()
     }
 
+    /// All that is stored now, for a simulator that loses what comes after.
+    #[cfg(feature = "simulation")]
+    pub fn snapshot(&self) -> Snapshot {
+        let engine = self.engine();
+        let store = engine.lua.app_data_ref::<Store>();
+        let mut data = store.map(|store| store.clone()).unwrap_or_default();
+        data.drop_subscribers();
+        Snapshot(data)
+    }
+
+    /// Has stored what was stored then, and nothing else.
+    #[cfg(feature = "simulation")]
+    pub fn replace(&self, snapshot: &Snapshot) {
+        if let Some(mut store) = self.engine().lua.app_data_mut::<Store>() {
+            store.replace(&snapshot.0);
+        }
+    }
+
+    /// Has no subscribers any more.
+    #[cfg(feature = "simulation")]
+    pub fn drop_subscribers(&self) {
+        if let Some(mut store) = self.engine().lua.app_data_mut::<Store>() {
+            store.drop_subscribers();
+        }
+    }
+
     pub(super) fn home(&self) -> &Home {
         &self.home
     }
@@ -154,11 +211,11 @@ impl Engine {
     }
 
     fn run(&mut self, script: &'static Script, keys: &[&str], args: &[&str], now_us: u64) -> mlua::Result<Reply> {
-        let function = match self.loaded.get(script.name) {
+        let function = match self.loaded.get(&loaded(script)) {
             Some(function) => function.clone(),
             None => {
-                let function = self.lua.load(script.source).set_name(script.name).into_function()?;
-                self.loaded.insert(script.name, function.clone());
+                let function = self.lua.load(source(script)).set_name(script.name).into_function()?;
+                self.loaded.insert(loaded(script), function.clone());
                 function
             }
         };

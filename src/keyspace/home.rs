@@ -13,6 +13,7 @@ use std::{
 
 use metrics::counter;
 use tokio::{sync::watch, time::Instant};
+#[cfg(not(feature = "simulation"))]
 use uuid::Uuid;
 
 use super::{
@@ -115,13 +116,21 @@ impl Home {
     }
 
     /// The arguments of `arrive.lua`.
-    pub(super) fn arrive_args<'a>(&'a self, process: &'a str, former: &'a str, floor_us: u64) -> [Cow<'a, str>; 6] {
+    pub(super) fn arrive_args<'a>(
+        &'a self,
+        process: &'a str,
+        former: &'a str,
+        floor_us: u64,
+        goes_on: bool,
+    ) -> [Cow<'a, str>; 7] {
         let store = self.standing.borrow().as_ref().map(|standing| standing.era.store.clone());
         let fence = self.store_fence.load(Ordering::Relaxed);
         // Another one each time: data that was emptied is other data.
-        let new_store = self.named.map_or_else(|| Uuid::new_v4().simple().to_string().into(), Cow::from);
+        let new_store = self.named.map_or_else(|| new_name().into(), Cow::from);
         let (floor_us, fence) = (floor_us.to_string(), fence.to_string());
-        [process.into(), former.into(), floor_us.into(), new_store, store.unwrap_or_default().into(), fence.into()]
+        let goes_on = if goes_on { "1" } else { "" };
+        let store = store.unwrap_or_default();
+        [process.into(), former.into(), floor_us.into(), new_store, store.into(), fence.into(), goes_on.into()]
     }
 
     pub(super) fn standing(&self) -> watch::Receiver<Option<Standing>> {
@@ -208,18 +217,29 @@ impl Standing {
     }
 }
 
+#[cfg(not(feature = "simulation"))]
+fn new_name() -> String {
+    Uuid::new_v4().simple().to_string()
+}
+
+/// Simulations must run the same each time.
+#[cfg(feature = "simulation")]
+fn new_name() -> String {
+    format!("{:032x}", fastrand::u128(..))
+}
+
 fn read(tag: &'static str, reply: &Reply) -> Result<Standing, BadReply> {
-    let mut fields = reply.text(1)?.rsplitn(4, ' ');
+    let mut fields = reply.text(1)?.rsplitn(5, ' ');
     let mut field = || fields.next().ok_or_else(|| reply.bad());
-    let (epoch, founded, store, process) = (field()?, field()?, field()?, field()?);
+    let (epoch, begun, founded, store, process) = (field()?, field()?, field()?, field()?, field()?);
     let time_us = |text: &str| text.parse().map_err(|_| reply.bad());
-    let (epoch_us, founded_us) = (time_us(epoch)?, time_us(founded)?);
+    let (epoch_us, begun_us, founded_us) = (time_us(epoch)?, time_us(begun)?, time_us(founded)?);
     let (state, is_news) = match reply.status() {
         "open" => (State::Open, false),
         "waiting" => (State::Waiting { until: Instant::now() + Duration::from_millis(reply.word(2)?) }, false),
         "closed" => (State::Closed, !reply.text(2)?.is_empty()),
         _ => return Err(reply.bad()),
     };
-    let era = Era { tag, process: process.to_owned(), store: store.to_owned(), founded_us, epoch_us };
+    let era = Era { tag, process: process.to_owned(), store: store.to_owned(), founded_us, begun_us, epoch_us };
     Ok(Standing { era, state, is_news })
 }

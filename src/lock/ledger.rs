@@ -38,8 +38,8 @@ pub trait Ledger: Send + Sync {
     /// When it could not be recorded in time.
     fn note_fence<'a>(&'a self, tag: &'a str, fence: u64) -> BoxFuture<'a, Result<(), LedgerError>>;
 
-    /// Some of the grants that have neither lapsed by `now_ms` nor been followed by
-    /// another of their lock, and of those that ended within [`RECENT_END`] before, in
+    /// Some of the grants that have not been followed by another of their lock, and have
+    /// neither lapsed nor ended more than [`RECENT_END`] before `now_ms`, in
     /// the order of their places and behind `after`; none at the end. Among those of the
     /// tag are some of others where locks were spread over tags otherwise when they
     /// were written.
@@ -102,7 +102,10 @@ pub struct Era {
     pub store: String,
     /// The epoch of then.
     pub founded_us: u64,
-    /// When it began, in microseconds since 1970: larger than that of any before.
+    /// When it began, in microseconds since 1970 by the store's clock.
+    pub begun_us: u64,
+    /// Tells it from others: larger than that of any before, and than all fences that were
+    /// given before it. Mostly a time, in microseconds since 1970.
     pub epoch_us: u64,
 }
 
@@ -114,7 +117,7 @@ pub enum Entered {
     /// The one before has left all of its grants, and the last fence it gave.
     HandedOver { last: Fence },
     /// There may have been grants. Those that are not written last for `short`, and
-    /// none is known to have a fence above `last`.
+    /// none of them is known to have a fence above `last`.
     Again { short: Duration, last: u64 },
     /// There was an era that began after this one, by another clock.
     Behind { epoch_us: u64 },
@@ -192,6 +195,6 @@ pub enum LedgerError {
 /// As the keyspace has it.
 impl fmt::Display for Era {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {} {}", self.process, self.store, self.founded_us, self.epoch_us)
+        write!(f, "{} {} {} {} {}", self.process, self.store, self.founded_us, self.begun_us, self.epoch_us)
     }
 }

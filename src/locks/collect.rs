@@ -102,6 +102,7 @@ impl Locks {
             "released" => Ok(Withdrawn::Released(reply.word(1)?, reply.word(2)?)),
             "left" => Ok(Withdrawn::Left),
             "absent" => Ok(Withdrawn::Absent),
+            "unsettled" => Err(LocksError::Unsettled),
             _ => Err(reply.bad().into()),
         }
     }

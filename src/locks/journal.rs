@@ -18,6 +18,7 @@ use super::{
 use crate::{
     keyspace::{BadReply, Belonging, Reply, Script, Shard},
     lock::{AccountId, EndedGrant, Entered, Era, Fence, Grant, JournalRow, Lease, LedgerError, Payment, Written},
+    mends::{self, Mend},
 };
 
 static SHORTEN: Script = script!("shorten" = "grant" "shorten");
@@ -173,12 +174,13 @@ impl Locks {
             return;
         }
         let locks = self.clone();
-        self.undo_tasks.spawn(async move {
+        let ending = async move {
             let Ok(_permit) = locks.undoings.try_acquire() else { return };
             if let Err(error) = locks.end(account, place, fence, until_ms).await {
                 tracing::debug!(%error, "the end of a grant could not be recorded yet");
             }
-        });
+        };
+        self.undo_tasks.spawn(self.keyspace.on_process(ending));
     }
 
     /// Records that a grant has ended; then its lock is free if it was broken.
@@ -210,12 +212,17 @@ impl Locks {
                 if !self.keyspace.is_there(*shard) || self.keyspace.belonging(*shard) != Belonging::Ours {
                     continue;
                 }
-                match self.record_ends(*shard, earlier).await {
-                    Ok(ends) => *earlier = ends,
-                    Err(error) => tracing::debug!(%error, "ends of grants could not be recorded yet"),
+                if mends::is_on(Mend::EndSurvives) {
+                    match self.record_ends(*shard, earlier).await {
+                        Ok(ends) => *earlier = ends,
+                        Err(error) => tracing::debug!(%error, "ends of grants could not be recorded yet"),
+                    }
                 }
                 let fence = self.keyspace.last_fence(*shard);
-                if fence > *noted && self.ledger.note_fence(shard.tag, fence).await.is_ok() {
+                if mends::is_on(Mend::FenceFloor)
+                    && fence > *noted
+                    && self.ledger.note_fence(shard.tag, fence).await.is_ok()
+                {
                     *noted = fence;
                 }
             }

@@ -54,6 +54,8 @@ impl Locks {
         self.start_ticking();
         let messages = self.keyspace.subscribe(&self.pod);
         tokio::select! {
+            // In this order, for simulations that must run the same each time.
+            biased;
             () = self.listen(messages) => {}
             () = self.stay_alive() => {}
             () = self.recover_always() => {}
@@ -114,7 +116,7 @@ impl Locks {
     pub(super) fn take_seat(&self, lock: &LockId, attempt: Attempt) -> Result<Seat, LocksError> {
         let (seat, line) = self.waiters.take(lock, &attempt.to_string()).ok_or(LocksError::Full)?;
         if let Some(line) = line {
-            tokio::spawn(self.clone().look_after(line));
+            tokio::spawn(self.keyspace.on_process(self.clone().look_after(line)));
         }
         Ok(seat)
     }

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     keyspace::{Reply, Script, Shard},
     lock::{AccountId, Holder, NamespaceId, Payment},
+    mends::{self, Mend},
 };
 
 static LIST: Script = script!("list");
@@ -70,6 +71,15 @@ impl Locks {
     /// How many places are looked at for a page. One with a prefix that few
     /// locks have may end before it is full.
     pub const SCAN_MAX: usize = 2000;
+
+    /// Takes a lock from the index of an account, unless the account holds it.
+    pub(super) async fn correct_index(&self, shard: Shard, account: &str, place: &str) -> Result<(), LocksError> {
+        if mends::is_on(Mend::IndexCorrected) {
+            let keys = [held_key(&self.keyspace, shard, account), lock_key(&self.keyspace, place)];
+            self.keyspace.run(&GRANTS, &[&keys[0], &keys[1]], &[account, place]).await?;
+        }
+        Ok(())
+    }
 
     /// Lists locks that an account holds. A lock that is renewed between two
     /// pages may stand on both.

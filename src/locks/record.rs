@@ -76,7 +76,11 @@ impl Locks {
                 tracing::debug!(%error, "what became of locks is not on record");
             }
         };
-        stream::iter(self.recorder.take()).for_each_concurrent(Self::RECORDED_AT_ONCE, write).await;
+        let mut noted: Vec<_> = self.recorder.take().into_iter().collect();
+        if cfg!(feature = "simulation") {
+            noted.sort_by_key(|(account, _)| *account);
+        }
+        stream::iter(noted).for_each_concurrent(Self::RECORDED_AT_ONCE, write).await;
     }
 
     async fn write_noted(&self, account: AccountId, noted: &Noted) -> Result<(), LocksError> {

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     keyspace::{Keyspace, KeyspaceError, Script, Shard, Standing, State},
     lock::{Entered, Era, JournalRow},
+    mends::{self, Mend},
 };
 
 static SUCCEED: Script = script!("succeed");
@@ -69,7 +70,7 @@ impl Locks {
     /// When the keyspace or the ledger could not be asked, or servers of an
     /// earlier version are there; then it is to be tried again.
     pub async fn recover(&self) -> Result<(), LocksError> {
-        let recovering = self.keyspace.shards().iter().map(|shard| self.recover_in(*shard));
+        let recovering = self.keyspace.shards().iter().copied().map(|shard| self.recover_in(shard));
         let recovered: Vec<_> = stream::iter(recovering).buffer_unordered(Self::SHARDS_AT_ONCE).collect().await;
         recovered.into_iter().try_for_each(|recovered| recovered.map(drop))
     }
@@ -82,8 +83,9 @@ impl Locks {
             standing = self.keyspace.arrive(shard, standing.era.epoch_us).await?;
         }
         let mut entered = self.enter(shard, &standing.era).await?;
-        while let (Entered::Behind { epoch_us }, State::Closed) = (&entered, standing.state) {
-            standing = self.keyspace.arrive(shard, *epoch_us).await?;
+        while let (State::Closed, Some(floor_us)) = (standing.state, self.floor(shard, &standing.era, &entered)) {
+            let goes_on = matches!(entered, Entered::Again { .. });
+            standing = self.keyspace.arrive_above(shard, floor_us, goes_on).await?;
             entered = self.enter(shard, &standing.era).await?;
         }
         let (wait, last) = match entered {
@@ -93,18 +95,38 @@ impl Locks {
             Entered::First if is_successor => (self.short.as_duration() + Self::RECOVERY_MARGIN, 0),
             Entered::First => (Duration::ZERO, 0),
             Entered::HandedOver { last } => (Duration::ZERO, last.as_u64()),
-            Entered::Again { short, last } => {
-                // The last ones may not have been noted yet.
-                let last = last.max(self.keyspace.last_fence(shard)) + Self::FENCES_UNNOTED;
-                (short + Self::RECOVERY_MARGIN, last)
+            Entered::Again { short, .. } => {
+                let last = if mends::is_on(Mend::FenceFloor) { standing.era.epoch_us } else { 0 };
+                let wait = short + Self::RECOVERY_MARGIN;
+                (if mends::is_on(Mend::RecoveryWait) { wait } else { Duration::ZERO }, last)
             }
         };
-        let restored = self.restore(shard, &standing.era, wait.is_zero()).await?;
+        let is_handed_over = wait.is_zero() && mends::is_on(Mend::RecoveryWait);
+        // Grants of this era may have a fence just above its epoch, which nobody has noted
+        // when the next loss comes.
+        if mends::is_on(Mend::FloorNoted) {
+            self.ledger.note_fence(shard.tag, last.max(standing.era.epoch_us)).await?;
+        }
+        let restored = self.restore(shard, &standing.era, is_handed_over).await?;
         self.reopen(shard, &standing.era, wait, last).await?;
         if restored > 0 {
             tracing::info!(grants = restored, "put back grants of long leases");
         }
         Ok(self.keyspace.arrive(shard, 0).await?)
+    }
+
+    /// What the epoch has to be above: another epoch, and all fences that were given
+    /// before. Nothing if it is.
+    fn floor(&self, shard: Shard, era: &Era, entered: &Entered) -> Option<u64> {
+        match entered {
+            Entered::Behind { epoch_us } => Some(*epoch_us),
+            Entered::Again { last, .. } if mends::is_on(Mend::FenceFloor) => {
+                // The last ones may not have been noted yet.
+                let floor_us = self.keyspace.last_fence(shard).max(*last) + Self::FENCES_UNNOTED;
+                (floor_us >= era.epoch_us).then_some(floor_us)
+            }
+            _ => None,
+        }
     }
 
     /// Enters the ledger, and takes note of it if the grants are where it says now.
@@ -205,7 +227,12 @@ impl Locks {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let reply = self.keyspace.run_replicated(&RESTORE, &keys, &args).await?;
         match reply.status() {
-            "restored" => Ok(reply.word(1)?),
+            "restored" => {
+                for at in (2..2 + reply.texts(2).count()).step_by(2) {
+                    self.correct_index(shard, reply.text(at)?, reply.text(at + 1)?).await?;
+                }
+                Ok(reply.word(1)?)
+            }
             // Another server was quicker.
             "over" => Ok(0),
             _ => Err(reply.bad().into()),

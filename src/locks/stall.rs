@@ -18,6 +18,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{Locks, Parts};
+use crate::mends::{self, Mend};
 
 /// Knows when this process stood still. Inactive until something ticks.
 pub(super) struct StallGuard {
@@ -44,7 +45,7 @@ impl StallGuard {
     /// Whether a request that is handled now may have been sent before a stall.
     pub(super) fn is_suspect(&self, now: Instant) -> bool {
         let ticked_ms = self.ticked_ms.load(Ordering::Relaxed);
-        if ticked_ms == 0 {
+        if ticked_ms == 0 || !mends::is_on(Mend::StallNoticed) {
             return false;
         }
         let now_ms = self.ms(now);
@@ -76,6 +77,12 @@ impl Locks {
     /// as there are locks.
     pub(super) fn start_ticking(&self) {
         let parts = std::sync::Arc::downgrade(&self.0);
+        // There all processes share a thread, and each has to stand still by itself.
+        #[cfg(feature = "simulation")]
+        if let crate::keyspace::Keyspace::Simulated(simulated) = &self.keyspace {
+            tokio::spawn(simulated.process().run(simulation::tick_while_there(parts)));
+            return;
+        }
         let ticking = thread::Builder::new().name("stall-guard".into()).spawn(move || tick_while_there(&parts));
         if let Err(error) = ticking {
             tracing::error!(%error, "pauses of this process will not be noticed");
@@ -89,6 +96,22 @@ fn tick_while_there(parts: &Weak<Parts>) {
         parts.stall_guard.tick(Instant::now());
         drop(parts);
         thread::sleep(StallGuard::TICK);
+    }
+}
+
+#[cfg(feature = "simulation")]
+mod simulation {
+    use super::{Duration, Instant, Parts, Weak};
+
+    /// A tick is dear there; with this one shorter pauses are noticed, too.
+    const TICK: Duration = Duration::from_millis(250);
+
+    pub(super) async fn tick_while_there(parts: Weak<Parts>) {
+        while let Some(parts) = parts.upgrade() {
+            parts.stall_guard.tick(Instant::now());
+            drop(parts);
+            tokio::time::sleep(TICK).await;
+        }
     }
 }
 

@@ -6,7 +6,10 @@ use super::{
     Ending, Locks, Withdrawn,
     request::{AcquireRequest, Claimant, LockId},
 };
-use crate::lock::{Attempt, Lease};
+use crate::{
+    lock::{Attempt, Lease},
+    mends::{self, Mend},
+};
 
 /// Withdraws an attempt when it is dropped, unless disarmed before: a grant whose
 /// answer nobody has must not stay for a lease, nor a place in line for a wait.
@@ -35,6 +38,9 @@ impl<'a> Undo<'a> {
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
         let Some((locks, request, attempt)) = self.armed.take() else { return };
+        if !mends::is_on(Mend::CancelAfter503) {
+            return;
+        }
         // Without a runtime the process is about to end; the lease will lapse.
         if let Ok(runtime) = Handle::try_current() {
             let undoing = Undoing {
@@ -45,7 +51,7 @@ impl Drop for Undo<'_> {
                 lease: request.lease,
             };
             let tasks = undoing.locks.undo_tasks.clone();
-            tasks.spawn_on(undoing.run(), &runtime);
+            tasks.spawn_on(locks.keyspace.on_process(undoing.run()), &runtime);
         }
     }
 }

@@ -104,6 +104,8 @@ impl Locks {
                 }
             };
             tokio::select! {
+                // In this order, for simulations that must run the same each time.
+                biased;
                 () = sleep_until(next) => {}
                 () = seat.woken() => {}
                 () = draining.cancelled() => is_over = true,

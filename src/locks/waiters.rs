@@ -22,9 +22,17 @@ pub(super) struct Waiters {
 #[derive(Default)]
 struct Seated {
     /// By attempt, in the form in which scripts name it.
-    waiters: HashMap<Arc<str>, Arc<Waiter>>,
-    lines: HashMap<LockId, (Arc<Line>, HashSet<Arc<str>>)>,
+    waiters: HashMap<Arc<str>, Arc<Waiter>, Hashing>,
+    lines: HashMap<LockId, (Arc<Line>, Attempts), Hashing>,
 }
+
+type Attempts = HashSet<Arc<str>, Hashing>;
+
+/// Simulations must run the same each time, and so must whoever is woken first.
+#[cfg(not(feature = "simulation"))]
+type Hashing = std::hash::RandomState;
+#[cfg(feature = "simulation")]
+type Hashing = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
 
 struct Waiter {
     line: Arc<Line>,
@@ -63,7 +71,7 @@ impl Waiters {
         let (line, attempts) = seated.lines.entry(lock.clone()).or_insert_with(|| {
             let line = Arc::new(Line::new(lock.clone()));
             new_line = Some(line.clone());
-            (line, HashSet::new())
+            (line, Attempts::default())
         });
         attempts.insert(attempt.clone());
         let waiter = Arc::new(Waiter { line: line.clone(), woken: Notify::new() });
@@ -173,6 +181,8 @@ impl Line {
         loop {
             let Some(next) = *self.next_look() else { return false };
             tokio::select! {
+                // In this order, for simulations that must run the same each time.
+                biased;
                 () = tokio::time::sleep_until(next) => {}
                 () = self.changed.notified() => continue,
             }

@@ -33,7 +33,8 @@ async fn a_request_is_one_round_trip_to_redis_and_none_to_sql() {
         let client = cluster.pods[0].client(&cluster.account(plan).await.token);
         // The account is a change, of which the pod hears a little later, and
         // then reads the token anew; an entry is read again after some seconds,
-        // and a token that is used much draws permits now and then. Between
+        // and a token that is used much draws permits now and then, for heartbeats and
+        // releases apart from the rest. Between
         // these there are sixty requests that cost what they should.
         eventually(async || {
             let (commands_before, queries_before) = (commands(&cluster), cluster.postgres.queries_of_accounts());
@@ -43,7 +44,7 @@ async fn a_request_is_one_round_trip_to_redis_and_none_to_sql() {
                 |command: &str| commands_after.get(command).unwrap_or(&0) - commands_before.get(command).unwrap_or(&0);
             let asked = called("evalsha") + called("eval");
             assert!(asked >= 60, "{plan}: {asked} scripts for 60 requests");
-            asked <= 64 && queries_after == queries_before
+            asked <= 68 && queries_after == queries_before
         })
         .await;
     }

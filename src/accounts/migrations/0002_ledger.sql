@@ -16,7 +16,9 @@ CREATE TABLE keyspaces (
     -- Whether all grants were written when the process ended.
     handed_over BIGINT NOT NULL DEFAULT 0,
     -- No fence above it is known to have been given. The last one, if they were.
-    last_fence BIGINT NOT NULL DEFAULT 0
+    last_fence BIGINT NOT NULL DEFAULT 0,
+    -- What that was when the era began.
+    last_before BIGINT NOT NULL DEFAULT 0
 );
 
 -- A row for each grant. A row that has ended stays for a while, so that a statement

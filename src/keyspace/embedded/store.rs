@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::Kept;
 
 /// Keys with their values and expiry, and who listens to which channel.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Store {
     entries: HashMap<Arc<str>, Entry>,
     /// The same keys by expiry, so that what lapsed can be dropped unasked.
@@ -17,11 +17,13 @@ pub(super) struct Store {
     now_us: u64,
 }
 
+#[derive(Clone)]
 struct Entry {
     value: Stored,
     expires_ms: Option<u64>,
 }
 
+#[derive(Clone)]
 pub(super) enum Stored {
     Text(String),
     Sorted(SortedSet),
@@ -29,7 +31,7 @@ pub(super) enum Stored {
 }
 
 /// Members with a score each. Scores are times in ms: whole, and exact.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct SortedSet {
     scores: HashMap<Arc<str>, i64>,
     ranks: BTreeSet<(i64, Arc<str>)>,
@@ -173,6 +175,18 @@ impl Store {
             let _ = sender.try_send(message.to_owned());
         }
         senders.len()
+    }
+
+    /// Has the keys of another store from now on, and the same subscribers.
+    #[cfg(feature = "simulation")]
+    pub(super) fn replace(&mut self, data: &Self) {
+        self.entries.clone_from(&data.entries);
+        self.expiries.clone_from(&data.expiries);
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(super) fn drop_subscribers(&mut self) {
+        self.subscribers.clear();
     }
 
     /// A key that lapsed is gone, as in Redis, from the first millisecond after

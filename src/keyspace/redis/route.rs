@@ -1,8 +1,5 @@
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -21,6 +18,7 @@ use crate::keyspace::{
     home::{ARRIVE, Home},
     news::Gathered,
     reading::Reading,
+    store_clock::StoreClock,
 };
 
 /// The way of the scripts whose keys have one hash tag: to the server where these
@@ -31,25 +29,13 @@ pub(super) struct Route {
     /// Where there are grants, the names of the keys `home` and `clock`.
     keys: Option<[String; 2]>,
     live: watch::Sender<Option<Arc<Live>>>,
-    clock: Clock,
-    /// What the clock said last, on whichever connection: one that leaps while there is
-    /// none has leapt all the same.
-    reading: Mutex<Option<Reading>>,
-}
-
-/// By how many microseconds the server's clock is ahead of one in this process, as
-/// it was when its word was heard; nothing before. Every request asks for it, so
-/// it has no lock.
-struct Clock {
-    begun: Instant,
-    ahead_us: AtomicU64,
+    clock: StoreClock,
 }
 
 impl Route {
     pub(super) fn new(tag: &'static str) -> Self {
-        let clock = Clock { begun: Instant::now(), ahead_us: AtomicU64::new(0) };
-        let home = Home::new(tag, None, None);
-        Self { tag, home, keys: None, live: watch::Sender::new(None), clock, reading: Mutex::default() }
+        let (home, clock) = (Home::new(tag, None, None), StoreClock::default());
+        Self { tag, home, keys: None, live: watch::Sender::new(None), clock }
     }
 
     /// One to grants, with the names of the keys `home` and `clock`.
@@ -91,32 +77,21 @@ impl Route {
         self.live.borrow().is_some()
     }
 
-    /// The server's time, at most the time of an answer behind: counted from
-    /// when its word was heard, as if it had been spoken only then.
+    /// The server's time, see [`StoreClock::now_us`].
     pub(super) fn now_us(&self) -> Option<u64> {
-        match self.clock.ahead_us.load(Ordering::Relaxed) {
-            0 => None,
-            ahead_us => Some(ahead_us + self.passed_us()),
-        }
+        self.clock.now_us()
     }
 
     /// By how many seconds the clock of the server has leapt since this route heard of it
     /// last, if it has.
     pub(super) fn leap(&self, reading: &Reading, leap_max: Duration) -> Option<f64> {
-        let before = *self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        before.and_then(|before| reading.leap(&before, leap_max))
+        self.clock.leap(reading, leap_max)
     }
 
     /// Takes note of the server's time. After a leap, grants must have been closed
     /// before: until then commands are late by the time that is known here.
     pub(super) fn hear(&self, reading: Reading) {
-        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
-        let ahead_us = (reading.said_us + reading.age_us()).saturating_sub(self.passed_us());
-        self.clock.ahead_us.store(ahead_us, Ordering::Relaxed);
-    }
-
-    fn passed_us(&self) -> u64 {
-        self.clock.begun.elapsed().as_micros() as u64
+        self.clock.hear(reading);
     }
 
     /// Tells the server that this is where the keys are looked for, see
@@ -131,7 +106,7 @@ impl Route {
         let Some([home, clock]) = &self.keys else {
             return Ok(redis::cmd("EXISTS").arg(format!("{{{}}}", self.tag)).query_async(connection).await?);
         };
-        let args = self.home.arrive_args(process, former, floor_us);
+        let args = self.home.arrive_args(process, former, floor_us, false);
         let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
         let reply = evaluate(connection, &ARRIVE, &[home, clock], &args).await?;
         self.home.note(&reply).map(drop).map_err(|error| Fault::Error(error.to_string()))

@@ -1,0 +1,560 @@
+//! What clients know, and what must follow from it. It is told of every request when it is
+//! sent and answered, by the only clock that is right, and of the faults whose effect
+//! docs/safety.md grants; of what servers and store think it knows nothing.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use super::{history::History, ledger::Database, world::World};
+
+/// "leaps that are not noticed: up to 1 s": leases lapse earlier by as much.
+const UNNOTICED_LEAP_MS: u64 = 1050;
+/// "a server that starts within a second after a leap: it has no earlier reading; the other
+/// servers notice".
+const NO_START_NEAR_LEAP_MS: u64 = 1600;
+/// "pauses of a server that are not noticed, up to 1 s: a release or heartbeat can be
+/// carried out up to 1.5 s after it was sent". What got no answer counts for so long.
+const CARRIED_OUT_MS: u64 = 2000;
+/// "5 s later, any server: `ended` is read", and is what the server that ended it may be
+/// recording until it is found once more: two rounds, and what they take.
+const END_RECORDED_MS: u64 = 16_000;
+/// "an answer: 500 ms for each script; 2 s for SQL", one of each that one request can lead
+/// to: a script twice, `write` and `enter` and `write`, `end`, and `shorten` three times.
+pub const ANSWER_MS: u64 = 12_000;
+
+/// "closed: acquires are refused": one that repeats its acquire is told who holds the lock as
+/// far as the store knows, not that it has lost it.
+const RECOVERY_MS: u64 = 16_000;
+/// "If acquires of one owner overlap and all are answered 503, the lock may stay held until
+/// the lease lapses": a repeated acquire makes the grant one that no attempt may take back.
+/// They overlap with what takes the former one back, too.
+const REPEATED_MS: u64 = 5000;
+
+pub struct Knowledge {
+    world: Arc<World>,
+    database: Arc<Database>,
+    short_ms: u64,
+    places: Vec<String>,
+    /// Which holders have an owner.
+    owned: Vec<bool>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    holders: BTreeMap<(usize, usize), Holder>,
+    /// The largest fence of each lock that a client knows.
+    highest: BTreeMap<usize, u64>,
+    ended: BTreeMap<(usize, u64), Ended>,
+    /// Leaps ahead, with how far, and losses.
+    leaps: Vec<(u64, u64)>,
+    losses: Vec<u64>,
+    leapt_at: Option<u64>,
+    started_at: u64,
+    /// By how much leases lapse late: the clock was set back so far.
+    back_ms: u64,
+    paused_ms: u64,
+    sql_away_until: u64,
+    slowest_ms: u64,
+    violation: Option<String>,
+}
+
+#[derive(Default)]
+struct Holder {
+    fence: Option<u64>,
+    /// All that it was ever told.
+    fences: Vec<u64>,
+    released: Vec<u64>,
+    /// Since when it knows of the last one.
+    told_at: u64,
+    /// Until when it relies on the lock: nobody else may have it before.
+    until: u64,
+    /// Until when it thinks so: one that is broken is not told.
+    thinks_until: u64,
+    /// An acquire got no answer, or 503: it may hold the lock all the same.
+    is_unsure: bool,
+    /// Until when its lease lasts, whatever happens but what is excused.
+    lasts_until: u64,
+    /// The same, as far as the journal knows of it.
+    sure_until: u64,
+    sent: Vec<Sent>,
+    /// Until when a grant may stand whose end was lost.
+    restored_until: u64,
+}
+
+struct Sent {
+    id: u64,
+    at: u64,
+    server: usize,
+    kind: Kind,
+    /// When it is sure that it is not carried out later.
+    over: Option<u64>,
+    /// It has changed nothing.
+    is_void: bool,
+    highest: u64,
+    /// Until when a grant may stand that it has made or renewed.
+    holds_until: u64,
+    lapses_by: u64,
+    /// The server that takes the grant back, since its answer was lost.
+    reverted_by: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    Acquire { lease_ms: u64, wait_ms: u64 },
+    Heartbeat { lease_ms: u64, fence: Option<u64> },
+    Release { fence: Option<u64> },
+    Break { fence: u64 },
+}
+
+struct Ended {
+    at: u64,
+    /// Until when its lease would have lasted.
+    until: u64,
+    is_excused: bool,
+}
+
+#[derive(Clone, Copy)]
+pub enum Loss {
+    Everything,
+    /// What was written since.
+    Since(u64),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome {
+    Granted {
+        fence: u64,
+        lease_ms: u64,
+    },
+    /// Not held by who asks.
+    No,
+    Released,
+    Broken,
+    /// Refused before anything was done.
+    Void,
+    /// 503: it is not carried out any more.
+    Failed,
+    /// The client has hung up, or the server was killed.
+    HungUp,
+    Lost,
+}
+
+impl Knowledge {
+    pub fn new(world: Arc<World>, database: Arc<Database>, history: &History, places: Vec<String>) -> Arc<Self> {
+        let owned = history.holders.iter().map(|holder| holder.has_owner).collect();
+        Arc::new(Self { world, database, short_ms: history.short_ms, places, owned, state: Mutex::default() })
+    }
+
+    pub fn violation(&self) -> Option<String> {
+        self.state().violation.clone()
+    }
+
+    pub fn violate(&self, what: String) {
+        self.world.note("violation", || format!("!!! {what}"));
+        self.state().violation.get_or_insert(what);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// The slowest answer, without the time that servers stood still.
+    pub fn slowest_ms(&self) -> u64 {
+        self.state().slowest_ms
+    }
+
+    pub fn fence_of(&self, lock: usize, holder: usize) -> Option<u64> {
+        self.state().holders.get(&(lock, holder))?.fence
+    }
+
+    /// The holder of a lock that somebody relies on.
+    pub fn holder_of(&self, lock: usize) -> Option<(usize, u64)> {
+        let (state, now) = (self.state(), self.world.now_ms());
+        let relies = |((of, holder), known): (&(usize, usize), &Holder)| {
+            (*of == lock && known.until > now).then_some((*holder, known.fence?))
+        };
+        state.holders.iter().find_map(relies)
+    }
+
+    pub fn relies(&self, lock: usize, holder: usize) -> bool {
+        self.state().holders.get(&(lock, holder)).is_some_and(|known| known.until > self.world.now_ms())
+    }
+
+    /// Whether it may send a heartbeat.
+    pub fn thinks_it_holds(&self, lock: usize, holder: usize) -> bool {
+        let now = self.world.now_ms();
+        let thinks = |known: &Holder| known.thinks_until > now || known.is_unsure && self.owned[holder];
+        self.state().holders.get(&(lock, holder)).is_some_and(thinks)
+    }
+
+    /// Whether a grant of this holder may stand of which it does not know for sure.
+    pub fn may_hold(&self, lock: usize, holder: usize) -> bool {
+        self.state().holders.get(&(lock, holder)).is_some_and(|known| known.may_hold_until() > self.world.now_ms())
+    }
+
+    /// "Do not use an owner for a new grant while its release is unanswered."
+    pub fn is_releasing(&self, lock: usize, holder: usize) -> bool {
+        let (state, now) = (self.state(), self.world.now_ms());
+        let releases =
+            |sent: &Sent| matches!(sent.kind, Kind::Release { .. }) && sent.over.is_none_or(|over| over > now);
+        state.holders.get(&(lock, holder)).is_some_and(|known| known.sent.iter().any(releases))
+    }
+
+    /// By when a lock is free that nobody holds.
+    pub fn free_by(&self, lock: usize) -> u64 {
+        let state = self.state();
+        let of_lock = state.holders.iter().filter(|((of, _), _)| *of == lock);
+        of_lock.map(|(_, known)| known.may_hold_until().max(known.until)).max().unwrap_or(0) + state.back_ms
+    }
+
+    /// By when every lease has lapsed that was ever asked for.
+    pub fn lapsed_by(&self, lock: usize) -> u64 {
+        let state = self.state();
+        let of_lock = state.holders.iter().filter(|((of, _), _)| *of == lock).flat_map(|(_, known)| &known.sent);
+        of_lock.map(|sent| sent.lapses_by).max().unwrap_or(0) + state.back_ms
+    }
+
+    /// Somebody new was granted a lock at the end.
+    pub fn probed(&self, lock: usize, fence: u64) {
+        let highest = self.state().highest.get(&lock).copied().unwrap_or(0);
+        if fence <= highest {
+            self.violate(format!("fence: {fence} is not above {highest} (lock {lock})"));
+        }
+    }
+
+    pub fn back_ms(&self) -> u64 {
+        self.state().back_ms
+    }
+}
+
+/// Faults.
+impl Knowledge {
+    /// "a server is killed": what it was to take back stands until the lease has lapsed.
+    pub fn killed(&self, server: usize) {
+        let mut state = self.state();
+        let sent = state.holders.values_mut().flat_map(|known| &mut known.sent);
+        sent.filter(|sent| sent.reverted_by == Some(server)).for_each(|sent| sent.reverted_by = None);
+    }
+
+    pub fn may_leap(&self) -> bool {
+        self.world.now_ms() >= self.state().started_at + NO_START_NEAR_LEAP_MS
+    }
+
+    pub fn rest_after_leap(&self) -> u64 {
+        let leapt_at = self.state().leapt_at;
+        leapt_at.map_or(0, |at| (at + NO_START_NEAR_LEAP_MS).saturating_sub(self.world.now_ms()))
+    }
+
+    pub fn started(&self) {
+        self.state().started_at = self.world.now_ms();
+    }
+
+    pub fn paused(&self, ms: u64) {
+        self.state().paused_ms += ms;
+    }
+
+    pub fn sql_away(&self, ms: u64) {
+        let until = self.world.now_ms() + ms;
+        let mut state = self.state();
+        state.sql_away_until = state.sql_away_until.max(until);
+    }
+
+    /// "its clock leaps by more than a second, ahead or back: leases lapse early, or late, by
+    /// the leap; no grants for 65 s". "a leap ahead by more than a lease: a long lease that
+    /// lapsed by the new time is granted to another holder after the recovery".
+    pub fn leapt(&self, ms: i64) {
+        let now = self.world.now_ms();
+        let mut state = self.state();
+        state.leapt_at = Some(now);
+        if ms < 0 {
+            state.back_ms += ms.unsigned_abs();
+            return;
+        }
+        let earlier = ms.unsigned_abs();
+        state.leaps.push((now, earlier));
+        for known in state.holders.values_mut() {
+            known.until = self.earlier(known.until, (now, earlier));
+            known.lasts_until = known.lasts_until.saturating_sub(earlier);
+            known.sure_until = known.sure_until.saturating_sub(earlier);
+        }
+    }
+
+    /// Until when nobody else has the lock, after the clock has leapt ahead.
+    fn earlier(&self, until: u64, (at, by): (u64, u64)) -> u64 {
+        match by <= UNNOTICED_LEAP_MS {
+            true => until.saturating_sub(by),
+            false => until.min(until.saturating_sub(by).max(at + self.short_ms + 5000)),
+        }
+    }
+
+    /// "Redis comes back empty, or is emptied: every short lease ... holders of short leases
+    /// are told at the next heartbeat". "Redis is killed and comes back, its file cut short:
+    /// grants of the last second, at most". "If Redis loses everything before the journal has
+    /// recorded the end of a long lease, that lock is held by nobody until the lease would
+    /// have lapsed."
+    pub fn lost(&self, loss: Loss) {
+        let now = self.world.now_ms();
+        let mut state = self.state();
+        state.losses.push(now);
+        let State { holders, ended, sql_away_until, .. } = &mut *state;
+        for known in holders.values_mut() {
+            known.lasts_until = known.lasts_until.min(known.sure_until);
+        }
+        for ((lock, fence), end) in ended {
+            let is_lost = match loss {
+                Loss::Everything => now < end.at.max(*sql_away_until) + END_RECORDED_MS,
+                Loss::Since(since) => end.at >= since,
+            };
+            if is_lost && !self.database.has_ended(&self.places[*lock], *fence) {
+                end.is_excused = true;
+                for ((of, _), known) in holders.iter_mut() {
+                    if of == lock && known.fence == Some(*fence) {
+                        known.restored_until = known.restored_until.max(end.until);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Requests.
+impl Knowledge {
+    pub fn send(&self, (lock, holder): (usize, usize), server: usize, id: u64, kind: Kind) {
+        let now = self.world.now_ms();
+        let mut state = self.state();
+        let highest = state.highest.get(&lock).copied().unwrap_or(0);
+        if let Kind::Break { fence } = kind {
+            for ((of, _), known) in &mut state.holders {
+                if *of == lock && known.fence == Some(fence) {
+                    known.until = 0;
+                    known.lasts_until = 0;
+                    known.sent.push(Sent::new(id, now, kind, highest));
+                }
+            }
+            return;
+        }
+        let known = state.holders.entry((lock, holder)).or_default();
+        match kind {
+            Kind::Acquire { lease_ms, .. } | Kind::Heartbeat { lease_ms, .. } => {
+                // "An unanswered request counts": it may have shortened the lease.
+                for until in [&mut known.until, &mut known.thinks_until, &mut known.lasts_until, &mut known.sure_until]
+                {
+                    *until = (*until).min(now + lease_ms);
+                }
+            }
+            Kind::Release { .. } | Kind::Break { .. } => {
+                known.until = 0;
+                known.thinks_until = 0;
+                known.is_unsure = false;
+                known.lasts_until = 0;
+            }
+        }
+        known.sent.push(Sent { server, ..Sent::new(id, now, kind, highest) });
+    }
+
+    pub fn answer(&self, lock: usize, id: u64, outcome: Outcome) {
+        let now = self.world.now_ms();
+        let mut violations = Vec::new();
+        let mut state = self.state();
+        let State { holders, highest, ended, leaps, losses, back_ms, paused_ms, slowest_ms, .. } = &mut *state;
+        // A break is known to whom it concerns.
+        let concerned =
+            holders.iter().find(|((of, _), known)| *of == lock && known.sent.iter().any(|sent| sent.id == id));
+        let Some(key) = concerned.map(|(key, _)| *key) else { return };
+        let others: Vec<_> = holders
+            .iter()
+            .filter(|(other, known)| **other != key && other.0 == lock && known.until > now)
+            .map(|((_, other), known)| (*other, known.fence, known.until))
+            .collect();
+        let Some(known) = holders.get_mut(&key) else { return };
+        let Some(sent) = known.sent.iter_mut().find(|sent| sent.id == id) else { return };
+        let (at, kind, highest_before) = (sent.at, sent.kind, sent.highest);
+        sent.over = Some(match outcome {
+            Outcome::HungUp | Outcome::Lost => now.max(at + CARRIED_OUT_MS) + *back_ms,
+            // "commands under way when the clock leaps back: their deadline is later by as much".
+            Outcome::Failed => now + *back_ms,
+            _ => now,
+        });
+        sent.is_void = matches!(outcome, Outcome::Void | Outcome::No);
+        if sent.is_void {
+            sent.holds_until = 0;
+        }
+        let is_recovering = losses.last().is_some_and(|lost_at| now < lost_at + RECOVERY_MS);
+        let is_reverted = matches!(kind, Kind::Acquire { .. }) && matches!(outcome, Outcome::Failed | Outcome::HungUp);
+        sent.reverted_by = is_reverted.then_some(sent.server);
+        if !matches!(outcome, Outcome::HungUp | Outcome::Lost) {
+            let wait_ms = if let Kind::Acquire { wait_ms, .. } = kind { wait_ms } else { 0 };
+            *slowest_ms = (*slowest_ms).max((now - at).saturating_sub(wait_ms + *paused_ms));
+        }
+        let overlapping = |known: &Holder| {
+            let is_other = |sent: &&Sent| sent.id != id && !sent.is_void && sent.over.is_none_or(|over| over > at);
+            known.sent.iter().filter(is_other).map(|sent| (sent.at, sent.kind)).collect::<Vec<_>>()
+        };
+        let overlapping = overlapping(known);
+        if matches!(kind, Kind::Acquire { .. }) && matches!(outcome, Outcome::Failed | Outcome::Lost) {
+            known.is_unsure = true;
+        }
+        if is_reverted {
+            known.keep_repeated(id);
+        }
+        let ends = overlapping.iter().any(|(_, kind)| matches!(kind, Kind::Release { .. } | Kind::Break { .. }));
+        match outcome {
+            Outcome::Granted { fence, lease_ms } => {
+                let least = overlapping.iter().filter_map(|(at, kind)| match kind {
+                    Kind::Acquire { lease_ms, .. } | Kind::Heartbeat { lease_ms, .. } => Some(at + lease_ms),
+                    Kind::Release { .. } | Kind::Break { .. } => None,
+                });
+                // What happened while the answer was under way counts, too.
+                let leaps = leaps.iter().filter(|(leapt_at, _)| *leapt_at >= at);
+                let asked = least.fold(at + lease_ms, u64::min);
+                let until = leaps.clone().fold(asked, |until, leap| self.earlier(until, *leap));
+                let lasts_until = leaps.fold(asked, |until, (_, by)| until.saturating_sub(*by));
+                let is_lost = losses.iter().any(|lost_at| *lost_at >= at);
+                if let Some(end) = ended.get(&(lock, fence)).filter(|end| end.at <= at && !end.is_excused) {
+                    violations.push(format!("ended: fence {fence} ended at {} and is held again", seconds(end.at)));
+                }
+                // What was released is no grant of its own that goes on.
+                let is_new = !known.fences.contains(&fence) || known.released.contains(&fence) && !ends;
+                if matches!(kind, Kind::Acquire { .. }) && is_new && fence <= highest_before {
+                    violations.push(format!("fence: {fence} is not above {highest_before}"));
+                }
+                if known.fence < Some(fence) {
+                    known.told_at = now;
+                    known.sure_until = 0;
+                }
+                // Answers may overtake each other.
+                known.fence = known.fence.max(Some(fence));
+                known.fences.push(fence);
+                let highest = highest.entry(lock).or_default();
+                *highest = (*highest).max(fence);
+                // One that has released relies on nothing, whatever it is told.
+                let has_released = known.released.contains(&fence);
+                if !ends && !has_released && until > now && known.fence == Some(fence) {
+                    for (other, its_fence, its_until) in others {
+                        violations.push(format!(
+                            "two holders: h{} has fence {fence}, and h{other} relies on {its_fence:?} until {}",
+                            key.1,
+                            seconds(its_until)
+                        ));
+                    }
+                    known.until = until;
+                    known.thinks_until = until;
+                    known.is_unsure = false;
+                    known.sure_until = match lease_ms > self.short_ms {
+                        true => lasts_until,
+                        // The row stays as long as it was.
+                        false => known.sure_until.min(lasts_until),
+                    };
+                    known.lasts_until = if is_lost { known.sure_until } else { lasts_until };
+                }
+            }
+            Outcome::No => {
+                let is_about_it = match kind {
+                    Kind::Heartbeat { fence, .. } | Kind::Release { fence } => fence.is_none() || fence == known.fence,
+                    // One without an owner cannot be repeated.
+                    Kind::Acquire { .. } => self.owned[key.1] && !is_recovering,
+                    Kind::Break { .. } => false,
+                };
+                let is_about_it = is_about_it && known.told_at <= at;
+                if is_about_it && !ends && known.lasts_until > now {
+                    violations.push(format!(
+                        "lease: h{} was told no, and has fence {:?} until {}",
+                        key.1,
+                        known.fence,
+                        seconds(known.lasts_until)
+                    ));
+                }
+                if is_about_it && !matches!(kind, Kind::Break { .. }) {
+                    known.until = 0;
+                    known.thinks_until = 0;
+                    known.is_unsure = false;
+                    known.lasts_until = 0;
+                    known.sure_until = 0;
+                    let is_any = matches!(kind, Kind::Heartbeat { fence: None, .. } | Kind::Release { fence: None });
+                    if overlapping.is_empty() && is_any {
+                        known.forget_sent();
+                    }
+                }
+            }
+            Outcome::Released | Outcome::Broken => {
+                let (fence, is_sure) = match kind {
+                    Kind::Release { fence: Some(fence) } | Kind::Break { fence } => (Some(fence), true),
+                    // Which one it was is not known if another request may have been first.
+                    Kind::Release { fence: None } => (known.fence, overlapping.is_empty()),
+                    Kind::Acquire { .. } | Kind::Heartbeat { .. } => (None, false),
+                };
+                if let Some(fence) = fence {
+                    let until = known.sent.iter().map(|sent| sent.holds_until).max().unwrap_or(0);
+                    ended.entry((lock, fence)).or_insert(Ended { at: now, until, is_excused: !is_sure });
+                    if is_sure && matches!(kind, Kind::Release { .. }) {
+                        known.released.push(fence);
+                    }
+                }
+                if overlapping.is_empty() {
+                    known.forget_sent();
+                }
+            }
+            Outcome::Failed | Outcome::Void | Outcome::HungUp | Outcome::Lost => {}
+        }
+        drop(state);
+        for what in violations {
+            self.violate(format!("{what} (lock {lock})"));
+        }
+    }
+}
+
+impl Holder {
+    fn may_hold_until(&self) -> u64 {
+        let stands = self.sent.iter().filter(|sent| sent.reverted_by.is_none()).map(|sent| sent.holds_until);
+        stands.max().unwrap_or(0).max(self.restored_until)
+    }
+
+    /// Nothing takes back what was asked for again, see [`REPEATED_MS`].
+    fn keep_repeated(&mut self, id: u64) {
+        let Some(at) = self.sent.iter().find(|sent| sent.id == id).map(|sent| sent.at) else { return };
+        let is_repeat = |sent: &Sent| {
+            matches!(sent.kind, Kind::Acquire { .. })
+                && !sent.is_void
+                && sent.id != id
+                && sent.over.is_none_or(|over| over + REPEATED_MS > at)
+        };
+        if self.sent.iter().any(is_repeat) {
+            let repeats = self.sent.iter_mut().filter(|sent| sent.id == id || is_repeat(sent));
+            repeats.for_each(|sent| sent.reverted_by = None);
+        }
+    }
+
+    /// It holds nothing any more, whatever was asked before.
+    fn forget_sent(&mut self) {
+        self.sent.iter_mut().for_each(|sent| sent.holds_until = 0);
+    }
+}
+
+impl Sent {
+    fn new(id: u64, at: u64, kind: Kind, highest: u64) -> Self {
+        let holds_until = match kind {
+            Kind::Acquire { lease_ms, wait_ms } => at + wait_ms + lease_ms + CARRIED_OUT_MS,
+            Kind::Heartbeat { lease_ms, .. } => at + lease_ms + CARRIED_OUT_MS,
+            Kind::Release { .. } | Kind::Break { .. } => 0,
+        };
+        Self {
+            id,
+            at,
+            server: 0,
+            kind,
+            over: None,
+            is_void: false,
+            highest,
+            holds_until,
+            lapses_by: holds_until,
+            reverted_by: None,
+        }
+    }
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{:.3}", ms as f64 / 1e3)
+}
