@@ -170,7 +170,7 @@ async fn many_made_up_sessions_at_once_are_a_few_lookups() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_address_has_more_than_its_share_of_lookups_in_redis() {
     let redis = RedisServer::start();
-    let pod = Pod::builder().redis(&redis).env("LOCKABLE_REDIS_TIMEOUT", "5s").start().await;
+    let pod = Pod::builder().redis(&redis).env("LOCKABLE_REDIS_TIMEOUT", "8s").start().await;
     redis.pause();
     let mut guesses = guess(&pod, LINE_MAX + 10);
     for _ in 0..10 {
