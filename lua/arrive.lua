@@ -17,6 +17,8 @@
 -- ARGV[4] store: the name to give it if it has none
 -- ARGV[5] the store in which the server has seen ARGV[6], a fence, or '0'
 -- ARGV[7] '1' when the recovery goes on that has begun, with a larger epoch; or ''
+-- ARGV[8] begun: the beginning of a recovery that must not be the last one, however
+--         large its epoch is by now; or ''
 --
 -- Returns one of
 --   {'open', home}
@@ -32,7 +34,8 @@ local is_cut_back = store == ARGV[5] and tonumber(fence) < tonumber(ARGV[6])
 if process and process == ARGV[2] and process ~= ARGV[1] then
   home = table.concat({ARGV[1], store, founded, begun, epoch}, ' ')
   redis.call('SET', KEYS[1], home)
-elseif not clock or process ~= ARGV[1] or tonumber(epoch) <= tonumber(ARGV[3]) or is_cut_back then
+elseif not clock or process ~= ARGV[1] or tonumber(epoch) <= tonumber(ARGV[3]) or begun == ARGV[8]
+  or is_cut_back then
   local goes_on = ARGV[7] == '1' and process == ARGV[1] and clock and string.find(clock, ' closed', 1, true)
   epoch = word(math.max(now, tonumber(epoch or 0) + 1, tonumber(ARGV[3]) + 1))
   home = table.concat({ARGV[1], store or ARGV[4], founded or epoch, goes_on and begun or word(now), epoch}, ' ')

@@ -1,17 +1,29 @@
 -- Forgets that a grant has ended, once its journal row says so, and frees the lock
--- if it was broken: until then nobody else may have it.
+-- if the grant is still there: broken, which keeps its lock closed until then, or
+-- restored by a recovery that has read the row before.
 --
 -- KEYS[1...10] as in keys.lua
 -- ARGV[1] place: what stands in `held`
--- ARGV[2] fence, ARGV[3] account: those of the grant
+-- ARGV[2] fence, ARGV[3] account, ARGV[4] until_ms: those of the grant, as in keys.lua
 --
--- Returns {'settled'}
+-- Returns one of
+--   {'settled'}
+--   {'closed'}   a recovery is comparing the grants with the journal, and may restore
+--                this one; any server settles it afterwards
 local now = time_us()
+-- mend: EndSettled
+if is_closed(redis.call('GET', CLOCK)) then
+  end_grant(now, ARGV[3] .. '\n', ARGV[1], ARGV[2], ARGV[4])
+  return {'closed'}
+end
+-- mend end
 redis.call('ZREM', ENDED, ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. ARGV[1])
 local grant = redis.call('GET', LOCK)
 local from = grant and string.find(grant, '\n', string.find(grant, '\n', 1, true) + 1, true) + 1
 local fence, _, _, mark = read_grant(grant or '', from or 1)
-if fence == ARGV[2] and mark == '#' then
+local is_over = fence == ARGV[2]
+--@off EndSettled: is_over = is_over and mark == '#'
+if is_over then
   redis.call('DEL', LOCK)
   redis.call('ZREM', HELD, ARGV[1])
   hand_over(now)

@@ -41,7 +41,7 @@ pub use self::{
 };
 pub use self::{
     embedded::{BootClock, Clock, Embedded, Kept},
-    home::{Belonging, Standing, State},
+    home::{Arrival, Belonging, Standing, State},
     redis::{Redis, StartError},
     reply::{BadReply, Reply},
     script::Script,
@@ -197,21 +197,12 @@ impl Keyspace {
         self.home(shard).standing()
     }
 
-    /// Asks how the grants of a shard stand, and begins an era where some may have
-    /// been forgotten, or the one there is did not begin after `floor_us`.
+    /// Asks how the grants of a shard stand, and begins a recovery where some may have been
+    /// forgotten, or where `arrival` wants one.
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub async fn arrive(&self, shard: Shard, floor_us: u64) -> Result<Standing, KeyspaceError> {
-        self.arrive_above(shard, floor_us, false).await
-    }
-
-    /// The same in a recovery that `goes_on`: it does not begin anew, but has an epoch
-    /// above `floor_us` from then on.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run).
-    pub async fn arrive_above(&self, shard: Shard, floor_us: u64, goes_on: bool) -> Result<Standing, KeyspaceError> {
+    pub async fn arrive(&self, shard: Shard, arrival: Arrival<'_>) -> Result<Standing, KeyspaceError> {
         let process = match self {
             Self::Redis(redis) => redis.process(shard).await?,
             Self::Embedded(embedded) => embedded.process(),
@@ -219,7 +210,7 @@ impl Keyspace {
             Self::Simulated(simulated) => simulated.store().await?,
         };
         let keys = [self.key(shard.tag, "home", ""), self.key(shard.tag, "clock", "")];
-        let args = self.home(shard).arrive_args(&process, "", floor_us, goes_on);
+        let args = self.home(shard).arrive_args(&process, "", arrival);
         let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
         let reply = self.run(&home::ARRIVE, &[&keys[0], &keys[1]], &args).await?;
         self.home(shard).note(&reply).map_err(|error| KeyspaceError::Refused(error.to_string()))

@@ -23,6 +23,9 @@ pub enum Mend {
     EndKept,
     /// A recovery removes a grant that was followed by another, though that has ended, too.
     OlderRemoved,
+    /// Once the journal has recorded an end, the grant is removed if a recovery has restored
+    /// it meanwhile.
+    EndSettled,
     /// The store lists ended grants, and any server records them.
     EndSurvives,
     /// Fences are noted in SQL, and start above the largest one after a loss.
@@ -40,6 +43,9 @@ pub enum Mend {
     LeapAcrossReconnect,
     /// After a leap grants are closed before commands are sent by the new time.
     LeapClosedFirst,
+    /// A recovery that was under way when the clock leapt begins anew, though its epoch has
+    /// risen since.
+    BegunAnew,
     /// Scripts do nothing after the command's deadline.
     Deadline,
     /// A grant whose answer is lost is taken back.
@@ -72,7 +78,7 @@ mod switch {
     }
 
     impl Mend {
-        pub const ALL: [Self; 21] = [
+        pub const ALL: [Self; 23] = [
             Self::ShorteningJournaled,
             Self::BreakJournaled,
             Self::ClosedIsUnsettled,
@@ -81,6 +87,7 @@ mod switch {
             Self::JournalOrder,
             Self::EndKept,
             Self::OlderRemoved,
+            Self::EndSettled,
             Self::EndSurvives,
             Self::FenceFloor,
             Self::FloorNoted,
@@ -89,6 +96,7 @@ mod switch {
             Self::StallNoticed,
             Self::LeapAcrossReconnect,
             Self::LeapClosedFirst,
+            Self::BegunAnew,
             Self::Deadline,
             Self::CancelAfter503,
             Self::UndoSettled,

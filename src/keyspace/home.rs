@@ -20,7 +20,10 @@ use super::{
     BadReply, Reply, Script,
     news::{Gathered, News},
 };
-use crate::lock::Era;
+use crate::{
+    lock::Era,
+    mends::{self, Mend},
+};
 
 pub(super) static ARRIVE: Script =
     Script::new("arrive", concat!(include_str!("../../lua/prelude.lua"), include_str!("../../lua/arrive.lua")));
@@ -43,6 +46,19 @@ pub enum State {
     Waiting { until: Instant },
     /// Not before what is known of long leases has been put back.
     Closed,
+}
+
+/// What a server asks for when it arrives.
+#[derive(Clone, Copy, Debug)]
+pub enum Arrival<'a> {
+    /// To be told how the grants stand.
+    Look,
+    /// A recovery that begins now, unless another than this one has begun since.
+    Anew(&'a Era),
+    /// A recovery with an epoch above this one, which begins now.
+    Above(u64),
+    /// The same, for a recovery that has begun and goes on.
+    GoOnAbove(u64),
 }
 
 /// What a server knows of it, and who wants to hear of a change.
@@ -120,21 +136,39 @@ impl Home {
         &'a self,
         process: &'a str,
         former: &'a str,
-        floor_us: u64,
-        goes_on: bool,
-    ) -> [Cow<'a, str>; 7] {
+        arrival: Arrival<'_>,
+    ) -> [Cow<'a, str>; 8] {
         let store = self.standing.borrow().as_ref().map(|standing| standing.era.store.clone());
         let fence = self.store_fence.load(Ordering::Relaxed);
         // Another one each time: data that was emptied is other data.
         let new_store = self.named.map_or_else(|| new_name().into(), Cow::from);
-        let (floor_us, fence) = (floor_us.to_string(), fence.to_string());
-        let goes_on = if goes_on { "1" } else { "" };
-        let store = store.unwrap_or_default();
-        [process.into(), former.into(), floor_us.into(), new_store, store.into(), fence.into(), goes_on.into()]
+        let (floor_us, begun, goes_on) = match arrival {
+            Arrival::Look => (0, String::new(), ""),
+            Arrival::Anew(era) if !mends::is_on(Mend::BegunAnew) => (era.epoch_us, String::new(), ""),
+            Arrival::Anew(era) => (era.epoch_us, era.begun_us.to_string(), ""),
+            Arrival::Above(floor_us) => (floor_us, String::new(), ""),
+            Arrival::GoOnAbove(floor_us) => (floor_us, String::new(), "1"),
+        };
+        let (floor_us, fence, store) = (floor_us.to_string(), fence.to_string(), store.unwrap_or_default());
+        [
+            process.into(),
+            former.into(),
+            floor_us.into(),
+            new_store,
+            store.into(),
+            fence.into(),
+            goes_on.into(),
+            begun.into(),
+        ]
     }
 
     pub(super) fn standing(&self) -> watch::Receiver<Option<Standing>> {
         self.standing.subscribe()
+    }
+
+    /// The era that this server knows.
+    pub(super) fn era(&self) -> Option<Era> {
+        self.standing.borrow().as_ref().map(|standing| standing.era.clone())
     }
 
     pub(super) fn epoch_us(&self) -> u64 {

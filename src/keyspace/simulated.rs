@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     KeyspaceError, LOOK_INTERVAL, Reply, Script,
-    home::{ARRIVE, Home},
+    home::{ARRIVE, Arrival, Home},
     key::key,
     reading::Reading,
     shards::LOCK_TAG,
@@ -237,13 +237,14 @@ impl Simulated {
         let said = self.ask_in_time(&live.connection, Question::Time).await?;
         let reading = Reading::new(said.word(0).map_err(|error| KeyspaceError::Refused(error.to_string()))?, asked);
         let leap = self.clock.leap(&reading, Reading::LEAP_MAX);
-        let floor_us = if leap.is_some() { self.home.epoch_us() } else { 0 };
+        let leapt_in = leap.and_then(|_| self.home.era());
+        let arrival = leapt_in.as_ref().map_or(Arrival::Look, Arrival::Anew);
         if !mends::is_on(Mend::LeapClosedFirst) {
             self.clock.hear(reading);
         }
         let keys = ["home", "clock"].map(|kind| key(Self::PREFIX, LOCK_TAG, kind, ""));
         let process = live.identity().process();
-        let args = self.home.arrive_args(&process, former, floor_us, false);
+        let args = self.home.arrive_args(&process, former, arrival);
         let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
         let keys = [&*keys[0], &*keys[1]];
         let reply =

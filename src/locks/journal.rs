@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     Claimant, LockId, Locks, LocksError,
@@ -22,11 +22,15 @@ use crate::{
 };
 
 static SHORTEN: Script = script!("shorten" = "grant" "shorten");
-static SETTLE_END: Script = script!("settle_end" = "grant" "keys" "tickets" "line" "settle_end");
+static SETTLE_END: Script = script!("settle_end" = "grant" "keys" "ended" "tickets" "line" "settle_end");
 static LIST_ENDED: Script = script!("list_ended");
 
 /// How often to look for ends that the journal has not recorded, and for fences.
 const ROUND: Duration = Duration::from_secs(5);
+/// How long an answer waits for the journal, whatever has to be asked of it.
+const RECORDED_WITHIN: Duration = Duration::from_secs(2);
+/// How often a lease is shortened once more in the background.
+const SHORTENED_AGAIN: usize = 2;
 /// How many ends of a shard are looked at in a round.
 const ENDS_A_ROUND: u64 = 50;
 
@@ -124,47 +128,71 @@ impl Locks {
         let shard = self.keyspace.shard_of(&place);
         let (fence, expires_ms) = (grant.fence, grant.expires_at.as_millisecond() as u64);
         let row = JournalRow { place, fence, seq: change.seq, expires_ms, record: in_full(&change.record) };
-        let written = match self.ledger.write(era, &row).await {
+        let written = timeout(RECORDED_WITHIN, self.write_row(era, shard, &row, change.former)).await;
+        let written = written.unwrap_or_else(|_| Err(LedgerError::Away("the journal took too long".into())))?;
+        if change.is_shorter && written == Written::Recorded {
+            self.shorten(shard, claimant, row).await;
+        }
+        Ok(written)
+    }
+
+    async fn write_row(
+        &self,
+        era: &Era,
+        shard: Shard,
+        row: &JournalRow,
+        former: Option<Fence>,
+    ) -> Result<Written, LedgerError> {
+        let written = match self.ledger.write(era, row).await {
             // A database that was restored from a backup knows an earlier era.
             Err(LedgerError::Superseded) => {
                 let entered = self.ledger.enter(era, self.short.as_duration()).await?;
                 if let Entered::Behind { .. } | Entered::Elsewhere = entered {
                     return Err(LedgerError::Superseded);
                 }
-                self.ledger.write(era, &row).await?
+                self.ledger.write(era, row).await?
             }
             written => written?,
         };
-        if let Some(former) = change.former {
-            let former =
-                EndedGrant { tag: shard.tag, place: row.place.clone(), fence: former, until_ms: row.expires_ms };
+        if let Some(fence) = former {
+            let former = EndedGrant { tag: shard.tag, place: row.place.clone(), fence, until_ms: row.expires_ms };
             self.ledger.end(&former, self.now_ms(shard)).await?;
-        }
-        if change.is_shorter && written == Written::Recorded {
-            self.shorten(shard, claimant, &row).await;
         }
         Ok(written)
     }
 
-    /// Shortens the lease in the store, which the journal has recorded. If the store
-    /// gives no answer the longer lease stays, which was confirmed before.
-    async fn shorten(&self, shard: Shard, claimant: &Claimant, row: &JournalRow) {
-        let keys = [
-            lock_key(&self.keyspace, &row.place),
-            held_key(&self.keyspace, shard, claimant.account.key_text().as_str()),
-        ];
+    /// Shortens the lease in the store, which the journal has recorded. If the store gives
+    /// no answer, the longer lease stays meanwhile, which was confirmed before.
+    async fn shorten(&self, shard: Shard, claimant: &Claimant, row: JournalRow) {
+        let held = held_key(&self.keyspace, shard, claimant.account.key_text().as_str());
+        let keys = [lock_key(&self.keyspace, &row.place), held];
         let mut args = Words::new();
         args.write(|text| claimant.write_head(text))
             .text(&row.place)
             .number(row.fence.as_u64())
             .number(row.seq)
             .number(row.expires_ms);
-        for _ in 0..3 {
-            match self.keyspace.run(&SHORTEN, &[&keys[0], &keys[1]], &args.slices()).await {
-                Ok(_) => return,
-                Err(error) => tracing::debug!(%error, "a lease could not be shortened yet"),
-            }
+        if self.try_to_shorten(&keys, &args).await {
+            return;
         }
+        let locks = self.clone();
+        let shortening = async move {
+            let Ok(_permit) = locks.undoings.try_acquire() else { return };
+            for _ in 0..SHORTENED_AGAIN {
+                if locks.try_to_shorten(&keys, &args).await {
+                    return;
+                }
+            }
+        };
+        self.undo_tasks.spawn(self.keyspace.on_process(shortening));
+    }
+
+    async fn try_to_shorten(&self, keys: &[String; 2], args: &Words) -> bool {
+        let shortened = self.keyspace.run(&SHORTEN, &[&keys[0], &keys[1]], &args.slices()).await;
+        if let Err(error) = &shortened {
+            tracing::debug!(%error, "a lease could not be shortened yet");
+        }
+        shortened.is_ok()
     }
 
     /// Records that a grant has ended, in the background. If that fails, some server
@@ -183,7 +211,8 @@ impl Locks {
         self.undo_tasks.spawn(self.keyspace.on_process(ending));
     }
 
-    /// Records that a grant has ended; then its lock is free if it was broken.
+    /// Records that a grant has ended; then its lock is free, also if the grant was broken,
+    /// or restored by a recovery that had not heard of the end.
     pub(super) async fn end(
         &self,
         account: AccountId,
@@ -196,7 +225,7 @@ impl Locks {
         self.ledger.end(&ended, self.now_ms(shard)).await?;
         let account = account.key_text();
         let keys = Keys::new(&self.keyspace, &ended.place, account.as_str(), &Payment::Paid);
-        let args = [&*ended.place, &fence.to_string(), account.as_str()];
+        let args = [&*ended.place, &fence.to_string(), account.as_str(), &until_ms.to_string()];
         self.keyspace.run(&SETTLE_END, &keys.slices(), &args).await?;
         Ok(())
     }

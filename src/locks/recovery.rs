@@ -16,7 +16,7 @@ use super::{
     stored::held_since,
 };
 use crate::{
-    keyspace::{Keyspace, KeyspaceError, Script, Shard, Standing, State},
+    keyspace::{Arrival, Keyspace, KeyspaceError, Script, Shard, Standing, State},
     lock::{Entered, Era, JournalRow},
     mends::{self, Mend},
 };
@@ -77,15 +77,18 @@ impl Locks {
 
     /// The same, for one shard.
     pub(super) async fn recover_in(&self, shard: Shard) -> Result<Standing, LocksError> {
-        let mut standing = self.keyspace.arrive(shard, 0).await?;
+        let mut standing = self.keyspace.arrive(shard, Arrival::Look).await?;
         let is_successor = standing.state == State::Closed && self.succeed(shard).await?;
         if is_successor {
-            standing = self.keyspace.arrive(shard, standing.era.epoch_us).await?;
+            standing = self.keyspace.arrive(shard, Arrival::Anew(&standing.era)).await?;
         }
         let mut entered = self.enter(shard, &standing.era).await?;
         while let (State::Closed, Some(floor_us)) = (standing.state, self.floor(shard, &standing.era, &entered)) {
-            let goes_on = matches!(entered, Entered::Again { .. });
-            standing = self.keyspace.arrive_above(shard, floor_us, goes_on).await?;
+            let arrival = match entered {
+                Entered::Behind { .. } => Arrival::Above(floor_us),
+                _ => Arrival::GoOnAbove(floor_us),
+            };
+            standing = self.keyspace.arrive(shard, arrival).await?;
             entered = self.enter(shard, &standing.era).await?;
         }
         let (wait, last) = match entered {
@@ -112,7 +115,7 @@ impl Locks {
         if restored > 0 {
             tracing::info!(grants = restored, "put back grants of long leases");
         }
-        Ok(self.keyspace.arrive(shard, 0).await?)
+        Ok(self.keyspace.arrive(shard, Arrival::Look).await?)
     }
 
     /// What the epoch has to be above: another epoch, and all fences that were given

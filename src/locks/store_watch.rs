@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{Locks, LocksError};
 use crate::{
-    keyspace::{Belonging, Keyspace, Shard, Standing, State},
-    lock::{LedgerError, StoreRow},
+    keyspace::{Arrival, Belonging, Keyspace, Shard, Standing, State},
+    lock::{Era, LedgerError, StoreRow},
 };
 
 /// How often the database is asked.
@@ -53,6 +53,9 @@ struct Watched {
     beat: u64,
     /// When the store could be reached last.
     reached: Instant,
+    /// The store that this server has claimed last: it may be emptied again before it is
+    /// entered.
+    claimed: Option<Era>,
 }
 
 /// How the store of a shard compares with what the database says.
@@ -159,7 +162,7 @@ impl Locks {
             Compared::ToRecover => {}
             Compared::Foreign { is_behind } => {
                 // Another server may have begun the era, and this one not have heard of it.
-                if self.keyspace.arrive(shard, 0).await?.era == standing.era {
+                if self.keyspace.arrive(shard, Arrival::Look).await?.era == standing.era {
                     self.stand_aside(watched, standing, (own, others), is_behind).await?;
                 }
                 return Ok(());
@@ -182,7 +185,8 @@ impl Locks {
         let rows: Vec<StoreRow> = own.into_iter().chain(others.iter().copied()).cloned().collect();
         // This server worked with the named store: its own has lost its data, or was
         // passed over.
-        let before = self.keyspace.ours(shard).filter(|before| own.is_some_and(|own| own.store == before.store));
+        let known = self.keyspace.ours(shard).into_iter().chain(watched.claimed.clone());
+        let before = own.and_then(|own| known.into_iter().find(|before| own.store == before.store));
         // Emptied under its process: nobody can find there what it had.
         let is_emptied = !is_behind
             && others.is_empty()
@@ -201,13 +205,14 @@ impl Locks {
         }
         // Closed first: what opens it again is a recovery alone, whoever goes on with this.
         if standing.state != State::Closed {
-            self.keyspace.arrive(shard, standing.era.epoch_us).await?;
+            self.keyspace.arrive(shard, Arrival::Anew(&standing.era)).await?;
         }
         let is_closed = |shard: &Shard| {
             self.keyspace.standing(*shard).borrow().as_ref().is_some_and(|standing| standing.state == State::Closed)
         };
         let can_claim = is_closed(&shard) && (others.is_empty() || self.keyspace.shards().iter().all(is_closed));
         if can_claim && self.claim(standing, &rows).await? {
+            watched.claimed = Some(standing.era.clone());
             self.recover_in(shard).await?;
         }
         Ok(())
@@ -269,7 +274,7 @@ impl Locks {
             if !foreign.is_empty() {
                 // The era may have begun just now, and in the store of this server.
                 for shard in self.keyspace.shards().iter().filter(|shard| self.keyspace.is_there(**shard)) {
-                    drop(self.keyspace.arrive(*shard, 0).await);
+                    drop(self.keyspace.arrive(*shard, Arrival::Look).await);
                 }
                 foreign = self.foreign_rows(&rows);
             }
@@ -305,7 +310,7 @@ impl Locks {
 
 impl Watched {
     fn new(shard: Shard) -> Self {
-        Self { shard, others: None, beat: 0, reached: Instant::now() }
+        Self { shard, others: None, beat: 0, reached: Instant::now(), claimed: None }
     }
 
     /// Whether nobody has worked with these stores for so long.

@@ -79,7 +79,8 @@ impl Locks {
                     undo.disarm();
                     return Ok(answered(given_up(None, draining)));
                 }
-                Err(error) if is_over => return Err(error),
+                // Nobody waits for yet another answer that may not come.
+                Err(error) if is_over || ends <= Instant::now() => return Err(error),
                 Ok(Turn::Waiting(held)) => {
                     seat.expect_lapse(held.rest);
                     ends.min(Instant::now() + ASK_INTERVAL)

@@ -18,7 +18,7 @@ use super::{
     route::Routes,
 };
 use crate::{
-    keyspace::{KeyspaceError, LOOK_INTERVAL, reading::Reading, shards::LOCK_TAG},
+    keyspace::{Arrival, KeyspaceError, LOOK_INTERVAL, reading::Reading, shards::LOCK_TAG},
     moment::Moment,
 };
 
@@ -196,8 +196,9 @@ impl Link {
             tracing::warn!(seconds = leap, redis = self.shown, "the clock of Redis has leapt");
         }
         for (route, leap) in all.iter().zip(leaps) {
-            let floor_us = if leap.is_some() { route.home().epoch_us() } else { 0 };
-            match route.arrive(connection, &process, former, floor_us).await {
+            let leapt_in = leap.and_then(|_| route.home().era());
+            let arrival = leapt_in.as_ref().map_or(Arrival::Look, Arrival::Anew);
+            match route.arrive(connection, &process, former, arrival).await {
                 Ok(()) => {
                     route.hear(reading);
                     routes.lead(route, live);

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::keyspace::{
     KeyspaceError,
-    home::{ARRIVE, Home},
+    home::{ARRIVE, Arrival, Home},
     news::Gathered,
     reading::Reading,
     store_clock::StoreClock,
@@ -101,12 +101,12 @@ impl Route {
         connection: &mut MultiplexedConnection,
         process: &str,
         former: &str,
-        floor_us: u64,
+        arrival: Arrival<'_>,
     ) -> Result<(), Fault> {
         let Some([home, clock]) = &self.keys else {
             return Ok(redis::cmd("EXISTS").arg(format!("{{{}}}", self.tag)).query_async(connection).await?);
         };
-        let args = self.home.arrive_args(process, former, floor_us, false);
+        let args = self.home.arrive_args(process, former, arrival);
         let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
         let reply = evaluate(connection, &ARRIVE, &[home, clock], &args).await?;
         self.home.note(&reply).map(drop).map_err(|error| Fault::Error(error.to_string()))
