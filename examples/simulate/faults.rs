@@ -8,6 +8,7 @@ use super::{
     cluster::Cluster,
     history::{Fault, FaultKind, History},
     knowledge::{Knowledge, Loss},
+    world::World,
 };
 
 /// How long before a loss the state is marked that will be left.
@@ -37,23 +38,58 @@ async fn happen(Fault { at_ms, kind }: Fault, cluster: &Arc<Cluster>, knowledge:
         sleep_until(world.at(at_ms)).await;
     }
     world.step();
-    let pause = |ms| sleep(Duration::from_millis(ms));
-    let note = || world.note(kind.name(), || format!("*** {kind:?}"));
     match kind {
-        FaultKind::Cut { server } => {
-            note();
-            world.cut(server);
+        FaultKind::Cut { .. } | FaultKind::Deaf { .. } | FaultKind::Slow { .. } | FaultKind::Freeze { .. } => {
+            disturb(kind, world);
         }
-        FaultKind::Deaf { server, ms } => {
-            note();
-            world.deafen(server, ms);
+        FaultKind::Pause { .. } | FaultKind::Kill { .. } => strike_server(kind, cluster, knowledge).await,
+        FaultKind::Empty | FaultKind::Crash { .. } | FaultKind::Failover { .. } | FaultKind::Lose { .. } => {
+            let loss = match kind {
+                FaultKind::Empty | FaultKind::Lose { .. } => Some(Loss::Everything),
+                _ => is_cut_back.then(|| Loss::Since(at_ms.saturating_sub(lost_ms))),
+            };
+            strike_store(kind, loss, world, knowledge).await;
         }
-        FaultKind::Slow { server, ms, most_ms } => {
-            note();
-            world.slow_down(server, ms, most_ms);
+        FaultKind::Leap { .. } | FaultKind::Blip { .. } => {
+            if knowledge.may_leap() && cluster.is_any_there() {
+                set_clock(kind, world, knowledge).await;
+            }
         }
+        FaultKind::SqlGone { ms }
+        | FaultKind::SqlSlow { ms }
+        | FaultKind::SqlFrozen { ms }
+        | FaultKind::SqlMute { ms } => {
+            note(kind, world);
+            let until = Some(Instant::now() + Duration::from_millis(ms));
+            let sql = &mut world.state().sql;
+            match kind {
+                FaultKind::SqlGone { .. } => sql.gone_until = until,
+                FaultKind::SqlSlow { .. } => sql.slow_until = until,
+                FaultKind::SqlFrozen { .. } => sql.frozen_until = until,
+                _ => sql.mute_until = until,
+            }
+            knowledge.sql_away(ms);
+        }
+    }
+}
+
+/// Messages between servers and store are late or lost.
+fn disturb(kind: FaultKind, world: &World) {
+    note(kind, world);
+    match kind {
+        FaultKind::Cut { server } => world.cut(server),
+        FaultKind::Deaf { server, ms } => world.deafen(server, ms),
+        FaultKind::Slow { server, ms, most_ms } => world.slow_down(server, ms, most_ms),
+        FaultKind::Freeze { ms } => world.freeze(ms),
+        _ => {}
+    }
+}
+
+async fn strike_server(kind: FaultKind, cluster: &Arc<Cluster>, knowledge: &Knowledge) {
+    let world = &cluster.world;
+    match kind {
         FaultKind::Pause { server, ms } => {
-            note();
+            note(kind, world);
             cluster.pause(server);
             knowledge.paused(ms);
             pause(ms).await;
@@ -61,7 +97,7 @@ async fn happen(Fault { at_ms, kind }: Fault, cluster: &Arc<Cluster>, knowledge:
             world.note("goes on", || format!("*** s{server} goes on"));
         }
         FaultKind::Kill { server, down_ms } if cluster.is_there(server) => {
-            note();
+            note(kind, world);
             cluster.kill(server);
             knowledge.killed(server);
             pause(down_ms).await;
@@ -70,42 +106,42 @@ async fn happen(Fault { at_ms, kind }: Fault, cluster: &Arc<Cluster>, knowledge:
             knowledge.started();
             world.note("start", || format!("*** s{server} starts"));
         }
-        FaultKind::Freeze { ms } => {
-            note();
-            world.freeze(ms);
-        }
-        FaultKind::Empty if world.is_up() => {
-            note();
-            knowledge.lost(Loss::Everything);
-            world.empty();
-        }
-        FaultKind::Crash { down_ms, .. } | FaultKind::Failover { down_ms, .. } | FaultKind::Lose { down_ms }
-            if world.is_up() =>
-        {
-            note();
-            match kind {
-                FaultKind::Lose { .. } => knowledge.lost(Loss::Everything),
-                _ if is_cut_back => knowledge.lost(Loss::Since(at_ms.saturating_sub(lost_ms))),
-                _ => {}
-            }
-            world.crash();
-            pause(down_ms).await;
-            if matches!(kind, FaultKind::Lose { .. }) {
-                world.empty();
-            }
-            world.start_store(is_cut_back, matches!(kind, FaultKind::Failover { .. }));
-            world.note("store starts", || "*** the store starts".to_owned());
-        }
-        FaultKind::Leap { ms, is_cut } if knowledge.may_leap() && cluster.is_any_there() => {
-            note();
+        _ => {}
+    }
+}
+
+async fn strike_store(kind: FaultKind, loss: Option<Loss>, world: &World, knowledge: &Knowledge) {
+    if !world.is_up() {
+        return;
+    }
+    note(kind, world);
+    if let Some(loss) = loss {
+        knowledge.lost(loss);
+    }
+    let down_ms = match kind {
+        FaultKind::Crash { down_ms, .. } | FaultKind::Failover { down_ms, .. } | FaultKind::Lose { down_ms } => down_ms,
+        _ => return world.empty(),
+    };
+    world.crash();
+    pause(down_ms).await;
+    if matches!(kind, FaultKind::Lose { .. }) {
+        world.empty();
+    }
+    world.start_store(matches!(loss, Some(Loss::Since(_))), matches!(kind, FaultKind::Failover { .. }));
+    world.note("store starts", || "*** the store starts".to_owned());
+}
+
+async fn set_clock(kind: FaultKind, world: &World, knowledge: &Knowledge) {
+    note(kind, world);
+    match kind {
+        FaultKind::Leap { ms, is_cut } => {
             knowledge.leapt(ms);
             world.leap(ms);
             if is_cut {
                 world.cut(None);
             }
         }
-        FaultKind::Blip { ms, for_ms } if knowledge.may_leap() && cluster.is_any_there() => {
-            note();
+        FaultKind::Blip { ms, for_ms } => {
             knowledge.leapt(ms);
             world.leap(ms);
             pause(for_ms).await;
@@ -113,30 +149,14 @@ async fn happen(Fault { at_ms, kind }: Fault, cluster: &Arc<Cluster>, knowledge:
             knowledge.leapt(-ms);
             world.leap(-ms);
         }
-        FaultKind::SqlGone { ms } => {
-            note();
-            world.state().sql.gone_until = Some(until(ms));
-            knowledge.sql_away(ms);
-        }
-        FaultKind::SqlSlow { ms } => {
-            note();
-            world.state().sql.slow_until = Some(until(ms));
-            knowledge.sql_away(ms);
-        }
-        FaultKind::SqlFrozen { ms } => {
-            note();
-            world.state().sql.frozen_until = Some(until(ms));
-            knowledge.sql_away(ms);
-        }
-        FaultKind::SqlMute { ms } => {
-            note();
-            world.state().sql.mute_until = Some(until(ms));
-            knowledge.sql_away(ms);
-        }
         _ => {}
     }
 }
 
-fn until(ms: u64) -> Instant {
-    Instant::now() + Duration::from_millis(ms)
+fn note(kind: FaultKind, world: &World) {
+    world.note(kind.name(), || format!("*** {kind:?}"));
+}
+
+async fn pause(ms: u64) {
+    sleep(Duration::from_millis(ms)).await;
 }

@@ -293,6 +293,23 @@ impl History {
         history
     }
 
+    /// Whether every message between servers and store arrives soon, and statements do unless
+    /// SQL is away.
+    pub fn is_calm(&self) -> bool {
+        let Weather { late, lost, unanswered, sql_late, sql_unanswered, .. } = self.weather;
+        let is_harmless = |fault: &Fault| {
+            !matches!(
+                fault.kind,
+                FaultKind::Cut { .. }
+                    | FaultKind::Deaf { .. }
+                    | FaultKind::Slow { .. }
+                    | FaultKind::Pause { .. }
+                    | FaultKind::Freeze { .. }
+            )
+        };
+        [late, lost, unanswered, sql_late, sql_unanswered] == [0.0; 5] && self.faults.iter().all(is_harmless)
+    }
+
     fn draw_steps(&mut self, habits: &Habits, rng: &mut fastrand::Rng) {
         let mut steps = Vec::new();
         for holder in 0..self.holders.len() {

@@ -20,9 +20,9 @@ const CARRIED_OUT_MS: u64 = 2000;
 /// "5 s later, any server: `ended` is read", and is what the server that ended it may be
 /// recording until it is found once more: two rounds, and what they take.
 const END_RECORDED_MS: u64 = 16_000;
-/// "an answer: 500 ms for each script; 2 s for SQL", one of each that one request can lead
-/// to: a script twice, `write` and `enter` and `write`, `end`, and `shorten` three times.
-pub const ANSWER_MS: u64 = 12_000;
+/// "an answer: 500 ms for each of two scripts, 2 s for the journal, 500 ms to shorten a lease",
+/// and what messages take; tokens are not looked up here.
+pub const ANSWER_MS: u64 = 3600;
 
 /// "closed: acquires are refused": one that repeats its acquire is told who holds the lock as
 /// far as the store knows, not that it has lost it.
@@ -39,6 +39,9 @@ pub struct Knowledge {
     places: Vec<String>,
     /// Which holders have an owner.
     owned: Vec<bool>,
+    /// Every message between servers and store arrives soon, and so do statements unless SQL is
+    /// away.
+    is_calm: bool,
     state: Mutex<State>,
 }
 
@@ -57,6 +60,8 @@ struct State {
     back_ms: u64,
     paused_ms: u64,
     sql_away_until: u64,
+    /// When a server was killed last, with the ends that it was to record.
+    killed_until: u64,
     slowest_ms: u64,
     violation: Option<String>,
 }
@@ -109,6 +114,21 @@ pub enum Kind {
     Break { fence: u64 },
 }
 
+/// A request that has its answer.
+struct Answered {
+    /// Lock and holder.
+    key: (usize, usize),
+    now: u64,
+    at: u64,
+    kind: Kind,
+    /// The largest fence that a client knew when it was sent.
+    highest: u64,
+    /// What else of the holder was under way meanwhile, and since when.
+    overlapping: Vec<(u64, Kind)>,
+    /// Whether the grant may have ended meanwhile.
+    ends: bool,
+}
+
 struct Ended {
     at: u64,
     /// Until when its lease would have lasted.
@@ -145,7 +165,8 @@ pub enum Outcome {
 impl Knowledge {
     pub fn new(world: Arc<World>, database: Arc<Database>, history: &History, places: Vec<String>) -> Arc<Self> {
         let owned = history.holders.iter().map(|holder| holder.has_owner).collect();
-        Arc::new(Self { world, database, short_ms: history.short_ms, places, owned, state: Mutex::default() })
+        let is_calm = history.is_calm();
+        Arc::new(Self { world, database, short_ms: history.short_ms, places, owned, is_calm, state: Mutex::default() })
     }
 
     pub fn violation(&self) -> Option<String> {
@@ -235,6 +256,7 @@ impl Knowledge {
     /// "a server is killed": what it was to take back stands until the lease has lapsed.
     pub fn killed(&self, server: usize) {
         let mut state = self.state();
+        state.killed_until = self.world.now_ms();
         let sent = state.holders.values_mut().flat_map(|known| &mut known.sent);
         sent.filter(|sent| sent.reverted_by == Some(server)).for_each(|sent| sent.reverted_by = None);
     }
@@ -293,19 +315,27 @@ impl Knowledge {
     /// "Redis comes back empty, or is emptied: every short lease ... holders of short leases
     /// are told at the next heartbeat". "Redis is killed and comes back, its file cut short:
     /// grants of the last second, at most". "If Redis loses everything before the journal has
-    /// recorded the end of a long lease, that lock is held by nobody until the lease would
+    /// recorded the end of a long lease, and the server that ended it cannot, that lock is held by nobody until the lease would
     /// have lapsed."
     pub fn lost(&self, loss: Loss) {
         let now = self.world.now_ms();
         let mut state = self.state();
         state.losses.push(now);
-        let State { holders, ended, sql_away_until, .. } = &mut *state;
+        let State { holders, ended, sql_away_until, killed_until, .. } = &mut *state;
+        // When an end that is younger may not be recorded any more.
+        let lost_with = |at: u64| now < at.max(*sql_away_until) + END_RECORDED_MS;
+        let is_sure = |at: u64| self.is_calm && at > (*sql_away_until).max(*killed_until);
+        if matches!(loss, Loss::Everything) {
+            let sent = holders.values_mut().flat_map(|known| &mut known.sent);
+            let is_lost = |over: u64| lost_with(over) && !is_sure(over);
+            sent.filter(|sent| sent.over.is_none_or(is_lost)).for_each(|sent| sent.reverted_by = None);
+        }
         for known in holders.values_mut() {
             known.lasts_until = known.lasts_until.min(known.sure_until);
         }
         for ((lock, fence), end) in ended {
             let is_lost = match loss {
-                Loss::Everything => now < end.at.max(*sql_away_until) + END_RECORDED_MS,
+                Loss::Everything => lost_with(end.at) && !is_sure(end.at),
                 Loss::Since(since) => end.at >= since,
             };
             if is_lost && !self.database.has_ended(&self.places[*lock], *fence) {
@@ -356,22 +386,34 @@ impl Knowledge {
     }
 
     pub fn answer(&self, lock: usize, id: u64, outcome: Outcome) {
-        let now = self.world.now_ms();
-        let mut violations = Vec::new();
         let mut state = self.state();
-        let State { holders, highest, ended, leaps, losses, back_ms, paused_ms, slowest_ms, .. } = &mut *state;
+        let Some(answered) = self.settle(&mut state, lock, id, outcome) else { return };
+        let violations = match outcome {
+            Outcome::Granted { fence, lease_ms } => self.granted(&mut state, &answered, fence, lease_ms),
+            Outcome::No => self.denied(&mut state, &answered),
+            Outcome::Released | Outcome::Broken => {
+                state.note_end(&answered);
+                Vec::new()
+            }
+            Outcome::Failed | Outcome::Void | Outcome::HungUp | Outcome::Lost => Vec::new(),
+        };
+        drop(state);
+        for what in violations {
+            self.violate(format!("{what} (lock {lock})"));
+        }
+    }
+
+    /// Takes note of what follows from any answer; nothing if nobody is concerned.
+    fn settle(&self, state: &mut State, lock: usize, id: u64, outcome: Outcome) -> Option<Answered> {
+        let now = self.world.now_ms();
+        let State { holders, back_ms, paused_ms, slowest_ms, .. } = state;
         // A break is known to whom it concerns.
         let concerned =
             holders.iter().find(|((of, _), known)| *of == lock && known.sent.iter().any(|sent| sent.id == id));
-        let Some(key) = concerned.map(|(key, _)| *key) else { return };
-        let others: Vec<_> = holders
-            .iter()
-            .filter(|(other, known)| **other != key && other.0 == lock && known.until > now)
-            .map(|((_, other), known)| (*other, known.fence, known.until))
-            .collect();
-        let Some(known) = holders.get_mut(&key) else { return };
-        let Some(sent) = known.sent.iter_mut().find(|sent| sent.id == id) else { return };
-        let (at, kind, highest_before) = (sent.at, sent.kind, sent.highest);
+        let key = concerned.map(|(key, _)| *key)?;
+        let known = holders.get_mut(&key)?;
+        let sent = known.sent.iter_mut().find(|sent| sent.id == id)?;
+        let (at, kind, highest) = (sent.at, sent.kind, sent.highest);
         sent.over = Some(match outcome {
             Outcome::HungUp | Outcome::Lost => now.max(at + CARRIED_OUT_MS) + *back_ms,
             // "commands under way when the clock leaps back: their deadline is later by as much".
@@ -382,126 +424,143 @@ impl Knowledge {
         if sent.is_void {
             sent.holds_until = 0;
         }
-        let is_recovering = losses.last().is_some_and(|lost_at| now < lost_at + RECOVERY_MS);
         let is_reverted = matches!(kind, Kind::Acquire { .. }) && matches!(outcome, Outcome::Failed | Outcome::HungUp);
         sent.reverted_by = is_reverted.then_some(sent.server);
         if !matches!(outcome, Outcome::HungUp | Outcome::Lost) {
             let wait_ms = if let Kind::Acquire { wait_ms, .. } = kind { wait_ms } else { 0 };
             *slowest_ms = (*slowest_ms).max((now - at).saturating_sub(wait_ms + *paused_ms));
         }
-        let overlapping = |known: &Holder| {
-            let is_other = |sent: &&Sent| sent.id != id && !sent.is_void && sent.over.is_none_or(|over| over > at);
-            known.sent.iter().filter(is_other).map(|sent| (sent.at, sent.kind)).collect::<Vec<_>>()
-        };
-        let overlapping = overlapping(known);
         if matches!(kind, Kind::Acquire { .. }) && matches!(outcome, Outcome::Failed | Outcome::Lost) {
             known.is_unsure = true;
         }
         if is_reverted {
             known.keep_repeated(id);
         }
+        let is_other = |sent: &&Sent| sent.id != id && !sent.is_void && sent.over.is_none_or(|over| over >= at);
+        let overlapping: Vec<_> = known.sent.iter().filter(is_other).map(|sent| (sent.at, sent.kind)).collect();
         let ends = overlapping.iter().any(|(_, kind)| matches!(kind, Kind::Release { .. } | Kind::Break { .. }));
-        match outcome {
-            Outcome::Granted { fence, lease_ms } => {
-                let least = overlapping.iter().filter_map(|(at, kind)| match kind {
-                    Kind::Acquire { lease_ms, .. } | Kind::Heartbeat { lease_ms, .. } => Some(at + lease_ms),
-                    Kind::Release { .. } | Kind::Break { .. } => None,
-                });
-                // What happened while the answer was under way counts, too.
-                let leaps = leaps.iter().filter(|(leapt_at, _)| *leapt_at >= at);
-                let asked = least.fold(at + lease_ms, u64::min);
-                let until = leaps.clone().fold(asked, |until, leap| self.earlier(until, *leap));
-                let lasts_until = leaps.fold(asked, |until, (_, by)| until.saturating_sub(*by));
-                let is_lost = losses.iter().any(|lost_at| *lost_at >= at);
-                if let Some(end) = ended.get(&(lock, fence)).filter(|end| end.at <= at && !end.is_excused) {
-                    violations.push(format!("ended: fence {fence} ended at {} and is held again", seconds(end.at)));
-                }
-                // What was released is no grant of its own that goes on.
-                let is_new = !known.fences.contains(&fence) || known.released.contains(&fence) && !ends;
-                if matches!(kind, Kind::Acquire { .. }) && is_new && fence <= highest_before {
-                    violations.push(format!("fence: {fence} is not above {highest_before}"));
-                }
-                if known.fence < Some(fence) {
-                    known.told_at = now;
-                    known.sure_until = 0;
-                }
-                // Answers may overtake each other.
-                known.fence = known.fence.max(Some(fence));
-                known.fences.push(fence);
-                let highest = highest.entry(lock).or_default();
-                *highest = (*highest).max(fence);
-                // One that has released relies on nothing, whatever it is told.
-                let has_released = known.released.contains(&fence);
-                if !ends && !has_released && until > now && known.fence == Some(fence) {
-                    for (other, its_fence, its_until) in others {
-                        violations.push(format!(
-                            "two holders: h{} has fence {fence}, and h{other} relies on {its_fence:?} until {}",
-                            key.1,
-                            seconds(its_until)
-                        ));
-                    }
-                    known.until = until;
-                    known.thinks_until = until;
-                    known.is_unsure = false;
-                    known.sure_until = match lease_ms > self.short_ms {
-                        true => lasts_until,
-                        // The row stays as long as it was.
-                        false => known.sure_until.min(lasts_until),
-                    };
-                    known.lasts_until = if is_lost { known.sure_until } else { lasts_until };
-                }
-            }
-            Outcome::No => {
-                let is_about_it = match kind {
-                    Kind::Heartbeat { fence, .. } | Kind::Release { fence } => fence.is_none() || fence == known.fence,
-                    // One without an owner cannot be repeated.
-                    Kind::Acquire { .. } => self.owned[key.1] && !is_recovering,
-                    Kind::Break { .. } => false,
-                };
-                let is_about_it = is_about_it && known.told_at <= at;
-                if is_about_it && !ends && known.lasts_until > now {
-                    violations.push(format!(
-                        "lease: h{} was told no, and has fence {:?} until {}",
-                        key.1,
-                        known.fence,
-                        seconds(known.lasts_until)
-                    ));
-                }
-                if is_about_it && !matches!(kind, Kind::Break { .. }) {
-                    known.until = 0;
-                    known.thinks_until = 0;
-                    known.is_unsure = false;
-                    known.lasts_until = 0;
-                    known.sure_until = 0;
-                    let is_any = matches!(kind, Kind::Heartbeat { fence: None, .. } | Kind::Release { fence: None });
-                    if overlapping.is_empty() && is_any {
-                        known.forget_sent();
-                    }
-                }
-            }
-            Outcome::Released | Outcome::Broken => {
-                let (fence, is_sure) = match kind {
-                    Kind::Release { fence: Some(fence) } | Kind::Break { fence } => (Some(fence), true),
-                    // Which one it was is not known if another request may have been first.
-                    Kind::Release { fence: None } => (known.fence, overlapping.is_empty()),
-                    Kind::Acquire { .. } | Kind::Heartbeat { .. } => (None, false),
-                };
-                if let Some(fence) = fence {
-                    let until = known.sent.iter().map(|sent| sent.holds_until).max().unwrap_or(0);
-                    ended.entry((lock, fence)).or_insert(Ended { at: now, until, is_excused: !is_sure });
-                    if is_sure && matches!(kind, Kind::Release { .. }) {
-                        known.released.push(fence);
-                    }
-                }
-                if overlapping.is_empty() {
-                    known.forget_sent();
-                }
-            }
-            Outcome::Failed | Outcome::Void | Outcome::HungUp | Outcome::Lost => {}
+        Some(Answered { key, now, at, kind, highest, overlapping, ends })
+    }
+
+    fn granted(&self, state: &mut State, answered: &Answered, fence: u64, lease_ms: u64) -> Vec<String> {
+        let Answered { key, now, at, kind, ends, .. } = *answered;
+        let (lock, holder) = key;
+        let mut violations = Vec::new();
+        let least = answered.overlapping.iter().filter_map(|(at, kind)| match kind {
+            Kind::Acquire { lease_ms, .. } | Kind::Heartbeat { lease_ms, .. } => Some(at + lease_ms),
+            Kind::Release { .. } | Kind::Break { .. } => None,
+        });
+        // What happened while the answer was under way counts, too.
+        let leaps = state.leaps.iter().filter(|(leapt_at, _)| *leapt_at >= at);
+        let asked = least.fold(at + lease_ms, u64::min);
+        let until = leaps.clone().fold(asked, |until, leap| self.earlier(until, *leap));
+        let lasts_until = leaps.fold(asked, |until, (_, by)| until.saturating_sub(*by));
+        let is_lost = state.losses.iter().any(|lost_at| *lost_at >= at);
+        if let Some(end) = state.ended.get(&(lock, fence)).filter(|end| end.at <= at && !end.is_excused) {
+            violations.push(format!("ended: fence {fence} ended at {} and is held again", seconds(end.at)));
         }
-        drop(state);
-        for what in violations {
-            self.violate(format!("{what} (lock {lock})"));
+        let others = state.others(key, now);
+        let Some(known) = state.holders.get_mut(&key) else { return violations };
+        // What was released is no grant of its own that goes on.
+        let is_new = !known.fences.contains(&fence) || known.released.contains(&fence) && !ends;
+        if matches!(kind, Kind::Acquire { .. }) && is_new && fence <= answered.highest {
+            violations.push(format!("fence: {fence} is not above {}", answered.highest));
+        }
+        if known.fence < Some(fence) {
+            known.told_at = now;
+            known.sure_until = 0;
+        }
+        // Answers may overtake each other.
+        known.fence = known.fence.max(Some(fence));
+        known.fences.push(fence);
+        let highest = state.highest.entry(lock).or_default();
+        *highest = (*highest).max(fence);
+        // One that has released relies on nothing, whatever it is told.
+        let has_released = known.released.contains(&fence);
+        if !ends && !has_released && until > now && known.fence == Some(fence) {
+            for (other, its_fence, its_until) in others {
+                violations.push(format!(
+                    "two holders: h{holder} has fence {fence}, and h{other} relies on {its_fence:?} until {}",
+                    seconds(its_until)
+                ));
+            }
+            known.until = until;
+            known.thinks_until = until;
+            known.is_unsure = false;
+            known.sure_until = match lease_ms > self.short_ms {
+                true => lasts_until,
+                // The row stays as long as it was.
+                false => known.sure_until.min(lasts_until),
+            };
+            known.lasts_until = if is_lost { known.sure_until } else { lasts_until };
+        }
+        violations
+    }
+
+    fn denied(&self, state: &mut State, answered: &Answered) -> Vec<String> {
+        let Answered { key, now, at, kind, ends, .. } = *answered;
+        let is_recovering = state.losses.last().is_some_and(|lost_at| now < lost_at + RECOVERY_MS);
+        let Some(known) = state.holders.get_mut(&key) else { return Vec::new() };
+        let is_about_it = match kind {
+            Kind::Heartbeat { fence, .. } | Kind::Release { fence } => fence.is_none() || fence == known.fence,
+            // One without an owner cannot be repeated.
+            Kind::Acquire { .. } => self.owned[key.1] && !is_recovering,
+            Kind::Break { .. } => false,
+        };
+        if !is_about_it || known.told_at > at {
+            return Vec::new();
+        }
+        let mut violations = Vec::new();
+        if !ends && known.lasts_until > now {
+            violations.push(format!(
+                "lease: h{} was told no, and has fence {:?} until {}",
+                key.1,
+                known.fence,
+                seconds(known.lasts_until)
+            ));
+        }
+        known.until = 0;
+        known.thinks_until = 0;
+        known.is_unsure = false;
+        known.lasts_until = 0;
+        known.sure_until = 0;
+        let is_any = matches!(kind, Kind::Heartbeat { fence: None, .. } | Kind::Release { fence: None });
+        if answered.overlapping.is_empty() && is_any {
+            known.forget_sent();
+        }
+        violations
+    }
+}
+
+impl State {
+    /// Who else relies on a lock now: holder, fence, and until when.
+    fn others(&self, (lock, holder): (usize, usize), now: u64) -> Vec<(usize, Option<u64>, u64)> {
+        let relies = |((of, other), known): (&(usize, usize), &Holder)| {
+            (*of == lock && *other != holder && known.until > now).then_some((*other, known.fence, known.until))
+        };
+        self.holders.iter().filter_map(relies).collect()
+    }
+
+    /// A grant was released or broken.
+    fn note_end(&mut self, answered: &Answered) {
+        let Answered { key, now, kind, .. } = *answered;
+        let is_alone = answered.overlapping.is_empty();
+        let Some(known) = self.holders.get_mut(&key) else { return };
+        let (fence, is_sure) = match kind {
+            Kind::Release { fence: Some(fence) } | Kind::Break { fence } => (Some(fence), true),
+            // Which one it was is not known if another request may have been first.
+            Kind::Release { fence: None } => (known.fence, is_alone),
+            Kind::Acquire { .. } | Kind::Heartbeat { .. } => (None, false),
+        };
+        if let Some(fence) = fence {
+            let until = known.sent.iter().map(|sent| sent.holds_until).max().unwrap_or(0);
+            self.ended.entry((key.0, fence)).or_insert(Ended { at: now, until, is_excused: !is_sure });
+            if is_sure && matches!(kind, Kind::Release { .. }) {
+                known.released.push(fence);
+            }
+        }
+        if is_alone {
+            known.forget_sent();
         }
     }
 }

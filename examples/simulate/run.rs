@@ -13,7 +13,7 @@ use super::{
     client::{Clients, lock_id},
     cluster::Cluster,
     faults,
-    history::History,
+    history::{Act, FaultKind, History},
     knowledge::{ANSWER_MS, Knowledge},
     world::World,
 };
@@ -31,6 +31,9 @@ pub struct Ran {
 /// How long servers may take to end a recovery beyond the wait that is part of it: to notice
 /// its beginning, to leave it to each other, and to try again.
 const RECOVERY_SLACK_MS: u64 = 9000;
+/// "all servers start while Redis is emptied, or it is emptied again before the recovery has
+/// begun: 13 s".
+const CLAIM_MS: u64 = 10_000;
 /// How long a lock may be handed to waiters that have gone.
 const HAND_OVER_MS: u64 = 20_000;
 /// After so long without a fault the journal has recorded all ends.
@@ -138,7 +141,14 @@ impl End<'_> {
     /// When a recovery is over that begins now, or has begun.
     fn recovered_by(&self) -> u64 {
         let wait_ms = self.history.short_ms + 5000;
-        self.world.now_ms() + wait_ms + RECOVERY_SLACK_MS + self.knowledge.back_ms()
+        let claim_ms = if self.may_have_to_listen() { CLAIM_MS } else { 0 };
+        self.world.now_ms() + wait_ms + RECOVERY_SLACK_MS + claim_ms + self.knowledge.back_ms()
+    }
+
+    /// Whether all servers may have to do with a store that none of them has worked with.
+    fn may_have_to_listen(&self) -> bool {
+        let mut faults = self.history.faults.iter();
+        faults.any(|fault| matches!(fault.kind, FaultKind::Empty | FaultKind::Lose { .. }))
     }
 
     /// Has every holder give up what it may hold.
@@ -162,8 +172,11 @@ impl End<'_> {
     }
 
     async fn await_free(&mut self, lock: usize, recovered_by: u64) {
-        let mut by = self.knowledge.free_by(lock).max(recovered_by);
-        if self.history.steps.iter().any(|step| matches!(step.act, super::history::Act::Acquire { wait_ms: 1.., .. })) {
+        // With a quota of one lock another one of the account counts, too.
+        let locks = if self.history.held_max == 1 { 0..self.history.locks } else { lock..lock + 1 };
+        let free_by = locks.map(|lock| self.knowledge.free_by(lock)).max().unwrap_or(0);
+        let mut by = free_by.max(recovered_by);
+        if self.history.steps.iter().any(|step| matches!(step.act, Act::Acquire { wait_ms: 1.., .. })) {
             by += HAND_OVER_MS;
         }
         loop {
