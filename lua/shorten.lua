@@ -6,17 +6,24 @@
 -- ARGV[1] head, ARGV[2] place: as in acquire.lua
 -- ARGV[3] fence, ARGV[4] seq: the change that was recorded
 -- ARGV[5] expires_ms: the expiry that was recorded
+-- ARGV[6] deadline_us: the time after which nothing may be done any more: a heartbeat may
+--         have been confirmed since that the journal need not know of
 --
 -- Returns one of
 --   {'shortened'}
---   {'changed'}   the grant has ended, or was renewed since
-local now_ms = math.floor(time_us() / 1000)
+--   {'changed'}   the grant has ended, was renewed since, or is as short already
+--   {'late'}
+local now = time_us()
+if now > tonumber(ARGV[6]) then
+  return {'late'}
+end
+local now_ms = math.floor(now / 1000)
 local grant, head = redis.call('GET', KEYS[1]), ARGV[1]
 if not grant or string.sub(grant, 1, #head) ~= head then
   return {'changed'}
 end
-local fence, seq, _, mark, attempt, rest = read_grant(grant, #head + 1)
-if fence ~= ARGV[3] or seq ~= ARGV[4] or mark ~= '' then
+local fence, seq, until_ms, mark, attempt, rest = read_grant(grant, #head + 1)
+if fence ~= ARGV[3] or seq ~= ARGV[4] or mark ~= '' or tonumber(until_ms) <= tonumber(ARGV[5]) then
   return {'changed'}
 end
 local rest_ms = math.max(math.min(tonumber(ARGV[5]) - now_ms, redis.call('PTTL', KEYS[1])), 1)

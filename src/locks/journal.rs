@@ -29,8 +29,6 @@ static LIST_ENDED: Script = script!("list_ended");
 const ROUND: Duration = Duration::from_secs(5);
 /// How long an answer waits for the journal, whatever has to be asked of it.
 const RECORDED_WITHIN: Duration = Duration::from_secs(2);
-/// How often a lease is shortened once more in the background.
-const SHORTENED_AGAIN: usize = 2;
 /// How many ends of a shard are looked at in a round.
 const ENDS_A_ROUND: u64 = 50;
 
@@ -131,7 +129,9 @@ impl Locks {
         let written = timeout(RECORDED_WITHIN, self.write_row(era, shard, &row, change.former)).await;
         let written = written.unwrap_or_else(|_| Err(LedgerError::Away("the journal took too long".into())))?;
         if change.is_shorter && written == Written::Recorded {
-            self.shorten(shard, claimant, row).await;
+            if let Err(error) = self.shorten(shard, claimant, &row).await {
+                tracing::debug!(%error, "a lease stays longer in the store than it was asked for");
+            }
         }
         Ok(written)
     }
@@ -162,8 +162,10 @@ impl Locks {
     }
 
     /// Shortens the lease in the store, which the journal has recorded. If the store gives
-    /// no answer, the longer lease stays meanwhile, which was confirmed before.
-    async fn shorten(&self, shard: Shard, claimant: &Claimant, row: JournalRow) {
+    /// no answer the longer lease may stay, which was confirmed before; the command is not
+    /// carried out after this, when another heartbeat may have been confirmed.
+    async fn shorten(&self, shard: Shard, claimant: &Claimant, row: &JournalRow) -> Result<(), LocksError> {
+        let deadline = self.deadline(shard)?;
         let held = held_key(&self.keyspace, shard, claimant.account.key_text().as_str());
         let keys = [lock_key(&self.keyspace, &row.place), held];
         let mut args = Words::new();
@@ -171,28 +173,10 @@ impl Locks {
             .text(&row.place)
             .number(row.fence.as_u64())
             .number(row.seq)
-            .number(row.expires_ms);
-        if self.try_to_shorten(&keys, &args).await {
-            return;
-        }
-        let locks = self.clone();
-        let shortening = async move {
-            let Ok(_permit) = locks.undoings.try_acquire() else { return };
-            for _ in 0..SHORTENED_AGAIN {
-                if locks.try_to_shorten(&keys, &args).await {
-                    return;
-                }
-            }
-        };
-        self.undo_tasks.spawn(self.keyspace.on_process(shortening));
-    }
-
-    async fn try_to_shorten(&self, keys: &[String; 2], args: &Words) -> bool {
-        let shortened = self.keyspace.run(&SHORTEN, &[&keys[0], &keys[1]], &args.slices()).await;
-        if let Err(error) = &shortened {
-            tracing::debug!(%error, "a lease could not be shortened yet");
-        }
-        shortened.is_ok()
+            .number(row.expires_ms)
+            .number(deadline.us);
+        deadline.settled(self.keyspace.run(&SHORTEN, &[&keys[0], &keys[1]], &args.slices()).await).await?;
+        Ok(())
     }
 
     /// Records that a grant has ended, in the background. If that fails, some server
