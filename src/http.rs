@@ -5,7 +5,7 @@ mod account;
 mod acquire;
 mod admin;
 mod answer;
-mod basic;
+mod credentials;
 mod caller;
 mod client_address;
 mod connection;
@@ -30,6 +30,7 @@ mod router;
 mod service;
 mod shed;
 mod stranger;
+mod strict;
 mod terraform;
 mod trace;
 

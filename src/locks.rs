@@ -51,6 +51,7 @@ pub use self::{
     crowd::{Crowd, Waiter},
     history::{Counts, Ending, History, Past},
     line::Look,
+    inspect::UnrecordedEnd,
     list::{Census, Cursor, ListRequest, Looked, Page},
     request::{AcquireRequest, Answer, BreakRequest, Claimant, HeartbeatRequest, LockId, ReleaseRequest},
 };

@@ -6,7 +6,7 @@ use super::{
     AccountsError, Database, NewToken, Plan, Scopes, TokenRequest,
     change::{Actor, Change, now_ms},
 };
-use crate::lock::{AccountId, Label, Lease, Namespace};
+use crate::lock::{AccountId, Label, Lease, Namespace, is_invisible};
 
 /// What is known of an account.
 #[derive(Clone, Debug, Serialize)]
@@ -226,7 +226,7 @@ async fn find_account(connection: &mut AnyConnection, account: &str) -> Result<A
 /// is for a message to find out.
 pub(super) fn check_email(email: &str) -> Result<(), AccountsError> {
     let is_sound = email.len() <= Database::EMAIL_BYTES_MAX
-        && !email.chars().any(|c| c.is_whitespace() || c.is_control())
+        && !email.chars().any(is_invisible)
         && email
             .split_once('@')
             .is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !host.contains('@'));

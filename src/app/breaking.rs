@@ -55,14 +55,19 @@ impl App {
         let Breaking { by, lock, holder, .. } = breaking;
         let request = BreakRequest { lock, account: holder.account, fence: holder.fence };
         let recording = self.directory.record(by, holder.account, "lock.break", detail).await?;
-        let broken = self.locks.break_grant(&request).await;
+        let broken = self.locks.begin_break(&request).await;
         // Without an answer it may be broken; the log says what was tried, then.
-        if broken.as_ref().map_or_else(|error| !error.is_sure(), |broken| *broken == Broken::Broken) {
+        if broken.as_ref().map_or_else(|error| !error.is_sure(), |(broken, _)| *broken == Broken::Broken) {
             recording.commit().await.inspect_err(|error| {
                 tracing::error!(%error, fence = %request.fence, "a lock was broken, and the audit log does not say so");
             })?;
         }
-        Ok(broken?)
+        let (broken, end) = broken?;
+        // The journal may be in the same database, where one writes at a time.
+        if let Some(end) = end {
+            self.locks.finish_break(end).await?;
+        }
+        Ok(broken)
     }
 }
 

@@ -11,7 +11,7 @@ use axum::{
 use metrics::{Counter, counter};
 
 use super::{
-    basic::{Credentials, credentials},
+    credentials::{Credentials, credentials},
     connection::Connection,
     frame::Frame,
     known::Known,

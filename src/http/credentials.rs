@@ -11,8 +11,8 @@ pub(super) enum Credentials {
     Token(Token),
 }
 
-/// Reads HTTP basic authentication (RFC 7617): the token is the user name, the
-/// password is empty.
+/// Reads HTTP basic authentication (RFC 7617), in which the token is the user name and the
+/// password is empty, or a bearer token (RFC 6750).
 pub(super) fn credentials(headers: &HeaderMap) -> Credentials {
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(field), None) = (fields.next(), fields.next()) else {
@@ -23,6 +23,9 @@ pub(super) fn credentials(headers: &HeaderMap) -> Credentials {
 
 fn token_in(field: &str) -> Option<Token> {
     let (scheme, encoded) = field.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Token::parse(encoded.trim());
+    }
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }

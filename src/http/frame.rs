@@ -10,6 +10,7 @@ use std::{
 };
 
 use axum::{
+    body::{Body, HttpBody as _},
     extract::{MatchedPath, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, header},
     middleware::Next,
@@ -20,9 +21,11 @@ use tracing::Instrument;
 
 use super::{
     count::{Counted, count},
+    params::refuse_body,
     problem::Problem,
     request_id::RequestId,
     shed::Place,
+    strict::refuse_ambiguous,
     trace::Trace,
 };
 use crate::{app::App, lock::RateStanding};
@@ -91,8 +94,25 @@ pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, nex
     let passage = Passage::begin(request.method(), route, request.headers());
     let frame = Arc::new(Frame::new(passage.started, Place::of(&app, route, request.method())));
     request.extensions_mut().insert(frame.clone());
-    let response = passage.answer(&app, &frame, pin!(next.run(request))).await;
+    let response = passage.answer(&app, &frame, pin!(serve(request, next, &frame))).await;
     passage.end(&app, &frame, response, Counted::By { route })
+}
+
+async fn serve(request: Request, next: Next, frame: &Frame) -> Response {
+    if let Err(problem) = refuse_ambiguous(request.version(), request.headers()) {
+        return problem.into_response();
+    }
+    // Terraform unlocks by DELETE, too, and with a body.
+    let is_terraform = request.uri().path().starts_with("/v1/terraform/");
+    let has_no_body = matches!(*request.method(), Method::GET | Method::HEAD | Method::DELETE) && !is_terraform;
+    if !has_no_body || request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    match refuse_body(body, frame).await {
+        Ok(()) => next.run(Request::from_parts(parts, Body::empty())).await,
+        Err(problem) => problem.into_response(),
+    }
 }
 
 /// What surrounds every request: a time limit, the headers that every answer

@@ -18,7 +18,7 @@ use futures_util::FutureExt;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
-    basic::{Credentials, credentials},
+    credentials::{Credentials, credentials},
     client_address::client_address,
     cursor,
     frame::Frame,

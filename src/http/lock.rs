@@ -14,7 +14,7 @@ use super::{
     caller::{Authorized, Look, Manage},
     lock_path::LockPath,
     openapi::{BreakAnswer, Problems},
-    params::{InspectParams, LookParams},
+    params::{BreakParams, InspectParams},
     problem::Problem,
 };
 use crate::{
@@ -110,36 +110,38 @@ pub(super) async fn inspect(
     path = "/v1/locks/{name}",
     tag = "looking",
     summary = "Break a lock",
-    description = "Takes it from whoever of the account holds it. Needs the scope `manage`, and is recorded in the audit log. The first in line has the lock then.",
-    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), LookParams),
+    description = "Takes it from whoever of the account holds it; with `fencing_token` only if that grant does. Needs the scope `manage`, and is recorded in the audit log. The first in line has the lock then.",
+    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), BreakParams),
     responses((status = 200, description = "Yes or no: see `response`", body = BreakAnswer), Problems),
 )]
 pub(super) async fn break_lock(
     State(app): State<Arc<App>>,
     caller: Authorized<Manage>,
     LockPath(name): LockPath,
-    params: LookParams,
+    params: BreakParams,
 ) -> Result<Response, Problem> {
     let namespace = caller.namespace(params.namespace.as_deref())?;
     let lock = LockId { namespace: namespace.id, name };
-    match break_held(&app, &caller, &lock, namespace).await? {
+    match break_held(&app, &caller, &lock, namespace, params.fence).await? {
         Ok(holder) => Ok(LockAnswer::yes(&lock.name, namespace, Was { holder: HolderView::new(&holder) })),
         Err(reason) => Ok(LockAnswer::no(&lock.name, namespace, false, NotChanged::from(reason))),
     }
 }
 
-/// Breaks the grant that is there, if it is one of the caller's account. Returns
-/// whose it was.
+/// Breaks the grant that is there, if it is one of the caller's account, and the one with
+/// that fence if one is named. Returns whose it was.
 pub(super) async fn break_held<P>(
     app: &Arc<App>,
     caller: &Authorized<P>,
     lock: &LockId,
     namespace: &Namespace,
+    fence: Option<Fence>,
 ) -> Result<Result<Holder, NotHeld>, Problem> {
     let account = caller.account();
     let holder = match look(app, caller, lock, None).await?.held {
         None => return Ok(Err(NotHeld::Free)),
         Some(held) if held.holder.account != account.account => return Ok(Err(NotHeld::HeldByAnother)),
+        Some(held) if fence.is_some_and(|fence| fence != held.holder.fence) => return Ok(Err(NotHeld::HeldByAnother)),
         Some(held) => held.holder,
     };
     let breaking = Breaking {

@@ -8,7 +8,7 @@ use axum::{extract::FromRequestParts, http::request::Parts};
 use utoipa::{IntoParams, ToSchema};
 
 pub use self::reader::Body;
-pub(super) use self::reader::{BODY_BYTES_MAX, malformed, malformed_body};
+pub(super) use self::reader::{BODY_BYTES_MAX, malformed, malformed_body, refuse_body};
 use self::reader::{HttpBody, Params};
 use super::{cursor, frame::Frame, problem::Problem};
 use crate::{
@@ -94,13 +94,16 @@ pub(super) struct ReleaseParams {
     pub strict: bool,
 }
 
-/// What a request about one lock may be told that changes nothing of it, or breaks it.
+/// What a break may be told.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct LookParams {
+pub(super) struct BreakParams {
     /// Where the name lives: "public", or a private namespace of the account.
     #[param(max_length = 63)]
     pub namespace: Option<String>,
+    /// Do it only if this is the current grant's.
+    #[param(rename = "fencing_token", value_type = Option<u64>, minimum = 1, maximum = 9_007_199_254_740_991_u64)]
+    pub fence: Option<Fence>,
 }
 
 /// What a look at one lock may be told.
@@ -198,13 +201,16 @@ impl ReleaseParams {
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for LookParams {
+impl<S: Send + Sync> FromRequestParts<S> for BreakParams {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         let mut params = Params::in_query(&parts.uri)?;
-        let read = Self { namespace: params.text("namespace")? };
-        params.finish(&["namespace"])?;
+        let read = Self {
+            namespace: params.text("namespace")?,
+            fence: params.take("fencing_token", |text| text.parse())?,
+        };
+        params.finish(&["namespace", "fencing_token"])?;
         Ok(read)
     }
 }

@@ -49,14 +49,16 @@ struct Description {
 }
 
 kinds! {
+    MalformedRequest BAD_REQUEST "malformed-request" "Malformed request"
+        "A request over HTTP/1.1 has exactly one field Host, and a body comes with its length or in chunks. Others could be understood differently by a proxy on the way."
     MalformedName BAD_REQUEST "malformed-name" "Malformed lock name"
-        "A lock name is 1 to 200 bytes of UTF-8, percent-encoded in the address, without control characters or characters that reorder text, without white space at its ends. \"/\" may stand inside it, but no segment may be empty, \".\" or \"..\"."
+        "A lock name is 1 to 200 bytes of UTF-8, percent-encoded in the address, without control characters, invisible characters or characters that reorder text, without white space at its ends. \"/\" may stand inside it, but no segment may be empty, \".\" or \"..\"."
     MalformedParameter BAD_REQUEST "malformed-parameter" "Malformed parameter"
         "A parameter is unknown here, given twice, or its value cannot be understood. Nothing was done: a mistyped parameter must not silently give another lock or another lease."
     MalformedBody BAD_REQUEST "malformed-body" "Malformed body"
-        "The body of a POST is a form or one JSON object whose members are the parameters."
+        "The body of a POST is a form or one JSON object whose members are the parameters. Numbers are whole and have at most 64 bits. GET, HEAD and DELETE have no body."
     Unauthenticated UNAUTHORIZED "unauthenticated" "Not authenticated"
-        "Send the token as the user name of HTTP basic authentication, with an empty password: curl -u TOKEN: ... The same is answered for a missing, a wrong and a revoked token."
+        "Send the token as the user name of HTTP basic authentication, with an empty password: curl -u TOKEN: ..., or as Authorization: Bearer TOKEN. The same is answered for a missing, a wrong and a revoked token."
     AccountSuspended FORBIDDEN "account-suspended" "Account suspended"
         "The operator has suspended this account. Its tokens work again once it is resumed."
     ScopeMissing FORBIDDEN "scope-missing" "The token may not do this"

@@ -29,6 +29,7 @@ use super::{
     problem::{Kind, Problem},
     release::release,
     service::Service,
+    strict::refuse_ambiguous,
     shed::Place,
     terraform::terraform,
 };
@@ -142,6 +143,7 @@ impl Api {
         connection: &Connection,
         frame: &Arc<Frame>,
     ) -> Result<Response, Response> {
+        refuse_ambiguous(parts.version, &parts.headers).map_err(Problem::into_response)?;
         // HEAD, which a router would answer like GET, must not acquire anything.
         if !matches!(parts.method, Method::GET | Method::POST) {
             return Err(only_get_and_post());

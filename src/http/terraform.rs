@@ -19,12 +19,12 @@ use super::{
     lock::{break_held, look},
     lock_path::LockPath,
     openapi::{AcquireAnswer, Problems, ReleaseAnswer},
-    params::{Body, LockParams, LookParams, malformed, malformed_body},
+    params::{Body, LockParams, malformed_body},
     problem::{Kind, Problem, ProblemView},
 };
 use crate::{
     app::App,
-    lock::{AccountId, Acquired, Holder, Info, LockName, Namespace, NotHeld, Note, Owner, Refusal, Released},
+    lock::{AccountId, Acquired, Holder, Info, Lease, LockName, Namespace, NotHeld, Note, Owner, Refusal, Released},
     locks::{AcquireRequest, Claimant, LockId, ReleaseRequest},
 };
 
@@ -61,9 +61,6 @@ pub(super) async fn terraform(
     let lock = LockId { namespace: namespace.id, name };
     match operation {
         Operation::Lock => acquire(&app, &connection, &caller, lock, namespace, &params, &body).await,
-        Operation::Unlock if params.lease.is_some() || !params.wait.is_zero() => {
-            Err(malformed("the parameters \"lease\" and \"wait\" are for locking"))
-        }
         Operation::Unlock if body.trim().is_empty() => force_unlock(&app, &caller, lock, namespace).await,
         Operation::Unlock => unlock(&app, &caller, lock, namespace, &body).await,
     }
@@ -100,7 +97,7 @@ impl<S: Sync> FromRequestParts<S> for Operation {
     path = "/v1/terraform/{name}",
     operation_id = "terraform_lock",
     summary = "Lock for a run",
-    description = "The same `ID` again is granted again.",
+    description = "The same `ID` again is granted again. Without `lease` the lock is held for the longest lease of the plan.",
     tag = "terraform",
     params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), LockParams),
     request_body = LockInfo,
@@ -125,10 +122,10 @@ pub(super) async fn acquire(
     let request = AcquireRequest {
         lock,
         claimant: Claimant { account: account.account, owner: Some(owner) },
-        lease: caller.lease(params.lease)?,
+        lease: lease(caller, params)?,
         label: account.label.clone(),
         note: info.note(),
-        info: compact(body)?,
+        info: one_line(body)?,
         held_max: account.plan.locks_max,
         waiting_max: account.plan.waiters_max,
         payment: caller.payment(),
@@ -151,6 +148,23 @@ pub(super) async fn acquire(
     }
 }
 
+/// Terraform sends no heartbeats, so a run has the longest lease of the plan unless it asks for
+/// another.
+fn lease(caller: &Authorized<Lock>, params: &LockParams) -> Result<Lease, Problem> {
+    /// A plan whose leases are shorter cannot serve runs.
+    const LONG_ENOUGH: Lease = Lease::from_secs(600);
+    let plan = &caller.account().plan;
+    if plan.lease_max < LONG_ENOUGH {
+        let (name, max) = (&plan.name, plan.lease_max);
+        let detail = format!(
+            "Terraform sends no heartbeats, and leases of the plan \"{name}\" are {max} at most, shorter than most runs; \
+             use a plan with leases of {LONG_ENOUGH} or more, or run Terraform under `lockable run`"
+        );
+        return Err(Problem::new(Kind::LeaseOutOfRange, detail));
+    }
+    caller.lease(Some(params.lease.unwrap_or(plan.lease_max)))
+}
+
 /// A lock that is not held (any more) counts as unlocked: the request may have
 /// been sent again because its answer was lost.
 #[utoipa::path(
@@ -158,9 +172,9 @@ pub(super) async fn acquire(
     path = "/v1/terraform/{name}",
     operation_id = "terraform_unlock",
     summary = "Unlock after a run",
-    description = "A lock that is not held any more counts as unlocked.",
+    description = "A lock that is not held any more counts as unlocked. `lease` and `wait` are for locking and change nothing here: both addresses may be the same.",
     tag = "terraform",
-    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), LookParams),
+    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), LockParams),
     request_body(content = LockInfo, description = "What was locked with, or its ID. No body at all means whoever holds the lock, and needs the scope `manage`"),
     responses(
         (status = 200, description = "Unlocked, or not held any more", body = ReleaseAnswer),
@@ -195,7 +209,7 @@ async fn force_unlock(
     namespace: &Namespace,
 ) -> Result<Response, Problem> {
     caller.demand::<Manage>()?;
-    match break_held(app, caller, &lock, namespace).await? {
+    match break_held(app, caller, &lock, namespace, None).await? {
         Ok(_) => Ok(LockAnswer::yes(&lock.name, namespace, Nothing {})),
         Err(reason) => unlocked_unless_held(app, caller, &lock, namespace, reason).await,
     }
@@ -236,16 +250,17 @@ fn read(body: &str) -> Result<(LockInfo, Owner), Problem> {
     Ok((info, owner))
 }
 
-/// The body on one line, with all that stands in it.
-fn compact(body: &str) -> Result<Info, Problem> {
-    let value: serde_json::Value = serde_json::from_str(body).map_err(|error| malformed_body(error.to_string()))?;
-    Info::parse(value.to_string()).map_err(|error| malformed_body(format!("the body is too much: {error}")))
+/// The body as it came, which is JSON, on one line: in JSON line ends stand between values
+/// alone.
+fn one_line(body: &str) -> Result<Info, Problem> {
+    let line = body.trim().replace(['\n', '\r', '\t'], " ");
+    Info::parse(line).map_err(|error| malformed_body(format!("the body is too much: {error}")))
 }
 
 /// What is made of a body, for the fuzzer.
 #[cfg(fuzzing)]
 pub(super) fn fuzz(body: &str) {
-    if let (Ok((info, owner)), Ok(kept)) = (read(body), compact(body)) {
+    if let (Ok((info, owner)), Ok(kept)) = (read(body), one_line(body)) {
         assert_eq!(info.id, owner.as_str());
         let _ = info.note();
         assert!(!kept.as_str().contains('\n'));

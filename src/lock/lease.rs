@@ -10,7 +10,7 @@ pub struct Lease(u64);
 /// Why a text is no duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
-    #[error("a duration is a whole number of seconds (90) or a number with a unit (1500ms, 90s, 5m, 2h)")]
+    #[error("a duration is a whole number of seconds (90) or a number with a unit (1500ms, 90s, 5m, 2h, 1d)")]
     Malformed,
     #[error("a duration is no finer than a millisecond")]
     TooFine,
@@ -57,7 +57,7 @@ impl fmt::Display for Lease {
 ///
 /// # Errors
 /// When the text is neither a whole number of seconds nor a number with one of
-/// the units `ms`, `s`, `m`, `h`; when it is finer than a millisecond; or when
+/// the units `ms`, `s`, `m`, `h`, `d`; when it is finer than a millisecond; or when
 /// it is longer than a year.
 pub fn parse_duration_ms(text: &str) -> Result<u64, DurationError> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -68,6 +68,7 @@ pub fn parse_duration_ms(text: &str) -> Result<u64, DurationError> {
         "ms" => 1,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return Err(DurationError::Malformed),
     };
     let (whole, fraction) = match number.split_once('.') {
@@ -115,6 +116,7 @@ mod tests {
             ("5m", 300_000),
             ("2h", 7_200_000),
             ("1.5h", 5_400_000),
+            ("1d", 86_400_000),
             ("0.25s", 250),
             ("007", 7000),
             ("8784h", 31_622_400_000),

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::text::is_bidi_override;
+use super::text::{is_bidi_override, is_invisible};
 
 /// The name of a lock, unique within its namespace and compared byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,6 +21,8 @@ pub enum NameError {
     Control(char),
     #[error("the lock name has a character that reorders text (U+{code:04X})", code = u32::from(*.0))]
     BidiOverride(char),
+    #[error("the lock name has a character that cannot be seen (U+{code:04X})", code = u32::from(*.0))]
+    Invisible(char),
     #[error("the lock name begins or ends with white space")]
     OuterSpace,
     #[error("the lock name has an empty segment: \"/\" may not stand first, last or twice in a row")]
@@ -57,6 +59,10 @@ impl LockName {
         }
         if name.trim().len() != name.len() {
             return Err(NameError::OuterSpace);
+        }
+        // Two names that look the same must be the same.
+        if let Some(c) = name.chars().find(|c| *c != ' ' && is_invisible(*c)) {
+            return Err(NameError::Invisible(c));
         }
         for segment in name.split('/') {
             match segment {
@@ -102,6 +108,12 @@ mod tests {
             ("a\u{202E}b", NameError::BidiOverride('\u{202E}')),
             (" a", NameError::OuterSpace),
             ("a\u{3000}", NameError::OuterSpace),
+            ("inv\u{FEFF}", NameError::Invisible('\u{FEFF}')),
+            ("in\u{200B}v", NameError::Invisible('\u{200B}')),
+            ("a\u{A0}b", NameError::Invisible('\u{A0}')),
+            ("a\u{FE0F}", NameError::Invisible('\u{FE0F}')),
+            ("a\u{3164}", NameError::Invisible('\u{3164}')),
+            ("a\u{2800}b", NameError::Invisible('\u{2800}')),
             ("/a", NameError::EmptySegment),
             ("a/", NameError::EmptySegment),
             ("a//b", NameError::EmptySegment),

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     keyspace::Script,
-    lock::{Broken, NotHeld, Payment, Standing},
+    lock::{AccountId, Broken, Fence, NotHeld, Payment, Standing},
 };
 
 static INSPECT: Script = script!("inspect");
@@ -54,6 +54,19 @@ impl Locks {
     /// When the keyspace or the ledger gave no answer in time; the grant may be broken
     /// then.
     pub async fn break_grant(&self, request: &BreakRequest) -> Result<Broken, LocksError> {
+        let (broken, end) = self.begin_break(request).await?;
+        if let Some(end) = end {
+            self.finish_break(end).await?;
+        }
+        Ok(broken)
+    }
+
+    /// The same, but for what the journal is to record: until [`finish_break`](Self::finish_break)
+    /// has had that done, the lock stays closed to everybody.
+    ///
+    /// # Errors
+    /// When the keyspace gave no answer in time; the grant may be broken then.
+    pub async fn begin_break(&self, request: &BreakRequest) -> Result<(Broken, Option<UnrecordedEnd>), LocksError> {
         let account = request.account.to_string();
         let place = request.lock.to_string();
         let shard = self.keyspace.shard_of(&place);
@@ -64,18 +77,34 @@ impl Locks {
         Self::count("break", &reply);
         if reply.status() == "broken" {
             self.recorder.ended(request.account, &place, request.fence, (self.now_ms(shard), Ending::Broken));
-            match reply.word(1)? {
-                0 => {}
-                until_ms => self.end(request.account, place, request.fence, until_ms).await?,
-            }
+            let until_ms = reply.word(1)?;
+            let end = UnrecordedEnd { account: request.account, place, fence: request.fence, until_ms };
+            return Ok((Broken::Broken, (until_ms > 0).then_some(end)));
         }
-        Ok(match reply.status() {
-            "broken" => Broken::Broken,
+        let broken = match reply.status() {
             "not_held" => Broken::Refused(NotHeld::Free),
             "held_by_another" => Broken::Refused(NotHeld::HeldByAnother),
             "unsettled" => return Err(LocksError::Unsettled),
             "late" => return Err(LocksError::TooLate),
             _ => return Err(reply.bad().into()),
-        })
+        };
+        Ok((broken, None))
     }
+
+    /// Has the journal record that a grant was broken, and frees its lock.
+    ///
+    /// # Errors
+    /// When the ledger or the keyspace gave no answer in time; some server tries again
+    /// after a while.
+    pub async fn finish_break(&self, end: UnrecordedEnd) -> Result<(), LocksError> {
+        self.end(end.account, end.place, end.fence, end.until_ms).await
+    }
+}
+
+/// A grant that was broken, which the journal has yet to record.
+pub struct UnrecordedEnd {
+    account: AccountId,
+    place: String,
+    fence: Fence,
+    until_ms: u64,
 }

@@ -185,7 +185,7 @@ async fn breaking_takes_the_lock_from_its_holder_and_the_line_moves_on() {
 
         let none = boss.request("DELETE", "/v1/locks/stuck", &[]).await;
         assert_eq!((none.status, &none.json["reason"]), (200, &"not_held".into()), "{}", none.text);
-        let granted = worker.get("/v1/acquire/stuck?owner=dead-job&note=build%207").await.json;
+        let granted = worker.get("/v1/acquire/stuck?owner=dead-job&note=build%207&lease=1h").await.json;
         worker.request("DELETE", "/v1/locks/stuck", &[]).await.assert_problem(403, "scope-missing");
         boss.get("/v1/acquire/stuck").await.assert_problem(403, "scope-missing");
         let foreign = theirs.request("DELETE", "/v1/locks/stuck", &[]).await;

@@ -20,6 +20,7 @@ mod contract;
 mod faults;
 mod fencing;
 mod hot_path;
+mod inputs;
 mod lab;
 mod late;
 mod late_requests;

@@ -105,6 +105,40 @@ async fn with_a_wait_in_its_address_a_run_stands_in_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_address_locks_and_unlocks_and_a_run_has_the_longest_lease() {
+    let pod = Pod::start().await;
+    let client = pod.client(&pod.first_token());
+    let (status, granted) = terraform(&pod, &client, "LOCK", ADDRESS, APPLY).await;
+    assert_eq!((status, &granted["lease_ms"]), (200, &86_400_000.into()), "{granted}");
+    assert_eq!(terraform(&pod, &client, "UNLOCK", ADDRESS, APPLY).await.0, 200);
+    let address = format!("{ADDRESS}?lease=30m&wait=5s");
+    assert_eq!(terraform(&pod, &client, "LOCK", &address, APPLY).await.1["lease_ms"], 1_800_000);
+    assert_eq!(terraform(&pod, &client, "UNLOCK", &address, PLAN).await, (423, info(APPLY)));
+    assert_eq!(terraform(&pod, &client, "UNLOCK", &address, APPLY).await.0, 200);
+    assert_eq!(terraform(&pod, &client, "LOCK", &address, PLAN).await.0, 200);
+    assert_eq!(terraform(&pod, &client, "UNLOCK", &address, "").await.0, 200, "terraform force-unlock");
+    assert_eq!(client.get("/v1/locks/prod/network").await.json["held"], false);
+
+    let hobbyist = pod.client(&pod.account("hobbyist").await.token);
+    let (status, problem) = terraform(&pod, &hobbyist, "LOCK", ADDRESS, APPLY).await;
+    assert_eq!((status, &problem["type"]), (403, &"/problems/lease-out-of-range".into()), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("10m"), "{problem}");
+    assert_eq!(hobbyist.get("/v1/locks/prod/network").await.json["held"], false);
+}
+
+/// What a run says of itself is shown as it came, whatever numbers stand in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_run_says_of_itself_keeps_its_digits() {
+    let pod = Pod::start().await;
+    let client = pod.client(&pod.first_token());
+    let body = "{\"ID\": \"one\",\n \"Build\": 179587168470367300001, \"Z\": 1, \"A\": 1.10}";
+    let lock = async || client.post_body("/v1/terraform/prod/network", "application/json", body).await;
+    assert_eq!(lock().await.status, 200);
+    let other = client.post_body("/v1/terraform/prod/network", "application/json", r#"{"ID": "two"}"#).await;
+    assert_eq!((other.status, other.text), (423, body.replace('\n', " ")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn force_unlock_needs_the_scope_manage() {
     let pod = Pod::start().await;
     let account = pod.account("business").await;
@@ -150,7 +184,7 @@ async fn what_is_no_lock_info_is_refused() {
     }
     let too_large = json!({ "ID": "x".repeat(17 * 1024) }).to_string();
     assert_eq!(client.post_body(ADDRESS, "application/json", &too_large).await.status, 413);
-    for (method, address) in [("LOCK", "?lese=5m"), ("UNLOCK", "?lease=5m"), ("UNLOCK", "?wait=5s")] {
+    for (method, address) in [("LOCK", "?lese=5m"), ("UNLOCK", "?lese=5m"), ("UNLOCK", "?lease=x")] {
         let (status, problem) = terraform(&pod, &client, method, &format!("{ADDRESS}{address}"), APPLY).await;
         assert_eq!((status, &problem["type"]), (400, &"/problems/malformed-parameter".into()), "{problem}");
     }
