@@ -93,5 +93,11 @@ fn fail(reason: &str) -> u8 {
 
 /// Complains to who runs the command, if anybody hears it still.
 fn say(words: &str) {
-    let _ = writeln!(io::stderr(), "lockable: {words}");
+    let _ = writeln!(io::stderr(), "lockable: {}", plain(words));
+}
+
+/// A text that comes in part from elsewhere, as it can be shown on a terminal: control
+/// characters in it would be carried out there.
+fn plain(words: &str) -> String {
+    words.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

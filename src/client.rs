@@ -34,7 +34,7 @@ mod wait;
 pub use crate::moment::Moment;
 
 pub use self::{
-    answer::{Account, Acquired, Grant, Holder, Listed, NotHeld, Page, Plan, Refusal, Status, TokenInfo},
+    answer::{Account, Acquired, Grant, Holder, Listed, NotHeld, Page, Plan, Refusal, Status, TokenInfo, recovering},
     connection::{Builder, Client},
     error::{Error, Problem},
     guard::{Changes, Lock, RELEASE_PATIENCE},

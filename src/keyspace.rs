@@ -262,6 +262,11 @@ impl Keyspace {
         self.shards().iter().filter_map(|shard| self.home(*shard).rest()).max()
     }
 
+    /// How much longer nothing is granted in one shard, as far as is known.
+    pub fn recovery_rest_in(&self, shard: Shard) -> Option<Duration> {
+        self.home(shard).rest()
+    }
+
     /// Whether scripts can be run in a shard, as far as is known.
     pub fn is_there(&self, shard: Shard) -> bool {
         match self {

@@ -500,6 +500,7 @@ impl Knowledge {
     fn denied(&self, state: &mut State, answered: &Answered) -> Vec<String> {
         let Answered { key, now, at, kind, ends, .. } = *answered;
         let is_recovering = state.losses.last().is_some_and(|lost_at| now < lost_at + RECOVERY_MS);
+        let has_recovered = !state.losses.is_empty() || state.leapt_at.is_some();
         let Some(known) = state.holders.get_mut(&key) else { return Vec::new() };
         let is_about_it = match kind {
             Kind::Heartbeat { fence, .. } | Kind::Release { fence } => fence.is_none() || fence == known.fence,
@@ -507,7 +508,12 @@ impl Knowledge {
             Kind::Acquire { .. } => self.owned[key.1] && !is_recovering,
             Kind::Break { .. } => false,
         };
-        if !is_about_it || known.told_at > at {
+        // "After a recovery a grant is fenced anew if its owner acquires it again; a heartbeat
+        // with the former fence is refused then, also while that acquire has no answer."
+        let has_fence = matches!(kind, Kind::Heartbeat { fence: Some(_), .. } | Kind::Release { fence: Some(_) });
+        let asks_again = answered.overlapping.iter().any(|(_, kind)| matches!(kind, Kind::Acquire { .. }));
+        let is_fenced_anew = has_fence && has_recovered && (asks_again || known.is_unsure);
+        if !is_about_it || known.told_at > at || is_fenced_anew {
             return Vec::new();
         }
         let mut violations = Vec::new();

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use super::{
     NO, YES,
     args::{HoldArgs, LockArgs, duration},
+    plain,
     server::ServerArgs,
     waiting,
 };
-use crate::client::{Client, Error, Grant, LockRequest, Moment, NotHeld, Status};
+use crate::client::{Client, Error, Grant, LockRequest, Moment, NotHeld, Status, recovering};
 
 /// How long a heartbeat may take.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(12);
@@ -120,7 +121,7 @@ impl<T: clap::Args + Question> Ask<T> {
         if self.json {
             println!("{}", said.json);
         } else if !said.words.is_empty() {
-            println!("{}", said.words);
+            println!("{}", plain(&said.words));
         }
         Ok(if said.is_yes { YES } else { NO })
     }
@@ -133,12 +134,8 @@ impl Question for Acquire {
         match waiting::acquire(client, &request, Some(until), false).await {
             Ok(grant) => Ok(granted("acquired", &request, grant)),
             Err(Error::NotAcquired(refusal)) => {
-                let holder = refusal.holder.map_or("another".to_owned(), |holder| holder.to_string());
-                Ok(Said {
-                    is_yes: false,
-                    words: format!("{} is held by {holder}", request.name()),
-                    json: refusal.answer,
-                })
+                let words = format!("{} {refusal}", request.name());
+                Ok(Said { is_yes: false, words, json: refusal.answer })
             }
             Err(error) => Err(error),
         }
@@ -235,7 +232,10 @@ fn in_words(status: &Status) -> String {
     let held = match (&status.holder, status.held) {
         (Some(holder), _) => format!("{name} is held by {holder}, until {}", holder.expires_at),
         (None, true) => format!("{name} is held by another account"),
-        (None, false) => format!("{name} is free"),
+        (None, false) => match &status.recovering_until {
+            Some(until) => format!("{name} {}", recovering(until)),
+            None => format!("{name} is free"),
+        },
     };
     match status.waiting {
         0 => held,

@@ -11,10 +11,10 @@ use tokio::{
 use url::Url;
 
 use super::{
-    NO, YES,
+    NO, YES, plain,
     server::{Server, ServerArgs},
 };
-use crate::client::{Account, Client, Error};
+use crate::client::{Account, Client, Error, recovering};
 
 /// How long names and connections may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,8 +32,8 @@ pub(super) async fn doctor(doctor: &Doctor) -> u8 {
     match examine(&doctor.server).await {
         Ok(()) => YES,
         Err((what, advice)) => {
-            println!("WRONG  {what}");
-            println!("       {advice}");
+            println!("WRONG  {}", plain(&what));
+            println!("       {}", plain(&advice));
             NO
         }
     }
@@ -63,7 +63,13 @@ async fn examine(args: &ServerArgs) -> Result<(), Finding> {
     let figures = format!("{} locks at once, {} requests a second", plan.locks_max, plan.rate_per_second);
     good("plan", &format!("{}: {figures}", plan.name));
     good("scopes", &scopes);
-    Ok(())
+    match &account.recovering_until {
+        None => Ok(()),
+        Some(until) => Err((
+            format!("the lock store {}", recovering(until)),
+            "wait until then; holders keep their locks, and their heartbeats work".to_owned(),
+        )),
+    }
 }
 
 /// Whether the host can be found, and lets itself be connected to.
@@ -130,5 +136,5 @@ fn proxy(url: &str) -> Option<&'static str> {
 }
 
 fn good(what: &str, words: &str) {
-    println!("ok     {what}: {words}");
+    println!("ok     {what}: {}", plain(words));
 }

@@ -137,9 +137,9 @@ async fn hold_and_run(run: &Run, client: &Client, request: LockRequest) -> u8 {
     };
     let grant = match acquired {
         Ok(grant) => grant,
-        Err(Error::NotAcquired(_)) => {
+        Err(Error::NotAcquired(refusal)) => {
             if !run.quiet {
-                say(&format!("{} is held by another", run.lock.name));
+                say(&format!("{} {refusal}", run.lock.name));
             }
             return run.conflict_exit_code;
         }

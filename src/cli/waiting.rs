@@ -7,8 +7,8 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::say;
-use crate::client::{Client, Error, Grant, LockRequest, Moment, Progress, Status};
+use super::{plain, say};
+use crate::client::{Client, Error, Grant, LockRequest, Moment, Progress, Status, recovering};
 
 /// How often a terminal shows for how long it has waited.
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,8 +36,12 @@ pub(super) async fn acquire(
             Progress::InLine(_) if is_quiet => {}
             Progress::InLine(refusal) => {
                 is_waiting.set(true);
-                let holder = refusal.holder.as_ref().map(|holder| format!(", held by {holder}")).unwrap_or_default();
-                say(&format!("waiting for {}{holder}", request.name()));
+                let why = match (&refusal.recovering_until, &refusal.holder) {
+                    (Some(until), _) => format!(", which {}", recovering(until)),
+                    (None, Some(holder)) => format!(", held by {holder}"),
+                    (None, None) => String::new(),
+                };
+                say(&format!("waiting for {}{why}", request.name()));
             }
             Progress::Trouble(error) => say(&format!("{error}; trying again")),
         }
@@ -92,7 +96,8 @@ fn in_words(request: &LockRequest, status: Option<&Status>, begun: Moment) -> St
     let (minutes, seconds) = (waited / 60, waited % 60);
     let place = status.and_then(|status| Some(format!(", place {} of {}", status.place?, status.waiting)));
     let holder = status.and_then(|status| Some(format!(", held by {}", status.holder.as_ref()?)));
-    let (place, holder) = (place.unwrap_or_default(), holder.unwrap_or_default());
+    let recovering = status.and_then(|status| Some(format!(", which {}", recovering(status.recovering_until.as_ref()?))));
+    let (place, holder) = (place.unwrap_or_default(), recovering.or(holder).unwrap_or_default());
     format!("waiting for {} for {minutes}:{seconds:02}{place}{holder}", request.name())
 }
 
@@ -103,7 +108,7 @@ struct Line {
 
 impl Line {
     fn replace(&self, words: &str) {
-        self.write(&format!("\r\x1b[Klockable: {words}"));
+        self.write(&format!("\r\x1b[Klockable: {}", plain(words)));
     }
 
     fn erase(&self) {

@@ -1,5 +1,6 @@
 use std::{fmt, time::Duration};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -30,8 +31,10 @@ pub struct Grant {
 /// Why the lock was not granted.
 #[derive(Clone, Debug)]
 pub struct Refusal {
-    /// `held`, `timed_out`, `draining`, and others that may come.
+    /// `held`, `timed_out`, `draining`, `recovering`, and others that may come.
     pub reason: String,
+    /// When the lock can be granted at the earliest, after a loss of data.
+    pub recovering_until: Option<String>,
     /// Known only when it is of the same account.
     pub holder: Option<Holder>,
     /// All that the server said.
@@ -65,6 +68,9 @@ pub struct Status {
     /// Which of them the owner is who asks, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub place: Option<u64>,
+    /// When it can be granted at the earliest, after a loss of data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovering_until: Option<String>,
 }
 
 /// Some of the locks that an account holds.
@@ -87,6 +93,8 @@ pub struct Listed {
 pub struct Account {
     pub plan: Plan,
     pub token: TokenInfo,
+    /// When all locks can be granted again at the earliest, after a loss of data.
+    pub recovering_until: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -125,6 +133,7 @@ struct Members {
     expires_at: Option<String>,
     reason: Option<String>,
     holder: Option<Holder>,
+    recovering_until: Option<String>,
 }
 
 impl LockAnswer {
@@ -143,8 +152,9 @@ impl LockAnswer {
     }
 
     pub fn refusal(self) -> Option<Refusal> {
-        let reason = self.members.reason.filter(|_| !self.members.response)?;
-        Some(Refusal { reason, holder: self.members.holder, answer: self.all })
+        let reason = self.members.reason.clone().filter(|_| !self.members.response)?;
+        let Members { holder, recovering_until, .. } = self.members;
+        Some(Refusal { reason, recovering_until, holder, answer: self.all })
     }
 
     /// Whether it was done, or why not.
@@ -156,6 +166,26 @@ impl LockAnswer {
             (false, None) => None,
         }
     }
+}
+
+/// Why the lock was not granted, for people; what comes first is the lock's name.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.recovering_until, &self.holder, self.reason.as_str()) {
+            (Some(until), ..) => f.write_str(&recovering(until)),
+            (None, Some(holder), _) => write!(f, "is held by {holder}"),
+            (None, None, "held" | "timed_out" | "draining" | "replaced") => f.write_str("is held by another"),
+            (None, None, "cancelled") => f.write_str("is not waited for any more: its owner has cancelled that"),
+            (None, None, reason) => write!(f, "is not granted: {reason}"),
+        }
+    }
+}
+
+/// What people are told of a recovery that ends at this time, which a server wrote.
+pub fn recovering(until: &str) -> String {
+    let clock = until.parse::<Timestamp>().map(|until| until.strftime("%H:%M:%S UTC").to_string());
+    let clock = clock.unwrap_or_else(|_| until.to_owned());
+    format!("is recovering until {clock}: the servers may have lost data, and grant no lock before")
 }
 
 impl fmt::Display for Holder {

@@ -5,10 +5,12 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
+    answer::optional_rfc_3339,
     caller::{Authorized, Look},
     openapi::Problems,
     problem::Problem,
@@ -32,6 +34,11 @@ pub(super) struct AccountView<'a> {
     token: TokenView<'a>,
     locks_held: u64,
     requests_waiting: u64,
+    /// During a recovery, when all locks can be granted again at the earliest; left out
+    /// otherwise.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_rfc_3339")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    recovering_until: Option<Timestamp>,
 }
 
 /// The figures of a plan.
@@ -68,13 +75,13 @@ pub(super) struct TokenView<'a> {
 pub(super) async fn account(State(app): State<Arc<App>>, caller: Authorized<Look>) -> Result<Response, Problem> {
     let account = caller.account();
     match caller.settle(app.locks.census(account.account, &caller.payment()).await?) {
-        Looked::Found(census) => Ok(Json(AccountView::new(account, census)).into_response()),
+        Looked::Found(census) => Ok(Json(AccountView::new(account, census, app.locks.all_recovered_at())).into_response()),
         Looked::RateLimited { retry_after } => Err(caller.rate_limited(&app, retry_after)),
     }
 }
 
 impl<'a> AccountView<'a> {
-    fn new(caller: &'a Caller, census: Census) -> Self {
+    fn new(caller: &'a Caller, census: Census, recovering_until: Option<Timestamp>) -> Self {
         let private = caller.namespaces.iter().filter(|_| caller.plan.private_namespaces);
         let default_namespace = match caller.default_namespace {
             NamespaceId::Public => Some(Namespace::PUBLIC),
@@ -92,6 +99,7 @@ impl<'a> AccountView<'a> {
             },
             locks_held: census.held,
             requests_waiting: census.waiting,
+            recovering_until,
         }
     }
 }

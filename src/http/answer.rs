@@ -55,6 +55,10 @@ pub(super) struct NotAcquired<'a> {
     retry_after_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     holder: Option<ShownHolder<'a>>,
+    /// With the reason `recovering`, when the lock can be granted at the earliest.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_rfc_3339")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    recovering_until: Option<Timestamp>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -161,14 +165,19 @@ impl<'a> NotAcquired<'a> {
             Self::DRAINING => 0,
             _ => held.map_or(0, |held| held.rest.as_millis() as u64),
         };
-        Self { reason, retry_after_ms, holder }
+        Self { reason, retry_after_ms, holder, recovering_until: None }
     }
 }
 
 impl NotAcquired<'_> {
     /// Grants may have been forgotten, and nobody is granted any until then.
     pub(super) fn recovering(rest: Duration) -> Self {
-        Self { reason: "recovering", retry_after_ms: rest.as_millis() as u64, holder: None }
+        Self {
+            reason: "recovering",
+            retry_after_ms: rest.as_millis() as u64,
+            holder: None,
+            recovering_until: Some(Timestamp::now() + rest),
+        }
     }
 }
 
@@ -190,6 +199,14 @@ pub(super) fn rfc_3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result
     match PRINTER.print_timestamp(time, &mut text) {
         Ok(()) => serializer.serialize_str(&text),
         Err(error) => Err(serde::ser::Error::custom(error)),
+    }
+}
+
+/// The same for a time that may be left out.
+pub(super) fn optional_rfc_3339<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => rfc_3339(time, serializer),
+        None => serializer.serialize_none(),
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    answer::{LockAnswer, NotChanged, rfc_3339},
+    answer::{LockAnswer, NotChanged, optional_rfc_3339, rfc_3339},
     caller::{Authorized, Look, Manage},
     lock_path::LockPath,
     openapi::{BreakAnswer, Problems},
@@ -39,6 +39,11 @@ pub(super) struct LockView<'a> {
     /// it does not wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     place: Option<u64>,
+    /// During a recovery, when the lock can be granted again at the earliest; left out
+    /// otherwise.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_rfc_3339")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    recovering_until: Option<Timestamp>,
 }
 
 /// Who holds a lock, for its account.
@@ -99,6 +104,7 @@ pub(super) async fn inspect(
         holder: of_caller.map(HolderView::new),
         waiting,
         place,
+        recovering_until: app.locks.recovering_until(&lock),
     };
     Ok(Json(view).into_response())
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, future::join_all, stream};
 use jiff::Timestamp;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    Locks, LocksError,
+    LockId, Locks, LocksError,
     journal::row_of,
     keys::{clock_key, ended_key, former_keys, held_key, home_key, lock_key, unspread_keys},
     request::script,
@@ -54,13 +54,53 @@ impl Locks {
     /// Sees to it that every recovery comes to its end.
     pub(super) async fn recover_always(&self) {
         let mend_all = join_all(self.keyspace.shards().iter().map(|shard| self.mend_always(*shard)));
-        tokio::join!(mend_all, self.sweep_always(), self.follow_store(), self.watch_store());
+        tokio::join!(
+            mend_all,
+            self.sweep_always(),
+            self.follow_store(),
+            self.watch_store(),
+            self.note_end_of_recovery()
+        );
+    }
+
+    /// Takes note of the end of a recovery in an embedded store: nobody else asks it how the
+    /// grants stand, as is done with Redis once a second.
+    async fn note_end_of_recovery(&self) {
+        let Keyspace::Embedded(_) = self.keyspace else { return };
+        let shard = self.keyspace.shard_of("");
+        let mut standing = self.keyspace.standing(shard);
+        let rest = |standing: &Option<Standing>| match standing.as_ref().map(|standing| standing.state) {
+            Some(State::Waiting { until }) => Some(until),
+            _ => None,
+        };
+        loop {
+            let Ok(waiting) = standing.wait_for(|standing| rest(standing).is_some()).await.map(|standing| rest(&standing))
+            else {
+                return;
+            };
+            // The store rounds to milliseconds.
+            sleep_until(waiting.unwrap_or_else(Instant::now) + Duration::from_millis(2)).await;
+            if let Err(error) = self.keyspace.arrive(shard, Arrival::Look).await {
+                tracing::debug!(%error, "the store could not be asked how its grants stand");
+            }
+        }
     }
 
     /// How much longer nothing is granted, in some shard at least, as far as is
     /// known; `None` when locks are.
     pub fn recovery_rest(&self) -> Option<Duration> {
         self.keyspace.recovery_rest()
+    }
+
+    /// When a lock can be granted again at the earliest, in a recovery; `None` when it can be
+    /// now, as far as is known.
+    pub fn recovering_until(&self, lock: &LockId) -> Option<Timestamp> {
+        Some(Timestamp::now() + self.keyspace.recovery_rest_in(self.keyspace.shard_of(&lock.place()))?)
+    }
+
+    /// The same for the lock that has to wait longest.
+    pub fn all_recovered_at(&self) -> Option<Timestamp> {
+        Some(Timestamp::now() + self.keyspace.recovery_rest()?)
     }
 
     /// Finds out whether grants may have been forgotten, and puts back what is
@@ -286,7 +326,9 @@ impl Locks {
         // In a recovery it is no fence alone, and what is forgotten by then must
         // lapse in the next process, too.
         let clock = embedded.texts(&clock_key(&self.keyspace, shard)).pop();
-        let Some(last) = clock.and_then(|clock| clock.value.parse().ok()) else { return };
+        let Some(last) = clock.and_then(|clock| clock.value.parse::<u64>().ok()) else { return };
+        // Before the first grant there is no fence yet, and the epoch is below each that follows.
+        let Ok(last) = last.max(era.epoch_us).to_string().parse() else { return };
         if let Err(error) = self.ledger.hand_over(&era, last, grants.collect()).await {
             tracing::warn!(%error, "locks are not kept for the next start");
         }

@@ -145,3 +145,44 @@ async fn shells_and_manuals_know_every_command() {
     }
     assert_eq!(lockable(&["man", "watchdog"]).output().await.unwrap().status.code(), Some(1));
 }
+
+/// After a loss of data nobody is told that a lock is free, or held by another.
+#[tokio::test(flavor = "multi_thread")]
+async fn during_a_recovery_people_are_told_until_when_it_lasts() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite:{}", folder.path().join("test.db").display());
+    let start = async || Pod::builder().database(&database).env("LOCKABLE_JOURNAL_ABOVE", "8s").start().await;
+    let mut pod = start().await;
+    let token = pod.first_token();
+    assert_eq!(ask(&pod, &token, "acquire long --lease 1h --owner ana").await.0, Some(0));
+    pod.kill();
+    pod = start().await;
+    let client = pod.client(&token);
+    for (line, code) in [
+        ("status free", 1),
+        ("acquire free", 1),
+        ("acquire free --wait 200ms", 1),
+        ("run -n free -- true", 75),
+        ("run -w 200ms free -- true", 75),
+        ("doctor", 1),
+    ] {
+        let (found, said, complained) = ask(&pod, &token, line).await;
+        assert_eq!(found, Some(code), "{line}: {said}{complained}");
+        let told = format!("{said}{complained}");
+        assert!(told.contains("is recovering until ") && told.contains(" UTC: "), "{line}: {told}");
+        assert!(!told.contains("held by") && !told.contains("is free"), "{line}: {told}");
+    }
+    let refused = client.get("/v1/acquire/free").await.json;
+    assert_eq!(refused["reason"], "recovering", "{refused}");
+    for shown in [refused, client.get("/v1/locks/long").await.json, client.get("/v1/account").await.json] {
+        assert!(shown["recovering_until"].as_str().is_some_and(|until| until.ends_with('Z')), "{shown}");
+    }
+    let (_, said, _) = ask(&pod, &token, "status long").await;
+    assert!(said.starts_with("long is held by ana"), "what is held is known: {said}");
+    eventually(async || client.get("/v1/acquire/free?lease=1s").await.json["response"] == true).await;
+    for path in ["/v1/locks/long", "/v1/account"] {
+        eventually(async || client.get(path).await.json.get("recovering_until").is_none()).await;
+    }
+    assert_eq!(ask(&pod, &token, "status other").await.1, "other is free\n");
+    assert_eq!(ask(&pod, &token, "doctor").await.0, Some(0));
+}

@@ -21,6 +21,11 @@ async fn reason(client: &Client, path: &str) -> String {
     client.get(path).await.json["reason"].as_str().unwrap_or_default().to_owned()
 }
 
+/// What a server says of its locks to those who look after it.
+async fn readiness(pod: &Pod) -> String {
+    pod.admin().get("/readyz").await.json["locks"].as_str().unwrap_or_default().to_owned()
+}
+
 /// Waits until locks are granted again; returns how long it took.
 async fn reopened(client: &Client, since: Instant) -> Duration {
     eventually(async || {
@@ -143,6 +148,9 @@ async fn the_embedded_server_leaves_its_locks_to_the_next_start() {
     let start = async || Pod::builder().database(&database).env("LOCKABLE_JOURNAL_ABOVE", "2s").start().await;
     let mut pod = start().await;
     let token = pod.first_token();
+    // Before the first grant, too.
+    assert_eq!(pod.stop().await, Some(0));
+    pod = start().await;
     let mut client = pod.client(&token);
     let long = client.get("/v1/acquire/long?lease=1h&owner=ana").await.json["fencing_token"].clone();
     let short = client.get("/v1/acquire/short?lease=2s&owner=bob").await.json["fencing_token"].clone();
@@ -164,7 +172,9 @@ async fn the_embedded_server_leaves_its_locks_to_the_next_start() {
     client = pod.client(&token);
     assert_eq!(client.get("/v1/heartbeat/long?lease=1h&owner=ana").await.json["fencing_token"], long);
     assert_eq!(reason(&client, "/v1/acquire/next?lease=1s").await, "recovering");
+    assert_eq!((readiness(&pod).await, pod.metric("lockable_recovering").await), ("recovering".into(), Some(1.0)));
     let took = reopened(&client, killed).await;
+    eventually(async || readiness(&pod).await == "ok" && pod.metric("lockable_recovering").await == Some(0.0)).await;
     assert!(took >= Duration::from_secs(7), "{took:?}");
     assert_eq!(client.get("/v1/acquire/next?lease=1s").await.json["response"], true);
     drop(pod);
