@@ -122,6 +122,7 @@ async fn strike_store(kind: FaultKind, loss: Option<Loss>, world: &World, knowle
         FaultKind::Crash { down_ms, .. } | FaultKind::Failover { down_ms, .. } | FaultKind::Lose { down_ms } => down_ms,
         _ => return world.empty(),
     };
+    knowledge.restarted();
     world.crash();
     pause(down_ms).await;
     if matches!(kind, FaultKind::Lose { .. }) {

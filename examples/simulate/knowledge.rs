@@ -55,6 +55,8 @@ struct State {
     leaps: Vec<(u64, u64)>,
     losses: Vec<u64>,
     leapt_at: Option<u64>,
+    /// The store was started anew, whatever it had kept.
+    has_restarted: bool,
     started_at: u64,
     /// By how much leases lapse late: the clock was set back so far.
     back_ms: u64,
@@ -259,6 +261,10 @@ impl Knowledge {
         state.killed_until = self.world.now_ms();
         let sent = state.holders.values_mut().flat_map(|known| &mut known.sent);
         sent.filter(|sent| sent.reverted_by == Some(server)).for_each(|sent| sent.reverted_by = None);
+    }
+
+    pub fn restarted(&self) {
+        self.state().has_restarted = true;
     }
 
     pub fn may_leap(&self) -> bool {
@@ -500,7 +506,7 @@ impl Knowledge {
     fn denied(&self, state: &mut State, answered: &Answered) -> Vec<String> {
         let Answered { key, now, at, kind, ends, .. } = *answered;
         let is_recovering = state.losses.last().is_some_and(|lost_at| now < lost_at + RECOVERY_MS);
-        let has_recovered = !state.losses.is_empty() || state.leapt_at.is_some();
+        let has_recovered = state.has_restarted || !state.losses.is_empty() || state.leapt_at.is_some();
         let Some(known) = state.holders.get_mut(&key) else { return Vec::new() };
         let is_about_it = match kind {
             Kind::Heartbeat { fence, .. } | Kind::Release { fence } => fence.is_none() || fence == known.fence,
