@@ -1,17 +1,18 @@
--- Keeps what was read of a token from the account database, unless something
+-- Keeps what was read of a token from the account database, unless its account
 -- has changed since: a slow reader must not put back what was forgotten.
 --
--- KEYS[1] entry     as in account_find.lua
--- KEYS[2] revision  string: the number of the last change that was forgotten
+-- KEYS[1] entry, KEYS[2] floor, KEYS[3] floors: as in account_find.lua
 -- ARGV[1] seq: the number of the last change when the entry was read
 -- ARGV[2] keep_ms: for how long to keep it
--- ARGV[3] entry
+-- ARGV[3] account, ARGV[4] entry
 --
 -- Returns one of
 --   {'kept'}
 --   {'stale'}
-if tonumber(ARGV[1]) < tonumber(redis.call('GET', KEYS[2]) or 0) then
+local seq = tonumber(ARGV[1])
+local floor = tonumber(redis.call('GET', KEYS[2]) or 0)
+if seq < math.max(floor, tonumber(redis.call('ZSCORE', KEYS[3], ARGV[3]) or 0)) then
   return {'stale'}
 end
-redis.call('SET', KEYS[1], ARGV[1] .. '\n' .. ARGV[3], 'PX', ARGV[2])
+redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[3] .. '\n' .. ARGV[4], 'PX', ARGV[2])
 return {'kept'}

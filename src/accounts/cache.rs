@@ -50,9 +50,13 @@ impl SharedCache {
     pub(super) const KEPT: Duration = Duration::from_secs(24 * 3600);
     /// How old an entry may be when it is used without being read anew.
     pub(super) const FRESH: Duration = Duration::from_secs(600);
-    /// How many entries one script forgets one by one: Redis does nothing else
-    /// meanwhile. All tokens of an account are fewer.
-    pub(super) const FORGET_MAX: usize = 2000;
+    /// How many accounts may have changed at once for each of them to be forgotten by
+    /// itself. Beyond that all tokens are forgotten.
+    pub(super) const CHANGED_MAX: usize = 2000;
+    /// How many of them one script forgets: Redis does nothing else meanwhile.
+    const FORGET_AT_ONCE: usize = 50;
+    /// Of how many accounts it is kept when they changed last.
+    const ACCOUNTS_MAX: usize = 10_000;
 
     pub(super) fn new(keyspace: Keyspace) -> Self {
         Self { keyspace }
@@ -75,7 +79,7 @@ impl SharedCache {
         if self.is_apart_from_locks() && !self.keyspace.has_accounts() {
             return Err(KeyspaceError::NotSent("the node that has accounts is away".into()));
         }
-        let keys = [&*self.key("token", &hash.to_string()), &self.key("floor", "")];
+        let keys = [&*self.key("token", &hash.to_string()), &self.key("floor", ""), &self.key("floors", "")];
         let reply = self.keyspace.run(&FIND, &keys, &[]).await?;
         // What an older or newer server wrote may not be readable; it is read
         // from the database then.
@@ -85,36 +89,57 @@ impl SharedCache {
     pub(super) async fn keep(&self, hash: &TokenHash, seq: i64, caller: &Caller) -> Result<(), KeyspaceError> {
         let entry = Entry { caller: caller.clone(), read_at: now_ms() };
         let Ok(entry) = serde_json::to_string(&entry) else { return Ok(()) };
-        let keys = [&*self.key("token", &hash.to_string()), &self.key("revision", "")];
-        let args = [&*seq.to_string(), &Self::KEPT.as_millis().to_string(), &entry];
+        let keys = [&*self.key("token", &hash.to_string()), &self.key("floor", ""), &self.key("floors", "")];
+        let args = [&*seq.to_string(), &Self::KEPT.as_millis().to_string(), &caller.account.to_string(), &entry];
         self.keyspace.run(&KEEP, &keys, &args).await.map(drop)
     }
 
     /// The number of the last change that was forgotten here.
     pub(super) async fn last_forgotten(&self) -> Result<i64, KeyspaceError> {
-        self.run_forget(0, false, "", &[]).await
+        self.run_forget("nothing", 0, "", None, &[]).await
     }
 
-    /// Forgets what the changes have made untrue, and tells all servers. It is
-    /// one script: a server that stops half-way leaves nothing half forgotten.
-    /// Where that would be too many entries, all are forgotten.
+    /// Forgets what the changes have made untrue, and tells all servers. It takes a few
+    /// scripts when many accounts have changed; the last one says that it is done, and a
+    /// server that stops before it leaves the rest to be forgotten again.
     pub(super) async fn forget(&self, changes: &Changes) -> Result<(), KeyspaceError> {
-        let is_all = changes.plans || changes.hashes.len() > Self::FORGET_MAX;
-        let hashes = if is_all { &[] } else { &*changes.hashes };
         let notice = Notice { accounts: changes.accounts.iter().copied().collect(), plans: changes.plans };
-        self.run_forget(changes.seq, is_all, &notice.to_text(), hashes).await.map(drop)
+        let message = notice.to_text();
+        if changes.plans {
+            return self.run_forget("all", changes.seq, &message, None, &[]).await.map(drop);
+        }
+        let mut accounts = &*notice.accounts;
+        while let Some((some, others)) = accounts.split_at_checked(Self::FORGET_AT_ONCE) {
+            self.run_forget("accounts", changes.seq, "", None, some).await?;
+            accounts = others;
+        }
+        // Sessions and links begin and end without a change of what tokens allow.
+        let message = if notice.accounts.is_empty() { "" } else { &message };
+        self.run_forget("change", changes.seq, message, None, accounts).await.map(drop)
     }
 
     /// Forgets a token that the database does not know any more.
     pub(super) async fn forget_token(&self, hash: &TokenHash) -> Result<(), KeyspaceError> {
-        self.run_forget(0, false, "", &[hash.to_string()]).await.map(drop)
+        self.run_forget("nothing", 0, "", Some(hash), &[]).await.map(drop)
     }
 
-    async fn run_forget(&self, seq: i64, is_all: bool, message: &str, hashes: &[String]) -> Result<i64, KeyspaceError> {
-        let entries = hashes.iter().map(|hash| self.key("token", hash));
-        let keys: Vec<String> = [self.key("revision", ""), self.key("floor", "")].into_iter().chain(entries).collect();
-        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let args = [&*seq.to_string(), if is_all { "1" } else { "0" }, &self.channel(), message];
+    async fn run_forget(
+        &self,
+        what: &str,
+        seq: i64,
+        message: &str,
+        token: Option<&TokenHash>,
+        accounts: &[AccountId],
+    ) -> Result<i64, KeyspaceError> {
+        let kept = ["revision", "floor", "floors"].map(|kind| self.key(kind, ""));
+        let entry = token.map(|hash| self.key("token", &hash.to_string()));
+        let keys: Vec<&str> = kept.iter().chain(&entry).map(String::as_str).collect();
+        let numbers = [seq.to_string(), Self::ACCOUNTS_MAX.to_string(), Self::KEPT.as_millis().to_string()];
+        let [seq, accounts_max, keep_ms] = numbers.each_ref().map(String::as_str);
+        let channel = self.channel();
+        let accounts: Vec<String> = accounts.iter().map(ToString::to_string).collect();
+        let args = [what, seq, &*channel, message, accounts_max, keep_ms];
+        let args: Vec<&str> = args.into_iter().chain(accounts.iter().map(String::as_str)).collect();
         let reply = self.keyspace.run(&FORGET, &keys, &args).await?;
         reply.word(1).map_err(|bad| KeyspaceError::Refused(bad.to_string()))
     }
@@ -177,22 +202,31 @@ pub(super) mod tests {
         }
     }
 
+    fn shared() -> SharedCache {
+        SharedCache::new(Keyspace::Embedded(Arc::new(Embedded::new(BootClock::start()).unwrap())))
+    }
+
+    async fn is_kept(cache: &SharedCache, hash: &TokenHash, caller: &Caller) -> bool {
+        cache.find(hash).await.unwrap().is_some_and(|entry| entry.caller == *caller)
+    }
+
+    /// A change of so many accounts, and of these.
+    fn change(seq: i64, others: usize, accounts: &[AccountId]) -> Changes {
+        let others = (0..others).map(|n| AccountId(Uuid::from_u128(n as u128)));
+        Changes { seq, accounts: others.chain(accounts.iter().copied()).collect(), plans: false }
+    }
+
     #[tokio::test]
     async fn what_was_forgotten_is_not_put_back_by_a_slow_reader() {
-        let cache = SharedCache::new(Keyspace::Embedded(Arc::new(Embedded::new(BootClock::start()).unwrap())));
+        let cache = shared();
         let (hash, caller) = (Token::generate().hash(), caller());
-        let is_kept = async || cache.find(&hash).await.unwrap().is_some_and(|entry| entry.caller == caller);
-        let forget = async |seq, plans| {
-            // More entries than one script takes.
-            let others = (0..=SharedCache::FORGET_MAX).map(|n| n.to_string());
-            let hashes = others.chain([hash.to_string()]).collect();
-            cache.forget(&Changes { seq, plans, hashes, ..Changes::default() }).await.unwrap();
-        };
+        let is_kept = async || is_kept(&cache, &hash, &caller).await;
         assert!(!is_kept().await);
         cache.keep(&hash, 1, &caller).await.unwrap();
         assert!(is_kept().await);
 
-        forget(5, false).await;
+        // More accounts than one script takes.
+        cache.forget(&change(5, 2 * SharedCache::FORGET_AT_ONCE, &[caller.account])).await.unwrap();
         assert!(!is_kept().await);
         cache.keep(&hash, 4, &caller).await.unwrap();
         assert!(!is_kept().await, "read before the change that was forgotten");
@@ -201,19 +235,54 @@ pub(super) mod tests {
 
         cache.forget(&Changes { seq: 6, plans: true, ..Changes::default() }).await.unwrap();
         assert!(!is_kept().await, "a plan has changed, and with it everything");
+        cache.keep(&hash, 5, &caller).await.unwrap();
+        assert!(!is_kept().await, "read before the plan changed");
         assert_eq!(cache.last_forgotten().await.unwrap(), 6);
     }
 
     #[tokio::test]
+    async fn what_is_kept_of_an_account_outlives_changes_of_others() {
+        let cache = shared();
+        let (hash, caller) = (Token::generate().hash(), caller());
+        for seq in 1..4 {
+            cache.forget(&change(seq, 1, &[])).await.unwrap();
+        }
+        cache.keep(&hash, 1, &caller).await.unwrap();
+        assert!(is_kept(&cache, &hash, &caller).await, "a reader that is slow, but whose account has not changed");
+        cache.forget(&change(4, SharedCache::CHANGED_MAX, &[])).await.unwrap();
+        assert!(is_kept(&cache, &hash, &caller).await);
+    }
+
+    #[tokio::test]
+    async fn of_no_more_than_so_many_accounts_it_is_kept_when_they_changed() {
+        static COUNT: Script = Script::new("test_zcard", "return {string.format('%d', redis.call('ZCARD', KEYS[1]))}");
+        let cache = shared();
+        let (early, late) = (caller(), caller());
+        let [early_hash, late_hash] = [(); 2].map(|()| Token::generate().hash());
+        cache.keep(&early_hash, 1, &early).await.unwrap();
+        cache.forget(&change(2, 1, &[])).await.unwrap();
+        cache.keep(&late_hash, 2, &late).await.unwrap();
+        cache.forget(&change(3, SharedCache::ACCOUNTS_MAX + 1, &[])).await.unwrap();
+        let others = (0..SharedCache::ACCOUNTS_MAX).map(|n| AccountId(Uuid::from_u128(1 << 64 | n as u128)));
+        cache.forget(&Changes { seq: 4, accounts: others.collect(), plans: false }).await.unwrap();
+        assert!(!is_kept(&cache, &early_hash, &early).await, "the floor has risen to a change after it was read");
+        let kept = cache.keyspace().key(ACCOUNTS_TAG, "floors", "");
+        let reply = cache.keyspace().run(&COUNT, &[&kept], &[]).await.unwrap();
+        assert_eq!(reply.status(), SharedCache::ACCOUNTS_MAX.to_string());
+        cache.keep(&late_hash, 4, &late).await.unwrap();
+        assert!(is_kept(&cache, &late_hash, &late).await);
+    }
+
+    #[tokio::test]
     async fn all_servers_are_told_once_all_is_forgotten() {
-        let cache = SharedCache::new(Keyspace::Embedded(Arc::new(Embedded::new(BootClock::start()).unwrap())));
+        let cache = shared();
         let mut notices = cache.keyspace().subscribe(&cache.channel());
-        let account = AccountId(Uuid::new_v4());
-        let hashes = (0..SharedCache::FORGET_MAX * 2).map(|n| n.to_string()).collect();
-        let changes = Changes { seq: 1, accounts: [account].into(), plans: false, hashes };
+        let changes = change(1, SharedCache::CHANGED_MAX, &[]);
         cache.forget(&changes).await.unwrap();
         let notice: Notice = serde_json::from_str(&notices.try_recv().unwrap()).unwrap();
-        assert_eq!((notice.accounts, notice.plans), (vec![account], false));
+        assert_eq!((notice.accounts.len(), notice.plans), (SharedCache::CHANGED_MAX, false));
         assert!(notices.try_recv().is_err(), "told twice");
+        cache.forget(&change(2, 0, &[])).await.unwrap();
+        assert!(notices.try_recv().is_err(), "nothing that anybody keeps has changed");
     }
 }

@@ -15,8 +15,6 @@ pub(super) struct Changes {
     /// A plan has changed, or so many accounts that they are not listed:
     /// everything may have.
     pub plans: bool,
-    /// The hashes of all tokens of these accounts.
-    pub hashes: Vec<String>,
 }
 
 impl Database {
@@ -75,28 +73,17 @@ impl Database {
             .bind(seen)
             .fetch_one(self.pool())
             .await?;
-        let most = SharedCache::FORGET_MAX as i64;
+        let most = SharedCache::CHANGED_MAX as i64;
         let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM accounts WHERE revision > $1 LIMIT $2")
             .bind(seen)
             .bind(most + 1)
             .fetch_all(self.pool())
             .await?;
-        // No entry of a token outlives its revocation for as long as this.
-        let revoked_before = now_ms() - 2 * SharedCache::KEPT.as_millis() as i64;
-        let hashes: Vec<String> = sqlx::query_scalar(
-            "SELECT t.hash FROM tokens t JOIN accounts a ON a.id = t.account \
-             WHERE a.revision > $1 AND (t.revoked_at IS NULL OR t.revoked_at > $2) LIMIT $3",
-        )
-        .bind(seen)
-        .bind(revoked_before)
-        .bind(most + 1)
-        .fetch_all(self.pool())
-        .await?;
-        if plans > 0 || ids.len().max(hashes.len()) > SharedCache::FORGET_MAX {
+        if plans > 0 || ids.len() > SharedCache::CHANGED_MAX {
             return Ok(Changes::everything(seq));
         }
         let accounts = ids.iter().map(|id| id.parse().map_err(|_| AccountsError::Corrupt("an account's id")));
-        Ok(Changes { seq, accounts: accounts.collect::<Result<_, _>>()?, plans: false, hashes })
+        Ok(Changes { seq, accounts: accounts.collect::<Result<_, _>>()?, plans: false })
     }
 
     /// Goes on counting changes from `seq` if fewer have been counted; returns

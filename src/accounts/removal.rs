@@ -8,6 +8,7 @@ use crate::lock::NamespaceId;
 
 /// What goes with an account, line by line: rows of these tables.
 const OF_ACCOUNT: &[&str] = &[
+    "DELETE FROM tokens WHERE account = $1",
     "DELETE FROM namespaces WHERE account = $1",
     "DELETE FROM sessions WHERE account = $1",
     "DELETE FROM links WHERE account = $1",
@@ -51,12 +52,6 @@ impl Database {
         let mut change = self.change(asking.actor()).await?;
         let account = change.find_account(&asking.account.id.to_string()).await?;
         let id = account.id.to_string();
-        // Revoked ones stay: servers are told of each that they have to forget.
-        sqlx::query("UPDATE tokens SET label = '', revoked_at = COALESCE(revoked_at, $2) WHERE account = $1")
-            .bind(&id)
-            .bind(now_ms())
-            .execute(change.connection())
-            .await?;
         for statement in OF_ACCOUNT {
             sqlx::query(*statement).bind(&id).execute(change.connection()).await?;
         }

@@ -103,7 +103,9 @@ impl Directory {
         let (seq, forgotten) = (changes.seq, self.shared.forget(&changes).await);
         // After the keyspace, from which it would be filled again; and also when
         // that has failed, which is tried again.
-        self.drop_changed(changes.plans, move |account| changes.accounts.contains(account));
+        if changes.plans || !changes.accounts.is_empty() {
+            self.drop_changed(changes.plans, move |account| changes.accounts.contains(account));
+        }
         forgotten.map_err(|error| error.to_string())?;
         position.seen = Some(seq);
         Ok(())
@@ -218,10 +220,14 @@ mod tests {
             values
         }
 
+        /// As on a replica that has heard of no change of an account since.
         async fn set_keyspace(&self, values: &[(String, String)]) {
             static SET: Script = Script::new("test_set", "redis.call('SET', KEYS[1], ARGV[1]) return {'set'}");
+            static DEL: Script = Script::new("test_del", "redis.call('DEL', KEYS[1]) return {'deleted'}");
+            let keyspace = self.directory.shared.keyspace();
+            keyspace.run(&DEL, &[&keyspace.key("accounts", "floors", "")], &[]).await.unwrap();
             for (key, value) in values {
-                self.directory.shared.keyspace().run(&SET, &[key], &[value]).await.unwrap();
+                keyspace.run(&SET, &[key], &[value]).await.unwrap();
             }
             self.directory.drop_changed(true, |_| true);
         }

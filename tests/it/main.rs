@@ -49,6 +49,7 @@ mod spread;
 mod strangers;
 mod support;
 mod systemd;
+mod tenants;
 mod terraform;
 mod tls;
 mod traces;
