@@ -185,6 +185,7 @@ pub(super) mod tests {
             lease_max: lease,
             locks_max: 1,
             waiters_max: 1,
+            tokens_max: 1,
             private_namespaces: false,
         };
         Caller {

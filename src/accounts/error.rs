@@ -20,6 +20,10 @@ pub enum AccountsError {
     Namespace(#[from] NamespaceError),
     #[error("an account has at most {max} {what}")]
     TooMany { what: &'static str, max: u64 },
+    #[error("plan {plan:?} allows {max} live tokens; revoke one that is not needed any more")]
+    TooManyTokens { plan: String, max: u64 },
+    #[error("{max} tokens of the account end within the hour already; rotate this one at once, or later")]
+    TooManyEnding { max: u64 },
     #[error("{tokens} tokens have their locks in {namespace:?}; revoke them first")]
     InUse { namespace: String, tokens: u64 },
     #[error("a plan cannot have {0}")]

@@ -17,6 +17,8 @@ pub struct Plan {
     pub locks_max: u64,
     /// How many of its requests may wait for a lock at once.
     pub waiters_max: u64,
+    /// How many live tokens an account may have.
+    pub tokens_max: u64,
     pub private_namespaces: bool,
 }
 
@@ -30,6 +32,7 @@ pub struct PlanChange {
     pub lease_max: Option<Lease>,
     pub locks_max: Option<u64>,
     pub waiters_max: Option<u64>,
+    pub tokens_max: Option<u64>,
     pub private_namespaces: Option<bool>,
 }
 
@@ -41,6 +44,8 @@ impl Plan {
     pub const LEASE_MAX: Lease = Lease::from_secs(30 * 24 * 3600);
     /// The most locks or waiters a plan can have.
     pub const COUNT_MAX: u64 = 10_000_000;
+    /// The most tokens a plan can have.
+    pub const TOKENS_MAX: u64 = 10_000;
 
     fn changed(mut self, change: &PlanChange) -> Result<Self, AccountsError> {
         self.rate.per_second = change.per_second.unwrap_or(self.rate.per_second);
@@ -50,6 +55,7 @@ impl Plan {
         self.lease_max = change.lease_max.unwrap_or(self.lease_max);
         self.locks_max = change.locks_max.unwrap_or(self.locks_max);
         self.waiters_max = change.waiters_max.unwrap_or(self.waiters_max);
+        self.tokens_max = change.tokens_max.unwrap_or(self.tokens_max);
         self.private_namespaces = change.private_namespaces.unwrap_or(self.private_namespaces);
         self.check()?;
         Ok(self)
@@ -68,6 +74,8 @@ impl Plan {
             format!("a lease of {} when its range is {} to {}", self.lease_default, self.lease_min, self.lease_max)
         } else if self.locks_max.max(self.waiters_max) > Self::COUNT_MAX {
             format!("more than {} locks or waiters", Self::COUNT_MAX)
+        } else if !(1..=Self::TOKENS_MAX).contains(&self.tokens_max) {
+            format!("{} tokens; it has 1 to {}", self.tokens_max, Self::TOKENS_MAX)
         } else {
             return Ok(());
         };
@@ -87,6 +95,7 @@ impl Plan {
             lease_max: Lease::from_ms(number("lease_max_ms")?),
             locks_max: number("locks_max")?,
             waiters_max: number("waiters_max")?,
+            tokens_max: number("tokens_max")?,
             private_namespaces: number("private_namespaces")? != 0,
         };
         // Rows can be written by hand; nobody should divide by a rate of zero.
@@ -116,7 +125,8 @@ impl Database {
         let after = before.clone().changed(figures)?;
         sqlx::query(
             "UPDATE plans SET rate_per_second = $1, burst = $2, lease_default_ms = $3, lease_min_ms = $4, \
-             lease_max_ms = $5, locks_max = $6, waiters_max = $7, private_namespaces = $8, revision = $9 WHERE name = $10",
+             lease_max_ms = $5, locks_max = $6, waiters_max = $7, tokens_max = $8, private_namespaces = $9, revision = $10 \
+             WHERE name = $11",
         )
         .bind(i64::from(after.rate.per_second))
         .bind(i64::from(after.rate.burst))
@@ -125,6 +135,7 @@ impl Database {
         .bind(after.lease_max.as_ms() as i64)
         .bind(after.locks_max as i64)
         .bind(after.waiters_max as i64)
+        .bind(after.tokens_max as i64)
         .bind(i64::from(after.private_namespaces))
         .bind(change.seq())
         .bind(name)

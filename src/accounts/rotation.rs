@@ -14,7 +14,7 @@ impl Database {
     /// namespace. The old one works for `grace`, or is refused at once.
     ///
     /// # Errors
-    /// When the account has no such token in force, or too many.
+    /// When the account has no such token in force, or as many that end soon as it may.
     pub async fn rotate_token(
         &self,
         by: Actor,
@@ -24,6 +24,9 @@ impl Database {
     ) -> Result<NewToken, AccountsError> {
         let mut change = self.change(by).await?;
         let account = change.find_account(&account.to_string()).await?;
+        if grace.is_some() {
+            change.check_ending(&account).await?;
+        }
         let end = now_ms() + grace.map_or(0, |grace| grace.as_millis() as i64);
         // One that ends already ends no later than it was to.
         let row = sqlx::query(
@@ -57,12 +60,17 @@ impl Database {
             },
             namespace,
         };
-        let made = change.add_token(&account, &request).await?;
+        let made = change.insert_token(&account, &request).await?;
+        change.delete_long_revoked(account.id).await?;
         let detail =
             json!({ "token": id, "after_ms": grace.map_or(0, |grace| grace.as_millis() as u64), "new": made.id });
         change.finish(&account, "token.rotate", detail).await?;
         Ok(made)
     }
+
+    /// How many tokens that have ended are marked in one change; nobody else changes
+    /// anything meanwhile.
+    const ENDED_AT_ONCE: i64 = 200;
 
     /// Marks tokens as revoked that have ended, so that servers of an earlier
     /// version refuse them, too.
@@ -74,9 +82,11 @@ impl Database {
         }
         let mut change = self.change(Actor::Server).await?;
         let rows = sqlx::query(
-            "UPDATE tokens SET revoked_at = expires_at WHERE revoked_at IS NULL AND expires_at <= $1 RETURNING id, account",
+            "UPDATE tokens SET revoked_at = expires_at WHERE id IN \
+             (SELECT id FROM tokens WHERE revoked_at IS NULL AND expires_at <= $1 LIMIT $2) RETURNING id, account",
         )
         .bind(now_ms())
+        .bind(Self::ENDED_AT_ONCE)
         .fetch_all(change.connection())
         .await?;
         for row in rows {
@@ -84,6 +94,7 @@ impl Database {
                 row.try_get::<String, _>("account")?.parse().map_err(|_| AccountsError::Corrupt("an account's id"))?;
             let id: String = row.try_get("id")?;
             change.record(Some(account), "token.end", json!({ "token": id })).await?;
+            change.delete_long_revoked(account).await?;
             change.touch_account(account).await?;
         }
         change.commit().await

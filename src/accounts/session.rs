@@ -99,7 +99,7 @@ impl Database {
         let row = sqlx::query(
             "SELECT s.id AS session, s.seen_at, a.id, a.email, a.plan, a.lease_ms, a.suspended_at, a.created_at, \
              p.name AS plan_name, p.rate_per_second, p.burst, p.lease_default_ms, p.lease_min_ms, p.lease_max_ms, \
-             p.locks_max, p.waiters_max, p.private_namespaces \
+             p.locks_max, p.waiters_max, p.tokens_max, p.private_namespaces \
              FROM sessions s JOIN accounts a ON a.id = s.account JOIN plans p ON p.name = a.plan \
              WHERE s.hash = $1 AND s.created_at > $2 AND s.seen_at > $3",
         )
@@ -164,6 +164,9 @@ impl Database {
         let ended = ended.execute(change.connection()).await?.rows_affected();
         if let Some(id) = id.filter(|_| ended == 0) {
             return Err(AccountsError::NotFound { what: "session", name: id.to_string() });
+        }
+        if ended == 0 {
+            return Ok(());
         }
         let detail = match id {
             Some(id) if id == asking.id => json!({}),

@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sqlx::Row;
+use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
 use uuid::Uuid;
 
 use super::{
@@ -54,6 +54,14 @@ pub struct TokenInfo {
     pub expires_at: Option<i64>,
 }
 
+/// What [`TokenInfo`] is read from. The parts that follow it stand in this file, too, and
+/// all values are bound.
+const SELECT: &str = "SELECT t.id, t.label, t.may_lock, t.may_manage, t.created_at, t.last_used_hour, t.revoked_at, \
+                      t.expires_at, COALESCE(n.name, 'public') AS namespace \
+                      FROM tokens t LEFT JOIN namespaces n ON n.id = t.default_namespace";
+/// Tokens of account `$1` that are live at `$2`.
+const LIVE: &str = "WHERE t.account = $1 AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > $2)";
+
 impl Token {
     /// A new token, from the operating system's random source.
     pub fn generate() -> Self {
@@ -78,8 +86,9 @@ impl Token {
 }
 
 impl Database {
-    /// How many tokens an account may have that are not revoked.
-    pub const TOKENS_MAX: u64 = 1000;
+    /// How many revoked tokens of an account are kept for people to see. Those that were
+    /// revoked before them are deleted; the audit log knows of them.
+    pub const REVOKED_TOKENS_MAX: u32 = 100;
 
     /// Makes a token for an account.
     ///
@@ -99,36 +108,62 @@ impl Database {
         Ok(made)
     }
 
-    /// Lists the tokens of an account, the oldest first.
+    /// Lists the tokens of an account, the oldest first: for operators, those that are
+    /// revoked, too.
     ///
     /// # Errors
     /// When there is no such account.
     pub async fn list_tokens(&self, account: &str) -> Result<Vec<TokenInfo>, AccountsError> {
         let account = self.show_account(account).await?;
-        let rows = sqlx::query(
-            "SELECT t.id, t.label, t.may_lock, t.may_manage, t.created_at, t.last_used_hour, t.revoked_at, t.expires_at, \
-             COALESCE(n.name, 'public') AS namespace \
-             FROM tokens t LEFT JOIN namespaces n ON n.id = t.default_namespace WHERE t.account = $1 ORDER BY t.id",
-        )
-        .bind(account.id.to_string())
-        .fetch_all(self.pool())
-        .await?;
-        let token = |row: &sqlx::any::AnyRow| -> Result<_, sqlx::Error> {
-            Ok(TokenInfo {
-                id: row.try_get("id")?,
-                label: row.try_get("label")?,
-                scopes: Scopes {
-                    lock: row.try_get::<i64, _>("may_lock")? != 0,
-                    manage: row.try_get::<i64, _>("may_manage")? != 0,
-                },
-                namespace: row.try_get("namespace")?,
-                created_at: row.try_get("created_at")?,
-                last_used_at: row.try_get::<Option<i64>, _>("last_used_hour")?.map(|hour| hour * 3_600_000),
-                revoked_at: row.try_get("revoked_at")?,
-                expires_at: row.try_get("expires_at")?,
-            })
-        };
-        Ok(rows.iter().map(token).collect::<Result<_, _>>()?)
+        let rows = sqlx::query(AssertSqlSafe(format!("{SELECT} WHERE t.account = $1 ORDER BY t.id")))
+            .bind(account.id.to_string())
+            .fetch_all(self.pool())
+            .await?;
+        rows.iter().map(TokenInfo::read).collect()
+    }
+
+    /// Lists live tokens of an account, the oldest first: `limit` of those that were made
+    /// after the one with the id `after`, which may be empty.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn list_live_tokens(
+        &self,
+        account: AccountId,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<TokenInfo>, AccountsError> {
+        let rows = sqlx::query(AssertSqlSafe(format!("{SELECT} {LIVE} AND t.id > $3 ORDER BY t.id LIMIT $4")))
+            .bind(account.to_string())
+            .bind(now_ms())
+            .bind(after)
+            .bind(limit as i64)
+            .fetch_all(self.pool())
+            .await?;
+        rows.iter().map(TokenInfo::read).collect()
+    }
+
+    /// Looks at one live token of an account, by its id.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn show_live_token(&self, account: AccountId, id: &str) -> Result<TokenInfo, AccountsError> {
+        let row = sqlx::query(AssertSqlSafe(format!("{SELECT} {LIVE} AND t.id = $3")))
+            .bind(account.to_string())
+            .bind(now_ms())
+            .bind(id)
+            .fetch_optional(self.pool())
+            .await?;
+        let row = row.ok_or_else(|| AccountsError::NotFound { what: "token in force", name: id.into() })?;
+        TokenInfo::read(&row)
+    }
+
+    /// Counts the live tokens of an account.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn count_live_tokens(&self, account: AccountId) -> Result<u64, AccountsError> {
+        count_live(&mut *self.pool().acquire().await?, account, "").await
     }
 
     /// Revokes a token by its id: any, or one of a certain account. It is refused
@@ -151,25 +186,56 @@ impl Database {
         let account: AccountId =
             row.try_get::<String, _>("account")?.parse().map_err(|_| AccountsError::Corrupt("an account's id"))?;
         change.record(Some(account), "token.revoke", serde_json::json!({ "token": id })).await?;
+        change.delete_long_revoked(account).await?;
         change.touch_account(account).await?;
         change.commit().await
     }
 }
 
 impl Change<'_> {
-    /// Adds a token to an account within a change.
+    /// Adds a token to an account within a change, if its plan allows one more. Changes
+    /// are made one after another, so that two at once do not pass the limit together.
     pub(super) async fn add_token(
         &mut self,
         account: &AccountInfo,
         request: &TokenRequest,
     ) -> Result<NewToken, AccountsError> {
-        let in_force: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM tokens WHERE account = $1 AND revoked_at IS NULL")
-            .bind(account.id.to_string())
-            .fetch_one(self.connection())
-            .await?;
-        if in_force as u64 >= Database::TOKENS_MAX {
-            return Err(AccountsError::TooMany { what: "tokens in force", max: Database::TOKENS_MAX });
+        let max = self.find_plan(&account.plan).await?.tokens_max;
+        if count_live(self.connection(), account.id, "").await? >= max {
+            return Err(AccountsError::TooManyTokens { plan: account.plan.clone(), max });
         }
+        self.insert_token(account, request).await
+    }
+
+    /// Refuses to let one more token of an account work until its end beside the one that
+    /// takes its place: as many may as the plan allows live tokens.
+    pub(super) async fn check_ending(&mut self, account: &AccountInfo) -> Result<(), AccountsError> {
+        let max = self.find_plan(&account.plan).await?.tokens_max;
+        match count_live(self.connection(), account.id, "AND t.expires_at IS NOT NULL").await? {
+            ending if ending >= max => Err(AccountsError::TooManyEnding { max }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes the tokens of an account that were revoked before the newest of them.
+    pub(super) async fn delete_long_revoked(&mut self, account: AccountId) -> Result<(), AccountsError> {
+        sqlx::query(
+            "DELETE FROM tokens WHERE account = $1 AND revoked_at IS NOT NULL AND id NOT IN \
+             (SELECT id FROM tokens WHERE account = $1 AND revoked_at IS NOT NULL ORDER BY revoked_at DESC, id DESC LIMIT $2)",
+        )
+        .bind(account.to_string())
+        .bind(i64::from(Database::REVOKED_TOKENS_MAX))
+        .execute(self.connection())
+        .await?;
+        Ok(())
+    }
+
+    /// Adds a token to an account, however many it has.
+    pub(super) async fn insert_token(
+        &mut self,
+        account: &AccountInfo,
+        request: &TokenRequest,
+    ) -> Result<NewToken, AccountsError> {
         let namespace = self.namespace_id(account, &request.namespace).await?;
         let made = NewToken { id: Uuid::now_v7(), token: Token::generate() };
         sqlx::query(
@@ -208,6 +274,38 @@ impl Change<'_> {
             .await?;
         let id = id.ok_or_else(|| AccountsError::NotFound { what: "namespace", name: name.into() })?;
         Ok(id.parse()?)
+    }
+}
+
+/// Counts live tokens of an account, of those that are so narrowed.
+async fn count_live(
+    connection: &mut AnyConnection,
+    account: AccountId,
+    narrowed: &'static str,
+) -> Result<u64, AccountsError> {
+    let live: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT COUNT(*) FROM tokens t {LIVE} {narrowed}")))
+        .bind(account.to_string())
+        .bind(now_ms())
+        .fetch_one(connection)
+        .await?;
+    Ok(live as u64)
+}
+
+impl TokenInfo {
+    fn read(row: &AnyRow) -> Result<Self, AccountsError> {
+        Ok(Self {
+            id: row.try_get("id")?,
+            label: row.try_get("label")?,
+            scopes: Scopes {
+                lock: row.try_get::<i64, _>("may_lock")? != 0,
+                manage: row.try_get::<i64, _>("may_manage")? != 0,
+            },
+            namespace: row.try_get("namespace")?,
+            created_at: row.try_get("created_at")?,
+            last_used_at: row.try_get::<Option<i64>, _>("last_used_hour")?.map(|hour| hour * 3_600_000),
+            revoked_at: row.try_get("revoked_at")?,
+            expires_at: row.try_get("expires_at")?,
+        })
     }
 }
 

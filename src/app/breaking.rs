@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tracing::Instrument;
@@ -6,6 +6,7 @@ use tracing::Instrument;
 use super::App;
 use crate::{
     accounts::{AccountsError, Actor},
+    limits::Attempt,
     lock::{Broken, Holder, Owner},
     locks::{BreakRequest, LockId, LocksError},
 };
@@ -30,6 +31,8 @@ pub enum BreakError {
     Accounts(#[from] AccountsError),
     #[error(transparent)]
     Locks(#[from] LocksError),
+    #[error("the account has broken too many locks of late")]
+    TooOften { retry_after: Duration },
     #[error("breaking a lock ended early")]
     Ended,
 }
@@ -51,6 +54,11 @@ impl App {
     }
 
     async fn break_and_record(self: Arc<Self>, breaking: Breaking) -> Result<Broken, BreakError> {
+        // Each leaves a row that is kept for ever. When it cannot be counted, the lock can
+        // be broken all the same.
+        if let Ok(Some(retry_after)) = self.attempts.refusal(Attempt::ChangeOf(breaking.holder.account)).await {
+            return Err(BreakError::TooOften { retry_after });
+        }
         let detail = breaking.detail();
         let Breaking { by, lock, holder, .. } = breaking;
         let request = BreakRequest { lock, account: holder.account, fence: holder.fence };

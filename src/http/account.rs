@@ -53,6 +53,7 @@ pub(super) struct PlanView<'a> {
     burst: u32,
     locks_max: u64,
     waiting_max: u64,
+    tokens_max: u64,
     private_namespaces: bool,
 }
 
@@ -115,6 +116,7 @@ impl<'a> PlanView<'a> {
             burst: plan.rate.burst,
             locks_max: plan.locks_max,
             waiting_max: plan.waiters_max,
+            tokens_max: plan.tokens_max,
             private_namespaces: plan.private_namespaces,
         }
     }

@@ -87,6 +87,8 @@ kinds! {
         "The account holds as many locks as its plan allows. Release some, or let them lapse."
     TooManyWaiting TOO_MANY_REQUESTS "too-many-waiting" "Too many requests wait"
         "The account waits for locks with as many requests as its plan allows. An acquire without \"wait\" is answered at once."
+    TooManyChanges TOO_MANY_REQUESTS "too-many-changes" "Too many changes of the account"
+        "Breaking a lock is recorded for ever, so an account may break 200 locks at once, and one every five seconds. Changes on the account page count, too. Ask again after Retry-After."
     TooManyFailures TOO_MANY_REQUESTS "too-many-failures" "Too many failed authentications"
         "From this address too many requests came with a token that nobody has, or that could not be looked up in time. Tokens that are in use are not held up by this; a new one may be, for as long as Retry-After says."
     TooManyLookups TOO_MANY_REQUESTS "too-many-lookups" "Too many new tokens at once"
@@ -200,6 +202,10 @@ impl From<BreakError> for Problem {
         match error {
             BreakError::Accounts(error) => error.into(),
             BreakError::Locks(error) => error.into(),
+            BreakError::TooOften { retry_after } => {
+                Self::new(Kind::TooManyChanges, "this account has broken too many locks of late")
+                    .retry_after(retry_after)
+            }
             BreakError::Ended => Self::internal(),
         }
     }

@@ -3,10 +3,14 @@ use std::{net::IpAddr, time::Duration};
 use sha2::{Digest, Sha256};
 
 use super::{addresses::Network, tokens::PERMITS};
-use crate::keyspace::{ACCOUNTS_TAG, BadReply, Keyspace, KeyspaceError};
+use crate::{
+    keyspace::{ACCOUNTS_TAG, BadReply, Keyspace, KeyspaceError},
+    lock::AccountId,
+};
 
 /// Counts what people try on the account page, over all pods together: passwords
-/// and links can be guessed at, and cost much to check.
+/// and links can be guessed at, and cost much to check. And counts what an account does
+/// that leaves a row in the audit log, which is kept for ever.
 pub struct Attempts {
     keyspace: Keyspace,
 }
@@ -22,6 +26,12 @@ pub enum Attempt<'a> {
     SignUpFrom(IpAddr),
     /// To use a link, from an address.
     LinkFrom(IpAddr),
+    /// To make an account for an e-mail address, which may have one already.
+    SignUpAs(&'a str),
+    /// To make or rotate a token of an account.
+    TokenOf(AccountId),
+    /// To break a lock of an account, or to change something else of it.
+    ChangeOf(AccountId),
 }
 
 impl Attempt<'_> {
@@ -30,6 +40,9 @@ impl Attempt<'_> {
     pub const PASSWORD_OF: (u32, u32) = (10, 60);
     pub const SIGN_UP_FROM: (u32, u32) = (20, 180);
     pub const LINK_FROM: (u32, u32) = (20, 60);
+    pub const SIGN_UP_AS: (u32, u32) = (5, 600);
+    pub const TOKEN_OF: (u32, u32) = (20, 60);
+    pub const CHANGE_OF: (u32, u32) = (200, 5);
 
     fn allowance(self) -> (u32, u32) {
         match self {
@@ -37,6 +50,9 @@ impl Attempt<'_> {
             Self::PasswordOf(_) => Self::PASSWORD_OF,
             Self::SignUpFrom(_) => Self::SIGN_UP_FROM,
             Self::LinkFrom(_) => Self::LINK_FROM,
+            Self::SignUpAs(_) => Self::SIGN_UP_AS,
+            Self::TokenOf(_) => Self::TOKEN_OF,
+            Self::ChangeOf(_) => Self::CHANGE_OF,
         }
     }
 
@@ -47,6 +63,9 @@ impl Attempt<'_> {
             Self::PasswordOf(email) => format!("password {}", email.to_lowercase()),
             Self::SignUpFrom(address) => format!("sign-up {}", Network::from(address)),
             Self::LinkFrom(address) => format!("link {}", Network::from(address)),
+            Self::SignUpAs(email) => format!("sign-up as {}", email.to_lowercase()),
+            Self::TokenOf(account) => format!("token {account}"),
+            Self::ChangeOf(account) => format!("change {account}"),
         };
         Sha256::digest(who).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
@@ -87,6 +106,7 @@ mod tests {
         let [one, mapped, other, here, beside, elsewhere] =
             ["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"]
                 .map(|address| address.parse().unwrap());
+        let account = AccountId(uuid::Uuid::new_v4());
         let name = |attempt: Attempt| attempt.name();
         let apart = [
             name(Attempt::SignInFrom(one)),
@@ -97,6 +117,9 @@ mod tests {
             name(Attempt::LinkFrom(one)),
             name(Attempt::PasswordOf("ana@example.com")),
             name(Attempt::PasswordOf("eve@example.com")),
+            name(Attempt::SignUpAs("eve@example.com")),
+            name(Attempt::TokenOf(account)),
+            name(Attempt::ChangeOf(account)),
         ];
         assert_eq!(apart.iter().collect::<HashSet<_>>().len(), apart.len());
         assert_eq!(name(Attempt::SignInFrom(one)), name(Attempt::SignInFrom(mapped)));

@@ -45,6 +45,9 @@ pub struct Figures {
     /// Requests waiting at once, per account
     #[arg(long, value_name = "N")]
     waiters: Option<u64>,
+    /// Live tokens, per account
+    #[arg(long, value_name = "N")]
+    tokens: Option<u64>,
     /// Whether accounts may have namespaces of their own
     #[arg(long, value_name = "true|false", action = ArgAction::Set)]
     private_namespaces: Option<bool>,
@@ -67,6 +70,7 @@ impl Command {
                     lease_max: figures.lease_max,
                     locks_max: figures.locks,
                     waiters_max: figures.waiters,
+                    tokens_max: figures.tokens,
                     private_namespaces: figures.private_namespaces,
                 };
                 output.show(&database.set_plan_figures(&plan, &change).await?);
@@ -78,10 +82,10 @@ impl Command {
 
 impl Shown for Plan {
     const HEADINGS: &'static [&'static str] =
-        &["plan", "rate", "burst", "lease", "from", "to", "locks", "waiters", "private namespaces"];
+        &["plan", "rate", "burst", "lease", "from", "to", "locks", "waiters", "tokens", "private namespaces"];
 
     fn row(&self) -> Vec<String> {
-        let figures: [&dyn ToString; 9] = [
+        let figures: [&dyn ToString; 10] = [
             &self.name,
             &self.rate.per_second,
             &self.rate.burst,
@@ -90,6 +94,7 @@ impl Shown for Plan {
             &self.lease_max,
             &self.locks_max,
             &self.waiters_max,
+            &self.tokens_max,
             &self.private_namespaces,
         ];
         figures.map(ToString::to_string).to_vec()

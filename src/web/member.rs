@@ -14,7 +14,7 @@ use super::{
 use crate::{
     accounts::{Secret, Session},
     app::App,
-    limits::{Admission, RateShare},
+    limits::{Admission, Attempt, RateShare},
     lock::{AccountId, Namespace, NamespaceId, Rate},
 };
 
@@ -47,6 +47,20 @@ impl Member {
         match self.session.account.suspended_at {
             None => Ok(()),
             Some(_) => Err(Trouble::forbidden("This account is suspended. Its operator can let it go on.")),
+        }
+    }
+
+    /// The same for what leaves a row in the audit log each time: so many at once, and
+    /// then slowly.
+    pub(super) async fn may_change(
+        &self,
+        app: &App,
+        attempt: fn(AccountId) -> Attempt<'static>,
+    ) -> Result<(), Trouble> {
+        self.may_act()?;
+        match app.attempts.refusal(attempt(self.account())).await? {
+            Some(wait) => Err(Trouble::too_many(wait)),
+            None => Ok(()),
         }
     }
 

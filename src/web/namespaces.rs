@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     app::App,
+    limits::Attempt,
     lock::{NamespaceId, Payment},
     locks::{ListRequest, Looked},
 };
@@ -24,7 +25,7 @@ pub(super) async fn make_namespace(
     State(app): State<Arc<App>>,
     Form { by: member, fields }: Form<Member, OneNamespace>,
 ) -> Result<Redirect, Trouble> {
-    member.may_act()?;
+    member.may_change(&app, Attempt::ChangeOf).await?;
     app.database.create_namespace(member.session.actor(), &member.account().to_string(), fields.name.trim()).await?;
     Ok(Redirect::to("/account/plan"))
 }

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     accounts::{NamespaceInfo, Plan},
     app::App,
+    limits::Attempt,
     lock::{Lease, Payment, parse_duration_ms},
     locks::{Census, Looked},
 };
@@ -42,6 +43,8 @@ struct Figures {
     locks_max: String,
     waiting: String,
     waiters_max: String,
+    tokens: String,
+    tokens_max: String,
     per_second: String,
     burst: String,
 }
@@ -61,6 +64,7 @@ pub(super) async fn plan(State(app): State<Arc<App>>, member: Member) -> Result<
     };
     let chart = Chart::new(&app.locks.activity(member.account()).await?);
     let namespaces = app.database.list_namespaces(&member.account().to_string()).await?;
+    let tokens = app.database.count_live_tokens(member.account()).await?;
     let plans = app.database.list_plans().await?;
     let names = |has: fn(&Plan) -> bool| plans.iter().filter(|plan| has(plan)).map(|plan| plan.name.clone()).collect();
     let plan = member.session.plan.clone();
@@ -68,7 +72,7 @@ pub(super) async fn plan(State(app): State<Arc<App>>, member: Member) -> Result<
     let lease = own.unwrap_or(plan.lease_default).max(plan.lease_min).min(plan.lease_max);
     Ok(Page(PlanPage {
         shell: member.shell("Plan", Section::Plan),
-        figures: Figures::new(&plan, census),
+        figures: Figures::new(&plan, census, tokens),
         chart,
         lease,
         has_own_lease: own.is_some(),
@@ -81,12 +85,14 @@ pub(super) async fn plan(State(app): State<Arc<App>>, member: Member) -> Result<
 }
 
 impl Figures {
-    fn new(plan: &Plan, census: Census) -> Self {
+    fn new(plan: &Plan, census: Census, tokens: u64) -> Self {
         Self {
             held: grouped(census.held),
             locks_max: grouped(plan.locks_max),
             waiting: grouped(census.waiting),
             waiters_max: grouped(plan.waiters_max),
+            tokens: grouped(tokens),
+            tokens_max: grouped(plan.tokens_max),
             per_second: grouped(plan.rate.per_second),
             burst: grouped(plan.rate.burst),
         }
@@ -123,6 +129,7 @@ pub(super) async fn set_lease(
             Some(Lease::from_ms(ms.map_err(|error| Trouble::malformed(format!("This is no lease: {error}.")))?))
         }
     };
+    member.may_change(&app, Attempt::ChangeOf).await?;
     app.database.set_lease(member.session.actor(), &member.account().to_string(), lease).await?;
     Ok(Redirect::to("/account/plan"))
 }

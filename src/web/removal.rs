@@ -27,7 +27,7 @@ use crate::{
 #[template(path = "delete.html")]
 struct DeletePage {
     shell: Shell,
-    tokens: usize,
+    tokens: u64,
     namespaces: usize,
     held: u64,
     complaint: &'static str,
@@ -53,10 +53,9 @@ async fn page(app: &App, member: &Member, complaint: &'static str) -> Result<Res
         // Pages have a rate of their own.
         Looked::RateLimited { retry_after } => return Err(Trouble::too_many(retry_after)),
     };
-    let tokens = app.database.list_tokens(&account).await?;
     let page = DeletePage {
         shell: member.shell("Delete the account", Section::Security),
-        tokens: tokens.iter().filter(|token| token.revoked_at.is_none()).count(),
+        tokens: app.database.count_live_tokens(member.account()).await?,
         namespaces: app.database.list_namespaces(&account).await?.len(),
         held,
         complaint,

@@ -73,6 +73,10 @@ pub(super) async fn make_account(
     {
         return Err(Trouble::too_many(wait));
     }
+    // Its owner, if it has one, finds each in the audit log.
+    if let Some(wait) = app.attempts.refusal(Attempt::SignUpAs(&email)).await? {
+        return Err(Trouble::too_many(wait));
+    }
     let answer_at = Instant::now() + ANSWER_AFTER;
     let made = app.database.sign_up(&email, &app.page.sign_up_plan, Password::typed(&fields.password)).await;
     sleep_until(answer_at).await;

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use askama::Template;
 use axum::{
-    extract::{Path, State},
+    extract::{Path, Query, State},
     response::Redirect,
 };
 use serde::Deserialize;
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     accounts::{NewToken, Scopes, TokenInfo, TokenRequest},
     app::App,
+    limits::Attempt,
     lock::{Label, Namespace},
 };
 
@@ -26,7 +27,20 @@ use crate::{
 pub(super) struct TokensPage {
     shell: Shell,
     tokens: Vec<TokenView>,
+    /// How many there are on all pages, and how many the plan allows.
+    live: u64,
+    tokens_max: u64,
+    is_first: bool,
+    next: Option<String>,
     namespaces: Vec<Namespace>,
+}
+
+/// Which tokens to show.
+#[derive(Deserialize)]
+pub(super) struct TokensQuery {
+    /// Those that were made after the one with this id; empty for the first.
+    #[serde(default)]
+    after: String,
 }
 
 struct TokenView {
@@ -80,14 +94,34 @@ pub(super) struct Nothing {}
 /// that puts the new one everywhere.
 const GRACE: Duration = Duration::from_secs(3600);
 
+/// How many tokens a page shows.
+const PAGE_TOKENS: usize = 50;
+
 /// `GET /account/tokens`.
-pub(super) async fn tokens(State(app): State<Arc<App>>, member: Member) -> Result<Page<TokensPage>, Trouble> {
-    let tokens = in_force(&app, &member).await?;
+pub(super) async fn tokens(
+    State(app): State<Arc<App>>,
+    member: Member,
+    Query(query): Query<TokensQuery>,
+) -> Result<Page<TokensPage>, Trouble> {
+    // One more tells whether there is another page.
+    let mut tokens = app.database.list_live_tokens(member.account(), &query.after, PAGE_TOKENS + 1).await?;
+    let has_next = tokens.len() > PAGE_TOKENS;
+    tokens.truncate(PAGE_TOKENS);
+    let next = tokens.last().filter(|_| has_next).map(|last| format!("/account/tokens?after={}", last.id));
+    let live = app.database.count_live_tokens(member.account()).await?;
     let mut namespaces = member.namespaces(&app).await?;
     if !member.session.plan.private_namespaces {
         namespaces.truncate(1);
     }
-    Ok(Page(TokensPage { shell: member.shell("Tokens", Section::Tokens), tokens, namespaces }))
+    Ok(Page(TokensPage {
+        shell: member.shell("Tokens", Section::Tokens),
+        tokens: tokens.into_iter().map(TokenView::new).collect(),
+        live,
+        tokens_max: member.session.plan.tokens_max,
+        is_first: query.after.is_empty(),
+        next,
+        namespaces,
+    }))
 }
 
 /// `POST /account/tokens`: makes one. The answer shows it, this once.
@@ -106,6 +140,7 @@ pub(super) async fn make_token(
     if fields.namespace != Namespace::PUBLIC && !member.session.plan.private_namespaces {
         return Err(Trouble::forbidden("The plan of this account has no private namespaces."));
     }
+    member.may_change(&app, Attempt::TokenOf).await?;
     let request = TokenRequest { label: label.clone(), scopes, namespace: fields.namespace };
     let account = member.account().to_string();
     let made = app.database.create_token(member.session.actor(), &account, &request).await?;
@@ -118,7 +153,7 @@ pub(super) async fn ask_to_rotate(
     member: Member,
     Path(id): Path<String>,
 ) -> Result<Page<RotatePage>, Trouble> {
-    let token = find(&app, &member, &id).await?;
+    let token = app.database.show_live_token(member.account(), &id).await?;
     Ok(Page(RotatePage { shell: member.shell("Rotate a token", Section::Tokens), token: TokenView::new(token) }))
 }
 
@@ -134,7 +169,8 @@ pub(super) async fn rotate_token(
         "now" => None,
         _ => return Err(Trouble::malformed("The old token works for an hour, or ends now.")),
     };
-    let old = find(&app, &member, &id).await?;
+    let old = app.database.show_live_token(member.account(), &id).await?;
+    member.may_change(&app, Attempt::TokenOf).await?;
     let made = app.database.rotate_token(member.session.actor(), member.account(), &id, grace).await?;
     let until = grace.map(|grace| Moment(Moment::now().0 + grace));
     Ok(shown_once(&member, &made, &old.label, old.scopes, until))
@@ -166,19 +202,6 @@ fn shown_once(
         can_lock: scopes.lock,
         before_until,
     })
-}
-
-async fn in_force(app: &App, member: &Member) -> Result<Vec<TokenView>, Trouble> {
-    let now_ms = Moment::now().0.as_millisecond();
-    let tokens = app.database.list_tokens(&member.account().to_string()).await?;
-    let is_in_force = |token: &TokenInfo| token.revoked_at.is_none() && token.expires_at.is_none_or(|end| now_ms < end);
-    Ok(tokens.into_iter().filter(is_in_force).map(TokenView::new).collect())
-}
-
-async fn find(app: &App, member: &Member, id: &str) -> Result<TokenInfo, Trouble> {
-    let tokens = app.database.list_tokens(&member.account().to_string()).await?;
-    let found = tokens.into_iter().find(|token| token.id == id && token.revoked_at.is_none());
-    found.ok_or_else(|| Trouble::not_found("This account has no such token in force."))
 }
 
 impl TokenView {

@@ -80,6 +80,8 @@ impl From<AccountsError> for Trouble {
             | AccountsError::NoPrivateNamespaces(_)
             | AccountsError::Namespace(_)
             | AccountsError::TooMany { .. }
+            | AccountsError::TooManyTokens { .. }
+            | AccountsError::TooManyEnding { .. }
             | AccountsError::InUse { .. } => Self::malformed(sentence(&error)),
             _ => {
                 tracing::warn!(%error, "a page could not be shown");
@@ -101,6 +103,7 @@ impl From<BreakError> for Trouble {
         match error {
             BreakError::Accounts(error) => error.into(),
             BreakError::Locks(error) => error.into(),
+            BreakError::TooOften { retry_after } => Self::too_many(retry_after),
             BreakError::Ended => Self::from(Problem::internal()),
         }
     }

@@ -104,6 +104,36 @@ async fn tokens_and_namespaces_belong_to_an_account() {
 }
 
 #[tokio::test]
+async fn live_tokens_are_as_many_as_the_plan_allows() {
+    let (_folder, _postgres, urls) = databases().await;
+    for url in &urls {
+        json(url, &["migrate"]).await;
+        let plans = json(url, &["plan", "list"]).await;
+        assert_eq!((&plans[0]["tokens_max"], &plans[1]["tokens_max"]), (&json!(1000), &json!(10)));
+        let email = "ana@example.com";
+        json(url, &["account", "create", "--email", email]).await;
+        json(url, &["plan", "set", "hobbyist", "--tokens", "3"]).await;
+
+        // At once, they do not pass the limit together.
+        let create = ["token", "create", "--account", email];
+        let made = futures_util::future::join_all((0..5).map(|_| run(url, &create))).await;
+        let refused: Vec<_> = made.iter().filter(|(code, ..)| *code != Some(0)).collect();
+        assert_eq!(refused.len(), 3, "{made:?}");
+        for (code, _, complaint) in refused {
+            assert_eq!(*code, Some(1));
+            assert!(complaint.contains("plan \"hobbyist\" allows 3 live tokens; revoke one"), "{complaint}");
+        }
+        let listed = json(url, &["token", "list", "--account", email]).await;
+        assert_eq!(listed.as_array().unwrap().len(), 3);
+        json(url, &["token", "revoke", listed[0]["id"].as_str().unwrap()]).await;
+        json(url, &create).await;
+        fails(url, &create, 1, "allows 3 live tokens").await;
+        json(url, &["plan", "set", "hobbyist", "--tokens", "4"]).await;
+        json(url, &create).await;
+    }
+}
+
+#[tokio::test]
 async fn plans_have_figures_within_bounds() {
     let (_folder, _postgres, urls) = databases().await;
     for url in &urls {
@@ -122,6 +152,8 @@ async fn plans_have_figures_within_bounds() {
             (["--lease-max", "721h"], "lease"),
             (["--lease-min", "99ms"], "lease"),
             (["--locks", "10000001"], "locks"),
+            (["--tokens", "0"], "tokens"),
+            (["--tokens", "10001"], "tokens"),
         ] {
             fails(url, &[&["plan", "set", "business"][..], &figures].concat(), 1, words).await;
         }
@@ -180,7 +212,7 @@ async fn an_account_has_at_most_so_many_tokens_and_namespaces() {
                 SELECT 'id' || n, a.id, 'n' || n, 0 FROM accounts a, generate_series(1, 99) n";
     postgres.query(fill).unwrap();
     json(url, &["token", "create", "--account", email]).await;
-    fails(url, &["token", "create", "--account", email], 1, "at most 1000").await;
+    fails(url, &["token", "create", "--account", email], 1, "allows 1000 live tokens").await;
     json(url, &["namespace", "create", "--account", email, "last"]).await;
     fails(url, &["namespace", "create", "--account", email, "over"], 1, "at most 100").await;
 }

@@ -12,7 +12,7 @@ mod tokens;
 use crate::support::{Cluster, redis::RedisServer};
 
 /// A server where anybody may make an account, on a plan that has everything.
-async fn open_cluster() -> Cluster {
+pub async fn open_cluster() -> Cluster {
     let settings = [("LOCKABLE_SIGN_UP", "true"), ("LOCKABLE_SIGN_UP_PLAN", "business")];
     Cluster::start_with(1, RedisServer::builder(), &settings).await
 }

@@ -1,6 +1,8 @@
 //! What a tenant costs is bounded: in tokens, rows, bytes, and in the time of others.
 
 mod changes;
+mod rows;
+mod tokens;
 
 use crate::support::Cluster;
 

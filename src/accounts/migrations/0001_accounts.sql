@@ -18,11 +18,12 @@ CREATE TABLE plans (
     lease_max_ms BIGINT NOT NULL,
     locks_max BIGINT NOT NULL,
     waiters_max BIGINT NOT NULL,
+    tokens_max BIGINT NOT NULL,
     private_namespaces BIGINT NOT NULL,
     revision BIGINT NOT NULL
 );
-INSERT INTO plans VALUES ('hobbyist', 10, 50, 60000, 60000, 60000, 100, 10, 0, 0);
-INSERT INTO plans VALUES ('business', 1000, 2000, 60000, 1000, 86400000, 100000, 10000, 1, 0);
+INSERT INTO plans VALUES ('hobbyist', 10, 50, 60000, 60000, 60000, 100, 10, 10, 0, 0);
+INSERT INTO plans VALUES ('business', 1000, 2000, 60000, 1000, 86400000, 100000, 10000, 1000, 1, 0);
 
 CREATE TABLE accounts (
     id TEXT PRIMARY KEY,
@@ -55,7 +56,7 @@ CREATE TABLE tokens (
     last_used_hour BIGINT,
     revoked_at BIGINT
 );
-CREATE INDEX tokens_account ON tokens (account);
+CREATE INDEX tokens_account ON tokens (account, id);
 
 -- Rows are added and never changed.
 CREATE TABLE audit (
@@ -66,4 +67,4 @@ CREATE TABLE audit (
     action TEXT NOT NULL,
     detail TEXT NOT NULL
 );
-CREATE INDEX audit_account ON audit (account, at);
+CREATE INDEX audit_account ON audit (account, at, id);

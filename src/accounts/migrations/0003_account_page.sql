@@ -6,6 +6,7 @@ ALTER TABLE accounts ADD COLUMN password TEXT;
 -- What is left of a deleted account is its id, by which the audit log calls it.
 ALTER TABLE accounts ADD COLUMN deleted_at BIGINT;
 ALTER TABLE tokens ADD COLUMN expires_at BIGINT;
+CREATE INDEX tokens_expires_at ON tokens (expires_at);
 
 CREATE TABLE sessions (
     id TEXT PRIMARY KEY,
