@@ -42,5 +42,5 @@ pub use self::{
     session::{Origin, Session, SessionInfo},
     sign_up::Link,
     token::{NewToken, Token, TokenHash, TokenInfo, TokenRequest},
-    trail::{AuditFilter, AuditRow},
+    trail::{AuditFilter, AuditPage, AuditRow},
 };

@@ -5,7 +5,7 @@ mod breaking;
 use std::{sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-use tokio::sync::Semaphore;
+use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -62,6 +62,13 @@ pub struct Page {
     /// Places for browsers that look at locks live, of each account and of all.
     pub live_of: Arc<Shares<AccountId>>,
     pub live: Arc<Semaphore>,
+    /// Where pages of accounts are made: away from the threads that serve heartbeats.
+    pub runtime: Handle,
+    /// Turns of an account's members to have a page made.
+    pub making_of: Arc<Turns<AccountId>>,
+    /// Places for files that are made while they are fetched, of each account and of all.
+    pub files_of: Arc<Shares<AccountId>>,
+    pub files: Arc<Semaphore>,
 }
 
 impl Page {
@@ -69,4 +76,11 @@ impl Page {
     /// many of all accounts, in one server.
     pub const LIVE_OF_ACCOUNT_MAX: u32 = 20;
     pub const LIVE_MAX: usize = 1_000;
+    /// How many pages of an account are made at once, and how many more requests for
+    /// one wait for their turn.
+    pub const MADE_AT_ONCE: usize = 4;
+    pub const MADE_AND_WAITING_MAX: usize = 50;
+    /// How many files of an account are fetched at once, and how many of all accounts.
+    pub const FILES_OF_ACCOUNT_MAX: u32 = 2;
+    pub const FILES_MAX: usize = 100;
 }

@@ -99,7 +99,8 @@ pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: Canc
     // Before anything is counted.
     let metrics = settings.admin.admin_listen.map(|_| Metrics::begin()).transpose().context("cannot measure")?;
     let workers = Workers::start(settings.listen.workers()).context("cannot start threads")?;
-    let parts = start::start(settings, &workers, &closing, &drained).await?;
+    let pages = Workers::start_for_pages().context("cannot start threads")?;
+    let parts = start::start(settings, &workers, &pages, &closing, &drained).await?;
     if let Some(first) = &parts.first {
         let here = format!("{scheme}://{}", start::nearby(address));
         start::greet(&settings.page.public.origin().unwrap_or(here), first);
@@ -117,6 +118,7 @@ pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: Canc
     admin.wait().await;
     parts.keyspace.leave();
     workers.stop().await;
+    pages.stop().await;
     tracing::info!("stopped");
     Ok(())
 }

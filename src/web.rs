@@ -2,6 +2,7 @@
 //! here, and load nothing from elsewhere. Everything works without JavaScript.
 
 mod account;
+mod aside;
 mod assets;
 mod audit;
 mod breaking;

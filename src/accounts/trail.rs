@@ -25,8 +25,24 @@ pub struct AuditRow {
     pub detail: String,
 }
 
+/// Some rows, the newest first.
+#[derive(Clone, Debug, Default)]
+pub struct AuditPage {
+    pub rows: Vec<AuditRow>,
+    /// Behind which row to go on; `None` at the end. There need not be one of the kind
+    /// that is read.
+    pub next: Option<(i64, String)>,
+}
+
 impl Database {
-    /// Reads what happened to an account, the newest first, `limit` rows at most.
+    /// How many rows of an account one statement reads, of whichever kind.
+    const AUDIT_READ_MAX: usize = 200;
+    /// How many statements read one page.
+    const AUDIT_READS_MAX: usize = 20;
+
+    /// Reads what happened to an account, the newest first, `limit` rows at most. Of a kind
+    /// that there is little of a page may end before it is full: however long the log is,
+    /// so much of it is read and no more.
     ///
     /// # Errors
     /// When the database fails.
@@ -35,18 +51,44 @@ impl Database {
         account: AccountId,
         filter: &AuditFilter,
         limit: usize,
+    ) -> Result<AuditPage, AccountsError> {
+        let mut page = AuditPage { rows: Vec::new(), next: filter.before.clone() };
+        for _ in 0..Self::AUDIT_READS_MAX {
+            let rows = self.read_audit_before(account, page.next.take()).await?;
+            let is_end = rows.len() < Self::AUDIT_READ_MAX;
+            for row in rows {
+                // One more of the kind tells that there is another page.
+                if row.action.starts_with(&filter.action) && page.rows.len() == limit {
+                    page.next = page.rows.last().map(AuditRow::position);
+                    return Ok(page);
+                }
+                page.next = Some(row.position());
+                if row.action.starts_with(&filter.action) {
+                    page.rows.push(row);
+                }
+            }
+            if is_end {
+                page.next = None;
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    async fn read_audit_before(
+        &self,
+        account: AccountId,
+        before: Option<(i64, String)>,
     ) -> Result<Vec<AuditRow>, AccountsError> {
-        let (at, id) = filter.before.clone().unwrap_or((i64::MAX, String::new()));
+        let (at, id) = before.unwrap_or((i64::MAX, String::new()));
         let rows = sqlx::query(
-            "SELECT id, at, actor, action, detail FROM audit WHERE account = $1 AND (at < $2 OR (at = $2 AND id < $3)) \
-             AND SUBSTR(action, 1, $4) = $5 ORDER BY at DESC, id DESC LIMIT $6",
+            "SELECT id, at, actor, action, detail FROM audit WHERE account = $1 AND at <= $2 AND (at < $2 OR id < $3) \
+             ORDER BY at DESC, id DESC LIMIT $4",
         )
         .bind(account.to_string())
         .bind(at)
         .bind(id)
-        .bind(filter.action.chars().count() as i32)
-        .bind(&filter.action)
-        .bind(limit as i64)
+        .bind(Self::AUDIT_READ_MAX as i64)
         .fetch_all(self.pool())
         .await?;
         let row = |row: &sqlx::any::AnyRow| -> Result<_, AccountsError> {
@@ -59,5 +101,12 @@ impl Database {
             })
         };
         rows.iter().map(row).collect()
+    }
+}
+
+impl AuditRow {
+    /// Where it stands in the log.
+    fn position(&self) -> (i64, String) {
+        (self.at, self.id.clone())
     }
 }

@@ -40,6 +40,7 @@ const FIRST_LINK_VALID: Duration = Duration::from_secs(24 * 3600);
 pub(super) async fn start(
     settings: &ServeSettings,
     workers: &Workers,
+    pages: &Workers,
     draining: &CancellationToken,
     stop: &CancellationToken,
 ) -> anyhow::Result<Parts> {
@@ -82,6 +83,10 @@ pub(super) async fn start(
             sign_up_plan: settings.page.sign_up_plan.clone(),
             live_of: Shares::new(Page::LIVE_OF_ACCOUNT_MAX),
             live: Arc::new(Semaphore::new(Page::LIVE_MAX)),
+            runtime: pages.runtimes().pop().context("there is no thread for pages")?,
+            making_of: Turns::new(Page::MADE_AT_ONCE, Page::MADE_AND_WAITING_MAX),
+            files_of: Shares::new(Page::FILES_OF_ACCOUNT_MAX),
+            files: Arc::new(Semaphore::new(Page::FILES_MAX)),
         },
         tokens: Tokens::new(keyspace.clone()),
         // Each that waits has a connection, of which there are only so many.

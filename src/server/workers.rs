@@ -49,6 +49,18 @@ impl Workers {
     /// # Errors
     /// When the system has no more threads.
     pub fn start(count: usize) -> io::Result<Self> {
+        Self::start_as("worker", count)
+    }
+
+    /// Starts the thread on which the pages of accounts are made.
+    ///
+    /// # Errors
+    /// When the system has no more threads.
+    pub(super) fn start_for_pages() -> io::Result<Self> {
+        Self::start_as("pages", 1)
+    }
+
+    fn start_as(name: &str, count: usize) -> io::Result<Self> {
         let stop = CancellationToken::new();
         let mut started = Self { all: Vec::new(), threads: Vec::new(), stop: stop.clone() };
         for number in 0..count {
@@ -58,7 +70,7 @@ impl Workers {
                 .build()?;
             started.all.push(Worker::new(runtime.handle().clone()));
             let stop = stop.clone();
-            let thread = thread::Builder::new().name(format!("worker-{number}"));
+            let thread = thread::Builder::new().name(format!("{name}-{number}"));
             started.threads.push(thread.spawn(move || runtime.block_on(stop.cancelled()))?);
         }
         Ok(started)

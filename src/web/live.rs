@@ -5,13 +5,14 @@ use axum::{
     extract::{Query, State},
     response::sse::{Event, KeepAlive, Sse},
 };
-use futures_util::{Stream, stream};
+use futures_util::Stream;
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, Interval, MissedTickBehavior, interval},
 };
 
 use super::{
+    aside::parts,
     locks::{LocksQuery, Rows},
     member::Member,
     trouble::Trouble,
@@ -65,8 +66,14 @@ pub(super) async fn live(
     let mut tick = interval(LOOK_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let ends = Instant::now() + LIFE;
-    let look = Look { app, session, namespaces, query, tick, ends, looks: 0, seen: None, account, _place: place };
-    let events = stream::unfold(look, |mut look| async move { look.next().await.map(|event| (Ok(event), look)) });
+    let mut look = Look { app, session, namespaces, query, tick, ends, looks: 0, seen: None, account, _place: place };
+    let events = parts(|shown| async move {
+        while let Some(event) = look.next().await {
+            if shown.send(Ok(event)).await.is_err() {
+                return;
+            }
+        }
+    });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
 

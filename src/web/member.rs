@@ -14,7 +14,7 @@ use super::{
 use crate::{
     accounts::{Secret, Session},
     app::App,
-    limits::{Admission, Attempt, RateShare},
+    limits::{Admission, Attempt, RateShare, Turn},
     lock::{AccountId, Namespace, NamespaceId, Rate},
 };
 
@@ -22,6 +22,8 @@ use crate::{
 pub(super) struct Member {
     pub session: Session,
     pub visitor: Visitor,
+    /// Of the account, to have a page made: one account does not keep all others waiting.
+    _turn: Turn<AccountId>,
 }
 
 /// Why there is none.
@@ -94,7 +96,10 @@ impl FromRequestParts<Arc<App>> for Member {
         let session = find_session(app, visitor.address, secret).await?.ok_or_else(signed_out)?;
         let meter = app.tokens.meter(session.id, Self::RATE, RateShare::Ask);
         match app.tokens.admit(&meter).await.map_err(Trouble::from)? {
-            Admission::Admitted { .. } => Ok(Self { session, visitor }),
+            Admission::Admitted { .. } => {
+                let turn = app.page.making_of.take(session.account.id).await.map_err(Trouble::no_turn_of_account)?;
+                Ok(Self { session, visitor, _turn: turn })
+            }
             Admission::Refused { retry_after, .. } => Err(Trouble::too_many(retry_after).into()),
         }
     }

@@ -7,6 +7,7 @@ use axum::{
 
 use super::{
     account::account,
+    aside::aside,
     assets::{asset, icon},
     audit::{audit, audit_csv},
     breaking::{ask_to_break, break_lock},
@@ -32,7 +33,7 @@ use crate::app::App;
 /// Every page. What surrounds each request is the server's, see
 /// [`mod@crate::http`].
 pub fn routes(app: &Arc<App>) -> Router<Arc<App>> {
-    Router::new()
+    let pages = Router::new()
         .route("/", get(home))
         .route("/docs", get(documents))
         .route("/docs/", get(documents))
@@ -41,6 +42,9 @@ pub fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/docs/ci/{file}", get(pipeline))
         .route("/docs/{document}", get(document))
         .route("/problems/{slug}", get(problem))
+        .route("/assets/{version}/{file}", get(asset))
+        .route("/favicon.ico", get(icon));
+    let of_accounts = Router::new()
         .route("/account", get(account))
         .route("/account/sign-in", get(sign_in).post(begin_session))
         .route("/account/sign-up", get(sign_up).post(make_account))
@@ -63,8 +67,6 @@ pub fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/account/security/delete", get(ask_to_delete).post(delete_account))
         .route("/account/audit", get(audit))
         .route("/account/audit.csv", get(audit_csv))
-        .route("/assets/{version}/{file}", get(asset))
-        .route("/favicon.ico", get(icon))
-        .fallback(no_page)
-        .layer(middleware::from_fn_with_state(app.clone(), headers))
+        .layer(middleware::from_fn_with_state(app.clone(), aside));
+    pages.merge(of_accounts).fallback(no_page).layer(middleware::from_fn_with_state(app.clone(), headers))
 }

@@ -63,6 +63,11 @@ impl Trouble {
         Self::unavailable("Too many pages are asked for from your address at once. Try again in a moment.")
     }
 
+    /// Too many pages of the account are asked for at once.
+    pub(super) fn no_turn_of_account(_: NoTurn) -> Self {
+        Self::unavailable("Too many pages of this account are asked for at once. Try again in a moment.")
+    }
+
     fn unavailable(text: &str) -> Self {
         let trouble = Self::new(StatusCode::SERVICE_UNAVAILABLE, "Not now", text);
         Self { retry_after: Some(Duration::from_secs(1)), ..trouble }
