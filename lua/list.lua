@@ -17,11 +17,17 @@ local backlog, refusal = pay(KEYS[2], now, ARGV[1], ARGV[2])
 if refusal then
   return refusal
 end
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. word(math.floor(now / 1000)))
+-- Some that have lapsed are taken out of the index. All may be many.
+local now_ms = math.floor(now / 1000)
+for _, place in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', word(now_ms - 1), 'LIMIT', '0', ARGV[6])) do
+  redis.call('ZREM', KEYS[1], place)
+end
 
 local namespace, prefix, limit, scan_max = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local found = {'found', backlog, '', ''}
-local seen = redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[7], '+inf', 'WITHSCORES', 'LIMIT', '0', ARGV[6])
+local from_ms = word(math.max(tonumber(ARGV[7]), now_ms))
+local seen = redis.call('ZRANGEBYSCORE', KEYS[1], from_ms, '+inf', 'WITHSCORES', 'LIMIT', '0', ARGV[6])
+local is_all = #seen < 2 * scan_max
 
 -- Byte by byte, as the index has them: Lua's own comparison goes by a language.
 local function is_behind(place, other)
@@ -49,11 +55,12 @@ for at = first, #seen, 2 do
     found[#found + 1] = seen[at + 1]
     found[#found + 1] = place
     if #found == 4 + 2 * limit then
-      return found
+      is_all = is_all and at + 2 > #seen
+      break
     end
   end
 end
-if #seen < 2 * scan_max then
+if is_all then
   found[3], found[4] = '', ''
 end
 return found

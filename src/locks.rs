@@ -52,7 +52,7 @@ pub use self::{
     history::{Counts, Ending, History, Past},
     line::Look,
     inspect::UnrecordedEnd,
-    list::{Census, Cursor, ListRequest, Looked, Page},
+    list::{Census, Cursor, ListRequest, Listing, Looked, Page},
     request::{AcquireRequest, Answer, BreakRequest, Claimant, HeartbeatRequest, LockId, ReleaseRequest},
 };
 use self::{keys::pod_channel, quotas::Quotas, recorder::Recorder, stall::StallGuard, waiters::Waiters};

@@ -149,6 +149,17 @@ impl<P> Authorized<P> {
         self.payment.clone()
     }
 
+    /// Counts one more request of the rate, for work that takes as much. `None` when the
+    /// rate has no more.
+    pub(super) async fn pay_again(&self, app: &App) -> Result<Option<Payment>, Problem> {
+        let (payment, standing) = match app.tokens.admit(self.known.meter(self.share)).await? {
+            Admission::Admitted { payment, standing } => (Some(payment), standing),
+            Admission::Refused { standing, .. } => (None, standing),
+        };
+        self.frame.note_standing(standing);
+        Ok(payment)
+    }
+
     /// Takes note of what a script said about the token's rate.
     pub(super) fn settle<T>(&self, answer: Answer<T>) -> T {
         if let Some(standing) = answer.standing {

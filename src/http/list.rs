@@ -20,7 +20,7 @@ use crate::{
     accounts::Caller,
     app::App,
     lock::{Holder, Namespace, NamespaceId},
-    locks::{ListRequest, LockId, Looked},
+    locks::{ListRequest, LockId, Looked, Page as LockPage},
 };
 
 /// Some of the locks that the account holds, those that lapse first first.
@@ -45,7 +45,7 @@ pub(super) struct HeldView<'a> {
     path = "/v1/locks",
     tag = "looking",
     summary = "The locks that the account holds",
-    description = "Those that lapse first come first. A lock that is renewed between two pages may stand on both.",
+    description = "Those that lapse first come first. A lock that is renewed between two pages may stand on both. Each 20 locks that are read count as one request of the rate; a page ends early where the rate does, or where a prefix fits few locks: go on with `next_cursor`.",
     params(ListParams),
     responses((status = 200, description = "A page", body = PageView<'static>), Problems),
 )]
@@ -62,14 +62,27 @@ pub(super) async fn list(
         prefix: params.prefix,
         limit: params.limit,
         after: params.cursor,
-        payment: caller.payment(),
     };
-    let page = match caller.settle(app.locks.list(&request).await?) {
-        Looked::Found(page) => page,
-        Looked::RateLimited { retry_after } => return Err(caller.rate_limited(&app, retry_after)),
-    };
+    let page = read(&app, &caller, request).await?;
     let locks = page.locks.iter().filter_map(|(lock, holder)| HeldView::new(account, lock, holder)).collect();
     Ok(Json(PageView { locks, next_cursor: page.next.as_ref().map(cursor::text) }).into_response())
+}
+
+/// Reads a page, each step of which counts as a request. It ends where the rate does: the
+/// next page goes on from there.
+async fn read(app: &App, caller: &Authorized<Look>, request: ListRequest) -> Result<LockPage, Problem> {
+    let mut listing = app.locks.list(request);
+    match caller.settle(listing.step(&caller.payment()).await?) {
+        Looked::Found(()) => {}
+        Looked::RateLimited { retry_after } => return Err(caller.rate_limited(app, retry_after)),
+    }
+    while !listing.is_done() {
+        let Some(payment) = caller.pay_again(app).await? else { break };
+        if let Looked::RateLimited { .. } = caller.settle(listing.step(&payment).await?) {
+            break;
+        }
+    }
+    Ok(listing.into_page())
 }
 
 impl<'a> HeldView<'a> {

@@ -1,4 +1,7 @@
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use futures_util::future::try_join_all;
 
@@ -31,7 +34,6 @@ pub struct ListRequest {
     pub limit: usize,
     /// Only what comes behind this one.
     pub after: Option<Cursor>,
-    pub payment: Payment,
 }
 
 /// Where a page ends: the last lock on it, and when its lease lapses.
@@ -65,12 +67,94 @@ pub struct Census {
     pub waiting: u64,
 }
 
+/// A page that is read step by step: no script has much to do, and each step is paid
+/// for. It may end after any of them.
+pub struct Listing<'a> {
+    locks: &'a Locks,
+    request: ListRequest,
+    steps: u32,
+    /// What the next steps read.
+    found: VecDeque<Cursor>,
+    /// Where to look for more; `None` when there is nothing.
+    end: Option<Cursor>,
+    page: Page,
+    is_done: bool,
+}
+
+impl Listing<'_> {
+    /// Whether the page is full, or there is nothing more to be read for it.
+    pub fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// The page as far as it was read.
+    pub fn into_page(self) -> Page {
+        self.page
+    }
+
+    /// Reads [`Locks::STEP_LOCKS`] more locks at most.
+    ///
+    /// Only what finds them can be charged for, so what several shards have found at once
+    /// has to be paid for by permits. There it always is.
+    ///
+    /// # Errors
+    /// When the keyspace gave no answer in time.
+    pub async fn step(&mut self, payment: &Payment) -> Result<Answer<Looked<()>>, LocksError> {
+        let mut standing = None;
+        if self.found.is_empty() {
+            let Answer { outcome, standing: found } = self.find(payment).await?;
+            standing = found;
+            if let Looked::RateLimited { retry_after } = outcome {
+                return Ok(Answer { outcome: Looked::RateLimited { retry_after }, standing });
+            }
+        }
+        let part: Vec<Cursor> = self.found.drain(..self.found.len().min(Locks::STEP_LOCKS)).collect();
+        let places: Vec<&str> = part.iter().map(|cursor| cursor.place.as_str()).collect();
+        self.page.locks.extend(self.locks.read_grants(self.request.account, &places).await?);
+        self.page.next = if self.found.is_empty() { self.end.clone() } else { part.last().cloned() };
+        self.steps += 1;
+        self.is_done = self.wanted() == 0 || self.page.next.is_none() || self.steps >= Locks::STEPS_MAX;
+        Ok(Answer { outcome: Looked::Found(()), standing })
+    }
+
+    /// How many locks are not on the page yet.
+    fn wanted(&self) -> usize {
+        self.request.limit.clamp(1, Locks::PAGE_MAX).saturating_sub(self.page.locks.len())
+    }
+
+    /// Finds places of locks, behind what was read.
+    async fn find(&mut self, payment: &Payment) -> Result<Answer<Looked<()>>, LocksError> {
+        let (locks, wanted) = (self.locks, self.wanted());
+        let shards = locks.keyspace.shards();
+        let asking =
+            shards.iter().map(|shard| locks.find_places(*shard, &self.request, self.end.as_ref(), wanted, payment));
+        let found = try_join_all(asking).await?;
+        let Some(first) = found.first() else { return Err(Reply::default().bad().into()) };
+        let standing = read_standing(first, payment)?;
+        let outcome = match first.status() {
+            "found" => {
+                let found: Vec<Found> = found.iter().map(Found::read).collect::<Result<_, _>>()?;
+                let (places, end) = Found::merge(found, wanted);
+                (self.found, self.end) = (places.into(), end);
+                Looked::Found(())
+            }
+            "rate_limited" => Looked::RateLimited { retry_after: Duration::from_micros(first.word(2)?) },
+            _ => return Err(first.bad().into()),
+        };
+        Ok(Answer { outcome, standing })
+    }
+}
+
 impl Locks {
     /// The longest page, in locks.
     pub const PAGE_MAX: usize = 1000;
-    /// How many places are looked at for a page. One with a prefix that few
-    /// locks have may end before it is full.
-    pub const SCAN_MAX: usize = 2000;
+    /// How many locks of a page one request of the rate pays for. No script reads more.
+    pub const STEP_LOCKS: usize = 20;
+    /// In how many steps a page is read. One with a prefix that few locks have may end
+    /// before it is full.
+    pub const STEPS_MAX: u32 = 60;
+    /// How many places a script looks at for locks that are to be listed.
+    const SCAN_MAX: usize = 50;
 
     /// Takes a lock from the index of an account, unless the account holds it.
     pub(super) async fn correct_index(&self, shard: Shard, account: &str, place: &str) -> Result<(), LocksError> {
@@ -81,32 +165,35 @@ impl Locks {
         Ok(())
     }
 
-    /// Lists locks that an account holds. A lock that is renewed between two
+    /// Begins to list locks that an account holds. A lock that is renewed between two
     /// pages may stand on both.
     ///
     /// The index that is read is what the plan's number of locks is counted by,
     /// so it costs acquires and releases nothing of its own. What it has and is
     /// not held any more is taken out of it here.
+    pub fn list(&self, request: ListRequest) -> Listing<'_> {
+        let next = request.after.clone();
+        Listing {
+            locks: self,
+            request,
+            steps: 0,
+            found: VecDeque::new(),
+            end: next.clone(),
+            page: Page { locks: Vec::new(), next },
+            is_done: false,
+        }
+    }
+
+    /// Lists a page of locks that an account holds, without counting it.
     ///
     /// # Errors
     /// When the keyspace gave no answer in time.
-    pub async fn list(&self, request: &ListRequest) -> Result<Answer<Looked<Page>>, LocksError> {
-        let asking = self.keyspace.shards().iter().map(|shard| self.find_places(*shard, request));
-        let found = try_join_all(asking).await?;
-        let Some(first) = found.first() else { return Err(Reply::default().bad().into()) };
-        let standing = read_standing(first, &request.payment)?;
-        let outcome = match first.status() {
-            "found" => {
-                let limit = request.limit.clamp(1, Self::PAGE_MAX);
-                let found: Vec<Found> = found.iter().map(Found::read).collect::<Result<_, _>>()?;
-                let (places, next) = Found::merge(found, limit);
-                let places: Vec<&str> = places.iter().map(|cursor| cursor.place.as_str()).collect();
-                Looked::Found(Page { locks: self.read_grants(request.account, &places).await?, next })
-            }
-            "rate_limited" => Looked::RateLimited { retry_after: Duration::from_micros(first.word(2)?) },
-            _ => return Err(first.bad().into()),
-        };
-        Ok(Answer { outcome, standing })
+    pub async fn list_uncounted(&self, request: ListRequest) -> Result<Page, LocksError> {
+        let mut listing = self.list(request);
+        while !listing.is_done() {
+            listing.step(&Payment::Paid).await?;
+        }
+        Ok(listing.into_page())
     }
 
     /// Counts what an account holds and waits for.
@@ -145,11 +232,18 @@ impl Locks {
         Ok(Answer { outcome, standing: read_standing(&reply, payment)? })
     }
 
-    async fn find_places(&self, shard: Shard, request: &ListRequest) -> Result<Reply, LocksError> {
+    async fn find_places(
+        &self,
+        shard: Shard,
+        request: &ListRequest,
+        after: Option<&Cursor>,
+        limit: usize,
+        payment: &Payment,
+    ) -> Result<Reply, LocksError> {
         let held = held_key(&self.keyspace, shard, &request.account.to_string());
-        let [interval_us, burst_us] = rate_args(&request.payment);
+        let [interval_us, burst_us] = rate_args(payment);
         let namespace = request.namespace.map(|namespace| namespace.to_string()).unwrap_or_default();
-        let (after_ms, after_place) = match &request.after {
+        let (after_ms, after_place) = match after {
             Some(cursor) => (cursor.expires_ms, cursor.place.as_str()),
             None => (0, ""),
         };
@@ -158,12 +252,12 @@ impl Locks {
             &burst_us,
             &namespace,
             &request.prefix,
-            &request.limit.clamp(1, Self::PAGE_MAX).to_string(),
+            &limit.min(Self::STEP_LOCKS).to_string(),
             &Self::SCAN_MAX.to_string(),
             &after_ms.to_string(),
             after_place,
         ];
-        Ok(self.keyspace.run(&LIST, &[&held, &bucket_key(&self.keyspace, shard, &request.payment)], &args).await?)
+        Ok(self.keyspace.run(&LIST, &[&held, &bucket_key(&self.keyspace, shard, payment)], &args).await?)
     }
 
     /// Reads the grants of these places. One that was released meanwhile is left

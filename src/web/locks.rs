@@ -14,8 +14,8 @@ use super::{
 use crate::{
     app::App,
     http::{cursor_text, parse_cursor},
-    lock::{AccountId, Holder, Namespace, Owner, Payment},
-    locks::{Crowd, ListRequest, LockId, Looked, Page as LockPage, Waiter},
+    lock::{AccountId, Holder, Namespace, Owner},
+    locks::{Crowd, ListRequest, LockId, Page as LockPage, Waiter},
 };
 
 /// Which locks to show.
@@ -96,19 +96,10 @@ impl Rows {
             "" => None,
             text => Some(parse_cursor(text.to_owned()).map_err(|_| Trouble::malformed("There is no such page."))?),
         };
-        let request = ListRequest {
-            account,
-            namespace: within,
-            prefix: query.prefix.clone(),
-            limit: Self::COUNT_MAX,
-            after,
-            payment: Payment::Paid,
-        };
-        let page = match app.locks.list(&request).await?.outcome {
-            Looked::Found(page) => page,
-            // Pages have a rate of their own.
-            Looked::RateLimited { retry_after } => return Err(Trouble::too_many(retry_after)),
-        };
+        let request =
+            ListRequest { account, namespace: within, prefix: query.prefix.clone(), limit: Self::COUNT_MAX, after };
+        // Pages have a rate of their own.
+        let page = app.locks.list_uncounted(request).await?;
         let ids: Vec<LockId> = page.locks.iter().map(|(lock, _)| lock.clone()).collect();
         let crowds = app.locks.crowds(account, &ids).await?;
         Ok(Self::new(&page, crowds, namespaces, query))

@@ -8,12 +8,7 @@ use super::{
     member::{Member, find_namespace},
     trouble::Trouble,
 };
-use crate::{
-    app::App,
-    limits::Attempt,
-    lock::{NamespaceId, Payment},
-    locks::{ListRequest, Looked},
-};
+use crate::{app::App, limits::Attempt, lock::NamespaceId, locks::ListRequest};
 
 #[derive(Deserialize)]
 pub(super) struct OneNamespace {
@@ -56,15 +51,14 @@ async fn holds_any(app: &App, member: &Member, namespace: NamespaceId) -> Result
         prefix: String::new(),
         limit: 1,
         after: None,
-        payment: Payment::Paid,
     };
     loop {
-        match app.locks.list(&request).await?.outcome {
-            Looked::Found(page) if !page.locks.is_empty() => return Ok(true),
-            Looked::Found(page) if page.next.is_none() => return Ok(false),
-            Looked::Found(page) => request.after = page.next,
-            // Pages have a rate of their own.
-            Looked::RateLimited { retry_after } => return Err(Trouble::too_many(retry_after)),
+        // Pages have a rate of their own.
+        let page = app.locks.list_uncounted(request.clone()).await?;
+        match page.next {
+            _ if !page.locks.is_empty() => return Ok(true),
+            None => return Ok(false),
+            next => request.after = next,
         }
     }
 }

@@ -86,15 +86,9 @@ pub(super) async fn delete_account(
 
 async fn release_all(locks: &Locks, account: AccountId) -> Result<(), LocksError> {
     for _ in 0..PAGES_MAX {
-        let request = ListRequest {
-            account,
-            namespace: None,
-            prefix: String::new(),
-            limit: Locks::PAGE_MAX,
-            after: None,
-            payment: Payment::Paid,
-        };
-        let Looked::Found(page) = locks.list(&request).await?.outcome else { return Ok(()) };
+        let request =
+            ListRequest { account, namespace: None, prefix: String::new(), limit: Locks::PAGE_MAX, after: None };
+        let page = locks.list_uncounted(request).await?;
         if page.locks.is_empty() {
             return Ok(());
         }
