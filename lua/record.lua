@@ -4,21 +4,31 @@
 -- KEYS[1] history  hash: of a place its last grants, the newest first, with '\30'
 --                  between them. A grant is one field to a line: fence, time of
 --                  the grant in ms, time of its end in ms, how it ended, owner,
---                  token label, note. The end is '' as long as nobody saw it
+--                  token label, note. The end is '' as long as nobody saw it. Under
+--                  '' how many bytes all places take
 -- KEYS[2] recorded sorted set: these places, by the time in ms of the last of it;
 --                  and under '' the last time at which something was left out
 -- KEYS[3] activity hash: of a minute within the hour the minute since 1970, and
 --                  how many were acquired, refused, and over the rate in it
--- ARGV[1] names_max, ARGV[2] grants_max: how much to keep
--- ARGV[3] keep_ms: for how long at most
--- ARGV[4] '1' when something was left out, '' if not
--- ARGV[5] acquired, ARGV[6] refused, ARGV[7] limited: to be counted in this minute
--- ARGV[8...] event, place, text: 'granted' with a grant as above, or 'ended' with
+-- ARGV[1] names_max, ARGV[2] grants_max, ARGV[3] bytes_max: how much to keep. Beyond
+--         names and bytes the places go of which the last thing was longest ago
+-- ARGV[4] keep_ms: for how long at most
+-- ARGV[5] '1' when something was left out, '' if not
+-- ARGV[6] acquired, ARGV[7] refused, ARGV[8] limited: to be counted in this minute
+-- ARGV[9...] event, place, text: 'granted' with a grant as above, or 'ended' with
 --            fence, time and how, one to a line
 --
 -- Returns {'recorded'}
 local now_ms = math.floor(time_us() / 1000)
-local names_max, grants_max = tonumber(ARGV[1]), tonumber(ARGV[2])
+local names_max, grants_max, bytes_max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+-- How many places one run drops: if there are more, the next runs go on.
+local DROPPED_MAX = 64
+local bytes = tonumber(redis.call('HGET', KEYS[1], '') or 0)
+
+-- What a place takes. Its name stands in both keys, and each has a structure of its own.
+local function size(place, grants)
+  return grants and 2 * #place + #grants + 200 or 0
+end
 
 local function first_line(text)
   return string.match(text, '^[^\n]*')
@@ -48,26 +58,33 @@ local function changed(grants, event, text)
   return table.concat(kept, '\30')
 end
 
-for at = 8, #ARGV, 3 do
+for at = 9, #ARGV, 3 do
   local event, place, text = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  local grants = redis.call('HGET', KEYS[1], place)
-  if grants or event == 'granted' then
-    redis.call('HSET', KEYS[1], place, changed(grants or '', event, text))
+  local before = redis.call('HGET', KEYS[1], place)
+  if before or event == 'granted' then
+    local after = changed(before or '', event, text)
+    bytes = bytes + size(place, after) - size(place, before)
+    redis.call('HSET', KEYS[1], place, after)
     redis.call('ZADD', KEYS[2], word(now_ms), place)
   end
 end
-if ARGV[4] == '1' then
+if ARGV[5] == '1' then
   redis.call('ZADD', KEYS[2], word(now_ms), '')
 end
-local too_many = redis.call('ZCARD', KEYS[2]) - names_max
-if too_many > 0 then
-  for _, place in ipairs(redis.call('ZRANGE', KEYS[2], 0, word(too_many - 1))) do
-    redis.call('ZREM', KEYS[2], place)
+for _ = 1, DROPPED_MAX do
+  local place = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
+  if not place or (redis.call('ZCARD', KEYS[2]) <= names_max and bytes <= bytes_max) then
+    break
+  end
+  redis.call('ZREM', KEYS[2], place)
+  if place ~= '' then
+    bytes = bytes - size(place, redis.call('HGET', KEYS[1], place))
     redis.call('HDEL', KEYS[1], place)
   end
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
+redis.call('HSET', KEYS[1], '', word(bytes))
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
 
 local minute = word(math.floor(now_ms / 60000))
 local field = word(math.floor(now_ms / 60000) % 60)
@@ -76,7 +93,7 @@ local of, acquired, refused, limited =
 if of ~= minute then
   acquired, refused, limited = 0, 0, 0
 end
-local sums = {minute, word(acquired + ARGV[5]), word(refused + ARGV[6]), word(limited + ARGV[7])}
+local sums = {minute, word(acquired + ARGV[6]), word(refused + ARGV[7]), word(limited + ARGV[8])}
 redis.call('HSET', KEYS[3], field, table.concat(sums, ' '))
 redis.call('PEXPIRE', KEYS[3], '7200000')
 return {'recorded'}

@@ -30,10 +30,15 @@ impl Locks {
     /// each.
     pub const HISTORY_NAMES_MAX: usize = 1_000;
     pub const HISTORY_GRANTS_MAX: usize = 20;
+    /// How many bytes all of that has, with what a name takes beside. What the store
+    /// takes for it is a quarter more at most.
+    pub const HISTORY_BYTES_MAX: usize = 1024 * 1024;
     /// For how long after the last one.
     pub const HISTORY_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
     const RECORD_INTERVAL: Duration = Duration::from_secs(1);
+    /// How many grants and ends one script writes.
+    const RECORDED_AT_A_TIME: usize = 16;
     /// How many accounts are written for at once.
     const RECORDED_AT_ONCE: usize = 8;
     /// How long the last round may take when the server stops.
@@ -90,20 +95,29 @@ impl Locks {
             &recorded_key(&self.keyspace, &account),
             &activity_key(&self.keyspace, &account),
         ];
-        let Counts { acquired, refused, limited } = noted.counts;
-        let numbers = [
-            Self::HISTORY_NAMES_MAX.to_string(),
-            Self::HISTORY_GRANTS_MAX.to_string(),
-            Self::HISTORY_KEPT.as_millis().to_string(),
-            if noted.is_lossy { "1".into() } else { String::new() },
-            acquired.to_string(),
-            refused.to_string(),
-            limited.to_string(),
-        ];
-        let grants = noted.grants.iter().flat_map(|event| ["granted", &event.place, &event.text]);
-        let ends = noted.earlier_ends.iter().flat_map(|event| ["ended", &event.place, &event.text]);
-        let args: Vec<&str> = numbers.iter().map(String::as_str).chain(grants).chain(ends).collect();
-        self.keyspace.run(&RECORD, &keys, &args).await?;
-        Ok(())
+        let grants = noted.grants.iter().map(|event| ["granted", &event.place, &event.text]);
+        let ends = noted.earlier_ends.iter().map(|event| ["ended", &event.place, &event.text]);
+        let events: Vec<[&str; 3]> = grants.chain(ends).collect();
+        // There may be none, and something to be counted all the same.
+        let mut counts = noted.counts;
+        let mut parts = events.chunks(Self::RECORDED_AT_A_TIME);
+        let mut part = parts.next().unwrap_or_default();
+        loop {
+            let Counts { acquired, refused, limited } = std::mem::take(&mut counts);
+            let numbers = [
+                Self::HISTORY_NAMES_MAX.to_string(),
+                Self::HISTORY_GRANTS_MAX.to_string(),
+                Self::HISTORY_BYTES_MAX.to_string(),
+                Self::HISTORY_KEPT.as_millis().to_string(),
+                if noted.is_lossy { "1".into() } else { String::new() },
+                acquired.to_string(),
+                refused.to_string(),
+                limited.to_string(),
+            ];
+            let args: Vec<&str> = numbers.iter().map(String::as_str).chain(part.iter().flatten().copied()).collect();
+            self.keyspace.run(&RECORD, &keys, &args).await?;
+            let Some(next) = parts.next() else { return Ok(()) };
+            part = next;
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What a tenant costs is bounded: in tokens, rows, bytes, and in the time of others.
 
 mod changes;
+mod history;
 mod lists;
 mod pages;
 mod rows;
