@@ -16,9 +16,10 @@
 -- ARGV[6] keep_ms: for how long an entry is kept
 -- ARGV[7...] the accounts that have changed
 --
--- Returns {'forgotten', revision}
+-- Returns {'forgotten', revision, before}   what it is now, and was before
 local what, seq = ARGV[1], tonumber(ARGV[2])
-local revision = tonumber(redis.call('GET', KEYS[1]) or 0)
+local before = tonumber(redis.call('GET', KEYS[1]) or 0)
+local revision = before
 local floor = tonumber(redis.call('GET', KEYS[2]) or 0)
 
 -- With its memory full Redis lets a script go on that has begun with deleting:
@@ -59,4 +60,4 @@ end
 if ARGV[4] ~= '' then
   redis.call('PUBLISH', ARGV[3], ARGV[4])
 end
-return {'forgotten', word(revision)}
+return {'forgotten', word(revision), word(before)}

@@ -96,17 +96,18 @@ impl SharedCache {
 
     /// The number of the last change that was forgotten here.
     pub(super) async fn last_forgotten(&self) -> Result<i64, KeyspaceError> {
-        self.run_forget("nothing", 0, "", None, &[]).await
+        self.run_forget("nothing", 0, "", None, &[]).await.map(|(revision, _)| revision)
     }
 
     /// Forgets what the changes have made untrue, and tells all servers. It takes a few
     /// scripts when many accounts have changed; the last one says that it is done, and a
-    /// server that stops before it leaves the rest to be forgotten again.
-    pub(super) async fn forget(&self, changes: &Changes) -> Result<(), KeyspaceError> {
+    /// server that stops before it leaves the rest to be forgotten again. Returns the number
+    /// of the last change that had been forgotten before.
+    pub(super) async fn forget(&self, changes: &Changes) -> Result<i64, KeyspaceError> {
         let notice = Notice { accounts: changes.accounts.iter().copied().collect(), plans: changes.plans };
         let message = notice.to_text();
         if changes.plans {
-            return self.run_forget("all", changes.seq, &message, None, &[]).await.map(drop);
+            return self.run_forget("all", changes.seq, &message, None, &[]).await.map(|(_, before)| before);
         }
         let mut accounts = &*notice.accounts;
         while let Some((some, others)) = accounts.split_at_checked(Self::FORGET_AT_ONCE) {
@@ -115,7 +116,7 @@ impl SharedCache {
         }
         // Sessions and links begin and end without a change of what tokens allow.
         let message = if notice.accounts.is_empty() { "" } else { &message };
-        self.run_forget("change", changes.seq, message, None, accounts).await.map(drop)
+        self.run_forget("change", changes.seq, message, None, accounts).await.map(|(_, before)| before)
     }
 
     /// Forgets a token that the database does not know any more.
@@ -123,6 +124,7 @@ impl SharedCache {
         self.run_forget("nothing", 0, "", Some(hash), &[]).await.map(drop)
     }
 
+    /// Returns the number of the last change that is forgotten now, and that was before.
     async fn run_forget(
         &self,
         what: &str,
@@ -130,7 +132,7 @@ impl SharedCache {
         message: &str,
         token: Option<&TokenHash>,
         accounts: &[AccountId],
-    ) -> Result<i64, KeyspaceError> {
+    ) -> Result<(i64, i64), KeyspaceError> {
         let kept = ["revision", "floor", "floors"].map(|kind| self.key(kind, ""));
         let entry = token.map(|hash| self.key("token", &hash.to_string()));
         let keys: Vec<&str> = kept.iter().chain(&entry).map(String::as_str).collect();
@@ -141,7 +143,8 @@ impl SharedCache {
         let args = [what, seq, &*channel, message, accounts_max, keep_ms];
         let args: Vec<&str> = args.into_iter().chain(accounts.iter().map(String::as_str)).collect();
         let reply = self.keyspace.run(&FORGET, &keys, &args).await?;
-        reply.word(1).map_err(|bad| KeyspaceError::Refused(bad.to_string()))
+        let read = reply.word(1).and_then(|revision| Ok((revision, reply.word(2)?)));
+        read.map_err(|bad| KeyspaceError::Refused(bad.to_string()))
     }
 
     /// All of one hash slot: a script forgets an entry and its number at once.

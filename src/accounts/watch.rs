@@ -106,8 +106,9 @@ impl Directory {
         if changes.plans || !changes.accounts.is_empty() {
             self.drop_changed(changes.plans, move |account| changes.accounts.contains(account));
         }
-        forgotten.map_err(|error| error.to_string())?;
-        position.seen = Some(seq);
+        let before = forgotten.map_err(|error| error.to_string())?;
+        // A keyspace that was failed over since it was last asked has lost earlier ones.
+        position.seen = Some(if before < since { before } else { seq });
         Ok(())
     }
 
@@ -246,6 +247,24 @@ mod tests {
         for _ in 0..=ROUNDS_BETWEEN_CHECKS {
             house.round().await;
         }
+        assert!(matches!(house.find().await, Err(FindError::Unknown)));
+    }
+
+    #[tokio::test]
+    async fn what_a_replica_has_not_heard_of_is_forgotten_also_when_the_next_change_comes_first() {
+        let mut house = House::new().await;
+        let before = house.keyspace_now().await;
+        house.revoke().await;
+        house.round().await;
+        house.set_keyspace(&before).await;
+        house
+            .directory
+            .database
+            .create_account("eve@example.com", "business", Label::parse("x").unwrap())
+            .await
+            .unwrap();
+        house.round().await;
+        house.round().await;
         assert!(matches!(house.find().await, Err(FindError::Unknown)));
     }
 
