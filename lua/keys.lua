@@ -44,7 +44,7 @@
 --                  say so yet, as fence, account and place with spaces between, by
 --                  the latest expiry in ms that the row can have. A recovery does
 --                  not restore them
--- KEYS[10] bucket  string: the token's rate, see prelude.lua; left out where the
+-- KEYS[10] bucket  string: the account's rate, see prelude.lua; left out where the
 --                  request is paid for, as what few requests need costs all
 local LOCK, CLOCK, HELD, LINE, TICKETS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local KEPT, PODS, WAITING, ENDED, BUCKET = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]

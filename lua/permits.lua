@@ -1,4 +1,4 @@
--- Draws permits from a token's rate, several at a time, for a pod to hand out.
+-- Draws permits from an account's rate, several at a time, for a pod to hand out.
 --
 -- KEYS[1] bucket: see prelude.lua
 -- ARGV[1] interval_us, ARGV[2] burst_us: the rate

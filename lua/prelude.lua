@@ -21,7 +21,7 @@ end
 local function charge(bucket, now, interval_us, burst_us, wanted)
   local stored = tonumber(redis.call('GET', bucket) or now)
   -- A time that no burst can have reached was written before the clock was set
-  -- back or the burst made smaller, and must not lock the token out until then. By
+  -- back or the burst made smaller, and must not lock the account out until then. By
   -- a second or less the clocks of two nodes may differ.
   local full_at = math.min(math.max(stored, now), now + burst_us)
   if stored > now + burst_us + 1000000 then

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     accounts::{Database, Directory, TokenHash},
-    limits::{Addresses, Attempts, Places, Shares, Tokens, Turns},
+    limits::{Addresses, Attempts, Places, Rates, Shares, Turns},
     lock::AccountId,
     locks::Locks,
 };
@@ -24,7 +24,7 @@ pub struct App {
     /// The accounts themselves, for the account page.
     pub database: Database,
     /// The rates of tokens.
-    pub tokens: Tokens,
+    pub rates: Rates,
     /// Lookups of tokens that memory does not know, of each one at a time.
     pub lookups: Arc<Turns<TokenHash>>,
     /// Failed authentications of client addresses.

@@ -1,4 +1,4 @@
-//! What one client may cost: the rate of each token, over all pods together,
+//! What one client may cost: the rate of each account, over all pods together,
 //! failed authentications, lookups and connections of each client address, in this
 //! pod, and what people try on the account page.
 
@@ -6,8 +6,8 @@ mod addresses;
 mod attempts;
 mod meter;
 mod places;
+mod rates;
 mod shares;
-mod tokens;
 mod turns;
 
 pub use self::{
@@ -15,7 +15,7 @@ pub use self::{
     attempts::{Attempt, Attempts},
     meter::Meter,
     places::Places,
+    rates::{Admission, RateShare, Rates},
     shares::{Share, Shares},
-    tokens::{Admission, RateShare, Tokens},
     turns::{NoTurn, Turn, Turns},
 };

@@ -94,7 +94,7 @@ impl<P: Privilege> Authorized<P> {
             // known.
             None => Box::pin(authenticate(headers, connection, &frame, app)).await?,
         };
-        let payment = match app.tokens.admit(known.meter(share)).await? {
+        let payment = match app.rates.admit(known.meter(share)).await? {
             Admission::Admitted { payment, standing } => {
                 frame.note_standing(standing);
                 payment
@@ -152,7 +152,7 @@ impl<P> Authorized<P> {
     /// Counts one more request of the rate, for work that takes as much. `None` when the
     /// rate has no more.
     pub(super) async fn pay_again(&self, app: &App) -> Result<Option<Payment>, Problem> {
-        let (payment, standing) = match app.tokens.admit(self.known.meter(self.share)).await? {
+        let (payment, standing) = match app.rates.admit(self.known.meter(self.share)).await? {
             Admission::Admitted { payment, standing } => (Some(payment), standing),
             Admission::Refused { standing, .. } => (None, standing),
         };
@@ -160,7 +160,7 @@ impl<P> Authorized<P> {
         Ok(payment)
     }
 
-    /// Takes note of what a script said about the token's rate.
+    /// Takes note of what a script said about the account's rate.
     pub(super) fn settle<T>(&self, answer: Answer<T>) -> T {
         if let Some(standing) = answer.standing {
             self.note_standing(standing, None);
@@ -192,7 +192,10 @@ fn rate_limited(app: &App, caller: &Caller) -> Problem {
     app.locks.note_limited(caller.account);
     counter!("lockable_rate_limited_total").increment(1);
     let rate = caller.plan.rate;
-    let detail = format!("this token may make {} requests a second, and {} at once", rate.per_second, rate.burst);
+    let detail = format!(
+        "all tokens of this account together may make {} requests a second, and {} at once",
+        rate.per_second, rate.burst
+    );
     Problem::new(Kind::RateLimited, detail)
 }
 
@@ -243,7 +246,8 @@ async fn authenticate(
         Credentials::Missing => return Err(unauthenticated()),
         Credentials::Malformed => return Err(stranger().fail()),
     };
-    let meters = [RateShare::Keep, RateShare::Ask].map(|share| app.tokens.meter(caller.token, caller.plan.rate, share));
+    let meters =
+        [RateShare::Keep, RateShare::Ask].map(|share| app.rates.meter(caller.account, caller.plan.rate, share));
     let known = Arc::new(Known::new(caller, meters, generation, headers.get(header::AUTHORIZATION)));
     if let Some(connection) = connection {
         connection.learn(known.clone());

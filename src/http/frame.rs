@@ -45,7 +45,7 @@ impl Frame {
         Self { begun, standing: Mutex::default(), wait_ms: AtomicU64::new(0), place }
     }
 
-    /// Takes note of how the caller's token stands with its rate.
+    /// Takes note of how the caller's account stands with its rate.
     pub(super) fn note_standing(&self, standing: RateStanding) {
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
     }
@@ -223,7 +223,7 @@ fn rate_fields(standing: RateStanding) -> [HeaderValue; 2] {
     let seconds = |time: Duration| (time.as_micros() as u64).div_ceil(1_000_000);
     let field = |letters: [&str; 2], numbers: [u64; 2]| {
         let mut text = Vec::with_capacity(48);
-        text.extend_from_slice(b"\"token\"");
+        text.extend_from_slice(b"\"account\"");
         for (letter, number) in letters.into_iter().zip(numbers) {
             text.extend_from_slice(letter.as_bytes());
             text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());

@@ -45,7 +45,7 @@ impl Known {
         let [keep, ask] = &self.meters;
         match share {
             RateShare::Keep => keep,
-            RateShare::Ask => ask,
+            RateShare::Ask | RateShare::Page => ask,
         }
     }
 

@@ -66,7 +66,7 @@ pub(super) enum Problems {
     /// The token, the account or its plan does not allow this.
     #[response(status = 403, content_type = "application/problem+json")]
     Forbidden(#[to_schema] ProblemView<'static>),
-    /// The rate of the token, or what the account may have at once, is used up.
+    /// The rate of the account, or what it may have at once, is used up.
     #[response(status = 429, content_type = "application/problem+json")]
     TooMany(#[to_schema] ProblemView<'static>),
     /// Who knows of locks or accounts could not be asked in time.

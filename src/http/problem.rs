@@ -82,7 +82,7 @@ kinds! {
     UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "unsupported-media-type" "Unsupported media type"
         "The body of a POST is application/x-www-form-urlencoded or application/json."
     RateLimited TOO_MANY_REQUESTS "rate-limited" "Too many requests"
-        "The token has used up its plan's rate, which is counted over all servers together. The fields RateLimit and RateLimit-Policy say how it stands; Retry-After says when to ask again."
+        "The account has used up its plan's rate, which is counted over all its tokens and all servers together; heartbeats and releases have a rate of their own, as large. The fields RateLimit and RateLimit-Policy say how it stands; Retry-After says when to ask again."
     TooManyLocks TOO_MANY_REQUESTS "too-many-locks" "Too many locks held"
         "The account holds as many locks as its plan allows. Release some, or let them lapse."
     TooManyWaiting TOO_MANY_REQUESTS "too-many-waiting" "Too many requests wait"

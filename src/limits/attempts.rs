@@ -2,7 +2,7 @@ use std::{net::IpAddr, time::Duration};
 
 use sha2::{Digest, Sha256};
 
-use super::{addresses::Network, tokens::PERMITS};
+use super::{addresses::Network, rates::PERMITS};
 use crate::{
     keyspace::{ACCOUNTS_TAG, BadReply, Keyspace, KeyspaceError},
     lock::AccountId,

@@ -9,10 +9,10 @@ use std::{
 use governor::{DefaultDirectRateLimiter, Quota, clock::Clock};
 
 use self::state::State;
-use super::Tokens;
+use super::Rates;
 use crate::lock::{Rate, RateDue, RateStanding};
 
-/// What the pod knows of one token's rate.
+/// What the pod knows of one account's rate.
 pub struct Meter {
     plan: Rate,
     /// The rate of the shared limiter: the plan's, less a reserve for permits.
@@ -65,7 +65,7 @@ impl Meter {
         }
     }
 
-    /// Says how a request is to be paid for, or for how long the token is refused
+    /// Says how a request is to be paid for, or for how long the account is refused
     /// without asking Redis, since it is known to have used up its rate, over all
     /// pods or in this one; and how it stands.
     pub(super) fn ask(&self, now: Instant) -> (Result<Draw, Duration>, RateStanding) {
@@ -135,14 +135,14 @@ impl Meter {
         let mut state = self.state();
         state.count(drawn_at);
         state.permits = permits.saturating_sub(1);
-        state.permits_end = drawn_at + Tokens::PERMIT_LIFE;
+        state.permits_end = drawn_at + Rates::PERMIT_LIFE;
     }
 
     pub(super) fn due(&self) -> RateDue {
         RateDue { bucket: self.bucket.clone(), rate: self.shared }
     }
 
-    /// Takes note of how the token stands by the shared limiter's word, and of how
+    /// Takes note of how the account stands by the shared limiter's word, and of how
     /// long it has to wait if it was refused.
     pub fn settle(&self, standing: RateStanding, retry_after: Option<Duration>, now: Instant) {
         let mut state = self.state();
@@ -152,7 +152,7 @@ impl Meter {
         }
     }
 
-    /// How the token stands, as far as the pod knows: what the shared limiter
+    /// How the account stands, as far as the pod knows: what the shared limiter
     /// said last, less what was refilled since, and with the permits in hand.
     pub fn standing(&self, now: Instant) -> RateStanding {
         self.standing_of(&self.state(), now)
@@ -174,7 +174,7 @@ impl Meter {
 
 /// How many requests of a plan are refilled while a permit lives.
 fn permits_per_life(rate: Rate) -> u32 {
-    let per_life = u64::from(rate.per_second) * Tokens::PERMIT_LIFE.as_millis() as u64;
+    let per_life = u64::from(rate.per_second) * Rates::PERMIT_LIFE.as_millis() as u64;
     u32::try_from(per_life.div_ceil(1000)).unwrap_or(u32::MAX)
 }
 
@@ -242,9 +242,9 @@ mod tests {
         assert_eq!(meter.draw(start), Draw::Refill { wanted: 8 });
 
         meter.fill(8, start);
-        let later = start + Tokens::PERMIT_LIFE;
+        let later = start + Rates::PERMIT_LIFE;
         assert_ne!(meter.draw(later), Draw::Permit, "a permit lives no longer");
-        assert_eq!(meter.draw(later + Tokens::PERMIT_LIFE * 3), Draw::PayInScript, "quiet again");
+        assert_eq!(meter.draw(later + Rates::PERMIT_LIFE * 3), Draw::PayInScript, "quiet again");
     }
 
     #[test]
@@ -254,9 +254,9 @@ mod tests {
         for _ in 0..9 {
             meter.draw(start);
         }
-        let just_after = start + Tokens::PERMIT_LIFE;
+        let just_after = start + Rates::PERMIT_LIFE;
         assert!(matches!(meter.draw(just_after), Draw::Refill { .. }), "as many may come again");
-        let long_after = just_after + Tokens::PERMIT_LIFE * 2;
+        let long_after = just_after + Rates::PERMIT_LIFE * 2;
         assert_eq!(meter.draw(long_after), Draw::PayInScript);
     }
 
@@ -264,7 +264,7 @@ mod tests {
     fn permits_in_hand_remain_until_they_end() {
         let meter = meter(BUSINESS);
         let now = Instant::now();
-        let before = now.checked_sub(Tokens::PERMIT_LIFE).unwrap();
+        let before = now.checked_sub(Rates::PERMIT_LIFE).unwrap();
         meter.settle(RateStanding::from_backlog_us(meter.due().rate, 0), None, now);
         let without = meter.standing(now).remaining;
         meter.fill(8, now);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_over_its_rate_is_refused_without_asking() {
+    fn an_account_over_its_rate_is_refused_without_asking() {
         let meter = meter(HOBBYIST);
         assert!((0..50).all(|_| meter.ask(Instant::now()).0.is_ok()), "the burst");
         assert!(meter.ask(Instant::now()).0.is_err_and(|wait| wait <= Duration::from_millis(100)));

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// How often a token may ask: a generic cell rate algorithm (ITU-T I.371) that
+/// How often an account may ask, with all its tokens together: a generic cell rate algorithm (ITU-T I.371) that
 /// lets `burst` requests through at once and refills `per_second` of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rate {
@@ -31,12 +31,12 @@ impl Rate {
 /// A request that is still to be paid for, in the same script that serves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateDue {
-    /// Which bucket is charged: one per token.
+    /// Which bucket is charged: one per account.
     pub bucket: Arc<str>,
     pub rate: Rate,
 }
 
-/// Whether a request has been counted against its token's rate.
+/// Whether a request has been counted against its account's rate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payment {
     /// It has, by a permit that the pod held.
@@ -45,7 +45,7 @@ pub enum Payment {
     Due(RateDue),
 }
 
-/// How a token stands with its rate after a request, for the `RateLimit` field.
+/// How an account stands with its rate after a request, for the `RateLimit` field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateStanding {
     pub rate: Rate,

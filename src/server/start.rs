@@ -10,7 +10,7 @@ use crate::{
     app::{App, Page},
     config::ServeSettings,
     keyspace::{BootClock, Embedded, Keyspace, Redis},
-    limits::{Addresses, Attempts, Places, Shares, Tokens, Turns},
+    limits::{Addresses, Attempts, Places, Rates, Shares, Turns},
     lock::Lease,
     locks::Locks,
 };
@@ -88,7 +88,7 @@ pub(super) async fn start(
             files_of: Shares::new(Page::FILES_OF_ACCOUNT_MAX),
             files: Arc::new(Semaphore::new(Page::FILES_MAX)),
         },
-        tokens: Tokens::new(keyspace.clone()),
+        rates: Rates::new(keyspace.clone()),
         // Each that waits has a connection, of which there are only so many.
         lookups: Turns::new(1, usize::MAX),
         addresses: Addresses::new(failures),

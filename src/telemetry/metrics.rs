@@ -103,7 +103,7 @@ fn describe() {
         "lockable_lapses_total",
         "Leases found to have lapsed, by the holder's heartbeat or for the line"
     );
-    describe_counter!("lockable_rate_limited_total", "Requests refused because their token's rate was used up");
+    describe_counter!("lockable_rate_limited_total", "Requests refused because their account's rate was used up");
     describe_counter!("lockable_unauthenticated_total", "Requests without a token that anybody has");
     describe_gauge!("lockable_keyspace_up", "Whether locks can be asked for: 1, or 0 while Redis is away");
     describe_gauge!("lockable_recovering", "Whether grants may have been forgotten, so that none are made: 1, or 0");

@@ -33,7 +33,7 @@ pub(super) enum NoMember {
 }
 
 impl Member {
-    /// How many pages a session may ask for: far more than anybody reads.
+    /// How many pages all sessions of an account may ask for: far more than anybody reads.
     pub(super) const RATE: Rate = Rate { per_second: 20, burst: 100 };
 
     pub(super) fn account(&self) -> AccountId {
@@ -94,8 +94,8 @@ impl FromRequestParts<Arc<App>> for Member {
         let signed_out = || NoMember::SignedOut { to: is_get.then(|| parts.uri.to_string()) };
         let secret = visitor.session.as_ref().ok_or_else(signed_out)?;
         let session = find_session(app, visitor.address, secret).await?.ok_or_else(signed_out)?;
-        let meter = app.tokens.meter(session.id, Self::RATE, RateShare::Ask);
-        match app.tokens.admit(&meter).await.map_err(Trouble::from)? {
+        let meter = app.rates.meter(session.account.id, Self::RATE, RateShare::Page);
+        match app.rates.admit(&meter).await.map_err(Trouble::from)? {
             Admission::Admitted { .. } => {
                 let turn = app.page.making_of.take(session.account.id).await.map_err(Trouble::no_turn_of_account)?;
                 Ok(Self { session, visitor, _turn: turn })

@@ -236,8 +236,8 @@ async fn every_answer_forbids_caching_and_says_how_the_rate_stands() {
     for path in ["/v1/acquire/a", "/v1/acquire/a?x=1", "/v1/acquire/", "/v1/heartbeat/a", "/v1/release/a"] {
         let answer = client.get(path).await;
         assert_eq!(answer.header("cache-control"), Some("no-store"), "{path}");
-        assert_eq!(answer.header("ratelimit-policy"), Some("\"token\";q=2000;w=2"), "{path}");
-        assert!(answer.header("ratelimit").is_some_and(|state| state.starts_with("\"token\";r=")), "{path}");
+        assert_eq!(answer.header("ratelimit-policy"), Some("\"account\";q=2000;w=2"), "{path}");
+        assert!(answer.header("ratelimit").is_some_and(|state| state.starts_with("\"account\";r=")), "{path}");
     }
     for kind in ["malformed-name", "unavailable", "rate-limited"] {
         let page = client.get(&format!("/problems/{kind}")).await;

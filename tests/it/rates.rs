@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use lockable::lock::Rate;
 use tokio::task::JoinSet;
 
 use crate::support::{Client, Cluster, Pod, eventually};
@@ -127,14 +128,14 @@ async fn names_that_were_used_once_are_forgotten() {
 }
 
 #[tokio::test]
-async fn the_headers_say_how_a_token_stands() {
+async fn the_headers_say_how_an_account_stands() {
     let pod = Pod::start().await;
     let client = pod.client(&pod.account("hobbyist").await.token);
     let remaining = async || {
         let answer = client.get("/v1/heartbeat/x").await;
-        assert_eq!(answer.header("ratelimit-policy"), Some("\"token\";q=50;w=5"));
+        assert_eq!(answer.header("ratelimit-policy"), Some("\"account\";q=50;w=5"));
         let state = answer.header("ratelimit").unwrap().to_owned();
-        let remaining = state.strip_prefix("\"token\";r=").and_then(|rest| rest.split(';').next());
+        let remaining = state.strip_prefix("\"account\";r=").and_then(|rest| rest.split(';').next());
         (answer.status, remaining.unwrap().parse::<u32>().unwrap())
     };
     assert_eq!(remaining().await, (200, 49));
@@ -150,7 +151,7 @@ async fn the_headers_say_how_a_token_stands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_route_is_counted_and_each_token_by_itself() {
+async fn every_route_is_counted_and_each_account_by_itself() {
     let cluster = Cluster::start(1).await;
     cluster.operator(&["plan", "set", "hobbyist", "--rate", "1", "--burst", "3"]).await;
     let (ours, theirs) = (cluster.account("hobbyist").await, cluster.account("hobbyist").await);
@@ -159,7 +160,31 @@ async fn every_route_is_counted_and_each_token_by_itself() {
         // Until the bucket is empty, however slow this test is.
         eventually(async || ours.get(path).await.status == 429).await;
     }
-    assert_eq!(theirs.get("/v1/heartbeat/any").await.status, 200, "another token's rate is its own");
+    assert_eq!(theirs.get("/v1/heartbeat/any").await.status, 200, "another account's rate is its own");
+}
+
+/// Found: an account that made 200 tokens had 200 times the rate of its plan.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_tokens_of_an_account_share_one_rate_over_all_servers() {
+    let cluster = Cluster::start(2).await;
+    let (plan, large) = (Rate { per_second: 10, burst: 50 }, Rate { per_second: 100, burst: 400 });
+    cluster.operator(&["plan", "set", "business", "--rate", "100", "--burst", "400"]).await;
+    for (name, Rate { per_second, burst }) in [("hobbyist", plan), ("business", large)] {
+        let account = cluster.account(name).await;
+        let mut clients = Vec::new();
+        for number in 0..6 {
+            let made = cluster.operator(&["token", "create", "--account", &account.email]).await;
+            clients.push(cluster.pods[number % 2].client(made["token"].as_str().unwrap()));
+        }
+        let start = Instant::now();
+        let admitted = hammer(&clients, 12, start + Duration::from_secs(6)).await.len();
+        let seconds = start.elapsed().as_secs_f64();
+        let most = f64::from(burst) + f64::from(per_second) * (seconds + 0.2);
+        assert!(admitted as f64 <= most, "{name}: {admitted} requests of six tokens in {seconds} s");
+        assert!(admitted as f64 >= most * 0.8, "{name}: {admitted} requests, permits were wasted");
+        let other = cluster.pods[0].client(&cluster.account(name).await.token);
+        assert_eq!(other.get("/v1/heartbeat/any").await.status, 200, "another account's rate is its own");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

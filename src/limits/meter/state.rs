@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use crate::limits::Tokens;
+use crate::limits::Rates;
 
 /// What a meter remembers from one request to the next.
 pub(super) struct State {
@@ -44,8 +44,8 @@ impl State {
     /// only if it was just before.
     fn turn_window(&mut self, now: Instant) {
         let age = now.saturating_duration_since(self.window.0);
-        if age >= Tokens::PERMIT_LIFE {
-            self.demand = if age < Tokens::PERMIT_LIFE * 2 { self.window.1 } else { 0 };
+        if age >= Rates::PERMIT_LIFE {
+            self.demand = if age < Rates::PERMIT_LIFE * 2 { self.window.1 } else { 0 };
             self.window = (now, 0);
         }
     }

@@ -4,51 +4,57 @@ use std::{
 };
 
 use moka::sync::Cache;
-use uuid::Uuid;
 
 use super::meter::{Draw, Meter};
 use crate::{
     keyspace::{BadReply, Keyspace, KeyspaceError, Reply, Script},
-    lock::{Payment, Rate, RateDue, RateStanding},
+    lock::{AccountId, Payment, Rate, RateDue, RateStanding},
 };
 
 pub(super) static PERMITS: Script =
     Script::new("permits", concat!(include_str!("../../lua/prelude.lua"), include_str!("../../lua/permits.lua")));
 
-/// The rates of tokens.
+/// The rates of accounts.
 ///
-/// Each token passes two limiters. One in the pod, with the whole rate of the
+/// All tokens of an account draw on one rate, so that more tokens get no more. A
+/// token's own rate is the same figure, and nothing has to count it: a token makes no
+/// more requests than its account.
+///
+/// Each account passes two limiters. One in the pod, with the whole rate of the
 /// plan, keeps a burst away from Redis. The other is shared by all pods and
 /// stands in Redis; it is charged
 ///
 /// - in the script that serves the request ([`Payment::Due`]), at no round trip
 ///   of its own; or
-/// - for a token that is used much, by permits that are drawn several at a time
+/// - for an account that asks much, by permits that are drawn several at a time
 ///   and handed out by the pod ([`Payment::Paid`]).
 ///
-/// A permit may be used [`Tokens::PERMIT_LIFE`] after it was charged at the
+/// A permit may be used [`Rates::PERMIT_LIFE`] after it was charged at the
 /// latest. So in any ten seconds no more requests get through than were charged
 /// in these and that much before; and since the shared limiter's burst is
 /// smaller than the plan's by as many as are refilled in that time, never more
 /// than the plan's rate for ten seconds, and its burst. Plans too small for
 /// that reserve pay each request in its script, and have their burst whole.
 ///
-/// In a cluster a token's bucket is not where the lock is, so no script can charge
+/// In a cluster an account's bucket is not where the lock is, so no script can charge
 /// both: there all is paid by permits, for a small plan by one for each request,
 /// which costs a round trip of its own.
-pub struct Tokens {
+pub struct Rates {
     keyspace: Keyspace,
-    meters: Cache<(Uuid, Rate, RateShare), Arc<Meter>>,
+    meters: Cache<(AccountId, Rate, RateShare), Arc<Meter>>,
 }
 
-/// Which requests of a token are counted together. Each share is as large as the rate of
-/// the plan.
+/// Which requests of an account are counted together. The shares of a token's requests
+/// are each as large as the rate of the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RateShare {
-    /// Heartbeats and releases: however much else a token asks for, it keeps what it holds.
+    /// Heartbeats and releases: however much else an account asks for, it keeps what it
+    /// holds.
     Keep,
-    /// All others.
+    /// All others with a token.
     Ask,
+    /// Account pages, whichever session asks for them.
+    Page,
 }
 
 /// Whether a request may go on.
@@ -57,10 +63,10 @@ pub enum Admission {
     Refused { retry_after: Duration, standing: RateStanding },
 }
 
-impl Tokens {
+impl Rates {
     /// How long a permit may be used after it was drawn.
     pub const PERMIT_LIFE: Duration = Duration::from_millis(100);
-    /// Of how many tokens the limiters are remembered.
+    /// Of how many shares of accounts the limiters are remembered.
     pub const METERS_MAX: u64 = 100_000;
 
     pub fn new(keyspace: Keyspace) -> Self {
@@ -68,19 +74,23 @@ impl Tokens {
         Self { keyspace, meters }
     }
 
-    /// What is known of a token's rate. It may be kept for some minutes.
-    pub fn meter(&self, token: Uuid, rate: Rate, share: RateShare) -> Arc<Meter> {
-        self.meters.get_with((token, rate, share), || {
+    /// What is known of an account's rate. It may be kept for some minutes.
+    pub fn meter(&self, account: AccountId, rate: Rate, share: RateShare) -> Arc<Meter> {
+        self.meters.get_with((account, rate, share), || {
             // In the hash slot of the locks, so that their scripts can charge it. Where
-            // they are in many it is in that which the token has among them.
-            let (name, is_beside_locks) = (token.to_string(), !self.keyspace.is_spread());
-            let kind = if share == RateShare::Keep { "keep-rate" } else { "rate" };
+            // they are in many it is in that which the account has among them.
+            let (name, is_beside_locks) = (account.to_string(), !self.keyspace.is_spread());
+            let kind = match share {
+                RateShare::Keep => "keep-rate",
+                RateShare::Ask => "rate",
+                RateShare::Page => "page-rate",
+            };
             let bucket = self.keyspace.key(self.keyspace.shard_of(&name).tag, kind, &name);
             Arc::new(Meter::new(rate, bucket, is_beside_locks))
         })
     }
 
-    /// Counts one request of a token, or refuses it.
+    /// Counts one request of an account, or refuses it.
     ///
     /// # Errors
     /// When permits had to be drawn and the keyspace gave no answer.
@@ -146,7 +156,7 @@ async fn draw_permits(keyspace: &Keyspace, due: &RateDue, wanted: u32) -> Result
     keyspace.run(&PERMITS, &[&due.bucket], &args).await
 }
 
-/// How the token stands, and how many permits there were or how long there
+/// How the account stands, and how many permits there were or how long there
 /// will be none.
 fn read_drawn(reply: &Reply, rate: Rate) -> Result<(RateStanding, Result<u32, Duration>), BadReply> {
     let standing = RateStanding::from_backlog_us(rate, reply.word(1)?);
