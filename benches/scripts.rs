@@ -103,6 +103,7 @@ async fn main() {
         prefix: "lockable".into(),
         wait_replicas: 0,
         pool_size: 1,
+        embedded_memory: u64::MAX,
     };
     let keyspace = Keyspace::Redis(Redis::start(&settings, &[tokio::runtime::Handle::current()]).await.unwrap());
     let locks = ledger::new_locks(keyspace.clone()).await;

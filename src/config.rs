@@ -58,3 +58,26 @@ pub struct ServeSettings {
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration_ms(text).map(Duration::from_millis).map_err(|error| error.to_string())
 }
+
+/// Reads an amount of memory: a number of bytes, or one with the unit KiB, MiB or GiB.
+fn bytes(text: &str) -> Result<u64, String> {
+    let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1)];
+    let read = units.into_iter().find_map(|(unit, size)| Some((text.strip_suffix(unit)?.parse::<u64>().ok()?, size)));
+    let bytes = read.and_then(|(number, size)| number.checked_mul(size)).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| "a whole number of bytes above 0, or one with KiB, MiB or GiB".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_a_number_of_bytes_with_or_without_a_unit() {
+        for (text, expected) in [("1", 1), ("4096", 4096), ("64KiB", 65_536), ("256MiB", 1 << 28), ("2GiB", 1 << 31)] {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        for text in ["", "0", "0MiB", "-1", "1.5GiB", "12MB", "MiB", "99999999999GiB"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+}

@@ -309,8 +309,11 @@ impl Keyspace {
             Self::Simulated(simulated) => simulated.is_there(),
         };
         gauge!("lockable_keyspace_up").set(f64::from(u8::from(is_up)));
-        if let Self::Redis(redis) = self {
-            redis.measure();
+        match self {
+            Self::Redis(redis) => redis.measure(),
+            Self::Embedded(embedded) => gauge!("lockable_embedded_bytes").set(embedded.bytes() as f64),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(_) => {}
         }
     }
 

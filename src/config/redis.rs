@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{SecretUrl, duration};
+use super::{SecretUrl, bytes, duration};
 
 /// The keyspace.
 #[derive(Clone, Debug, clap::Args)]
@@ -31,6 +31,10 @@ pub struct RedisSettings {
     /// How many connections the pool may open for what needs one to itself (waiting for replicas)
     #[arg(id = "redis-pool-size", long, env = "LOCKABLE_REDIS_POOL_SIZE", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024), value_name = "N")]
     pub pool_size: u32,
+
+    /// Without Redis: how much memory locks and waiting requests may take in this process, in bytes or with a unit such as MiB. Beyond it acquires are answered 503; heartbeats and releases go on
+    #[arg(id = "embedded-memory", long, env = "LOCKABLE_EMBEDDED_MEMORY", default_value = "256MiB", value_parser = bytes, value_name = "BYTES")]
+    pub embedded_memory: u64,
 }
 
 /// Braces would move the hash tag; white space and colons would make keys hard to read.

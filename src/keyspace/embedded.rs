@@ -3,6 +3,7 @@
 
 mod command;
 mod store;
+mod values;
 
 use std::{
     collections::HashMap,
@@ -107,6 +108,22 @@ impl Embedded {
         // Only the one process that has the database can make another.
         let home = Home::new(LOCK_TAG, None, Some("embedded"));
         Ok(Self { engine: Mutex::new(engine), clock: Box::new(clock), home, process })
+    }
+
+    /// The same with a ceiling: once keys and values take more memory than that,
+    /// scripts that would begin with a write are refused, as by a Redis with its memory
+    /// full, until enough has lapsed or was deleted.
+    #[must_use]
+    pub fn with_ceiling(self, bytes: usize) -> Self {
+        if let Some(mut store) = self.engine().lua.app_data_mut::<Store>() {
+            store.set_ceiling(bytes);
+        }
+        self
+    }
+
+    /// The memory that keys and values take.
+    pub fn bytes(&self) -> usize {
+        self.engine().lua.app_data_ref::<Store>().map_or(0, |store| store.bytes())
     }
 
     /// Runs a script as a whole, as Redis would.
@@ -333,6 +350,53 @@ mod tests {
             assert!(matches!(run(source), Err(KeyspaceError::Refused(_))), "{source}");
         }
         assert!(run("redis.pcall('SET', KEYS[1]) return {'went on'}").is_ok());
+    }
+
+    #[test]
+    fn beyond_its_ceiling_it_lets_scripts_go_on_that_began_by_deleting_and_no_others() {
+        let script = |source| &*Box::leak(Box::new(Script::new("test", source)));
+        let put = Box::leak(Box::new(Script::new("put", "redis.call('SET', KEYS[1], ARGV[1]) return {'put'}")));
+        let store = Embedded::new(BootClock::start()).unwrap().with_ceiling(10_000);
+        let large = "x".repeat(10_000);
+        assert!(store.run(put, &["large"], &[&large]).is_ok(), "the one that exceeds it");
+        for source in [
+            "redis.call('ZADD', KEYS[1], '1', 'x') return {}",
+            "redis.call('HSET', KEYS[1], 'x', 'y') return {}",
+            "redis.call('GET', KEYS[1]) redis.call('SET', KEYS[1], 'x') return {}",
+        ] {
+            let script = Box::leak(Box::new(Script::new(Box::leak(source.to_owned().into_boxed_str()), source)));
+            let refused = store.run(script, &["other"], &[]).unwrap_err().to_string();
+            assert!(refused.contains("OOM"), "{refused}");
+        }
+        let goes_on =
+            script("redis.call('PEXPIRE', KEYS[1], '60000') redis.call('SET', KEYS[1], 'small') return {'on'}");
+        assert_eq!(store.run(goes_on, &["large"], &[]).unwrap().status(), "on");
+        assert!(store.bytes() < 1000, "{}", store.bytes());
+        assert!(store.run(put, &["other"], &["x"]).is_ok());
+    }
+
+    #[test]
+    fn nothing_is_counted_of_what_is_gone() {
+        let source = "
+            for n = 1, 3000 do
+              redis.call('ZADD', KEYS[1], tostring(n), 'member-' .. n % 2000)
+              redis.call('HSET', KEYS[2], 'field-' .. n % 2000, string.rep('x', n))
+            end
+            redis.call('ZADD', KEYS[1], 'XX', '5', 'member-7')
+            redis.call('ZADD', KEYS[1], 'XX', '5', 'nobody')
+            redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(2000')
+            for n = 0, 2000 do
+              redis.call('ZREM', KEYS[1], 'member-' .. n)
+              redis.call('HDEL', KEYS[2], 'field-' .. n)
+            end
+            redis.call('SET', KEYS[3], 'text', 'PX', '5')
+            redis.call('SET', KEYS[3], 'longer', 'PX', '5')
+            redis.call('DEL', KEYS[3])
+            return {'done'}";
+        let script = Box::leak(Box::new(Script::new("test", source)));
+        let store = Embedded::new(BootClock::start()).unwrap();
+        assert_eq!(store.run(script, &["set", "hash", "text"], &[]).unwrap().status(), "done");
+        assert_eq!(store.bytes(), 0);
     }
 
     #[test]

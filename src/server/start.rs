@@ -156,7 +156,8 @@ async fn open_keyspace(settings: &ServeSettings, workers: &Workers, database: &D
                      also shown, until a start at which none is held"
                 );
             }
-            Ok(Keyspace::Embedded(Arc::new(Embedded::new(clock)?)))
+            let ceiling = usize::try_from(settings.redis.embedded_memory).unwrap_or(usize::MAX);
+            Ok(Keyspace::Embedded(Arc::new(Embedded::new(clock)?.with_ceiling(ceiling))))
         }
     }
 }

@@ -116,6 +116,7 @@ fn describe() {
     describe_gauge!("lockable_database_up", "Whether changes of accounts are followed: 1, or 0");
     describe_gauge!("lockable_database_connections", "Connections to the account database");
     describe_histogram!(
+    describe_gauge!("lockable_embedded_bytes", "Memory that locks and waiting requests take in a server without Redis");
         "lockable_database_duration_seconds",
         Unit::Seconds,
         "How long the account database took, waiting for a connection included"

@@ -17,6 +17,7 @@ mod ci;
 mod connections;
 mod contention;
 mod contract;
+mod embedded;
 mod faults;
 mod fencing;
 mod hot_path;

@@ -313,6 +313,7 @@ fn a_model_the_embedded_keyspace_and_redis_agree() {
         prefix: "model".into(),
         wait_replicas: 0,
         pool_size: 1,
+        embedded_memory: u64::MAX,
     };
     let redis = Keyspace::Redis(runtime.block_on(Redis::start(&settings, &[runtime.handle().clone()])).unwrap());
 

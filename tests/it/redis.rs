@@ -22,6 +22,7 @@ fn settings(url: &str) -> RedisSettings {
         prefix: "test".into(),
         wait_replicas: 0,
         pool_size: 2,
+        embedded_memory: u64::MAX,
     }
 }
 

@@ -1,6 +1,9 @@
 use mlua::{Lua, MultiValue, Value};
 
-use super::store::{Store, Stored, WrongType};
+use super::{
+    store::{Full, Store, WrongType},
+    values::Stored,
+};
 
 /// What a command answers.
 enum Answer {
@@ -41,6 +44,11 @@ pub(super) fn pcall(lua: &Lua, args: MultiValue) -> mlua::Result<Value> {
 /// The commands that the scripts use, with Redis's semantics, and no more. A
 /// form of a command that is not listed is an error here, not a guess.
 fn perform(store: &mut Store, words: &[&str]) -> Result<Answer, Failure> {
+    match words.first() {
+        Some(&("SET" | "ZADD" | "HSET")) => store.write(true)?,
+        Some(&("DEL" | "PEXPIRE" | "ZREM" | "ZREMRANGEBYSCORE" | "HDEL")) => store.write(false)?,
+        _ => {}
+    }
     match words {
         ["TIME"] => {
             let now_us = store.now_us();
@@ -64,44 +72,41 @@ fn perform(store: &mut Store, words: &[&str]) -> Result<Answer, Failure> {
         ["PEXPIRE", key, ms, "GT"] => expire(store, key, ms, true),
         ["ZADD", key, "XX", score, member] => {
             let score = integer(score)?;
-            if let Some(set) = store.sorted(key, false)?.filter(|set| set.score(member).is_some()) {
-                set.put(member, score);
-            }
+            store.change_sorted(key, false, |set| set.score(member).is_some() && set.put(member, score))?;
             Ok(Answer::Integer(0))
         }
         ["ZADD", key, score, member] => {
             let score = integer(score)?;
-            let is_new = store.sorted(key, true)?.is_some_and(|set| set.put(member, score));
-            Ok(Answer::Integer(is_new.into()))
+            let is_new = store.change_sorted(key, true, |set| set.put(member, score))?;
+            Ok(Answer::Integer(is_new.unwrap_or_default().into()))
         }
         ["ZREM", key, member] => {
-            let gone = store.sorted(key, false)?.is_some_and(|set| set.remove(member));
+            let gone = store.change_sorted(key, false, |set| set.remove(member))?;
             store.remove_if_empty(key);
-            Ok(Answer::Integer(gone.into()))
+            Ok(Answer::Integer(gone.unwrap_or_default().into()))
         }
         ["ZSCORE", key, member] => {
-            let score = store.sorted(key, false)?.and_then(|set| set.score(member));
+            let score = store.sorted(key)?.and_then(|set| set.score(member));
             Ok(score.map_or(Answer::Nil, |score| Answer::Text(score.to_string())))
         }
         ["ZRANK", key, member] => {
-            let rank = store.sorted(key, false)?.and_then(|set| set.ranked().position(|(_, other)| other == *member));
+            let rank = store.sorted(key)?.and_then(|set| set.ranked().position(|(_, other)| other == *member));
             Ok(rank.map_or(Answer::Nil, |rank| Answer::Integer(rank as i64)))
         }
         ["ZRANGE", key, from, to, options @ ..] => ranked(store, key, (from, to), options),
         ["ZRANGEBYSCORE", key, from, "+inf", "WITHSCORES", "LIMIT", "0", count] => {
             let (from, count) = (integer(from)?, integer(count)?.max(0) as usize);
-            let found = store.sorted(key, false)?.map(|set| set.from(from).take(count).flat_map(with_score).collect());
+            let found = store.sorted(key)?.map(|set| set.from(from).take(count).flat_map(with_score).collect());
             Ok(Answer::Texts(found.unwrap_or_default()))
         }
         ["ZRANGEBYSCORE", key, from, "+inf"] => {
             let from = integer(from)?;
-            let found =
-                store.sorted(key, false)?.map(|set| set.from(from).map(|(_, member)| member.to_owned()).collect());
+            let found = store.sorted(key)?.map(|set| set.from(from).map(|(_, member)| member.to_owned()).collect());
             Ok(Answer::Texts(found.unwrap_or_default()))
         }
         ["ZRANGEBYSCORE", key, "-inf", to, "LIMIT", "0", count] => {
             let (to, count) = (integer(to)?, integer(count)?.max(0) as usize);
-            let found = store.sorted(key, false)?.map(|set| {
+            let found = store.sorted(key)?.map(|set| {
                 set.ranked()
                     .take_while(|(score, _)| *score <= to)
                     .take(count)
@@ -112,25 +117,25 @@ fn perform(store: &mut Store, words: &[&str]) -> Result<Answer, Failure> {
         }
         ["ZCOUNT", key, from, "+inf"] => {
             let from = integer(from)?;
-            Ok(Answer::Integer(store.sorted(key, false)?.map_or(0, |set| set.from(from).count() as i64)))
+            Ok(Answer::Integer(store.sorted(key)?.map_or(0, |set| set.from(from).count() as i64)))
         }
         ["HGET", key, field] => {
-            let found = store.hash(key, false)?.and_then(|hash| hash.get(*field));
-            Ok(found.map_or(Answer::Nil, |value| Answer::Text(value.clone())))
+            let found = store.hash(key)?.and_then(|hash| hash.get(field));
+            Ok(found.map_or(Answer::Nil, |value| Answer::Text(value.to_owned())))
         }
         ["HSET", key, field, value] => {
-            let before = store.hash(key, true)?.and_then(|hash| hash.insert((*field).into(), (*value).into()));
-            Ok(Answer::Integer(before.is_none().into()))
+            let is_new = store.change_hash(key, true, |hash| hash.put(field, value))?;
+            Ok(Answer::Integer(is_new.unwrap_or_default().into()))
         }
         ["HDEL", key, field] => {
-            let gone = store.hash(key, false)?.is_some_and(|hash| hash.remove(*field).is_some());
+            let gone = store.change_hash(key, false, |hash| hash.remove(field))?;
             store.remove_if_empty(key);
-            Ok(Answer::Integer(gone.into()))
+            Ok(Answer::Integer(gone.unwrap_or_default().into()))
         }
-        ["ZCARD", key] => Ok(Answer::Integer(store.sorted(key, false)?.map_or(0, |set| set.len() as i64))),
+        ["ZCARD", key] => Ok(Answer::Integer(store.sorted(key)?.map_or(0, |set| set.len() as i64))),
         ["ZREMRANGEBYSCORE", key, "-inf", below] => {
             let below = integer(below.strip_prefix('(').ok_or_else(|| unknown(words))?)?;
-            let gone = store.sorted(key, false)?.map_or(0, |set| set.remove_below(below));
+            let gone = store.change_sorted(key, false, |set| set.remove_below(below))?.unwrap_or_default();
             store.remove_if_empty(key);
             Ok(Answer::Integer(gone as i64))
         }
@@ -171,7 +176,7 @@ fn set(store: &mut Store, key: &str, value: &str, options: &[&str]) -> Result<An
 /// The members between two ranks, both included. Negative ones count from the
 /// end.
 fn ranked(store: &mut Store, key: &str, ranks: (&str, &str), options: &[&str]) -> Result<Answer, Failure> {
-    let Some(set) = store.sorted(key, false)? else { return Ok(Answer::Texts(Vec::new())) };
+    let Some(set) = store.sorted(key)? else { return Ok(Answer::Texts(Vec::new())) };
     let rank = |word: &str| -> Result<i64, Failure> {
         let rank = integer(word)?;
         Ok(if rank < 0 { rank + set.len() as i64 } else { rank })
@@ -241,6 +246,12 @@ fn to_lua(lua: &Lua, answer: Answer) -> mlua::Result<Value> {
             Value::Table(table)
         }
     })
+}
+
+impl From<Full> for Failure {
+    fn from(Full: Full) -> Self {
+        Self("OOM the embedded store holds as much as LOCKABLE_EMBEDDED_MEMORY allows".into())
+    }
 }
 
 impl From<WrongType> for Failure {

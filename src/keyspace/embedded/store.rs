@@ -5,7 +5,10 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::Kept;
+use super::{
+    Kept,
+    values::{Hash, SortedSet, Stored, shrink},
+};
 
 /// Keys with their values and expiry, and who listens to which channel.
 #[derive(Clone, Default)]
@@ -15,6 +18,14 @@ pub(super) struct Store {
     expiries: BTreeSet<(u64, Arc<str>)>,
     subscribers: HashMap<String, Vec<mpsc::Sender<String>>>,
     now_us: u64,
+    /// The memory that all keys and values take, as an estimate that is rather high.
+    bytes: usize,
+    /// The most that they may take; `None` for as much as there is.
+    ceiling: Option<usize>,
+    /// Whether the ceiling was exceeded when this script began.
+    is_full: bool,
+    /// Whether this script has written.
+    has_written: bool,
 }
 
 #[derive(Clone)]
@@ -23,34 +34,61 @@ struct Entry {
     expires_ms: Option<u64>,
 }
 
-#[derive(Clone)]
-pub(super) enum Stored {
-    Text(String),
-    Sorted(SortedSet),
-    Hash(HashMap<String, String>),
-}
-
-/// Members with a score each. Scores are times in ms: whole, and exact.
-#[derive(Clone, Default)]
-pub(super) struct SortedSet {
-    scores: HashMap<Arc<str>, i64>,
-    ranks: BTreeSet<(i64, Arc<str>)>,
-}
-
 /// A command met a value of another kind than it is for.
 #[derive(Debug)]
 pub(super) struct WrongType;
+
+/// A command may need memory, and there is none left.
+#[derive(Debug)]
+pub(super) struct Full;
 
 impl Store {
     /// How many lapsed keys are dropped before each script: more than a script
     /// can make, so that nothing piles up.
     const SWEEP_MAX: usize = 20;
+    /// How many before a script that comes after a pause: a server that has little to
+    /// do gives back what lapsed soon. Takes less than a millisecond.
+    const IDLE_SWEEP_MAX: usize = 2_000;
+    const IDLE_US: u64 = 10_000;
+    /// What a key takes beside its name and value: its places in both maps, with the
+    /// room that they keep free.
+    const KEY_BYTES: usize = 208;
+
+    pub(super) fn set_ceiling(&mut self, bytes: usize) {
+        self.ceiling = Some(bytes);
+    }
+
+    /// The memory that all keys and values take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Notes that the script writes.
+    ///
+    /// # Errors
+    /// As in Redis with its memory full: when the script begins with a write that may
+    /// need memory. One that has begun to write may go on, since it cannot be stopped
+    /// in the middle.
+    pub(super) fn write(&mut self, may_need_memory: bool) -> Result<(), Full> {
+        if may_need_memory && self.is_full && !self.has_written {
+            return Err(Full);
+        }
+        self.has_written = true;
+        Ok(())
+    }
 
     /// Sets the time that the next script sees, the same from its first command
     /// to its last.
     pub(super) fn begin(&mut self, now_us: u64) {
+        let is_idle = now_us.saturating_sub(self.now_us) >= Self::IDLE_US;
         self.now_us = now_us;
-        for _ in 0..Self::SWEEP_MAX {
+        self.sweep(if is_idle { Self::IDLE_SWEEP_MAX } else { Self::SWEEP_MAX });
+        self.is_full = self.ceiling.is_some_and(|ceiling| self.bytes > ceiling);
+        self.has_written = false;
+    }
+
+    fn sweep(&mut self, max: usize) {
+        for _ in 0..max {
             match self.expiries.first() {
                 Some((expires_ms, key)) if *expires_ms < self.now_ms() => {
                     let key = key.clone();
@@ -91,29 +129,61 @@ impl Store {
         .collect()
     }
 
-    /// The sorted set at `key`; where there is none, an empty one is made if
-    /// asked for.
-    pub(super) fn sorted(&mut self, key: &str, make: bool) -> Result<Option<&mut SortedSet>, WrongType> {
-        if make && !self.exists(key) {
-            self.set(key, Stored::Sorted(SortedSet::default()), None);
-        }
-        match self.live(key).map(|entry| &mut entry.value) {
+    /// The sorted set at `key`.
+    pub(super) fn sorted(&mut self, key: &str) -> Result<Option<&SortedSet>, WrongType> {
+        match self.live(key).map(|entry| &entry.value) {
             Some(Stored::Sorted(set)) => Ok(Some(set)),
             Some(_) => Err(WrongType),
             None => Ok(None),
         }
     }
 
-    /// The hash at `key`; where there is none, an empty one is made if asked for.
-    pub(super) fn hash(&mut self, key: &str, make: bool) -> Result<Option<&mut HashMap<String, String>>, WrongType> {
+    /// Changes the sorted set at `key`; where there is none, an empty one is made if
+    /// asked for.
+    pub(super) fn change_sorted<T>(
+        &mut self,
+        key: &str,
+        make: bool,
+        change: impl FnOnce(&mut SortedSet) -> T,
+    ) -> Result<Option<T>, WrongType> {
         if make && !self.exists(key) {
-            self.set(key, Stored::Hash(HashMap::new()), None);
+            self.set(key, Stored::Sorted(SortedSet::default()), None);
         }
-        match self.live(key).map(|entry| &mut entry.value) {
+        let Some(entry) = self.live(key) else { return Ok(None) };
+        let Stored::Sorted(set) = &mut entry.value else { return Err(WrongType) };
+        let before = set.bytes;
+        let changed = change(set);
+        let after = set.bytes;
+        self.bytes = self.bytes - before + after;
+        Ok(Some(changed))
+    }
+
+    /// The hash at `key`.
+    pub(super) fn hash(&mut self, key: &str) -> Result<Option<&Hash>, WrongType> {
+        match self.live(key).map(|entry| &entry.value) {
             Some(Stored::Hash(hash)) => Ok(Some(hash)),
             Some(_) => Err(WrongType),
             None => Ok(None),
         }
+    }
+
+    /// Changes the hash at `key`, as [`change_sorted`](Self::change_sorted).
+    pub(super) fn change_hash<T>(
+        &mut self,
+        key: &str,
+        make: bool,
+        change: impl FnOnce(&mut Hash) -> T,
+    ) -> Result<Option<T>, WrongType> {
+        if make && !self.exists(key) {
+            self.set(key, Stored::Hash(Hash::default()), None);
+        }
+        let Some(entry) = self.live(key) else { return Ok(None) };
+        let Stored::Hash(hash) = &mut entry.value else { return Err(WrongType) };
+        let before = hash.bytes;
+        let changed = change(hash);
+        let after = hash.bytes;
+        self.bytes = self.bytes - before + after;
+        Ok(Some(changed))
     }
 
     pub(super) fn exists(&mut self, key: &str) -> bool {
@@ -131,6 +201,7 @@ impl Store {
         if let Some(expires_ms) = expires_ms {
             self.expiries.insert((expires_ms, key.clone()));
         }
+        self.bytes += Self::KEY_BYTES + key.len() + value.bytes();
         self.entries.insert(key, Entry { value, expires_ms });
     }
 
@@ -142,6 +213,8 @@ impl Store {
 
     pub(super) fn remove(&mut self, key: &str) -> Option<Stored> {
         let (key, entry) = self.entries.remove_entry(key)?;
+        self.bytes -= Self::KEY_BYTES + key.len() + entry.value.bytes();
+        shrink(&mut self.entries);
         if let Some(expires_ms) = entry.expires_ms {
             self.expiries.remove(&(expires_ms, key));
         }
@@ -182,6 +255,7 @@ impl Store {
     pub(super) fn replace(&mut self, data: &Self) {
         self.entries.clone_from(&data.entries);
         self.expiries.clone_from(&data.expiries);
+        self.bytes = data.bytes;
     }
 
     #[cfg(feature = "simulation")]
@@ -198,51 +272,5 @@ impl Store {
             return None;
         }
         self.entries.get_mut(key)
-    }
-}
-
-impl SortedSet {
-    pub(super) fn len(&self) -> usize {
-        self.scores.len()
-    }
-
-    pub(super) fn score(&self, member: &str) -> Option<i64> {
-        self.scores.get(member).copied()
-    }
-
-    /// The members from the lowest score to the highest.
-    pub(super) fn ranked(&self) -> impl DoubleEndedIterator<Item = (i64, &str)> {
-        self.ranks.iter().map(|(score, member)| (*score, &**member))
-    }
-
-    /// The members with at least that score, from the lowest to the highest.
-    pub(super) fn from(&self, score: i64) -> impl Iterator<Item = (i64, &str)> {
-        self.ranks.range((score, "".into())..).map(|(score, member)| (*score, &**member))
-    }
-
-    /// Returns whether the member is new.
-    pub(super) fn put(&mut self, member: &str, score: i64) -> bool {
-        let is_new = !self.remove(member);
-        let member: Arc<str> = member.into();
-        self.scores.insert(member.clone(), score);
-        self.ranks.insert((score, member));
-        is_new
-    }
-
-    pub(super) fn remove(&mut self, member: &str) -> bool {
-        match self.scores.remove_entry(member) {
-            Some((member, score)) => self.ranks.remove(&(score, member)),
-            None => false,
-        }
-    }
-
-    /// Removes every member with a score below `score`; returns how many.
-    pub(super) fn remove_below(&mut self, score: i64) -> usize {
-        let kept = self.ranks.split_off(&(score, "".into()));
-        let gone = std::mem::replace(&mut self.ranks, kept);
-        for (_, member) in &gone {
-            self.scores.remove(member);
-        }
-        gone.len()
     }
 }
