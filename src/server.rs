@@ -2,6 +2,7 @@
 
 mod accept;
 mod admin;
+mod eviction;
 mod exclusive;
 mod patience;
 #[cfg(not(fuzzing))]

@@ -1,9 +1,9 @@
 use std::{
     future::poll_fn,
-    net::SocketAddr,
+    net::{Shutdown, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
@@ -45,6 +45,20 @@ impl Connection {
     /// the same token each time.
     pub(super) fn known(&self) -> Option<Arc<Known>> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// When a valid token was last used, to the second; `None` if none ever was.
+    pub fn token_used(&self) -> Option<Instant> {
+        self.known().map(|known| known.used())
+    }
+
+    /// Closes the connection in both directions, whatever its task does: that reads
+    /// the end, as if the client had closed it.
+    pub fn shut_down(&self) {
+        let stream = self.0.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = SockRef::from(stream.as_ref()).shutdown(Shutdown::Both) {
+            tracing::debug!(peer = %self.peer(), %error, "a connection cannot be closed");
+        }
     }
 
     pub(super) fn learn(&self, known: Arc<Known>) {

@@ -49,6 +49,12 @@ impl Known {
         }
     }
 
+    /// When this was learnt, which is less than [`Self::REMEMBERED`] before the last use
+    /// of the token.
+    pub(super) fn used(&self) -> Instant {
+        self.until.checked_sub(Self::REMEMBERED).unwrap_or(self.until)
+    }
+
     /// Whether a request with this header, and no other of its kind, is of the same
     /// caller, about whom nothing has changed.
     pub(super) fn is_still(&self, authorization: &HeaderValue, directory: &Directory, now: Instant) -> bool {

@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Tls,
+    eviction::OpenConnections,
     patience::{Patient, Requests},
     proxy,
     signal::Signal,
@@ -34,6 +35,9 @@ pub const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// How long to pause when a connection cannot be accepted, for want of file
 /// descriptors above all. Without it the loop would spin until one is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How soon to look again for an idle connection when all have requests in hand.
+const EVICTION_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves connections from `listener` on `workers` until `shutdown`, then lets
 /// requests finish for as long as `settings.drain_timeout` and closes what is left.
@@ -58,6 +62,7 @@ pub async fn serve(
         trusted_proxies: settings.trusted_proxies.clone(),
         proxy_protocol: settings.proxy_protocol,
         clients: Shares::new(settings.connections_per_address),
+        open: Arc::default(),
         finish: Signal::default(),
         close: Signal::default(),
     };
@@ -77,7 +82,8 @@ pub async fn serve(
 }
 
 /// Accepts connections, each in a task of its own, `limit` of them at once, and
-/// deals them out to the workers.
+/// deals them out to the workers. With that many, idle ones are closed for new ones;
+/// where none is idle a new one waits.
 async fn accept_until(
     shutdown: &CancellationToken,
     listener: &TcpListener,
@@ -89,17 +95,17 @@ async fn accept_until(
     let permits = Arc::new(Semaphore::new(limit.try_into().unwrap_or(Semaphore::MAX_PERMITS)));
     let mut failing = false;
     loop {
-        // The permit comes first, so that connections over the limit stay in
-        // the system's queue and are not held open without being served.
+        // Of connections over the limit one is held open without being served; the others
+        // stay in the system's queue.
         let accepted = shutdown
             .run_until_cancelled(async {
-                let permit = permits.clone().acquire_owned().await;
-                (permit, listener.accept().await)
+                let (stream, peer) = listener.accept().await?;
+                Ok::<_, io::Error>((make_room(&permits, &connections.open).await, stream, peer))
             })
             .await;
         match accepted {
-            None | Some((Err(_), _)) => return,
-            Some((Ok(permit), Ok((stream, peer)))) => {
+            None => return,
+            Some(Ok((permit, stream, peer))) => {
                 failing = false;
                 let Some(dealt) = workers.deal() else { return };
                 let (connections, runtime) = (connections.clone(), dealt.runtime().clone());
@@ -120,8 +126,8 @@ async fn accept_until(
                 };
                 tasks.spawn_on(serving, &runtime);
             }
-            Some((Ok(_), Err(error))) if concerns_one_connection(&error) => {}
-            Some((Ok(_), Err(error))) => {
+            Some(Err(error)) if concerns_one_connection(&error) => {}
+            Some(Err(error)) => {
                 // One line for a row of failures: the log needs space as well.
                 if !failing {
                     tracing::error!(%error, "cannot accept connections, trying again");
@@ -133,15 +139,28 @@ async fn accept_until(
     }
 }
 
+/// Waits for a permit, and closes an idle connection when there is none.
+async fn make_room(permits: &Arc<Semaphore>, open: &OpenConnections) -> Option<OwnedSemaphorePermit> {
+    loop {
+        if let Ok(permit) = permits.clone().try_acquire_owned() {
+            return Some(permit);
+        }
+        open.evict_one();
+        if let Ok(permit) = time::timeout(EVICTION_PAUSE, permits.clone().acquire_owned()).await {
+            return permit.ok();
+        }
+    }
+}
+
 /// A connection that counts as open, whatever becomes of its task.
 struct Open {
     gauge: Gauge,
-    _permit: OwnedSemaphorePermit,
+    _permit: Option<OwnedSemaphorePermit>,
     _dealt: Dealt,
 }
 
 impl Open {
-    fn count(permit: OwnedSemaphorePermit, dealt: Dealt) -> Self {
+    fn count(permit: Option<OwnedSemaphorePermit>, dealt: Dealt) -> Self {
         let gauge = gauge!("lockable_connections");
         gauge.increment(1);
         Self { gauge, _permit: permit, _dealt: dealt }
@@ -167,6 +186,7 @@ struct Connections<S> {
     trusted_proxies: Vec<IpNet>,
     proxy_protocol: bool,
     clients: Arc<Shares<Network>>,
+    open: Arc<OpenConnections>,
     /// Finish the request at hand, then close.
     finish: Signal,
     /// Close at once.
@@ -194,12 +214,14 @@ impl<S: Service> Connections<S> {
         };
         let stream = Transport::new(stream);
         let connection = Connection::new(peer, stream.shared());
+        let requests = Requests::default();
+        let _evictable = self.open.add(connection.clone(), requests.clone());
         let served = async {
             match &self.tls {
-                None => self.serve_http(stream, connection).await,
+                None => self.serve_http(stream, connection, requests).await,
                 // Boxed: its room would be taken in every connection.
                 Some(tls) => match time::timeout(self.header_timeout, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => Box::pin(self.serve_http(stream, connection)).await,
+                    Ok(Ok(stream)) => Box::pin(self.serve_http(stream, connection, requests)).await,
                     Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                     Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
                 },
@@ -230,8 +252,7 @@ impl<S: Service> Connections<S> {
         self.trusted_proxies.iter().any(|network| network.contains(&peer.ip().to_canonical()))
     }
 
-    async fn serve_http(&self, stream: impl AsyncRead + AsyncWrite + Unpin, client: Connection) {
-        let requests = Requests::default();
+    async fn serve_http(&self, stream: impl AsyncRead + AsyncWrite + Unpin, client: Connection, requests: Requests) {
         let io = TokioIo::new(Patient::new(stream, requests.clone(), self.header_timeout));
         let service = service_fn(|request| {
             let in_hand = requests.begin();

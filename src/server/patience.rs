@@ -162,6 +162,11 @@ impl Requests {
         InHand(self.clone())
     }
 
+    /// Whether a request is in hand.
+    pub(super) fn is_any_in_hand(&self) -> bool {
+        Self::is_one_in_hand(self.count())
+    }
+
     fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

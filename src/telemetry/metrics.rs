@@ -78,6 +78,10 @@ fn describe() {
         "From a request to its answer, waiting included"
     );
     describe_gauge!("lockable_connections", "Connections that are open");
+    describe_counter!(
+        "lockable_connections_evicted_total",
+        "Idle connections closed for new ones, as there were as many as there may be"
+    );
     describe_gauge!("lockable_connections_max", "How many connections there may be");
     describe_counter!(
         "lockable_connections_refused_total",
@@ -112,11 +116,11 @@ fn describe() {
         "Of how many shards the database names another store than this server works with, so that it grants nothing"
     );
     describe_counter!("lockable_recoveries_total", "How often this server was the first to notice such a loss");
+    describe_gauge!("lockable_embedded_bytes", "Memory that locks and waiting requests take in a server without Redis");
     describe_gauge!("lockable_redis_pool_connections", "Connections to Redis for one user at a time");
     describe_gauge!("lockable_database_up", "Whether changes of accounts are followed: 1, or 0");
     describe_gauge!("lockable_database_connections", "Connections to the account database");
     describe_histogram!(
-    describe_gauge!("lockable_embedded_bytes", "Memory that locks and waiting requests take in a server without Redis");
         "lockable_database_duration_seconds",
         Unit::Seconds,
         "How long the account database took, waiting for a connection included"

@@ -117,11 +117,10 @@ async fn silent_and_slow_clients_are_left_in_time() {
 }
 
 #[tokio::test]
-async fn connections_over_the_limit_wait_for_their_turn() {
+async fn connections_over_the_limit_wait_while_all_have_requests_in_hand() {
     let server = Server::start(&["--connections", "1"]).await;
     let mut first = server.connect().await;
-    send(&mut first, &["/"]).await;
-    read_until(&mut first, "hello").await;
+    send(&mut first, &["/hang"]).await;
 
     let mut second = server.connect().await;
     send(&mut second, &["/"]).await;
@@ -129,6 +128,98 @@ async fn connections_over_the_limit_wait_for_their_turn() {
     assert!(early.is_err(), "served beyond the limit");
     drop(first);
     assert!(read_until(&mut second, "hello").await.ends_with("hello"));
+}
+
+/// Found: idle connections held all that there may be, and a new one was served after
+/// 74 s.
+#[tokio::test]
+async fn an_idle_connection_closes_for_a_new_one_the_oldest_first() {
+    let server = Server::start(&["--connections", "3"]).await;
+    let mut idle = Vec::new();
+    for sent in [&["/"][..], &[], &["/"]] {
+        let mut stream = server.connect().await;
+        send(&mut stream, sent).await;
+        if !sent.is_empty() {
+            assert!(read_until(&mut stream, "hello").await.ends_with("hello"));
+        }
+        idle.push(stream);
+    }
+    for _ in 0..2 {
+        let mut stream = server.connect().await;
+        send(&mut stream, &["/"]).await;
+        assert!(read_until(&mut stream, "hello").await.ends_with("hello"), "not served at once");
+        idle.push(stream);
+        assert_eq!(read_until(&mut idle.remove(0), "-").await, "", "the oldest stays open");
+    }
+    for mut stream in idle {
+        send(&mut stream, &["/"]).await;
+        assert!(read_until(&mut stream, "hello").await.ends_with("hello"), "another than the oldest was closed");
+    }
+}
+
+/// A connection of its own that sends a request with a token, or without one.
+async fn used_connection(pod: &Pod, authorization: Option<&str>) -> TcpStream {
+    let mut stream = TcpStream::connect(pod.authority("127.0.0.1")).await.unwrap();
+    assert!(is_served(&mut stream, authorization).await);
+    stream
+}
+
+/// Whether a heartbeat on this connection is answered.
+async fn is_served(stream: &mut TcpStream, authorization: Option<&str>) -> bool {
+    let field = authorization.map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
+    let head = format!("GET /v1/heartbeat/any HTTP/1.1\r\nHost: test\r\n{field}\r\n");
+    let _ = stream.write_all(head.as_bytes()).await;
+    read_until(stream, "}").await.starts_with("HTTP/1.1")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_without_a_valid_token_close_first_and_then_those_whose_token_was_used_longest_ago() {
+    let pod = Pod::builder().env("LOCKABLE_CONNECTIONS", "6").env("LOCKABLE_WAITERS", "2").start().await;
+    let token = pod.client(&pod.first_token()).authorization();
+    let token = Some(token.as_str());
+    let mut holders = Vec::new();
+    for _ in 0..2 {
+        holders.push(used_connection(&pod, token).await);
+    }
+    // Far more than there may be, of each kind that costs nothing.
+    let mut strangers = Vec::new();
+    for number in 0..30 {
+        let mut stream = TcpStream::connect(pod.authority("127.0.0.1")).await.unwrap();
+        match number % 3 {
+            0 => {}
+            1 => stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap(),
+            _ => assert!(is_served(&mut stream, None).await, "401"),
+        }
+        strangers.push(stream);
+    }
+    for holder in &mut holders {
+        assert!(is_served(holder, token).await, "a stranger took the connection of one with a token");
+    }
+    // More with tokens than there may be: each new one is served at once, and those go
+    // whose token was used the longest ago.
+    for number in 0..8 {
+        let asked = Instant::now();
+        holders.push(used_connection(&pod, token).await);
+        assert!(asked.elapsed() < Duration::from_secs(5), "number {number} took {:?}", asked.elapsed());
+    }
+    for (number, holder) in holders.iter_mut().enumerate() {
+        assert_eq!(is_served(holder, token).await, number >= 4, "number {number} of ten, of which six may be open");
+    }
+    let metrics = pod.admin().get("/metrics").await.text;
+    let evicted = metrics.lines().find_map(|line| line.strip_prefix("lockable_connections_evicted_total "));
+    assert!(evicted.is_some_and(|evicted| evicted.parse::<u32>().unwrap() >= 30), "{evicted:?}");
+}
+
+/// Found: with 64 idle connections of one peer, probes had no answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_keep_no_probe_from_the_admin_listener() {
+    let pod = Pod::start().await;
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(TcpStream::connect(pod.admin_address()).await.unwrap());
+    }
+    let live = timeout(Duration::from_secs(5), pod.admin().get("/livez")).await.expect("no answer");
+    assert_eq!(live.status, 200);
 }
 
 #[tokio::test]
