@@ -80,7 +80,10 @@ local waiting, pod, position, about = read_ticket(ticket)
 if ARGV[8] == '1' then
   leave(ticket, ARGV[4], now_ms)
 elseif waiting == ARGV[4] and position ~= '' then
-  -- It was handed the lock and did not collect it in time.
+  -- It was handed the lock and did not collect it in time. Its ticket may have been to
+  -- lapse with the reservations of others.
+  local until_ms = tonumber(redis.call('ZSCORE', WAITING, ARGV[4]) or now_ms)
+  keep(TICKETS, word(math.max(until_ms - now_ms, 0) + KEEP_MS))
   stand_again(ticket, waiting, pod, position, about)
 end
 if recovery_ms and (is_own or (waiting and not grant)) then

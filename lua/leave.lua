@@ -20,6 +20,17 @@ local function stop_waiting(head)
   end
 end
 
+-- Lets the tickets of a lock lapse with the last reservation when no request is open
+-- for it: nobody sweeps them then, and they count as waiting no longer.
+local function lapse_with_reservations(now_ms)
+  if redis.call('EXISTS', LINE) == 0 then
+    local last_ms = tonumber(redis.call('ZRANGE', KEPT, -1, -1, 'WITHSCORES')[2] or now_ms)
+    local rest_ms = word(math.max(last_ms - now_ms, 0) + 1000)
+    redis.call('PEXPIRE', TICKETS, rest_ms)
+    redis.call('PEXPIRE', KEPT, rest_ms)
+  end
+end
+
 -- Leaves the line with an attempt, if that is the one which waits. The position of
 -- an owner is reserved for a while, in which it counts as waiting. Returns whether
 -- it stood in line.
@@ -39,5 +50,6 @@ local function leave(ticket, attempt, now_ms)
   end
   reserve(ticket, attempt, pod, word(tonumber(position or now_ms * 1000)), about, now_ms + KEEP_MS)
   redis.call('ZADD', WAITING, 'XX', word(now_ms + KEEP_MS), attempt)
+  lapse_with_reservations(now_ms)
   return true
 end

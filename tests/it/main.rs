@@ -29,6 +29,7 @@ mod layers;
 mod layout;
 mod login;
 mod looking;
+mod memory;
 mod model;
 mod monitoring;
 mod openapi;

@@ -1,0 +1,183 @@
+//! What an account can put into Redis at most: docs/operations.md states it by plan.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
+
+use crate::support::{Client, Cluster, eventually};
+
+/// As docs/operations.md has it.
+const LOCK_BYTES: u64 = 4 * 1024;
+const WAITING_BYTES: u64 = 7 * 1024;
+const HISTORY_BYTES: u64 = 4 * 1024;
+
+/// A text of so many bytes that ends with a number.
+fn long(bytes: usize, number: usize) -> String {
+    format!("{:x>bytes$}", format!("-{number}"))
+}
+
+/// An owner of 128 characters, most of which have two bytes.
+fn long_owner(number: usize) -> String {
+    format!("{:é>128}", format!("-{number}"))
+}
+
+/// The longest that Terraform may say of itself: what is not the id is noted for
+/// people, and all of it is kept.
+fn info(number: usize, run: usize) -> String {
+    let begun =
+        json!({ "ID": long_owner(number * 1000 + run), "Operation": long(290, 0), "Who": long(190, 0), "Info": "" });
+    let rest = 2048 - begun.to_string().len();
+    let info =
+        json!({ "ID": begun["ID"], "Operation": begun["Operation"], "Who": begun["Who"], "Info": long(rest, 0) });
+    info.to_string()
+}
+
+fn path(number: usize) -> String {
+    format!("/v1/terraform/{}?namespace=deploy", long(200, number))
+}
+
+async fn cluster_with(locks: u32, waiters: u32) -> (Cluster, Client) {
+    let cluster = Cluster::start(1).await;
+    let (locks, waiters) = (locks.to_string(), waiters.to_string());
+    let plan = ["plan", "set", "business", "--rate", "1000000", "--burst", "1000000", "--locks", &locks];
+    cluster.operator(&[&plan[..], &["--waiters", &waiters]].concat()).await;
+    let account = cluster.account("business").await;
+    cluster.operator(&["namespace", "create", "--account", &account.email, "deploy"]).await;
+    let made = cluster.operator(&["token", "create", "--account", &account.email, "--label", &long(128, 1)]).await;
+    let client = cluster.pods[0].client(made["token"].as_str().unwrap());
+    (cluster, client)
+}
+
+/// All that Redis has in memory, but for the history, which is written beside this.
+fn used_memory(cluster: &Cluster) -> u64 {
+    const HISTORY: &str = "local sum = 0 for _, kind in ipairs({'history', 'recorded'}) do \
+                           for _, key in ipairs(redis.call('KEYS', '*:' .. kind .. ':*')) do \
+                           sum = sum + redis.call('MEMORY', 'USAGE', key, 'SAMPLES', '0') end end return sum";
+    let history = eval(cluster, HISTORY);
+    let info = cluster.redis.cli(&["INFO", "memory"]);
+    let used: u64 = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim().parse().unwrap();
+    used - history
+}
+
+fn eval(cluster: &Cluster, script: &str) -> u64 {
+    cluster.redis.cli(&["eval", script, "0"]).trim().parse().unwrap()
+}
+
+/// How many queue entries there are, reservations included.
+fn entries(cluster: &Cluster) -> u64 {
+    const SCRIPT: &str = "local sum = 0 for _, key in ipairs(redis.call('KEYS', '*:tickets:*')) do \
+                          sum = sum + redis.call('HLEN', key) end return sum";
+    eval(cluster, SCRIPT)
+}
+
+/// Sends a request that waits, and returns the connection on which it does.
+async fn wait_for(cluster: &Cluster, client: &Client, number: usize, run: usize) -> TcpStream {
+    let pod = &cluster.pods[0];
+    let mut stream = TcpStream::connect(pod.authority("127.0.0.1")).await.unwrap();
+    let (path, body, authorization) = (path(number), info(number, run), client.authorization());
+    let head = format!(
+        "POST {path}&wait=55s HTTP/1.1\r\nHost: test\r\nAuthorization: {authorization}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + &body).as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_and_queue_entries_with_the_longest_texts_take_what_the_documents_say() {
+    const COUNT: usize = 400;
+    let (cluster, client) = cluster_with(COUNT as u32, COUNT as u32).await;
+    let lock = async |number: usize| client.post_body(&path(number), "application/json", &info(number, 0)).await;
+    assert_eq!(lock(0).await.status, 200);
+    let before = used_memory(&cluster);
+    for numbers in (1..COUNT).collect::<Vec<_>>().chunks(8) {
+        let locked = join_all(numbers.iter().map(|number| lock(*number))).await;
+        assert!(locked.iter().all(|answer| answer.status == 200), "{}", locked[0].text);
+    }
+    lock(COUNT).await.assert_problem(429, "too-many-locks");
+    let held = used_memory(&cluster);
+    let each = (held - before) / (COUNT as u64 - 1);
+    println!("a lock: {each} bytes");
+    assert!(each <= LOCK_BYTES, "{each} bytes for a lock");
+
+    // One entry for each lock takes the most, as each queue has keys of its own.
+    let mut waiting = Vec::new();
+    for number in 0..COUNT {
+        waiting.push(wait_for(&cluster, &client, number, 1).await);
+    }
+    eventually(async || entries(&cluster) == COUNT as u64).await;
+    let too_many = client.get("/v1/acquire/anything?wait=1s&owner=one-more").await;
+    assert!([200, 429].contains(&too_many.status), "{}", too_many.text);
+    let each = (used_memory(&cluster) - held) / COUNT as u64;
+    println!("a queue entry: {each} bytes");
+    assert!(each <= WAITING_BYTES, "{each} bytes for a queue entry");
+}
+
+/// Found: clients that hung up left entries behind for over a minute, each time as many
+/// as the plan lets wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_of_clients_that_hung_up_take_memory_no_longer_than_they_count() {
+    const WAITERS: usize = 30;
+    let (cluster, client) = cluster_with(200, WAITERS as u32).await;
+    let held = |number: usize| format!("/v1/acquire/{}?owner=holder&namespace=deploy&lease=5m", long(200, number));
+    for number in 0..WAITERS * 4 {
+        assert_eq!(client.get(&held(number)).await.json["response"], true);
+    }
+    for round in 0..3 {
+        let mut waiting = Vec::new();
+        for number in 0..WAITERS {
+            waiting.push(wait_for(&cluster, &client, round * WAITERS + number, round).await);
+        }
+        // All that stand in line hang up at once, and their places are reserved.
+        eventually(async || {
+            let line = "local sum = 0 for _, key in ipairs(redis.call('KEYS', '*:line:*')) do \
+                        sum = sum + redis.call('ZCARD', key) end return sum";
+            eval(&cluster, line) == WAITERS as u64
+        })
+        .await;
+        drop(waiting);
+        eventually(async || {
+            let path = format!("/v1/acquire/{}?namespace=deploy&wait=1s", long(200, WAITERS * 4 - 1));
+            // One more can wait once the reservations no longer count.
+            client.get(&path).await.status == 200
+        })
+        .await;
+        let gone = eventually(async || entries(&cluster) == 0);
+        assert!(timeout(Duration::from_secs(5), gone).await.is_ok(), "{} after round {round}", entries(&cluster));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_of_an_account_follows_its_plan_and_has_bytes_that_it_cannot_exceed() {
+    const LOCKS: usize = 3;
+    let (cluster, client) = cluster_with(LOCKS as u32, 10).await;
+    let note = long(500, 0);
+    let round = async |number: usize| {
+        let (name, owner) = (long(200, number % 5), long_owner(number));
+        let lock = format!("{name}?namespace=deploy&owner={owner}");
+        let acquired = client.get(&format!("/v1/acquire/{lock}&note={note}")).await;
+        assert_eq!(acquired.json["response"], true, "{}", acquired.text);
+        assert_eq!(client.get(&format!("/v1/release/{lock}")).await.json["response"], true);
+    };
+    for number in 0..40 {
+        round(number).await;
+    }
+    let newest = long_owner(39);
+    eventually(async || cluster.redis.cli(&["eval", HISTORY, "0"]).contains(&newest)).await;
+    let history: Value = serde_json::from_str(&cluster.redis.cli(&["eval", HISTORY, "0"])).unwrap();
+    let history = history.as_object().unwrap();
+    assert!((1..=LOCKS).contains(&history.len()), "{} of {LOCKS} locks", history.len());
+    for (place, grants) in history {
+        let bytes = place.len() + grants.as_str().unwrap().len();
+        assert!(bytes as u64 <= HISTORY_BYTES, "{bytes} bytes");
+    }
+    let memory =
+        eval(&cluster, "return redis.call('MEMORY', 'USAGE', redis.call('KEYS', '*:history:*')[1], 'SAMPLES', '0')");
+    println!("history: {} bytes a lock", memory / history.len() as u64);
+    assert!(memory <= HISTORY_BYTES * LOCKS as u64, "{memory}");
+}
+
+const HISTORY: &str = "local all, found = redis.call('HGETALL', redis.call('KEYS', '*:history:*')[1]), {} \
+                       for at = 1, #all, 2 do found[all[at]] = all[at + 1] end return cjson.encode(found)";
