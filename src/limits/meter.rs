@@ -41,8 +41,10 @@ impl Meter {
     /// The least rate for which permits are drawn.
     const PERMITS_RATE_MIN: u32 = 100;
     /// How many requests there must have been in the last window for the next
-    /// to be worth drawing permits for.
-    const DEMAND_MIN: u32 = 4;
+    /// to be worth drawing permits for. Where the scripts of the locks can charge the
+    /// bucket that takes no further command, and drawing takes one.
+    const DEMAND_MIN: u32 = 16;
+    const DEMAND_MIN_APART: u32 = 4;
     /// For how long the shared limiter is left alone that could not be asked.
     const UNASKED: Duration = Duration::from_secs(1);
 
@@ -100,7 +102,7 @@ impl Meter {
             return Draw::Permit;
         }
         match state.demand_at(now) {
-            demand if demand < Self::DEMAND_MIN => {
+            demand if demand < self.demand_min() => {
                 let draw = self.pay_one(state, now);
                 if draw == Draw::PayInScript {
                     state.count(now);
@@ -110,6 +112,10 @@ impl Meter {
             _ if now < state.unasked_until => Draw::Permit,
             demand => Draw::Refill { wanted: demand.min(permits_per_life(self.plan)) },
         }
+    }
+
+    fn demand_min(&self) -> u32 {
+        if self.is_beside_locks { Self::DEMAND_MIN } else { Self::DEMAND_MIN_APART }
     }
 
     /// Has one request charged, wherever that can be done.
@@ -234,14 +240,14 @@ mod tests {
         let meter = meter(BUSINESS);
         let start = Instant::now();
         assert_eq!(meter.due().rate.burst, 1900, "100 are refilled while a permit lives");
-        assert!((0..4).all(|_| meter.draw(start) == Draw::PayInScript), "used little, no permit would be wasted");
-        assert_eq!(meter.draw(start), Draw::Refill { wanted: 4 });
+        assert!((0..16).all(|_| meter.draw(start) == Draw::PayInScript), "used little, a command would be wasted");
+        assert_eq!(meter.draw(start), Draw::Refill { wanted: 16 });
 
-        meter.fill(4, start);
-        assert!((0..3).all(|_| meter.draw(start) == Draw::Permit));
-        assert_eq!(meter.draw(start), Draw::Refill { wanted: 8 });
+        meter.fill(16, start);
+        assert!((0..15).all(|_| meter.draw(start) == Draw::Permit));
+        assert_eq!(meter.draw(start), Draw::Refill { wanted: 32 });
 
-        meter.fill(8, start);
+        meter.fill(32, start);
         let later = start + Rates::PERMIT_LIFE;
         assert_ne!(meter.draw(later), Draw::Permit, "a permit lives no longer");
         assert_eq!(meter.draw(later + Rates::PERMIT_LIFE * 3), Draw::PayInScript, "quiet again");
@@ -251,7 +257,7 @@ mod tests {
     fn what_was_used_just_before_counts() {
         let meter = meter(BUSINESS);
         let start = Instant::now();
-        for _ in 0..9 {
+        for _ in 0..20 {
             meter.draw(start);
         }
         let just_after = start + Rates::PERMIT_LIFE;
