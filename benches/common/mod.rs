@@ -118,6 +118,13 @@ impl Servers {
         made["token"].as_str().unwrap().to_owned()
     }
 
+    /// Runs an operator's command.
+    pub fn operator(&self, args: &[&str]) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lockable"));
+        command.args(args).env("LOCKABLE_DATABASE_URL", &self.database).stdout(Stdio::null());
+        assert!(command.status().unwrap().success(), "{args:?}");
+    }
+
     /// Asks the servers to stop, and waits until they have.
     pub fn stop(&mut self) {
         for pod in &mut self.pods {
