@@ -1,5 +1,7 @@
 //! Which connections close when there are as many as there may be. An idle connection
 //! costs its client nothing: whoever opens enough of them would keep everybody else out.
+//! One whose answer has begun is idle, too: a live page is closed before a request that
+//! waits, and browsers open it again.
 
 use std::{
     collections::{BTreeMap, VecDeque},
