@@ -77,7 +77,12 @@ async fn main() {
 async fn trial(place: &str, worst: Worst, servers: &Servers, length: Duration) {
     let (address, token) = (&servers.addresses[0], servers.account("quiet@example.com"));
     for holder in 0..HOLDERS {
-        assert!(ask(address, &token, &format!("/v1/acquire/held-{holder}?owner=quiet"), "").await);
+        // A server that has just started may not have reached its store yet.
+        let begun = Instant::now();
+        while !ask(address, &token, &format!("/v1/acquire/held-{holder}?owner=quiet"), "").await {
+            assert!(begun.elapsed() < Duration::from_secs(10), "no lock for the quiet account");
+            sleep(PAUSE).await;
+        }
     }
     let quiet = beats(address, &token, QUIET).await;
     let before = [memory_kib(&servers.pods[0]), redis_kib(servers.redis.as_ref())];
