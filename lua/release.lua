@@ -44,7 +44,8 @@ end
 -- mend end
 local has_line = redis.call('EXISTS', LINE) == 1
 local has_owner = string.sub(head, -2) ~= '\n\n'
-local may_wait = has_owner and ARGV[3] == '' and (not fence or mark == '?')
+-- In a recovery an owner that holds the lock may have asked for it again, and stand in line.
+local may_wait = has_owner and ARGV[3] == '' and (not fence or mark == '?' or has_line)
 if not TICKETS and (has_line or may_wait or mark == '?' or (until_ms or '') ~= '') then
   return {'too_few_keys', '0'}
 end
