@@ -32,7 +32,8 @@ async fn wrong_revoked_and_missing_credentials_get_the_same_401() {
         basic("not-a-uuid:".into()),
         "Basic %%%".into(),
         "Basic".into(),
-        format!("Bearer {token}"),
+        format!("Bearer {token}:"),
+        format!("Digest {token}"),
         String::new(),
     ];
     let nobody = pod.client_without_token();

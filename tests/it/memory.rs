@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
 use crate::support::{Client, Cluster, eventually};
@@ -11,7 +11,6 @@ use crate::support::{Client, Cluster, eventually};
 /// As docs/operations.md has it.
 const LOCK_BYTES: u64 = 4 * 1024;
 const WAITING_BYTES: u64 = 7 * 1024;
-const HISTORY_BYTES: u64 = 4 * 1024;
 
 /// A text of so many bytes that ends with a number.
 fn long(bytes: usize, number: usize) -> String {
@@ -148,36 +147,3 @@ async fn entries_of_clients_that_hung_up_take_memory_no_longer_than_they_count()
         assert!(timeout(Duration::from_secs(5), gone).await.is_ok(), "{} after round {round}", entries(&cluster));
     }
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_history_of_an_account_follows_its_plan_and_has_bytes_that_it_cannot_exceed() {
-    const LOCKS: usize = 3;
-    let (cluster, client) = cluster_with(LOCKS as u32, 10).await;
-    let note = long(500, 0);
-    let round = async |number: usize| {
-        let (name, owner) = (long(200, number % 5), long_owner(number));
-        let lock = format!("{name}?namespace=deploy&owner={owner}");
-        let acquired = client.get(&format!("/v1/acquire/{lock}&note={note}")).await;
-        assert_eq!(acquired.json["response"], true, "{}", acquired.text);
-        assert_eq!(client.get(&format!("/v1/release/{lock}")).await.json["response"], true);
-    };
-    for number in 0..40 {
-        round(number).await;
-    }
-    let newest = long_owner(39);
-    eventually(async || cluster.redis.cli(&["eval", HISTORY, "0"]).contains(&newest)).await;
-    let history: Value = serde_json::from_str(&cluster.redis.cli(&["eval", HISTORY, "0"])).unwrap();
-    let history = history.as_object().unwrap();
-    assert!((1..=LOCKS).contains(&history.len()), "{} of {LOCKS} locks", history.len());
-    for (place, grants) in history {
-        let bytes = place.len() + grants.as_str().unwrap().len();
-        assert!(bytes as u64 <= HISTORY_BYTES, "{bytes} bytes");
-    }
-    let memory =
-        eval(&cluster, "return redis.call('MEMORY', 'USAGE', redis.call('KEYS', '*:history:*')[1], 'SAMPLES', '0')");
-    println!("history: {} bytes a lock", memory / history.len() as u64);
-    assert!(memory <= HISTORY_BYTES * LOCKS as u64, "{memory}");
-}
-
-const HISTORY: &str = "local all, found = redis.call('HGETALL', redis.call('KEYS', '*:history:*')[1]), {} \
-                       for at = 1, #all, 2 do found[all[at]] = all[at + 1] end return cjson.encode(found)";
