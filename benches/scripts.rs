@@ -34,7 +34,7 @@ use lockable::{
         AccountId, Acquired, Heartbeaten, Info, Label, Lease, LockName, NamespaceId, Note, Owner, Payment, Rate,
         RateDue, Released,
     },
-    locks::{AcquireRequest, Claimant, HeartbeatRequest, LockId, Locks, ReleaseRequest},
+    locks::{AcquireRequest, Claimant, HeartbeatRequest, LockId, Locks, ReleaseRequest, RenewedLease},
 };
 use uuid::Uuid;
 
@@ -194,12 +194,23 @@ impl Bench {
             Operation::Acquire => {
                 let (note, info) = (Note::default(), Info::default());
                 let (label, held_max, waiting_max) = (Label::parse("first").unwrap(), 1_000_000, 10_000);
-                let request =
-                    AcquireRequest { lock, claimant, lease, label, note, info, held_max, waiting_max, payment };
+                let request = AcquireRequest {
+                    lock,
+                    claimant,
+                    lease,
+                    is_lease_asked: true,
+                    label,
+                    note,
+                    info,
+                    held_max,
+                    waiting_max,
+                    payment,
+                };
                 let answer = self.locks.acquire(&request).await.unwrap();
                 assert!(matches!(answer.outcome, Acquired::Granted(_)));
             }
             Operation::Heartbeat => {
+                let lease = RenewedLease::For(lease);
                 let request = HeartbeatRequest { lock, claimant, lease, fence: None, payment };
                 let answer = self.locks.heartbeat(&request).await.unwrap();
                 assert!(matches!(answer.outcome, Heartbeaten::Renewed(_)));

@@ -71,7 +71,7 @@ if is_own and not recovery_ms then
       stop_waiting(head)
     end
     local kept, record = attempt == ARGV[4] and attempt or '', nil
-    fence, record = hold_on(now, expires_ms, head, grant, kept, ARGV[2], ARGV[3], ARGV[9], ARGV[10] == '1')
+    fence, record = hold_on(now, expires_ms, head, grant, kept, ARGV[2], ARGV[3], ARGV[9], ARGV[10] == '1', ARGV[7])
     return {kept == '' and 'again' or 'granted', fence, expires_ms, unpack(record)}
   end
 end

@@ -7,6 +7,20 @@ local function read_grant(grant, from)
   return string.match(grant, '^(%d+) ?(%d*) ?(%d*)\n([?#]?)([^\n]*)\n(.*)$', from)
 end
 
+-- The lease in ms that a grant's holder asked for last, '' for none: it stands behind the
+-- time of the grant, with which `rest` begins.
+local function asked_lease(rest)
+  return string.match(rest, '^%d*@?(%d*)')
+end
+
+-- The same grant, for another lease; `rest` stays as it is when that is no other.
+local function with_lease(rest, lease_ms)
+  if asked_lease(rest) == lease_ms then
+    return rest
+  end
+  return (string.gsub(rest, '^(%d*)@?%d*', '%1@' .. lease_ms, 1))
+end
+
 -- The line with the fence of a grant whose change the journal is to record. The
 -- sequence number orders the changes of one grant wherever they are written, and
 -- until_ms is the latest expiry that any of them has named.

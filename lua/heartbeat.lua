@@ -3,7 +3,9 @@
 -- KEYS[1] lock, KEYS[2] held, KEYS[3] clock, KEYS[4] bucket: as in keys.lua
 -- ARGV[1] head: who asks, as in acquire.lua
 -- ARGV[2] place: what stands in `held`
--- ARGV[3] lease_ms
+-- ARGV[3] lease_ms; or '?' and, with spaces between, the lease in ms of those who never asked
+--         for one, the longest one, and the longest that the journal need not know of: then
+--         it is the lease that the holder asked for last
 -- ARGV[4] fence: that of the grant to renew, or '' for whichever is current
 -- ARGV[5] deadline_us: the time after which nothing may be done any more, lest a
 --         heartbeat that was held up makes a longer lease shorter
@@ -13,8 +15,8 @@
 --         the bucket with it
 --
 -- Returns one of
---   {'renewed', backlog_us, fence, expires_ms}   and what the journal is to record,
---                               as in acquire.lua
+--   {'renewed', backlog_us, fence, expires_ms, lease_ms}   and what the journal is to
+--                               record, as in acquire.lua
 --   {'not_held', backlog_us}
 --   {'held_by_another', backlog_us}   also when the fence is not the current one
 --   {'unsettled', backlog_us}   it is not known yet whether the journal has a newer
@@ -33,7 +35,7 @@ end
 
 local grant = redis.call('GET', KEYS[1])
 local head = ARGV[1]
-local fence, seq, until_ms, mark, attempt, rest, reason
+local fence, seq, until_ms, mark, attempt, rest, reason, is_changed
 if grant and string.sub(grant, 1, #head) == head then
   fence, seq, until_ms, mark, attempt, rest = read_grant(grant, #head + 1)
 end
@@ -45,10 +47,19 @@ elseif mark ~= '' then
   -- What waits to be collected is held by nobody yet, what was broken not any more.
   reason = 'not_held'
 end
+local lease_ms, is_long = ARGV[3], ARGV[6] == '1'
+if not reason and string.sub(lease_ms, 1, 1) == '?' then
+  local default_ms, max_ms, short_ms = string.match(lease_ms, '^%?(%d+) (%d+) (%d+)$')
+  lease_ms = word(math.min(tonumber(asked_lease(rest)) or tonumber(default_ms), tonumber(max_ms)))
+  is_long = tonumber(lease_ms) > tonumber(short_ms)
+elseif not reason then
+  is_changed = asked_lease(rest) ~= lease_ms
+  rest = with_lease(rest, lease_ms)
+end
 -- mend: ClosedIsUnsettled
 if is_closed(redis.call('GET', KEYS[3])) then
   if not reason then
-    redis.call('PEXPIRE', KEYS[1], ARGV[3], 'GT')
+    redis.call('PEXPIRE', KEYS[1], lease_ms, 'GT')
   end
   return {'unsettled', backlog}
 end
@@ -58,8 +69,8 @@ if reason then
   return {reason, backlog}
 end
 
-local expires_ms = word(math.floor(now / 1000) + tonumber(ARGV[3]))
-local lease_ms, is_shorter = ARGV[3], false
+local asked_ms, is_shorter = lease_ms, false
+local expires_ms = word(math.floor(now / 1000) + tonumber(lease_ms))
 -- mend: ShorteningJournaled
 -- A lease that gets shorter than its journal row stays as it is until the row is
 -- shorter, too: otherwise the lock could be granted to another holder while a
@@ -77,13 +88,13 @@ redis.call('PEXPIRE', KEYS[1], lease_ms)
 -- marked as held since, see hold_on.lua.
 local known = tonumber(fence) < tonumber(ARGV[7]) and '!' .. ARGV[7] or ''
 local line, record = fence, {}
-if is_shorter or ARGV[6] == '1' then
+if is_shorter or is_long then
   line = journal_line(fence, seq, until_ms, expires_ms)
   grant = head .. line .. '\n' .. known .. '\n' .. rest
   record = {word((tonumber(seq) or 0) + 1), is_shorter and '1' or '', '', grant}
   --@off AttemptForgotten: record[4] = head .. line .. '\n' .. attempt .. '\n' .. rest
   redis.call('SET', KEYS[1], grant, 'PX', lease_ms)
-elseif attempt ~= known then
+elseif attempt ~= known or is_changed then
   if until_ms ~= '' then
     line = fence .. ' ' .. seq .. ' ' .. until_ms
   end
@@ -91,4 +102,4 @@ elseif attempt ~= known then
 end
 redis.call('ZADD', KEYS[2], 'XX', word(math.floor(now / 1000) + tonumber(lease_ms)), ARGV[2])
 redis.call('PEXPIRE', KEYS[2], lease_ms, 'GT')
-return {'renewed', backlog, fence, expires_ms, unpack(record)}
+return {'renewed', backlog, fence, expires_ms, asked_ms, unpack(record)}

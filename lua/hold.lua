@@ -6,7 +6,7 @@ local function granted(now, fence, line, attempt, about)
   if tonumber(fence) ~= now then
     at_ms = word(math.floor(now / 1000))
   end
-  return line .. '\n' .. attempt .. '\n' .. at_ms .. '\n' .. about
+  return line .. '\n' .. attempt .. '\n' .. at_ms .. about
 end
 
 -- Gives the lock to an account for a lease, unless it holds as many as it may:

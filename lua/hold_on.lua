@@ -4,17 +4,22 @@
 -- attempt that made the grant may take it back only if it is the same that asks
 -- now; else none may, neither that one, whose answer may have been lost, nor this
 -- one, since the holder may rely on an answer to the first: then `attempt` is ''.
+-- With a lease in `about`, see acquire.lua, its holder asks for that one from then on.
 -- Returns the fence, and what the journal is to record, see acquire.lua.
 --
 -- A grant from before `epoch_us`, the time of the last recovery, is fenced anew,
 -- unless its attempt says that its holder has sent a heartbeat since: its release
 -- may have been lost, and with it grants that came after.
-local function hold_on(now, expires_ms, head, grant, attempt, place, lease_ms, epoch_us, is_long)
+local function hold_on(now, expires_ms, head, grant, attempt, place, lease_ms, epoch_us, is_long, about)
   local fence, seq, until_ms, _, before, rest = read_grant(grant, #head + 1)
+  local asked_ms = asked_lease(about)
+  if asked_ms ~= '' then
+    rest = with_lease(rest, asked_ms)
+  end
   local former = ''
   -- mend: FencedAnew
   if tonumber(fence) < tonumber(epoch_us) and before ~= '!' .. epoch_us then
-    if string.sub(rest, 1, 1) == '\n' then
+    if not string.find(rest, '^%d') then
       -- The time of the grant does not change with its fence.
       rest = word(math.floor(tonumber(fence) / 1000)) .. rest
     end

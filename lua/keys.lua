@@ -6,7 +6,8 @@
 --
 -- KEYS[1] lock     string: the grant, one field to a line: account, owner,
 --                  fence, attempt, time of the grant in ms, token label, note,
---                  info. The time is '' where it is that of the fence, and what
+--                  info. The time is '' where it is that of the fence; behind it stand '@'
+--                  and the lease in ms that the holder asked for last, if it did. What
 --                  is '' at the end is left out. Behind the fence of a grant
 --                  that has a row in the journal stand the sequence number of
 --                  its last change there and the latest expiry in ms that a

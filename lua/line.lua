@@ -57,7 +57,7 @@ local function hand_over(now)
     end
     if fence then
       local account, owner = string.match(ticket, '^([^\n]*)\n([^\n]*)\n')
-      local grant = table.concat({account, owner, fence, '?' .. attempt, word(now_ms), about}, '\n')
+      local grant = table.concat({account, owner, fence, '?' .. attempt, word(now_ms) .. about}, '\n')
       redis.call('SET', LOCK, grant, 'PX', word(COLLECT_MS))
       -- A hint: whether it may be sent, and arrives, is not what counts.
       redis.pcall('PUBLISH', pod, attempt)

@@ -45,7 +45,7 @@ if has_owner then
   stop_waiting(head)
 end
 if grant and mark == '' then
-  fence, record = hold_on(now, expires_ms, head, grant, '', ARGV[2], ARGV[3], ARGV[8], ARGV[12] == '1')
+  fence, record = hold_on(now, expires_ms, head, grant, '', ARGV[2], ARGV[3], ARGV[8], ARGV[12] == '1', ARGV[7])
   return {'again', backlog, fence, expires_ms, unpack(record)}
 end
 

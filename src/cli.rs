@@ -99,5 +99,8 @@ fn say(words: &str) {
 /// A text that comes in part from elsewhere, as it can be shown on a terminal: control
 /// characters in it would be carried out there.
 fn plain(words: &str) -> String {
-    words.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    words
+        .chars()
+        .map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
 }

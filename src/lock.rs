@@ -20,5 +20,5 @@ pub use ledger::{EndedGrant, Entered, Era, JournalRow, Ledger, LedgerError, RECE
 pub use name::{LockName, NameError};
 pub use namespace::{Namespace, NamespaceError, NamespaceId};
 pub use outcome::{Acquired, Broken, Heartbeaten, Held, NotHeld, Refusal, Released, Standing};
-pub use text::is_invisible;
 pub use rate::{Payment, Rate, RateDue, RateStanding};
+pub use text::is_invisible;

@@ -50,10 +50,10 @@ pub use self::{
     collect::Withdrawn,
     crowd::{Crowd, Waiter},
     history::{Counts, Ending, History, Past},
-    line::Look,
     inspect::UnrecordedEnd,
+    line::Look,
     list::{Census, Cursor, ListRequest, Listing, Looked, Page},
-    request::{AcquireRequest, Answer, BreakRequest, Claimant, HeartbeatRequest, LockId, ReleaseRequest},
+    request::{AcquireRequest, Answer, BreakRequest, Claimant, HeartbeatRequest, LockId, ReleaseRequest, RenewedLease},
 };
 use self::{keys::pod_channel, quotas::Quotas, recorder::Recorder, stall::StallGuard, waiters::Waiters};
 

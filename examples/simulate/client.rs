@@ -10,7 +10,7 @@ use lockable::{
     },
     locks::{
         AcquireRequest, Answer, BreakRequest, Claimant, HeartbeatRequest, LockId, Locks, LocksError, Looked,
-        ReleaseRequest,
+        ReleaseRequest, RenewedLease,
     },
 };
 use tokio_util::sync::CancellationToken;
@@ -99,7 +99,7 @@ impl Clients {
                 })
             }
             Kind::Heartbeat { lease_ms, fence } => {
-                let lease = Lease::from_ms(lease_ms);
+                let lease = RenewedLease::For(Lease::from_ms(lease_ms));
                 let request = HeartbeatRequest { lock, claimant, lease, fence: fence.map(fence_of), payment };
                 let handler = move |locks: Locks| async move { locks.heartbeat(&request).await };
                 read(self.cluster.call(server, hang_up, handler).await, |heartbeaten| match heartbeaten {
@@ -219,6 +219,7 @@ fn acquire_request(lock: LockId, claimant: Claimant, lease_ms: u64, held_max: u6
         lock,
         claimant,
         lease: Lease::from_ms(lease_ms),
+        is_lease_asked: true,
         label: Label::parse("sim").unwrap(),
         note: Note::default(),
         info: Info::default(),

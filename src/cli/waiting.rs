@@ -96,7 +96,8 @@ fn in_words(request: &LockRequest, status: Option<&Status>, begun: Moment) -> St
     let (minutes, seconds) = (waited / 60, waited % 60);
     let place = status.and_then(|status| Some(format!(", place {} of {}", status.place?, status.waiting)));
     let holder = status.and_then(|status| Some(format!(", held by {}", status.holder.as_ref()?)));
-    let recovering = status.and_then(|status| Some(format!(", which {}", recovering(status.recovering_until.as_ref()?))));
+    let recovering =
+        status.and_then(|status| Some(format!(", which {}", recovering(status.recovering_until.as_ref()?))));
     let (place, holder) = (place.unwrap_or_default(), recovering.or(holder).unwrap_or_default());
     format!("waiting for {} for {minutes}:{seconds:02}{place}{holder}", request.name())
 }

@@ -76,7 +76,9 @@ pub(super) struct TokenView<'a> {
 pub(super) async fn account(State(app): State<Arc<App>>, caller: Authorized<Look>) -> Result<Response, Problem> {
     let account = caller.account();
     match caller.settle(app.locks.census(account.account, &caller.payment()).await?) {
-        Looked::Found(census) => Ok(Json(AccountView::new(account, census, app.locks.all_recovered_at())).into_response()),
+        Looked::Found(census) => {
+            Ok(Json(AccountView::new(account, census, app.locks.all_recovered_at())).into_response())
+        }
         Looked::RateLimited { retry_after } => Err(caller.rate_limited(&app, retry_after)),
     }
 }

@@ -57,6 +57,7 @@ pub(super) async fn acquire(
         lock: LockId { namespace: namespace.id, name },
         claimant: Claimant { account: account.account, owner },
         lease: caller.lease(lease)?,
+        is_lease_asked: lease.is_some(),
         label: account.label.clone(),
         note,
         info: Info::default(),

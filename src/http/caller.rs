@@ -11,8 +11,8 @@ use axum::{
 use metrics::{Counter, counter};
 
 use super::{
-    credentials::{Credentials, credentials},
     connection::Connection,
+    credentials::{Credentials, credentials},
     frame::Frame,
     known::Known,
     problem::{Kind, Problem},
@@ -23,7 +23,7 @@ use crate::{
     app::App,
     limits::{Admission, RateShare},
     lock::{Lease, Namespace, Payment, RateStanding},
-    locks::Answer,
+    locks::{Answer, RenewedLease},
 };
 
 /// A caller whose token has the privilege `P`, and whose request has been
@@ -139,6 +139,15 @@ impl<P> Authorized<P> {
             .caller
             .lease(asked)
             .map_err(|error: LeaseOutOfRange| Problem::new(Kind::LeaseOutOfRange, error.to_string()))
+    }
+
+    /// The lease that a heartbeat asks for, if the plan has it, or the one asked for last.
+    pub(super) fn renewed_lease(&self, asked: Option<Lease>) -> Result<RenewedLease, Problem> {
+        let lease = self.lease(asked)?;
+        Ok(match asked {
+            Some(_) => RenewedLease::For(lease),
+            None => RenewedLease::LastAsked { default: lease, max: self.known.caller.plan.lease_max },
+        })
     }
 
     pub(super) fn account(&self) -> &Caller {

@@ -18,8 +18,8 @@ use futures_util::FutureExt;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
-    credentials::{Credentials, credentials},
     client_address::client_address,
+    credentials::{Credentials, credentials},
     cursor,
     frame::Frame,
     lock_path::name_in,

@@ -19,7 +19,7 @@ use crate::{
     path = "/v1/heartbeat/{name}",
     tag = "locks",
     summary = "Renew a lease",
-    description = "Send one at a third of the lease, and stop working when the answer is no.",
+    description = "Send one at a third of the lease, and stop working when the answer is no. Without `lease` it is the one that was asked for last.",
     params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), HeartbeatParams),
     request_body(
         content((HeartbeatParams = "application/x-www-form-urlencoded"), (HeartbeatParams = "application/json")),
@@ -42,7 +42,7 @@ pub(super) async fn heartbeat(
     let request = HeartbeatRequest {
         lock: LockId { namespace: namespace.id, name },
         claimant: Claimant { account: caller.account().account, owner: params.owner },
-        lease: caller.lease(params.lease)?,
+        lease: caller.renewed_lease(params.lease)?,
         fence: params.fence,
         payment: caller.payment(),
     };

@@ -206,10 +206,8 @@ impl<S: Send + Sync> FromRequestParts<S> for BreakParams {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         let mut params = Params::in_query(&parts.uri)?;
-        let read = Self {
-            namespace: params.text("namespace")?,
-            fence: params.take("fencing_token", |text| text.parse())?,
-        };
+        let read =
+            Self { namespace: params.text("namespace")?, fence: params.take("fencing_token", |text| text.parse())? };
         params.finish(&["namespace", "fencing_token"])?;
         Ok(read)
     }

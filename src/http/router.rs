@@ -29,8 +29,8 @@ use super::{
     problem::{Kind, Problem},
     release::release,
     service::Service,
-    strict::refuse_ambiguous,
     shed::Place,
+    strict::refuse_ambiguous,
     terraform::terraform,
 };
 use crate::{app::App, limits::RateShare};

@@ -123,6 +123,7 @@ pub(super) async fn acquire(
         lock,
         claimant: Claimant { account: account.account, owner: Some(owner) },
         lease: lease(caller, params)?,
+        is_lease_asked: true,
         label: account.label.clone(),
         note: info.note(),
         info: one_line(body)?,

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::{
     Locks, LocksError,
     journal::Change,
-    request::{Answer, HeartbeatRequest, Keys, read_standing, script, write_fence, write_rate},
+    request::{Answer, HeartbeatRequest, Keys, RenewedLease, read_standing, script, write_fence, write_rate},
     stored::read_time,
     words::{KeySlices, Words},
 };
@@ -33,10 +33,10 @@ impl Locks {
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))
             .text(&place)
-            .number(request.lease.as_ms())
+            .write(|text| self.write_lease(text, request.lease))
             .write(|text| write_fence(text, request.fence))
             .number(deadline.us)
-            .text(if self.is_long(request.lease) { "1" } else { "" })
+            .text(if matches!(request.lease, RenewedLease::For(lease) if self.is_long(lease)) { "1" } else { "" })
             .number(self.keyspace.epoch_us(shard));
         write_rate(&mut args, &request.payment);
         let reply = loop {
@@ -46,9 +46,9 @@ impl Locks {
             }
         };
         Self::count("heartbeat", &reply);
-        let mut outcome = read_heartbeaten(&reply, request.lease)?;
+        let mut outcome = read_heartbeaten(&reply)?;
         if let Heartbeaten::Renewed(grant) = &mut outcome
-            && let Some(change) = Change::read(&reply, 4)?
+            && let Some(change) = Change::read(&reply, 5)?
         {
             let of = (&request.lock, &request.claimant);
             if !Box::pin(self.record_renewal(era.as_ref(), of, grant, change)).await {
@@ -60,11 +60,29 @@ impl Locks {
         }
         Ok(Answer { outcome, standing: read_standing(&reply, &request.payment)? })
     }
+
+    /// Writes the lease of a heartbeat as `lua/heartbeat.lua` takes it.
+    fn write_lease(&self, text: &mut String, lease: RenewedLease) {
+        let mut number = itoa::Buffer::new();
+        match lease {
+            RenewedLease::For(lease) => text.push_str(number.format(lease.as_ms())),
+            RenewedLease::LastAsked { default, max } => {
+                for (before, lease) in [('?', default), (' ', max), (' ', self.short)] {
+                    text.push(before);
+                    text.push_str(number.format(lease.as_ms()));
+                }
+            }
+        }
+    }
 }
 
-fn read_heartbeaten(reply: &Reply, lease: Lease) -> Result<Heartbeaten, LocksError> {
+fn read_heartbeaten(reply: &Reply) -> Result<Heartbeaten, LocksError> {
     Ok(match reply.status() {
-        "renewed" => Heartbeaten::Renewed(Grant { fence: reply.word(2)?, lease, expires_at: read_time(reply, 3)? }),
+        "renewed" => Heartbeaten::Renewed(Grant {
+            fence: reply.word(2)?,
+            lease: Lease::from_ms(reply.word(4)?),
+            expires_at: read_time(reply, 3)?,
+        }),
         "not_held" => Heartbeaten::Refused(NotHeld::Free),
         "held_by_another" => Heartbeaten::Refused(NotHeld::HeldByAnother),
         "rate_limited" => Heartbeaten::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) },

@@ -74,7 +74,8 @@ impl Locks {
             _ => None,
         };
         loop {
-            let Ok(waiting) = standing.wait_for(|standing| rest(standing).is_some()).await.map(|standing| rest(&standing))
+            let Ok(waiting) =
+                standing.wait_for(|standing| rest(standing).is_some()).await.map(|standing| rest(&standing))
             else {
                 return;
             };

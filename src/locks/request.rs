@@ -26,6 +26,8 @@ pub struct AcquireRequest {
     pub lock: LockId,
     pub claimant: Claimant,
     pub lease: Lease,
+    /// The client has asked for this lease: a heartbeat that asks for none has the same.
+    pub is_lease_asked: bool,
     /// The label of the token that is used.
     pub label: Label,
     pub note: Note,
@@ -42,10 +44,22 @@ pub struct AcquireRequest {
 pub struct HeartbeatRequest {
     pub lock: LockId,
     pub claimant: Claimant,
-    pub lease: Lease,
+    pub lease: RenewedLease,
     /// Renew only the grant with this fence.
     pub fence: Option<Fence>,
     pub payment: Payment,
+}
+
+/// The lease that a heartbeat asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenewedLease {
+    For(Lease),
+    /// That which the holder asked for last, cut to the longest one of the plan.
+    LastAsked {
+        /// The lease of holders that never asked for one.
+        default: Lease,
+        max: Lease,
+    },
 }
 
 /// What a release asks for.
@@ -91,15 +105,17 @@ impl Claimant {
 }
 
 impl AcquireRequest {
-    /// What scripts keep of the holder beside who it is: one field to a line,
-    /// without those at the end that are empty.
+    /// What scripts keep of the holder beside who it is, see `lua/acquire.lua`: the lease that
+    /// was asked for, and one field to a line, without those at the end that are empty.
     pub(super) fn write_about(&self, text: &mut String) {
+        if self.is_lease_asked {
+            text.push('@');
+            text.push_str(itoa::Buffer::new().format(self.lease.as_ms()));
+        }
         let fields = [self.label.as_str(), self.note.as_str(), self.info.as_str()];
         let filled = fields.iter().rposition(|field| !field.is_empty()).map_or(0, |last| last + 1);
-        for (at, field) in fields.into_iter().take(filled).enumerate() {
-            if at > 0 {
-                text.push('\n');
-            }
+        for field in fields.into_iter().take(filled.max(1)) {
+            text.push('\n');
             text.push_str(field);
         }
     }
@@ -278,6 +294,7 @@ impl AcquireRequest {
             lock: LockId { namespace: NamespaceId::Public, name: LockName::parse("x").unwrap() },
             claimant: Claimant { account, owner: None },
             lease: Lease::from_secs(60),
+            is_lease_asked: false,
             label: Label::parse("first").unwrap(),
             note: Note::default(),
             info: Info::default(),

@@ -53,6 +53,7 @@ pub(super) fn read_holder(reply: &Reply, grant: usize, expires: usize) -> Result
     let [account, owner, fence, _attempt, acquired_ms, label, note, info] = fields(reply.text(grant)?);
     let parsed = || {
         let fence: Fence = fence_in(fence).parse().ok()?;
+        let acquired_ms = acquired_ms.split('@').next().unwrap_or_default();
         let acquired_ms = if acquired_ms.is_empty() { time_of(fence) } else { acquired_ms.parse().ok()? };
         Some(Holder {
             account: account.parse().ok()?,
@@ -73,8 +74,9 @@ pub(super) fn read_holder(reply: &Reply, grant: usize, expires: usize) -> Result
 pub(super) fn in_full(record: &str) -> String {
     let mut fields = fields(record);
     let acquired_ms = fence_in(fields[2]).parse().map(|fence| time_of(fence).to_string()).unwrap_or_default();
-    if fields[4].is_empty() {
-        fields[4] = &acquired_ms;
+    let with_time = format!("{acquired_ms}{}", fields[4]);
+    if fields[4].is_empty() || fields[4].starts_with('@') {
+        fields[4] = &with_time;
     }
     fields.join("\n")
 }
@@ -101,5 +103,8 @@ mod tests {
         assert_eq!(in_full(full), full);
         let later = "account\n\n1767225600123456\n\n1767225600999\nci\nnote\n{}";
         assert_eq!(in_full(later), later, "a time of its own stays");
+        let with_lease = "account\nana\n1767225600123456\nattempt\n1767225600123@300000\nci\n\n";
+        assert_eq!(in_full("account\nana\n1767225600123456\nattempt\n@300000\nci"), with_lease);
+        assert_eq!(in_full(with_lease), with_lease);
     }
 }

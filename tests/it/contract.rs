@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Account, Answer, Client, Pod, eventually};
+use crate::support::{Account, Answer, Client, Cluster, Pod, eventually};
 
 async fn business() -> (Pod, Client) {
     let pod = Pod::start().await;
@@ -269,6 +269,45 @@ async fn leases_are_for_the_plan_to_allow() {
         business.get("/v1/acquire/own").await.json["lease_ms"] == 300_000
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_without_a_lease_renews_by_the_one_asked_for_last() {
+    let cluster = Cluster::start(1).await;
+    let embedded = Pod::start().await;
+    for pod in [&cluster.pods[0], &embedded] {
+        let account = pod.account("business").await;
+        let client = pod.client(&account.token);
+        let lease = async |path: &str| client.get(path).await.json["lease_ms"].clone();
+        assert_eq!(lease("/v1/acquire/kept?owner=a&lease=5m").await, 300_000);
+        assert_eq!(lease("/v1/heartbeat/kept?owner=a").await, 300_000);
+        assert_eq!(lease("/v1/heartbeat/kept?owner=a&lease=90s").await, 90_000);
+        assert_eq!(lease("/v1/heartbeat/kept?owner=a").await, 90_000);
+        assert_eq!(lease("/v1/acquire/kept?owner=a").await, 60_000, "an acquire has the account's own");
+        assert_eq!(lease("/v1/heartbeat/kept?owner=a").await, 90_000, "but asks for nothing");
+        assert_eq!(lease("/v1/acquire/kept?owner=a&lease=2h").await, 7_200_000);
+        let shown = client.get("/v1/locks/kept").await.json;
+        assert_eq!(lease("/v1/heartbeat/kept?owner=a").await, 7_200_000);
+        assert_eq!(client.get("/v1/locks/kept").await.json["holder"]["acquired_at"], shown["holder"]["acquired_at"]);
+        assert_eq!(lease("/v1/acquire/never?owner=a").await, 60_000);
+        assert_eq!(lease("/v1/heartbeat/never?owner=a").await, 60_000);
+
+        // One that waits, and is handed the lock.
+        assert_eq!(lease("/v1/acquire/handed?owner=a").await, 60_000);
+        let waiter = {
+            let client = client.clone();
+            tokio::spawn(async move { client.get("/v1/acquire/handed?owner=b&lease=4m&wait=30s").await })
+        };
+        eventually(async || client.get("/v1/locks/handed").await.json["waiting"] == 1).await;
+        client.get("/v1/release/handed?owner=a").await;
+        assert_eq!(waiter.await.unwrap().json["lease_ms"], 240_000);
+        assert_eq!(lease("/v1/heartbeat/handed?owner=b").await, 240_000);
+
+        // Cut to the longest lease of the plan, never refused.
+        pod.operator(&["plan", "set", "business", "--lease-max", "10m"]).await;
+        eventually(async || lease("/v1/heartbeat/kept?owner=a").await == 600_000).await;
+        pod.operator(&["plan", "set", "business", "--lease-max", "24h"]).await;
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use lockable::{
         AccountId, Acquired, Heartbeaten, Info, Label, Lease, LockName, NamespaceId, NotHeld, Note, Payment, Rate,
         RateDue, Refusal, Released,
     },
-    locks::{AcquireRequest, Claimant, HeartbeatRequest, LockId, LocksError, ReleaseRequest},
+    locks::{AcquireRequest, Claimant, HeartbeatRequest, LockId, LocksError, ReleaseRequest, RenewedLease},
 };
 use uuid::Uuid;
 
@@ -44,6 +44,7 @@ async fn a_late_acquire_grants_nothing_and_a_late_release_takes_nothing() {
         lock: lock.clone(),
         claimant: claimant.clone(),
         lease: Lease::from_secs(3600),
+        is_lease_asked: true,
         label: Label::parse("test").unwrap(),
         note: Note::default(),
         info: Info::default(),
@@ -53,8 +54,13 @@ async fn a_late_acquire_grants_nothing_and_a_late_release_takes_nothing() {
     };
     let release =
         ReleaseRequest { lock: lock.clone(), claimant: claimant.clone(), fence: None, payment: Payment::Paid };
-    let heartbeat =
-        HeartbeatRequest { lock, claimant, lease: Lease::from_secs(3600), fence: None, payment: Payment::Paid };
+    let heartbeat = HeartbeatRequest {
+        lock,
+        claimant,
+        lease: RenewedLease::For(Lease::from_secs(3600)),
+        fence: None,
+        payment: Payment::Paid,
+    };
 
     clock.stride.store(10_000_000, Ordering::SeqCst);
     assert!(matches!(locks.acquire(&acquire).await, Err(LocksError::TooLate)));
@@ -81,6 +87,7 @@ async fn fences_rise_though_the_clock_is_set_back() {
             lock: LockId { namespace: NamespaceId::Public, name: LockName::parse(format!("{}", round % 2)).unwrap() },
             claimant: Claimant { account: AccountId(Uuid::new_v4()), owner: None },
             lease: Lease::from_secs(1),
+            is_lease_asked: true,
             label: Label::parse("test").unwrap(),
             note: Note::default(),
             info: Info::default(),
@@ -110,7 +117,7 @@ async fn a_rate_does_not_wait_for_a_time_that_was_set_back() {
     let request = HeartbeatRequest {
         lock: LockId { namespace: NamespaceId::Public, name: LockName::parse("rate").unwrap() },
         claimant: Claimant { account: AccountId(Uuid::new_v4()), owner: None },
-        lease: Lease::from_secs(1),
+        lease: RenewedLease::For(Lease::from_secs(1)),
         fence: None,
         payment: Payment::Due(RateDue { bucket: keyspace.key("0", "rate", "token").into(), rate }),
     };

@@ -19,7 +19,10 @@ use lockable::{
         AccountId, Acquired, Attempt, Fence, Heartbeaten, Info, Label, Lease, LockName, NamespaceId, Note, Owner,
         Payment, Rate, RateDue, Released,
     },
-    locks::{AcquireRequest, Answer, Claimant, HeartbeatRequest, LockId, Locks, Look, ReleaseRequest, Turn, Withdrawn},
+    locks::{
+        AcquireRequest, Answer, Claimant, HeartbeatRequest, LockId, Locks, Look, ReleaseRequest, RenewedLease, Turn,
+        Withdrawn,
+    },
 };
 use proptest::{
     collection::vec,
@@ -166,6 +169,11 @@ fn payment(due: bool, keyspace: &Keyspace) -> Payment {
     }
 }
 
+/// A request for this lease asks for none.
+const DEFAULT_LEASE: Lease = Lease::from_secs(60);
+/// The longest lease of a heartbeat that asks for none.
+const LEASE_MAX: Lease = Lease::from_secs(1800);
+
 /// A keyspace, its locks, and the model, all at one time.
 struct Trial {
     keyspaces: Vec<(&'static str, Keyspace, Locks)>,
@@ -181,6 +189,7 @@ impl Trial {
                 lock: lock(index),
                 claimant: claimant(who),
                 lease: Lease::from_ms(lease_ms),
+                is_lease_asked: Lease::from_ms(lease_ms) != DEFAULT_LEASE,
                 label: Label::parse("ci").unwrap(),
                 note: Note::parse(note).unwrap(),
                 info: Info::parse(if who == 1 { "{}" } else { "" }).unwrap(),
@@ -275,7 +284,10 @@ impl Trial {
                 let request = HeartbeatRequest {
                     lock: lock(index),
                     claimant: claimant(who),
-                    lease: Lease::from_ms(lease_ms),
+                    lease: match Lease::from_ms(lease_ms) {
+                        DEFAULT_LEASE => RenewedLease::LastAsked { default: DEFAULT_LEASE, max: LEASE_MAX },
+                        lease => RenewedLease::For(lease),
+                    },
                     fence: picked(index, fence),
                     payment: pay(due),
                 };

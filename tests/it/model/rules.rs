@@ -11,7 +11,7 @@ use lockable::{
         AccountId, Acquired, Attempt, Fence, Grant, Heartbeaten, Held, Holder, Lease, NotHeld, Payment, RateStanding,
         Refusal, Released,
     },
-    locks::{AcquireRequest, Answer, Claimant, HeartbeatRequest, LockId, Look, ReleaseRequest, Turn},
+    locks::{AcquireRequest, Answer, Claimant, HeartbeatRequest, LockId, Look, ReleaseRequest, RenewedLease, Turn},
 };
 
 use super::{HELD_MAX, WAITING_MAX};
@@ -45,6 +45,8 @@ struct Holding {
     attempt: String,
     /// It has been collected, or was never waited for.
     is_collected: bool,
+    /// The lease that its holder asked for last, if it did.
+    asked: Option<Lease>,
 }
 
 struct Ticket {
@@ -141,11 +143,8 @@ impl Model {
         let is_replaced = line.iter().any(|ticket| ticket.is_of(claimant, &attempt) && ticket.attempt != attempt);
         if is_over {
             self.leave(lock, claimant, &attempt);
-        } else if let Some(ticket) = self.lock(lock).line.iter_mut().find(|ticket| ticket.is_of(claimant, &attempt))
-            && ticket.attempt == attempt
-        {
-            // It was handed the lock and did not collect it in time.
-            ticket.state = State::Waits;
+        } else {
+            self.stand_again(lock, claimant, &attempt);
         }
         if !is_held || !(stands || is_over) {
             if !stands {
@@ -155,6 +154,20 @@ impl Model {
         }
         let held = self.held(lock);
         if is_replaced { Turn::Replaced(held) } else { Turn::Waiting(held) }
+    }
+
+    /// Puts a ticket back that was handed the lock and did not collect it in time.
+    fn stand_again(&mut self, lock: &LockId, claimant: &Claimant, attempt: &str) {
+        let is_meant = |ticket: &&mut Ticket| {
+            ticket.is_of(claimant, attempt) && ticket.attempt == attempt && ticket.state != State::Waits
+        };
+        let Some(ticket) = self.lock(lock).line.iter_mut().find(is_meant) else { return };
+        ticket.state = State::Waits;
+        let now = self.now();
+        let over = self.waiting.get(&claimant.account).and_then(|waiting| waiting.get(attempt));
+        let until = over.copied().unwrap_or(now).max(now) + KEEP;
+        let entry = self.lock(lock);
+        entry.line_kept_until = entry.line_kept_until.max(until);
     }
 
     pub fn withdraw(&mut self, request: &AcquireRequest, attempt: Attempt) -> bool {
@@ -191,12 +204,17 @@ impl Model {
                 return Answer { outcome: Heartbeaten::RateLimited { retry_after }, standing: Some(standing) };
             }
         };
-        let expires_at = self.now() + request.lease.as_duration();
+        let now = self.now();
         let outcome = match self.find(&request.lock, &request.claimant, request.fence) {
             Ok(holding) if holding.is_collected => {
+                let lease = match request.lease {
+                    RenewedLease::For(lease) => *holding.asked.insert(lease),
+                    RenewedLease::LastAsked { default, max } => holding.asked.unwrap_or(default).min(max),
+                };
+                let expires_at = now + lease.as_duration();
                 holding.holder.expires_at = expires_at;
                 holding.attempt = String::new();
-                Heartbeaten::Renewed(Grant { fence: holding.holder.fence, lease: request.lease, expires_at })
+                Heartbeaten::Renewed(Grant { fence: holding.holder.fence, lease, expires_at })
             }
             Ok(_) => Heartbeaten::Refused(NotHeld::Free),
             Err(reason) => Heartbeaten::Refused(reason),
@@ -293,7 +311,7 @@ impl Model {
             }
             let fence = self.next_fence();
             let holder = self.holder(&request, fence, now + COLLECT);
-            let holding = Holding { claimant: request.claimant, holder, attempt, is_collected: false };
+            let holding = Holding { claimant: request.claimant, holder, attempt, is_collected: false, asked: None };
             self.lock(lock).held = Some(holding);
         }
         self.lock(lock).held.as_ref()
@@ -311,7 +329,13 @@ impl Model {
         let expires_at = self.now() + request.lease.as_duration();
         let holder = self.holder(request, fence, expires_at);
         let claimant = request.claimant.clone();
-        let holding = Holding { claimant, holder, attempt: attempt.to_owned(), is_collected: true };
+        let holding = Holding {
+            claimant,
+            holder,
+            attempt: attempt.to_owned(),
+            is_collected: true,
+            asked: request.is_lease_asked.then_some(request.lease),
+        };
         self.lock(&request.lock).held = Some(holding);
         Turn::Over(Acquired::Granted(Grant { fence, lease: request.lease, expires_at }))
     }
@@ -334,6 +358,7 @@ impl Model {
         let expires_at = self.now() + request.lease.as_duration();
         let holding = self.lock(&request.lock).held.as_mut().unwrap();
         holding.holder.expires_at = expires_at;
+        holding.asked = request.is_lease_asked.then_some(request.lease).or(holding.asked);
         attempt.clone_into(&mut holding.attempt);
         let grant = Grant { fence, lease: request.lease, expires_at };
         Turn::Over(if attempt.is_empty() { Acquired::Again(grant) } else { Acquired::Granted(grant) })
@@ -385,6 +410,16 @@ impl Model {
         };
         if claimant.owner.is_some() && line[at].state != State::Cancelled {
             line[at].state = State::Reserved(until);
+            let is_open = line.iter().any(|ticket| ticket.state == State::Waits);
+            let reserved = line.iter().filter_map(|ticket| match ticket.state {
+                State::Reserved(until) => Some(until),
+                State::Waits | State::Cancelled => None,
+            });
+            // Nobody sweeps them when no request is open: they lapse by themselves.
+            if let (false, Some(last)) = (is_open, reserved.max()) {
+                let until = last.max(self.now()) + Duration::from_secs(1);
+                self.lock(lock).line_kept_until = until;
+            }
             if let Some(over) = self.waiting.entry(claimant.account).or_default().get_mut(attempt) {
                 *over = until;
             }
