@@ -267,8 +267,9 @@ impl Knowledge {
         self.state().has_restarted = true;
     }
 
+    /// "a leap that is undone before it is noticed" is what `blip` is for.
     pub fn may_leap(&self) -> bool {
-        self.world.now_ms() >= self.state().started_at + NO_START_NEAR_LEAP_MS
+        self.rest_after_leap() == 0 && self.world.now_ms() >= self.state().started_at + NO_START_NEAR_LEAP_MS
     }
 
     pub fn rest_after_leap(&self) -> u64 {
@@ -401,7 +402,13 @@ impl Knowledge {
                 state.note_end(&answered);
                 Vec::new()
             }
-            Outcome::Failed | Outcome::Void | Outcome::HungUp | Outcome::Lost => Vec::new(),
+            Outcome::Failed | Outcome::HungUp | Outcome::Lost => {
+                if let Kind::Break { fence } = answered.kind {
+                    state.end(answered.key, fence, answered.now, false);
+                }
+                Vec::new()
+            }
+            Outcome::Void => Vec::new(),
         };
         drop(state);
         for what in violations {
@@ -462,7 +469,7 @@ impl Knowledge {
         let until = leaps.clone().fold(asked, |until, leap| self.earlier(until, *leap));
         let lasts_until = leaps.fold(asked, |until, (_, by)| until.saturating_sub(*by));
         let is_lost = state.losses.iter().any(|lost_at| *lost_at >= at);
-        if let Some(end) = state.ended.get(&(lock, fence)).filter(|end| end.at <= at && !end.is_excused) {
+        if let Some(end) = state.ended.get(&(lock, fence)).filter(|end| end.at < at && !end.is_excused) {
             violations.push(format!("ended: fence {fence} ended at {} and is held again", seconds(end.at)));
         }
         let others = state.others(key, now);
@@ -565,15 +572,22 @@ impl State {
             Kind::Acquire { .. } | Kind::Heartbeat { .. } => (None, false),
         };
         if let Some(fence) = fence {
-            let until = known.sent.iter().map(|sent| sent.holds_until).max().unwrap_or(0);
-            self.ended.entry((key.0, fence)).or_insert(Ended { at: now, until, is_excused: !is_sure });
             if is_sure && matches!(kind, Kind::Release { .. }) {
                 known.released.push(fence);
             }
+            self.end(key, fence, now, is_sure);
         }
-        if is_alone {
+        if is_alone && let Some(known) = self.holders.get_mut(&key) {
             known.forget_sent();
         }
+    }
+
+    /// A grant has ended, or may have.
+    fn end(&mut self, key: (usize, usize), fence: u64, at: u64, is_sure: bool) {
+        let sent = self.holders.get(&key).into_iter().flat_map(|known| &known.sent);
+        // Its holder may have been told in between that it holds nothing.
+        let until = sent.map(|sent| if is_sure { sent.holds_until } else { sent.lapses_by }).max().unwrap_or(0);
+        self.ended.entry((key.0, fence)).or_insert(Ended { at, until, is_excused: !is_sure });
     }
 }
 

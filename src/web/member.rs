@@ -5,6 +5,7 @@ use axum::{
     http::{Method, request::Parts},
     response::{IntoResponse, Redirect, Response},
 };
+use jiff::Timestamp;
 
 use super::{
     trouble::Trouble,
@@ -22,6 +23,8 @@ use crate::{
 pub(super) struct Member {
     pub session: Session,
     pub visitor: Visitor,
+    /// When all locks can be granted again at the earliest, in a recovery.
+    pub recovering_until: Option<Timestamp>,
     /// Of the account, to have a page made: one account does not keep all others waiting.
     _turn: Turn<AccountId>,
 }
@@ -98,7 +101,7 @@ impl FromRequestParts<Arc<App>> for Member {
         match app.rates.admit(&meter).await.map_err(Trouble::from)? {
             Admission::Admitted { .. } => {
                 let turn = app.page.making_of.take(session.account.id).await.map_err(Trouble::no_turn_of_account)?;
-                Ok(Self { session, visitor, _turn: turn })
+                Ok(Self { session, visitor, recovering_until: app.locks.all_recovered_at(), _turn: turn })
             }
             Admission::Refused { retry_after, .. } => Err(Trouble::too_many(retry_after).into()),
         }

@@ -16,6 +16,8 @@ pub(super) struct MemberView {
     pub email: String,
     pub csrf: String,
     pub is_suspended: bool,
+    /// The time of day at which locks are granted again, in a recovery.
+    pub recovering_until: Option<String>,
 }
 
 /// Where in the account a page is.
@@ -75,6 +77,7 @@ impl Shell {
             email: member.session.account.email.clone(),
             csrf: member.visitor.csrf().reveal().to_owned(),
             is_suspended: member.session.account.suspended_at.is_some(),
+            recovering_until: member.recovering_until.map(|until| until.strftime("%H:%M:%S UTC").to_string()),
         };
         Self::new(title, section, Some(view))
     }

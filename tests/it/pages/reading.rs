@@ -1,7 +1,7 @@
 //! What there is to read: documents, problems, the history of a lock, the log.
 
 use super::open_cluster;
-use crate::support::{Pod, eventually, page::PageClient};
+use crate::support::{Cluster, Pod, eventually, page::PageClient, redis::RedisServer};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_are_there_and_their_links_lead_somewhere() {
@@ -231,4 +231,30 @@ async fn the_audit_log_is_paged_filtered_and_a_file() {
     assert_eq!(file.text.lines().count(), 56);
     assert_eq!(file.text.lines().next(), Some("time,action,by,detail"));
     assert!(file.text.lines().nth(1).unwrap().contains("token.create,session:"), "{}", file.text);
+}
+
+/// Through a whole recovery, for people, programs and those who look after the servers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recovery_is_told_while_it_lasts_and_no_longer() {
+    let settings = [
+        ("LOCKABLE_SIGN_UP", "true"),
+        ("LOCKABLE_SIGN_UP_PLAN", "business"),
+        ("LOCKABLE_JOURNAL_ABOVE", "4s"),
+    ];
+    let cluster = Cluster::start_with(1, RedisServer::builder(), &settings).await;
+    let pod = &cluster.pods[0];
+    let mut member = PageClient::member(&pod.origin(), "ana@example.com").await;
+    let told = async |member: &mut PageClient| member.get("/account/locks").await.text.contains("Recovering until ");
+    let shown = async || {
+        let ready = pod.admin().get("/readyz").await.json;
+        (ready["locks"].as_str().unwrap().to_owned(), pod.metric("lockable_recovering").await.unwrap())
+    };
+    assert!(!told(&mut member).await);
+    assert_eq!(shown().await, ("ok".into(), 0.0));
+    cluster.redis.cli(&["FLUSHALL"]);
+    eventually(async || shown().await == ("recovering".into(), 1.0)).await;
+    assert!(told(&mut member).await);
+    eventually(async || shown().await == ("ok".into(), 0.0)).await;
+    assert!(!told(&mut member).await);
+    assert_eq!(pod.metric("lockable_recoveries_total").await, Some(1.0));
 }
