@@ -32,8 +32,9 @@
 --                  owner, who has one position however often it asks
 -- KEYS[5] tickets  hash: of each ticket its attempt, its pod, and its position, ''
 --                  while it stands in `line`, 'x' when its owner has cancelled it
---                  and its request does not know yet; then label, note and info as
---                  in a grant. The other two keys lapse with this one
+--                  and its request does not know yet; then, as in a grant, the lease
+--                  that is asked for behind '@', label, note and info. The other two keys
+--                  lapse with this one
 -- KEYS[6] kept     sorted set: the tickets of owners without an open request, whose
 --                  positions are reserved, by the time in ms until which they are.
 --                  Nobody waits for them: they are passed over

@@ -6,7 +6,7 @@ use std::{
 
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderMap, HeaderName, header, request::Parts},
+    http::{HeaderMap, header, request::Parts},
 };
 use metrics::{Counter, counter};
 
@@ -17,6 +17,7 @@ use super::{
     known::Known,
     problem::{Kind, Problem},
     stranger::{Stranger, unauthenticated},
+    strict::refuse_prefetch,
 };
 use crate::{
     accounts::{Caller, LeaseOutOfRange, NamespaceDenied, Scopes},
@@ -72,13 +73,14 @@ impl<P: Privilege> FromRequestParts<Arc<App>> for Authorized<P> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Self::Rejection> {
+        refuse_prefetch(&parts.headers)?;
         let frame = parts.extensions.get::<Arc<Frame>>().cloned().unwrap_or_default();
         Self::admit(&parts.headers, parts.extensions.get::<Connection>(), frame, app, RateShare::Ask).await
     }
 }
 
 impl<P: Privilege> Authorized<P> {
-    /// Lets a request in, or says why not.
+    /// Lets a request in that is no prefetch, or says why not.
     pub(super) async fn admit(
         headers: &HeaderMap,
         connection: Option<&Connection>,
@@ -86,7 +88,6 @@ impl<P: Privilege> Authorized<P> {
         app: &App,
         share: RateShare,
     ) -> Result<Self, Problem> {
-        refuse_prefetch(headers)?;
         let now = frame.begun.into_std();
         let known = match connection.and_then(|connection| known(headers, connection, app, now)) {
             Some(known) => known,
@@ -206,24 +207,6 @@ fn rate_limited(app: &App, caller: &Caller) -> Problem {
         rate.per_second, rate.burst
     );
     Problem::new(Kind::RateLimited, detail)
-}
-
-static SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
-static PURPOSE: HeaderName = HeaderName::from_static("purpose");
-
-/// Browsers mark what they fetch ahead of time (the fields of the Fetch
-/// standard and of its forerunners); nobody has asked for that yet.
-fn refuse_prefetch(headers: &HeaderMap) -> Result<(), Problem> {
-    let is_prefetch = |name: &HeaderName| {
-        headers
-            .get_all(name)
-            .iter()
-            .any(|value| value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("prefetch")))
-    };
-    if is_prefetch(&SEC_PURPOSE) || is_prefetch(&PURPOSE) {
-        return Err(Problem::new(Kind::PrefetchRefused, "this request is marked as a prefetch"));
-    }
-    Ok(())
 }
 
 /// Whose token a request carries, if it is that of the last one on its connection.

@@ -30,7 +30,7 @@ use super::{
     release::release,
     service::Service,
     shed::Place,
-    strict::refuse_ambiguous,
+    strict::refuse_unfit,
     terraform::terraform,
 };
 use crate::{app::App, limits::RateShare};
@@ -143,11 +143,11 @@ impl Api {
         connection: &Connection,
         frame: &Arc<Frame>,
     ) -> Result<Response, Response> {
-        refuse_ambiguous(parts.version, &parts.headers).map_err(Problem::into_response)?;
         // HEAD, which a router would answer like GET, must not acquire anything.
         if !matches!(parts.method, Method::GET | Method::POST) {
             return Err(only_get_and_post());
         }
+        refuse_unfit(parts.version, &parts.headers).map_err(Problem::into_response)?;
         let answered = self.run_authorized(operation, parts, body, connection, frame).await;
         answered.map_err(Problem::into_response)
     }

@@ -84,7 +84,7 @@ impl Waiter {
             return Self::OfAnother;
         }
         let owner = of_ticket.next().unwrap_or_default().to_owned();
-        let mut of_record = record.split('\n').skip(3).map(str::to_owned);
+        let mut of_record = record.split('\n').skip(4).map(str::to_owned);
         Self::Own { owner, label: of_record.next().unwrap_or_default(), note: of_record.next().unwrap_or_default() }
     }
 }

@@ -236,11 +236,8 @@ async fn the_audit_log_is_paged_filtered_and_a_file() {
 /// Through a whole recovery, for people, programs and those who look after the servers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recovery_is_told_while_it_lasts_and_no_longer() {
-    let settings = [
-        ("LOCKABLE_SIGN_UP", "true"),
-        ("LOCKABLE_SIGN_UP_PLAN", "business"),
-        ("LOCKABLE_JOURNAL_ABOVE", "4s"),
-    ];
+    let settings =
+        [("LOCKABLE_SIGN_UP", "true"), ("LOCKABLE_SIGN_UP_PLAN", "business"), ("LOCKABLE_JOURNAL_ABOVE", "4s")];
     let cluster = Cluster::start_with(1, RedisServer::builder(), &settings).await;
     let pod = &cluster.pods[0];
     let mut member = PageClient::member(&pod.origin(), "ana@example.com").await;
