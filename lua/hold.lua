@@ -17,11 +17,10 @@ end
 local function hold(now, expires_ms, head, fence, attempt, about, place, lease_ms, held_max, is_long)
   local held = redis.call('ZCARD', HELD)
   -- Locks that lapsed are still counted. They are struck out when these are as
-  -- many as the account may hold, and whenever a few hundred have come: so many
+  -- many as the account may hold, and whenever some have come, more than these: so many
   -- names that were used once are no more to keep than the locks that are held.
-  if held >= held_max or held % 256 == 255 then
-    redis.call('ZREMRANGEBYSCORE', HELD, '-inf', '(' .. word(math.floor(now / 1000)))
-    held = redis.call('ZCARD', HELD)
+  if held >= held_max or held % 64 == 63 then
+    held = count_live(HELD, math.floor(now / 1000))
     if held >= held_max then
       return word(held)
     end

@@ -51,6 +51,20 @@
 local LOCK, CLOCK, HELD, LINE, TICKETS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local KEPT, PODS, WAITING, ENDED, BUCKET = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 
+-- Counts the members of an account's index that have not lapsed, and takes out of it those
+-- that have: a few of them, so that no script takes long, however many lapse at once.
+local function count_live(index, now_ms)
+  local most = 128
+  local gone = redis.call('ZRANGEBYSCORE', index, '-inf', word(now_ms - 1), 'LIMIT', '0', word(most))
+  for _, member in ipairs(gone) do
+    redis.call('ZREM', index, member)
+  end
+  if #gone < most then
+    return redis.call('ZCARD', index)
+  end
+  return redis.call('ZCOUNT', index, word(now_ms), '+inf')
+end
+
 -- A hybrid logical clock: a fence rises even when the time is set back. In a
 -- recovery there is none to be had.
 local function next_fence(now)

@@ -38,8 +38,7 @@ local function stand_in_line(now, head, attempt, pod, about, wait_ms, waiting_ma
     end
   end
   if redis.call('ZCARD', WAITING) >= waiting_max then
-    redis.call('ZREMRANGEBYSCORE', WAITING, '-inf', '(' .. word(now_ms))
-    local waiting = redis.call('ZCARD', WAITING)
+    local waiting = count_live(WAITING, now_ms)
     if waiting >= waiting_max then
       return word(waiting)
     end

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use lockable::lock::Rate;
 use tokio::task::JoinSet;
 
@@ -125,6 +126,31 @@ async fn names_that_were_used_once_are_forgotten() {
     let count = "return redis.call('ZCARD', redis.call('KEYS', '*:held:*')[1])";
     let indexed: u32 = cluster.redis.cli(&["eval", count, "0"]).trim().parse().unwrap();
     assert!((301..301 + 256).contains(&indexed), "{indexed} places are kept for 301 locks");
+}
+
+/// However many lapse at once, a script takes out a few of them, and counts them right.
+#[tokio::test]
+async fn locks_that_lapse_together_count_no_longer() {
+    let cluster = Cluster::start(1).await;
+    let embedded = Pod::start().await;
+    for pod in [&cluster.pods[0], &embedded] {
+        pod.operator(&["plan", "set", "business", "--rate", "100000", "--burst", "100000", "--locks", "300"]).await;
+        let client = pod.client(&pod.account("business").await.token);
+        eventually(async || client.get("/v1/account").await.json["plan"]["locks_max"] == 300).await;
+        for some in (0..300).collect::<Vec<_>>().chunks(50) {
+            let lease = "lease=8s";
+            let acquire = async |number: &i32| client.get(&format!("/v1/acquire/lapses-{number}?{lease}")).await;
+            let answers = join_all(some.iter().map(acquire)).await;
+            assert!(answers.iter().all(|answer| answer.json["response"] == true), "{answers:?}");
+        }
+        client.get("/v1/acquire/more").await.assert_problem(429, "too-many-locks");
+        eventually(async || client.get("/v1/locks/lapses-299").await.json["held"] == false).await;
+        for number in 0..300 {
+            let answer = client.get(&format!("/v1/acquire/next-{number}?lease=1h")).await;
+            assert_eq!(answer.json["response"], true, "{number}: {}", answer.text);
+        }
+        client.get("/v1/acquire/more").await.assert_problem(429, "too-many-locks");
+    }
 }
 
 #[tokio::test]

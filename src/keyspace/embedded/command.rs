@@ -115,6 +115,7 @@ fn perform(store: &mut Store, words: &[&str]) -> Result<Answer, Failure> {
             });
             Ok(Answer::Texts(found.unwrap_or_default()))
         }
+        // Linear in what it counts: scripts ask for it where that is little, or rarely.
         ["ZCOUNT", key, from, "+inf"] => {
             let from = integer(from)?;
             Ok(Answer::Integer(store.sorted(key)?.map_or(0, |set| set.from(from).count() as i64)))

@@ -379,9 +379,12 @@ impl Model {
             }
         }
         let waiting = self.waiting.entry(claimant.account).or_default();
-        waiting.retain(|_, over| *over >= now);
+        // Only then, so that one that has lapsed can become a reservation that counts.
         if waiting.len() as u64 >= WAITING_MAX {
-            return Err(waiting.len() as u64);
+            waiting.retain(|_, over| *over >= now);
+            if waiting.len() as u64 >= WAITING_MAX {
+                return Err(waiting.len() as u64);
+            }
         }
         waiting.insert(attempt.to_owned(), now + wait + KEEP);
         let ticket = Ticket { request: request.clone(), attempt: attempt.to_owned(), state: State::Waits };
