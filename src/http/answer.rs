@@ -203,6 +203,7 @@ pub(super) fn rfc_3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result
 }
 
 /// The same for a time that may be left out.
+#[expect(clippy::ref_option, reason = "serde hands out a reference to the field")]
 pub(super) fn optional_rfc_3339<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
     match time {
         Some(time) => rfc_3339(time, serializer),

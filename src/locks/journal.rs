@@ -128,10 +128,11 @@ impl Locks {
         let row = JournalRow { place, fence, seq: change.seq, expires_ms, record: in_full(&change.record) };
         let written = timeout(RECORDED_WITHIN, self.write_row(era, shard, &row, change.former)).await;
         let written = written.unwrap_or_else(|_| Err(LedgerError::Away("the journal took too long".into())))?;
-        if change.is_shorter && written == Written::Recorded {
-            if let Err(error) = self.shorten(shard, claimant, &row).await {
-                tracing::debug!(%error, "a lease stays longer in the store than it was asked for");
-            }
+        if change.is_shorter
+            && written == Written::Recorded
+            && let Err(error) = self.shorten(shard, claimant, &row).await
+        {
+            tracing::debug!(%error, "a lease stays longer in the store than it was asked for");
         }
         Ok(written)
     }

