@@ -118,9 +118,9 @@ async fn strike_store(kind: FaultKind, loss: Option<Loss>, world: &World, knowle
     if let Some(loss) = loss {
         knowledge.lost(loss);
     }
-    let down_ms = match kind {
-        FaultKind::Crash { down_ms, .. } | FaultKind::Failover { down_ms, .. } | FaultKind::Lose { down_ms } => down_ms,
-        _ => return world.empty(),
+    let (FaultKind::Crash { down_ms, .. } | FaultKind::Failover { down_ms, .. } | FaultKind::Lose { down_ms }) = kind
+    else {
+        return world.empty();
     };
     knowledge.restarted();
     world.crash();

@@ -307,7 +307,8 @@ impl History {
                     | FaultKind::Freeze { .. }
             )
         };
-        [late, lost, unanswered, sql_late, sql_unanswered] == [0.0; 5] && self.faults.iter().all(is_harmless)
+        let is_fair = [late, lost, unanswered, sql_late, sql_unanswered].iter().all(|chance| *chance <= 0.0);
+        is_fair && self.faults.iter().all(is_harmless)
     }
 
     fn draw_steps(&mut self, habits: &Habits, rng: &mut fastrand::Rng) {
