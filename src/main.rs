@@ -162,15 +162,18 @@ fn refuse(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::from(error.exit_code() as u8);
     }
-    // What was given may be a secret, also where it cannot be understood.
+    let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+    let flag = flag.split([' ', '=']).next().unwrap_or_default();
+    // A value that cannot be understood may be a secret all the same.
     let text = match error.get(ContextKind::InvalidValue) {
-        Some(ContextValue::String(value)) if value.contains(['@', ':']) => error.to_string().replace(&**value, "***"),
+        Some(ContextValue::String(value)) if value.contains(['@', ':']) || is_secret(flag) => {
+            error.to_string().replace(&format!("'{value}'"), "'***'")
+        }
         _ => error.to_string(),
     };
     let words = text.trim_start_matches("error: ").lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
     let line = words.collect::<Vec<_>>().join(" ");
-    let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
-    match variable_of(flag.split([' ', '=']).next().unwrap_or_default()) {
+    match variable_of(flag) {
         Some(variable) => eprintln!("lockable: {line} (also set by {variable})"),
         None => eprintln!("lockable: {line}; see lockable --help"),
     }
@@ -179,10 +182,18 @@ fn refuse(error: &clap::Error) -> ExitCode {
 
 /// The variable that sets the same as a flag such as `--listen`.
 fn variable_of(flag: &str) -> Option<String> {
-    fn find(command: &clap::Command, long: &str) -> Option<String> {
-        let mut arguments = command.get_arguments().filter(|arg| arg.get_long() == Some(long));
-        let own = arguments.find_map(|arg| Some(arg.get_env()?.to_string_lossy().into_owned()));
-        own.or_else(|| command.get_subcommands().find_map(|command| find(command, long)))
-    }
-    find(&Cli::command(), flag.strip_prefix("--")?)
+    Some(setting(&Cli::command(), flag.strip_prefix("--")?)?.get_env()?.to_string_lossy().into_owned())
+}
+
+/// Whether the value of a flag is shown nowhere.
+fn is_secret(flag: &str) -> bool {
+    let command = Cli::command();
+    let setting = flag.strip_prefix("--").and_then(|long| setting(&command, long));
+    setting.is_some_and(clap::Arg::is_hide_env_values_set)
+}
+
+/// The flag of this name that a variable sets, too.
+fn setting<'a>(command: &'a clap::Command, long: &str) -> Option<&'a clap::Arg> {
+    let own = command.get_arguments().find(|arg| arg.get_long() == Some(long) && arg.get_env().is_some());
+    own.or_else(|| command.get_subcommands().find_map(|command| setting(command, long)))
 }

@@ -78,7 +78,7 @@ impl Database {
         match settings.url.scheme() {
             "sqlite" if in_memory(&settings.url) => Err(AccountsError::InMemory),
             "sqlite" => Ok(true),
-            "postgres" | "postgresql" => Ok(false),
+            "postgres" | "postgresql" => check_parameters(&settings.url).map(|()| false),
             scheme => Err(AccountsError::Scheme(scheme.to_owned())),
         }
     }
@@ -160,6 +160,36 @@ impl Database {
             transaction.execute(*statement).await?;
         }
         Ok(transaction.commit().await?)
+    }
+}
+
+/// Refuses parameters that the driver does not know. It would log them and go on, and they may be the
+/// rest of a password.
+fn check_parameters(url: &SecretUrl) -> Result<(), AccountsError> {
+    const KNOWN: [&str; 18] = [
+        "application_name",
+        "dbname",
+        "host",
+        "hostaddr",
+        "options",
+        "password",
+        "port",
+        "ssl-ca",
+        "ssl-cert",
+        "ssl-key",
+        "ssl-mode",
+        "ssl-root-cert",
+        "sslcert",
+        "sslkey",
+        "sslmode",
+        "sslrootcert",
+        "statement-cache-capacity",
+        "user",
+    ];
+    let is_known = |name: &str| KNOWN.contains(&name) || (name.starts_with("options[") && name.ends_with(']'));
+    match url.parts().query_pairs().all(|(name, _)| is_known(&name)) {
+        true => Ok(()),
+        false => Err(AccountsError::Parameter(KNOWN.join(", "))),
     }
 }
 

@@ -42,6 +42,8 @@ pub enum AccountsError {
     Sql(#[from] sqlx::Error),
     #[error("the database cannot be migrated: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("LOCKABLE_DATABASE_URL has an unknown parameter; write & in a password as %26; there are {0}")]
+    Parameter(String),
     #[error("the address of the database begins with {0}:, where sqlite: or postgres: is expected")]
     Scheme(String),
     #[error("the database holds what it should not: {0}")]

@@ -34,6 +34,7 @@ impl SecretUrl {
     }
 
     fn read(text: &str) -> Result<Self, SecretUrlError> {
+        check(text)?;
         let authority = text.find("://").map_or(0, |at| at + 3);
         let (scheme, rest) = text.split_at(authority);
         let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -44,11 +45,43 @@ impl SecretUrl {
     }
 }
 
-/// Why there is no address.
+/// Refuses an address of which two readers could take different parts for the password: what one
+/// takes for the host is printed, and asked of name servers.
+fn check(text: &str) -> Result<(), SecretUrlError> {
+    if text.starts_with("sqlite:") {
+        // A path, with no password.
+        return Ok(());
+    }
+    let (_, rest) = text.split_once("://").ok_or(SecretUrlError::NoScheme)?;
+    let (authority, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+    let is_reserved = |c: char| matches!(c, '@' | '\\' | '[' | ']') || c.is_whitespace() || c.is_control();
+    // The path of a socket may have one: no host stands before it.
+    let is_host_behind = !authority.is_empty() && behind.contains('@');
+    match rest.contains('#') || is_host_behind || user.contains(is_reserved) || !is_encoded(user) {
+        true => Err(SecretUrlError::Ambiguous),
+        false => Ok(()),
+    }
+}
+
+/// Whether each percent sign begins an escape.
+fn is_encoded(text: &str) -> bool {
+    let mut escapes = text.split('%').skip(1);
+    escapes.all(|rest| rest.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)))
+}
+
+/// Why there is no address. No message has a part of it.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretUrlError {
     #[error("it is no address: {0}")]
     Malformed(#[from] url::ParseError),
+    #[error("it is no address: it does not begin with a scheme and \"://\"")]
+    NoScheme,
+    #[error(
+        "it does not show where its password ends; percent-encode each character of user and password but letters and \
+         digits (@ is %40, # is %23, / is %2F, ? is %3F, % is %25), and any @ behind the host"
+    )]
+    Ambiguous,
     #[error("the file {path:?} cannot be read: {reason}")]
     Unreadable { path: String, reason: io::Error },
 }
@@ -108,10 +141,35 @@ mod tests {
         assert_eq!(url.to_string(), "redis://ana:***@db/0");
         let url: SecretUrl = "redis+unix:///run/redis.sock?db=1&pass=s3cret".parse().unwrap();
         assert!(!format!("{url:?} {url}").contains("s3cret"));
-        let url: SecretUrl = "redis://ana:12/s3cret@db/0".parse().unwrap();
-        assert!(!format!("{url:?} {url}").contains("s3cret"));
         let url: SecretUrl = "redis+sentinel://:s3cret@a:1,b:2,c/main?sentinel_password=s3cret".parse().unwrap();
         assert_eq!(url.to_string(), "redis+sentinel://:***@a:1,b:2,c/main?***");
         assert_eq!((url.reveal().contains("@a:1/"), url.more_hosts()), (true, &["b:2".to_owned(), "c".to_owned()][..]));
+    }
+
+    #[test]
+    fn an_address_that_does_not_show_where_its_password_ends_is_refused() {
+        for user in
+            ["u:p@ss#w0rd", "u:p@ss", "u:p/ss", "u:p?ss", "u:p#ss", "u:p%ss", "u:p%4", "u:p ss", "u:p\\ss", "u:[x"]
+        {
+            for scheme in ["postgres", "redis", "rediss", "redis+sentinel", "redis+cluster"] {
+                let error = format!("{scheme}://{user}@host/0").parse::<SecretUrl>().unwrap_err();
+                assert!(matches!(error, SecretUrlError::Ambiguous), "{scheme} {user}: {error:?}");
+            }
+        }
+        for text in ["redis://host?pass=p#ss", "postgres://host/db?password=p@ss", "redis+unix:///run/redis?pass=p#ss"]
+        {
+            assert!(matches!(text.parse::<SecretUrl>(), Err(SecretUrlError::Ambiguous)), "{text}");
+        }
+        for text in ["s3cret", "u:p@host/db", "postgres:u:p@host/db"] {
+            assert!(matches!(text.parse::<SecretUrl>(), Err(SecretUrlError::NoScheme)), "{text}");
+        }
+        for text in [
+            "postgres://u:p%40ss%23w0rd@host/db",
+            "redis://:a:b!$&'()*+,;=~-._@host",
+            "redis+unix:///run/a@b?pass=x@y",
+            "sqlite:a@b#c",
+        ] {
+            assert!(text.parse::<SecretUrl>().is_ok(), "{text}");
+        }
     }
 }

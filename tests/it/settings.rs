@@ -37,6 +37,10 @@ async fn a_wrong_setting_stops_the_start_with_one_line() {
         (&[], &[("LOCKABLE_TRACE_RATIO", "1.1")], "LOCKABLE_TRACE_RATIO"),
         (&[], &[("LOCKABLE_TRACE_RATIO", "NaN")], "LOCKABLE_TRACE_RATIO"),
         (&[], &[("LOCKABLE_AUTH_FAILURES_PER_MINUTE", "0")], "LOCKABLE_AUTH_FAILURES_PER_MINUTE"),
+        (&[], &[("LOCKABLE_OTLP_ENDPOINT", "https://s3cret#x@collector")], "OTEL_EXPORTER_OTLP_HEADERS"),
+        (&[], &[("LOCKABLE_REDIS_URL", "s3cret")], "LOCKABLE_REDIS_URL"),
+        (&[], &[("LOCKABLE_REDIS_URL", "redis+sentinel://a/main?sentinel_password=x&s3cret=y")], "%26"),
+        (&[], &[("LOCKABLE_DATABASE_URL", "postgres://host/db?password=x&s3cret=y")], "%26"),
         (&["--nonsense"], &[], "--nonsense"),
     ];
     for (flags, variables, words) in cases {
@@ -45,6 +49,43 @@ async fn a_wrong_setting_stops_the_start_with_one_line() {
         assert_eq!((&*stdout, stderr.lines().count()), ("", 1), "{flags:?} {variables:?}: {stderr}");
         assert!(stderr.contains(words) && !stderr.contains("s3cret"), "{flags:?} {variables:?}: {stderr}");
     }
+}
+
+/// What one reader takes for the password another takes for the host, and asks name servers for.
+#[tokio::test]
+async fn an_address_that_does_not_show_where_its_password_ends_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("url");
+    let passwords = ["p@ss#w0rd", "p@ssw0rd", "p#ssw0rd", "p/ssw0rd", "p?ssw0rd", "p%ssw0rd", "p ssw0rd", "p[ssw0rd"];
+    for (variable, scheme) in [
+        ("LOCKABLE_DATABASE_URL", "postgres"),
+        ("LOCKABLE_REDIS_URL", "redis"),
+        ("LOCKABLE_REDIS_URL", "rediss"),
+        ("LOCKABLE_REDIS_URL", "redis+sentinel"),
+        ("LOCKABLE_REDIS_URL", "redis+cluster"),
+    ] {
+        for password in passwords {
+            let url = format!("{scheme}://ana:{password}@127.0.0.1:1/0");
+            std::fs::write(&file, &url).unwrap();
+            let in_file = format!("file:{}", file.display());
+            let commands: [&[&str]; 3] = [&["serve"], &["config", "check"], &["migrate"]];
+            let commands = commands.into_iter().filter(|command| command[0] != "migrate" || scheme == "postgres");
+            for (command, value) in commands.flat_map(|command| [(command, &url), (command, &in_file)]) {
+                let (code, stdout, stderr) = run(command, &[(variable, value)]).await;
+                assert_eq!((code, &*stdout, stderr.lines().count()), (Some(2), "", 1), "{command:?} {url}: {stderr}");
+                assert!(stderr.contains(variable) && stderr.contains("percent-encode"), "{command:?} {url}: {stderr}");
+                let is_named =
+                    ["ss", "w0rd", "ana", "127.0.0.1"].iter().any(|part| stderr.replace("password", "").contains(part));
+                assert!(!is_named, "{command:?} {url}: {stderr}");
+            }
+        }
+    }
+    let url = "postgres://ana:p%40ss%23w0rd@127.0.0.1:1/x";
+    let (code, stdout, _) =
+        run(&["config", "check"], &[("LOCKABLE_DATABASE_URL", url), ("LOCKABLE_REDIS_URL", "redis://127.0.0.1:1")])
+            .await;
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("LOCKABLE_DATABASE_URL=postgres://ana:***@127.0.0.1:1/x"), "{stdout}");
 }
 
 #[tokio::test]

@@ -201,7 +201,12 @@ fn options<const N: usize>(
     let mut values = [const { None }; N];
     for (name, value) in url.parts().query_pairs() {
         let Some(slot) = names.iter().position(|known| *known == name).and_then(|at| values.get_mut(at)) else {
-            return Err(bad(shown, &format!("it has no parameter {name:?}; there are {}", names.join(", "))));
+            // What is taken for a name may be the rest of a password.
+            let known = names.join(", ");
+            return Err(bad(
+                shown,
+                &format!("a parameter is unknown; there are {known}; write & in a password as %26"),
+            ));
         };
         *slot = Some(value.into_owned());
     }
@@ -251,9 +256,9 @@ mod tests {
             ("redis+sentinel://:s3cret@a/main/x", "the number of a database"),
             ("redis+sentinel://:s3cret@a,,c/main", "a host is missing"),
             ("redis+sentinel://:s3cret@a,b:x/main", "invalid port"),
-            ("redis+sentinel://:s3cret@a/main?sentinel_pasword=s3cret", "no parameter \"sentinel_pasword\""),
+            ("redis+sentinel://:s3cret@a/main?sentinel_pasword=s3cret", "a parameter is unknown"),
             ("redis+cluster://:s3cret@a/1", "one database"),
-            ("redis+cluster://:s3cret@a?db=1", "no parameter \"db\""),
+            ("redis+cluster://:s3cret@a?db=1", "a parameter is unknown"),
             ("redis://:s3cret@a,b", "several hosts"),
             ("http://a", "redis+sentinel://"),
         ] {
