@@ -17,6 +17,7 @@ mod measure;
 mod namespace;
 mod password;
 mod plan;
+mod private_file;
 mod removal;
 mod rotation;
 mod secret;

@@ -4,6 +4,7 @@ mod accept;
 mod admin;
 mod eviction;
 mod exclusive;
+mod first_account;
 mod patience;
 #[cfg(not(fuzzing))]
 mod proxy;
@@ -101,10 +102,10 @@ pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: Canc
     let metrics = settings.admin.admin_listen.map(|_| Metrics::begin()).transpose().context("cannot measure")?;
     let workers = Workers::start(settings.listen.workers()).context("cannot start threads")?;
     let pages = Workers::start_for_pages().context("cannot start threads")?;
-    let parts = start::start(settings, &workers, &pages, &closing, &drained).await?;
+    let parts = start::start(settings, address, &workers, &pages, &closing, &drained).await?;
     if let Some(first) = &parts.first {
-        let here = format!("{scheme}://{}", start::nearby(address));
-        start::greet(&settings.page.public.origin().unwrap_or(here), first);
+        let here = format!("{scheme}://{}", first_account::nearby(address));
+        first.hand_over(settings, &settings.page.public.origin().unwrap_or(here));
     }
     let admin = admin::start(&settings.admin, &settings.listen, metrics, &parts.app, &shutdown, &drained).await?;
     gauge!("lockable_connections_max").set(settings.listen.connections);

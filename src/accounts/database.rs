@@ -11,7 +11,7 @@ use sqlx::{
 };
 use tokio::time::sleep;
 
-use super::AccountsError;
+use super::{AccountsError, private_file};
 use crate::config::{DatabaseSettings, SecretUrl};
 
 /// A database may be ahead of the program: while a new version is rolled out,
@@ -36,7 +36,7 @@ impl Database {
     const MIGRATE_TRIES: u32 = 20;
     const MIGRATE_PAUSE: Duration = Duration::from_millis(250);
 
-    /// Opens the database; SQLite's file is made where there is none.
+    /// Opens the database; SQLite's file is made where there is none, for this user alone.
     ///
     /// # Errors
     /// When the address is of another kind, or the database cannot be reached.
@@ -45,6 +45,9 @@ impl Database {
         DRIVERS.call_once(install_default_drivers);
 
         let is_embedded = Self::check_address(settings)?;
+        if let Some(path) = settings.file() {
+            private_file::create(&path);
+        }
         let options = AnyPoolOptions::new()
             .max_connections(settings.connections)
             .acquire_timeout(Self::CONNECT_TIMEOUT)
@@ -80,6 +83,13 @@ impl Database {
             "sqlite" => Ok(true),
             "postgres" | "postgresql" => check_parameters(&settings.url).map(|()| false),
             scheme => Err(AccountsError::Scheme(scheme.to_owned())),
+        }
+    }
+
+    /// Logs which files of an embedded database other users of this machine can open.
+    pub fn warn_if_shared(settings: &DatabaseSettings) {
+        if let Some(path) = settings.file() {
+            private_file::warn_if_shared(&path);
         }
     }
 

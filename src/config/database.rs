@@ -1,3 +1,7 @@
+use std::path::PathBuf;
+
+use percent_encoding::percent_decode_str;
+
 use super::SecretUrl;
 
 /// The account database.
@@ -22,4 +26,14 @@ pub struct DatabaseSettings {
     /// How many connections to open at most
     #[arg(id = "database-connections", long, env = "LOCKABLE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "N")]
     pub connections: u32,
+}
+
+impl DatabaseSettings {
+    /// The file of an embedded database, as its driver reads the address: percent-decoded, up to the
+    /// first question mark.
+    pub fn file(&self) -> Option<PathBuf> {
+        let path = self.url.reveal().strip_prefix("sqlite:")?;
+        let path = path.strip_prefix("//").unwrap_or(path).split('?').next()?;
+        Some(PathBuf::from(&*percent_decode_str(path).decode_utf8().ok()?))
+    }
 }

@@ -1,4 +1,4 @@
-use url::Url;
+use url::{Host, Url};
 
 /// The account page.
 #[derive(Clone, Debug, clap::Args)]
@@ -7,7 +7,7 @@ pub struct PageSettings {
     #[command(flatten)]
     pub public: PublicUrl,
 
-    /// Whether anybody may make an account; by default only with SQLite
+    /// Whether anybody may make an account; by default only with SQLite and where no other machine reaches the server: on a loopback address, without trusted proxies, and with no public URL of another host
     #[arg(long, env = "LOCKABLE_SIGN_UP", value_name = "true|false")]
     pub sign_up: Option<bool>,
 
@@ -28,6 +28,16 @@ impl PublicUrl {
     /// The origin, without a slash at its end.
     pub fn origin(&self) -> Option<String> {
         self.public_url.as_ref().map(|url| url.origin().ascii_serialization())
+    }
+
+    /// Whether no other machine is said to reach the service.
+    pub fn is_local(&self) -> bool {
+        self.public_url.as_ref().is_none_or(|url| match url.host() {
+            Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+            None => false,
+        })
     }
 }
 

@@ -1,11 +1,11 @@
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    path::Path,
+    os::unix::fs::OpenOptionsExt,
 };
 
 use anyhow::{Context, bail};
 
-use crate::config::SecretUrl;
+use crate::config::DatabaseSettings;
 
 /// Holds a lock on the file of the embedded database for as long as it lives: two
 /// servers with locks of their own would grant the same lock twice. It is on the file,
@@ -18,15 +18,15 @@ pub(super) struct Exclusive {
 }
 
 impl Exclusive {
-    /// To be called before SQLite opens the file, which is made if it is not there.
+    /// To be called before SQLite opens the file, which is made if it is not there, for this user
+    /// alone.
     ///
     /// # Errors
     /// When another server has the database, or the file cannot be made.
-    pub(super) fn hold(database: &SecretUrl) -> anyhow::Result<Self> {
-        let url = database.reveal();
-        let path = url.strip_prefix("sqlite:").unwrap_or(url).trim_start_matches("//");
-        let path = Path::new(path.split('?').next().unwrap_or_default());
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    pub(super) fn hold(database: &DatabaseSettings) -> anyhow::Result<Self> {
+        let path = database.file().context("LOCKABLE_DATABASE_URL names no file")?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),

@@ -1,12 +1,12 @@
-use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, sync::Arc};
 
 use anyhow::{Context, bail};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Workers, exclusive::Exclusive, systemd};
+use super::{Workers, exclusive::Exclusive, first_account::FirstAccount};
 use crate::{
-    accounts::{AccountsError, Actor, Database, Directory, Secret, Token},
+    accounts::{Database, Directory},
     app::{App, Page},
     config::ServeSettings,
     keyspace::{BootClock, Embedded, Keyspace, Redis},
@@ -20,45 +20,38 @@ pub(super) struct Parts {
     pub app: Arc<App>,
     pub keyspace: Keyspace,
     pub background: TaskTracker,
-    /// What opens the account that was made, if there was none.
-    pub first: Option<First>,
+    /// The account that was made, if there was none.
+    pub first: Option<FirstAccount>,
     _exclusive: Option<Exclusive>,
 }
 
-/// What opens the first account.
-pub(super) struct First {
-    token: Token,
-    /// For a password.
-    link: Secret,
-}
-
-/// How long that link works.
-const FIRST_LINK_VALID: Duration = Duration::from_secs(24 * 3600);
-
-/// Starts the parts in the order in which they need each other. With `draining`
-/// nobody is let wait any more; what runs in the background ends with `stop`.
+/// Starts the parts in the order in which they need each other, for a server that listens on
+/// `address`. With `draining` nobody is let wait any more; what runs in the background ends with
+/// `stop`.
 pub(super) async fn start(
     settings: &ServeSettings,
+    address: SocketAddr,
     workers: &Workers,
     pages: &Workers,
     draining: &CancellationToken,
     stop: &CancellationToken,
 ) -> anyhow::Result<Parts> {
     let is_embedded = settings.redis.url.is_none();
-    let exclusive = is_embedded.then(|| Exclusive::hold(&settings.database.url)).transpose()?;
+    let exclusive = is_embedded.then(|| Exclusive::hold(&settings.database)).transpose()?;
     let database = open_database(settings).await?;
     let keyspace = open_keyspace(settings, workers, &database).await?;
     let first = match database.is_embedded() {
-        true => make_first(&database).await.context("cannot make the first account")?,
+        true => FirstAccount::make(&database).await.context("cannot make the first account")?,
         false => None,
     };
 
     let background = TaskTracker::new();
     let ledger = Arc::new(database.clone());
-    let can_sign_up = settings.page.sign_up.unwrap_or(database.is_embedded());
+    let can_sign_up = can_sign_up(settings, address, &database);
     if can_sign_up {
         check_plan(&database, &settings.page.sign_up_plan).await?;
     }
+    Database::warn_if_shared(&settings.database);
     let directory = Directory::new(database.clone(), keyspace.clone());
     background.spawn(directory.clone().run(stop.clone()));
     let short = Lease::from_ms(settings.recovery.journal_above.as_millis() as u64);
@@ -101,6 +94,18 @@ pub(super) async fn start(
         draining: draining.clone(),
     });
     Ok(Parts { app, keyspace, background, first, _exclusive: exclusive })
+}
+
+/// Whether strangers may make accounts. Unless set, only where nobody but this machine reaches the
+/// server: by its address, through a proxy, or under a public name.
+fn can_sign_up(settings: &ServeSettings, address: SocketAddr, database: &Database) -> bool {
+    let is_local = address.ip().to_canonical().is_loopback()
+        && settings.listen.trusted_proxies.is_empty()
+        && settings.page.public.is_local();
+    if database.is_embedded() && !is_local && settings.page.sign_up.is_none() {
+        tracing::info!("sign-up is closed, since other machines reach this server; LOCKABLE_SIGN_UP=true opens it");
+    }
+    settings.page.sign_up.unwrap_or(database.is_embedded() && is_local)
 }
 
 /// Finds settings that do not go together.
@@ -169,35 +174,4 @@ async fn check_plan(database: &Database, name: &str) -> anyhow::Result<()> {
         bail!("LOCKABLE_SIGN_UP_PLAN names {name:?}, and there is no such plan; see lockable plan list");
     }
     Ok(())
-}
-
-async fn make_first(database: &Database) -> Result<Option<First>, AccountsError> {
-    let Some(made) = database.first_account().await? else { return Ok(None) };
-    let link = database.reset_password(Actor::Server, &made.account.id.to_string(), FIRST_LINK_VALID).await?;
-    Ok(Some(First { token: made.token.token, link }))
-}
-
-/// What somebody on this machine calls a server that listens there. In a container
-/// it listens on all addresses, and with those no browser keeps a session.
-pub(super) fn nearby(listening: SocketAddr) -> String {
-    match listening.ip().is_unspecified() {
-        true => format!("localhost:{}", listening.port()),
-        false => listening.to_string(),
-    }
-}
-
-/// Prints what opens the first account, once, with a line to copy.
-#[expect(clippy::print_stdout, reason = "this is for the person at the terminal, and must not be in a log")]
-pub(super) fn greet(origin: &str, first: &First) {
-    if systemd::keeps_output() {
-        tracing::warn!(
-            "made the first account, and did not print its token here; lockable token create and account reset-password open it"
-        );
-        return;
-    }
-    let token = first.token.reveal();
-    println!("Made the first account. Its token, shown this once:\n\n    {token}\n\nTry it:\n");
-    println!("    curl -u {token}: {origin}/v1/acquire/my-lock-name\n");
-    println!("Its page, with a password of your choice (the link works once, today):\n");
-    println!("    {origin}/account/link/{}\n", first.link.reveal());
 }

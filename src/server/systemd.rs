@@ -1,4 +1,4 @@
-use std::{env, fs, io, net::SocketAddr, os::unix::fs::MetadataExt};
+use std::{io, net::SocketAddr};
 
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
@@ -41,11 +41,4 @@ fn tell(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::debug!(%error, "systemd cannot be told");
     }
-}
-
-/// Whether standard output goes into the journal: then systemd names its device
-/// and inode.
-pub(super) fn keeps_output() -> bool {
-    let output = fs::metadata("/proc/self/fd/1").map(|file| format!("{}:{}", file.dev(), file.ino()));
-    output.is_ok_and(|output| env::var("JOURNAL_STREAM").is_ok_and(|journal| journal == output))
 }

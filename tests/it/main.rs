@@ -17,6 +17,7 @@ mod ci;
 mod connections;
 mod contention;
 mod contract;
+mod defaults;
 mod embedded;
 mod faults;
 mod fencing;

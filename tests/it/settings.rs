@@ -136,23 +136,6 @@ async fn the_embedded_server_says_what_it_is_and_is_alone_on_its_database() {
 }
 
 #[tokio::test]
-async fn the_first_start_prints_a_token_once_and_no_log_ever_has_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let database = format!("sqlite:{}", folder.path().join("test.db").display());
-    let mut first = Pod::builder().database(&database).start().await;
-    let token = first.first_token();
-    let line = format!("curl -u {token}: {}/v1/acquire/my-lock-name", first.origin());
-    assert!(first.stdout().contains(&line), "{}", first.stdout());
-    assert_eq!(first.client(&token).get("/v1/acquire/a").await.json["response"], true);
-    assert_eq!(first.stop().await, Some(0));
-    assert!(!first.log().contains(&token));
-
-    let second = Pod::builder().database(&database).start().await;
-    assert_eq!(second.stdout(), "");
-    assert_eq!(second.client(&token).get("/v1/heartbeat/a").await.json["response"], true);
-}
-
-#[tokio::test]
 async fn an_address_with_a_password_can_stand_in_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("redis-url");

@@ -2,32 +2,19 @@
 
 use std::{
     net::TcpListener,
-    os::{
-        fd::OwnedFd,
-        unix::{fs::MetadataExt, net::UnixDatagram},
-    },
+    os::{fd::OwnedFd, unix::net::UnixDatagram},
     process::{Command, Stdio},
     time::Duration,
 };
 
 use crate::support::{Client, eventually, pod::lockable, process::Process};
 
-#[tokio::test]
-async fn the_first_token_does_not_stand_in_the_journal() {
-    let folder = tempfile::tempdir().unwrap();
-    let output = std::fs::File::create(folder.path().join("journal")).unwrap();
-    let metadata = output.metadata().unwrap();
-    for (journal, lines) in [("1:2".to_owned(), 12), (format!("{}:{}", metadata.dev(), metadata.ino()), 0)] {
-        output.set_len(0).unwrap();
-        let mut server = lockable(&["serve"]).into_std();
-        server.current_dir(folder.path()).env("JOURNAL_STREAM", &journal).env("LOCKABLE_LISTEN", "127.0.0.1:0");
-        server.env("LOCKABLE_DATABASE_URL", format!("sqlite:{}", folder.path().join(&journal).display()));
-        server.stdout(output.try_clone().unwrap()).stderr(std::fs::File::create(folder.path().join("log")).unwrap());
-        let _server = Process::start(server);
-        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
-        eventually(async || read("log").contains("listening")).await;
-        assert_eq!(read("journal").lines().count(), lines, "{journal}: {}", read("journal"));
-        assert_eq!(read("log").contains("did not print its token"), lines == 0);
+/// A fault of the server must cost no more than the server, and leave none of its memory on disk.
+#[test]
+fn the_unit_has_what_keeps_a_server_to_itself() {
+    let unit = include_str!("../../deploy/systemd/lockable.service");
+    for line in ["MemoryMax=1G", "LimitCORE=0", "PrivateUsers=yes", "UMask=0077", "NoNewPrivileges=yes"] {
+        assert!(unit.lines().any(|other| other == line), "{line}");
     }
 }
 

@@ -80,17 +80,11 @@ async fn a_link_gives_an_account_another_password_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_start_prints_a_way_to_the_page() {
+async fn the_first_start_shows_a_way_to_the_page() {
     // As in a container.
     let pod = Pod::builder().env("LOCKABLE_LISTEN", "0.0.0.0:0").start().await;
-    let token = pod.first_token();
-    let mut link = String::new();
-    crate::support::eventually(async || {
-        link =
-            pod.stdout().lines().map(str::trim).find(|line| line.contains("/account/link/")).unwrap_or_default().into();
-        !link.is_empty()
-    })
-    .await;
+    let (token, text) = (pod.first_token(), pod.first_account());
+    let link = text.lines().map(str::trim).find(|line| line.contains("/account/link/")).unwrap();
     let path = link.strip_prefix(&format!("http://{}", pod.authority("localhost"))).unwrap();
     let mut owner = PageClient::new(&pod.origin());
     let csrf = owner.get(path).await.csrf();

@@ -1,6 +1,7 @@
 use std::{
     ffi::OsString,
     io::{BufRead, BufReader, Read},
+    path::PathBuf,
     process::{Command, Stdio},
     sync::{
         Arc, Mutex,
@@ -127,17 +128,27 @@ impl Pod {
         eventually(async || looks().await >= before + 3.0).await;
     }
 
-    /// The token that was printed at the first start.
-    #[expect(clippy::disallowed_methods, reason = "what was printed is read by another thread, a moment later")]
+    /// The token of the account that the first start made.
     pub fn first_token(&self) -> String {
-        let start = Instant::now();
-        loop {
-            if let Some(token) = token_in(&self.stdout.lock().unwrap()) {
-                return token.to_owned();
-            }
-            assert!(start.elapsed() < Duration::from_secs(10), "no token was printed");
-            thread::sleep(Duration::from_millis(5));
-        }
+        let text = self.first_account();
+        let token = text.lines().map(str::trim).find(|line| uuid::Uuid::try_parse(line).is_ok());
+        token.unwrap_or_else(|| panic!("the file has no token: {text}")).to_owned()
+    }
+
+    /// The text of the file that the log names at the first start.
+    pub fn first_account(&self) -> String {
+        let file = self.first_account_file().expect("the log names the file of the first account");
+        std::fs::read_to_string(file).unwrap()
+    }
+
+    /// The file that the log names at the first start. It is written before the server listens.
+    pub fn first_account_file(&self) -> Option<PathBuf> {
+        let log = self.log();
+        let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut named = events.filter(|event| {
+            event["fields"]["message"].as_str().is_some_and(|message| message.starts_with("made the first account"))
+        });
+        named.next().map(|event| event["fields"]["file"].as_str().unwrap().into())
     }
 
     /// What it has printed for the person at the terminal.
@@ -268,11 +279,6 @@ fn collect(stream: impl Read + Send + 'static, into: &Arc<Mutex<String>>) {
             text.push('\n');
         }
     });
-}
-
-/// Finds the token that is printed when the first account is made.
-fn token_in(stdout: &str) -> Option<&str> {
-    stdout.lines().map(str::trim).find(|line| uuid::Uuid::try_parse(line).is_ok())
 }
 
 /// Finds in the log on which port the server listens.
