@@ -55,12 +55,10 @@ impl Visitor {
     }
 
     /// What the browser is to keep of a session; another visitor it is from then
-    /// on.
+    /// on. It has no `Max-Age`, so the browser forgets it when it is closed: nobody
+    /// asked to stay signed in.
     pub(super) fn signed_in(session: &Secret) -> CookieJar {
-        // Kept when the browser is closed: the server ends a session in time.
-        let mut kept = cookie(SESSION, session.reveal());
-        kept.make_permanent();
-        CookieJar::new().add(kept).add(cookie(VISITOR, Secret::generate().reveal()))
+        CookieJar::new().add(cookie(SESSION, session.reveal())).add(cookie(VISITOR, Secret::generate().reveal()))
     }
 
     pub(super) fn signed_out() -> CookieJar {

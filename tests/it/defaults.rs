@@ -150,3 +150,16 @@ async fn the_files_of_sqlite_are_for_their_user_alone() {
     assert!(pod.log().contains("\"mode\":\"0640\""), "{}", pod.log());
     assert_eq!(mode(&path), 0o640, "a group may have been given it on purpose");
 }
+
+#[tokio::test]
+async fn a_browser_forgets_its_session_when_it_is_closed() {
+    let pod = Pod::start().await;
+    let mut ana = PageClient::new(&pod.origin());
+    ana.sign_up("ana@example.com", PASSWORD).await;
+    let answer = ana.sign_in("ana@example.com", PASSWORD).await;
+    let cookies: Vec<_> = answer.headers.get_all("set-cookie").iter().map(|cookie| cookie.to_str().unwrap()).collect();
+    assert_eq!((answer.status, cookies.len()), (303, 2), "{cookies:?}");
+    let lasting = cookies.iter().filter(|cookie| cookie.contains("Max-Age") || cookie.contains("Expires"));
+    assert_eq!(lasting.collect::<Vec<_>>(), Vec::<&&str>::new());
+    assert_eq!(ana.get("/account/locks").await.status, 200);
+}
