@@ -16,6 +16,7 @@ RUN mkdir -p src benches examples/simulate \
     && cp src/main.rs benches/handover.rs \
     && cp src/main.rs benches/instructions.rs \
     && cp src/main.rs benches/scripts.rs \
+    && cp src/main.rs benches/tenants.rs \
     && cp src/main.rs benches/waiters.rs \
     && cp src/main.rs examples/simulate/main.rs \
     && touch src/lib.rs \
@@ -41,7 +42,8 @@ ENV LOCKABLE_LISTEN=0.0.0.0:8080 \
     LOCKABLE_ADMIN_LISTEN=0.0.0.0:9090 \
     LOCKABLE_LOG_FORMAT=json
 EXPOSE 8080 9090
-# Without settings accounts are kept in /home/nonroot, so a volume belongs there:
+# Without settings accounts are kept in /home/nonroot, and so is the first token
+# (lockable.db.first-token; docker cp has it out), so a volume belongs there:
 # without one they go with the container, and on a read-only root it does not start.
 # A new volume elsewhere belongs to root, and cannot be written.
 

@@ -12,6 +12,7 @@
 mod accounts;
 mod ask;
 mod auth;
+mod balancer;
 mod browser;
 mod ci;
 mod connections;

@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,22 +14,17 @@ use std::{
 use tokio::task::JoinHandle;
 
 use crate::support::{
-    Client, Pod, crowd_turn, eventually,
+    Client, Pod,
+    balancer::{Backend, Balancer},
+    crowd_turn, eventually,
     pod::lockable,
     postgres::Postgres,
-    process::{Process, free_port},
+    process::free_port,
     redis::RedisServer,
 };
 
 const CLIENTS: usize = 200;
 const NAMES: usize = 20;
-
-/// Where one server listens, before and after it was replaced.
-#[derive(Clone, Copy)]
-struct Place {
-    api: u16,
-    admin: u16,
-}
 
 struct Site {
     redis: RedisServer,
@@ -39,7 +33,7 @@ struct Site {
 }
 
 impl Site {
-    async fn start(&self, place: Place) -> Pod {
+    async fn start(&self, place: Backend) -> Pod {
         let pod = Pod::builder()
             .redis(&self.redis)
             .database(&self.postgres.url)
@@ -52,25 +46,6 @@ impl Site {
         eventually(async || pod.admin().get("/readyz").await.status == 200).await;
         pod
     }
-}
-
-/// The balancer with the configuration that comes with the project, but for
-/// where the servers are found.
-fn balancer(places: &[Place], port: u16, folder: &std::path::Path) -> Process {
-    let config = include_str!("../../deploy/compose/haproxy.cfg");
-    let (before, after) =
-        (config.split("resolvers docker\n").next().unwrap(), config.split("\nfrontend").nth(1).unwrap());
-    let after = after.lines().filter(|line| !line.contains("server-template")).collect::<Vec<_>>().join("\n");
-    let mut config = format!("{before}\nfrontend{after}\n").replace("bind :8080", &format!("bind 127.0.0.1:{port}"));
-    for (number, Place { api, admin }) in places.iter().enumerate() {
-        let line = format!("    server s{number} 127.0.0.1:{api} check port {admin} inter 1s fall 1 rise 1\n");
-        config.push_str(&line);
-    }
-    let file = folder.join("haproxy.cfg");
-    std::fs::write(&file, config).unwrap();
-    let mut command = Command::new("haproxy");
-    command.arg("-db").arg("-f").arg(file).stdout(Stdio::null()).stderr(Stdio::null());
-    Process::start(command)
 }
 
 /// Who is in, as those see it who hold the locks.
@@ -186,7 +161,7 @@ struct Clients {
 async fn replaced_under(redis_timeout: &'static str, start: impl FnOnce(Clients) -> Vec<JoinHandle<()>>) {
     let _crowd = crowd_turn().await;
     let site = Site { redis: RedisServer::start(), postgres: Postgres::database().await, redis_timeout };
-    let places = [(); 3].map(|()| Place { api: free_port(), admin: free_port() });
+    let places = [(); 3].map(|()| Backend { api: free_port(), admin: free_port() });
     let mut pods = Vec::new();
     for place in places {
         pods.push(site.start(place).await);
@@ -194,9 +169,8 @@ async fn replaced_under(redis_timeout: &'static str, start: impl FnOnce(Clients)
     pods[0].operator(&["plan", "set", "business", "--rate", "100000", "--burst", "100000"]).await;
     let token = pods[0].account("business").await.token;
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let _balancer = balancer(&places, port, folder.path());
-    let origin = format!("http://127.0.0.1:{port}");
+    let balancer = Balancer::start(&places, &[]);
+    let origin = balancer.origin();
     let probe = Client::new(&origin, Some(&token));
     eventually(async || probe.try_get("/v1/account").await.is_some_and(|answer| answer.status == 200)).await;
 
@@ -231,13 +205,11 @@ async fn replaced_under(redis_timeout: &'static str, start: impl FnOnce(Clients)
 #[tokio::test(flavor = "multi_thread")]
 async fn who_hangs_up_behind_the_balancer_is_granted_nothing() {
     let site = Site { redis: RedisServer::start(), postgres: Postgres::database().await, redis_timeout: "3s" };
-    let place = Place { api: free_port(), admin: free_port() };
+    let place = Backend { api: free_port(), admin: free_port() };
     let pod = site.start(place).await;
     let token = pod.account("business").await.token;
-    let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let _balancer = balancer(&[place], port, folder.path());
-    let client = Client::new(&format!("http://127.0.0.1:{port}"), Some(&token));
+    let balancer = Balancer::start(&[place], &[]);
+    let client = Client::new(&balancer.origin(), Some(&token));
     eventually(async || client.try_get("/v1/account").await.is_some_and(|answer| answer.status == 200)).await;
     assert_eq!(client.get("/v1/acquire/gone?owner=holder").await.json["response"], true);
     let waiting = async || client.get("/v1/locks/gone").await.json["waiting"].clone();

@@ -1,5 +1,6 @@
 //! What the tests share: real servers that they start themselves, and clients.
 
+pub mod balancer;
 pub mod browser;
 pub mod client;
 pub mod cluster;
