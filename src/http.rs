@@ -22,6 +22,7 @@ mod list;
 mod lock;
 mod lock_path;
 mod openapi;
+mod origin;
 mod params;
 mod problem;
 mod release;
@@ -40,6 +41,7 @@ pub use self::{
     connection::Connection,
     cursor::{parse as parse_cursor, text as cursor_text},
     openapi::description,
+    origin::{is_secure, origin},
     params::Body,
     problem::{Explained, Problem, explained_problems},
     router::{Api, not_found, service},

@@ -30,10 +30,10 @@ const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(1);
     tag = "locks",
     summary = "Acquire a lock, or wait for it",
     description = "Grants the lock to one caller, until it releases it or its lease lapses for want of a heartbeat. With `wait` a request that finds the lock held stands in line, first come, first served.",
-    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), AcquireParams),
+    params(("name" = String, Path, description = "The lock's name, at most 200 bytes", example = "deploy-prod"), AcquireParams),
     request_body(
         content((AcquireParams = "application/x-www-form-urlencoded"), (AcquireParams = "application/json")),
-        description = "Parameters that do not stand in the address"
+        description = "Parameters that do not stand in the query string"
     ),
     responses(
         (status = 200, description = "Yes or no: see `response`", body = AcquireAnswer),

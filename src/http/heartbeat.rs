@@ -20,10 +20,10 @@ use crate::{
     tag = "locks",
     summary = "Renew a lease",
     description = "Send one at a third of the lease, and stop working when the answer is no. Without `lease` it is the one that was asked for last.",
-    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), HeartbeatParams),
+    params(("name" = String, Path, description = "The lock's name, at most 200 bytes", example = "deploy-prod"), HeartbeatParams),
     request_body(
         content((HeartbeatParams = "application/x-www-form-urlencoded"), (HeartbeatParams = "application/json")),
-        description = "Parameters that do not stand in the address"
+        description = "Parameters that do not stand in the query string"
     ),
     responses(
         (status = 200, description = "Yes or no: see `response`", body = HeartbeatAnswer),

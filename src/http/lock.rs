@@ -83,7 +83,7 @@ impl<'a> HolderView<'a> {
     tag = "looking",
     summary = "Who holds a lock",
     description = "The holder is shown to its own account alone.",
-    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), InspectParams),
+    params(("name" = String, Path, description = "The lock's name, at most 200 bytes", example = "deploy-prod"), InspectParams),
     responses((status = 200, description = "How the lock stands", body = LockView<'static>), Problems),
 )]
 pub(super) async fn inspect(
@@ -117,7 +117,7 @@ pub(super) async fn inspect(
     tag = "looking",
     summary = "Break a lock",
     description = "Takes it from whoever of the account holds it; with `fencing_token` only if that grant does. Needs the scope `manage`, and is recorded in the audit log. The first in line has the lock then.",
-    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), BreakParams),
+    params(("name" = String, Path, description = "The lock's name, at most 200 bytes", example = "deploy-prod"), BreakParams),
     responses((status = 200, description = "Yes or no: see `response`", body = BreakAnswer), Problems),
 )]
 pub(super) async fn break_lock(

@@ -1,9 +1,17 @@
 //! The description of the API for programs, `/openapi.json`, made from the types
-//! that the handlers read and write.
+//! that the handlers read and write, and from what the parsers accept.
 
-use std::sync::LazyLock;
+mod exact;
+mod patterns;
 
-use axum::Json;
+use std::sync::{Arc, OnceLock};
+
+use axum::{
+    Json,
+    extract::State,
+    http::{Extensions, HeaderMap},
+};
+use serde_json::{Value, json};
 use utoipa::{
     IntoResponses, Modify, OpenApi, ToSchema,
     openapi::{
@@ -13,23 +21,29 @@ use utoipa::{
     },
 };
 
+use self::exact::Exact;
 use super::{
     account, acquire,
     answer::{Granted, LockAnswer, NotAcquired, NotChanged, Nothing, Renewed},
     heartbeat, list, lock,
+    origin::origin,
     problem::ProblemView,
     release, terraform,
 };
+use crate::app::App;
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Lockable",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
-        description = "`flock` for distributed systems, over plain HTTPS. Authenticate with HTTP basic authentication: \
-                       the token is the user name, the password is empty.\n\nA lock's name is the rest of the path; \
-                       `/` may stand in it. GET and POST are the same on the routes that change a lock; on POST \
-                       parameters may also come as a form or a JSON object."
+        description = "`flock` for distributed systems, over plain HTTPS. Authenticate with HTTP basic authentication, \
+                       where the token is the user name and the password is empty, or with the token as a bearer \
+                       token.\n\nA lock's name is the rest of the path; `/` may stand in it. GET and POST are the same \
+                       on the routes that change a lock. A POST may have each parameter in the query string or in the \
+                       body (a form or a JSON object), and in one of them alone; the body is described.\n\nNames, \
+                       owners, notes and prefixes are limited in bytes of UTF-8, which the schemas cannot say; a longer \
+                       one is answered 400. A number in a JSON object is written without a fraction and an exponent."
     ),
     paths(
         acquire::acquire,
@@ -48,7 +62,7 @@ use super::{
         (name = "terraform", description = "For the `http` backend. It sends LOCK and UNLOCK, for which there is no \
                                             place here; POST and DELETE are the same"),
     ),
-    security(("token" = [])),
+    security(("token" = []), ("bearer" = [])),
     modifiers(&Token, &GetAsPost, &AnyCase),
 )]
 struct Description;
@@ -113,9 +127,14 @@ struct Token;
 
 impl Modify for Token {
     fn modify(&self, openapi: &mut openapi::OpenApi) {
-        let basic =
-            HttpBuilder::new().scheme(HttpAuthScheme::Basic).description(Some("The token as the user name")).build();
-        openapi.components.get_or_insert_default().add_security_scheme("token", SecurityScheme::Http(basic));
+        let components = openapi.components.get_or_insert_default();
+        for (name, scheme, description) in [
+            ("token", HttpAuthScheme::Basic, "The token as the user name, and an empty password"),
+            ("bearer", HttpAuthScheme::Bearer, "The token"),
+        ] {
+            let scheme = HttpBuilder::new().scheme(scheme).description(Some(description)).build();
+            components.add_security_scheme(name, SecurityScheme::Http(scheme));
+        }
     }
 }
 
@@ -160,13 +179,24 @@ fn copy_post(item: &mut PathItem, name: &str) {
     }
 }
 
-/// The description.
-pub fn description() -> &'static openapi::OpenApi {
-    static DESCRIPTION: LazyLock<openapi::OpenApi> = LazyLock::new(Description::openapi);
-    &DESCRIPTION
+/// The description, but for the server's address, which is that of each request.
+pub fn description(app: &App) -> &'static Value {
+    // A process has one server.
+    static DESCRIPTION: OnceLock<Value> = OnceLock::new();
+    DESCRIPTION.get_or_init(|| {
+        let mut api = serde_json::to_value(Description::openapi()).unwrap_or_default();
+        Exact::new(app.wait_max).refine(&mut api);
+        api
+    })
 }
 
 /// `GET /openapi.json`.
-pub(super) async fn openapi() -> Json<&'static openapi::OpenApi> {
-    Json(description())
+pub(super) async fn openapi(State(app): State<Arc<App>>, extensions: Extensions, headers: HeaderMap) -> Json<Value> {
+    let mut api = description(&app).clone();
+    // Relative to the address of the description, where the request names no host.
+    let url = origin(&app, &extensions, &headers).unwrap_or_else(|| "/".into());
+    if let Some(api) = api.as_object_mut() {
+        api.insert("servers".into(), json!([{ "url": url }]));
+    }
+    Json(api)
 }

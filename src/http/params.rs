@@ -1,4 +1,5 @@
-//! What the parameters of each request are, and how they are read.
+//! What the parameters of each request are, and how they are read. Which values are accepted the
+//! description takes from `openapi/exact.rs`.
 
 mod reader;
 
@@ -20,29 +21,30 @@ use crate::{
 #[derive(IntoParams, ToSchema)]
 #[into_params(parameter_in = Query)]
 pub(super) struct AcquireParams {
-    /// Where the name lives: "public", or a private namespace of the account.
-    #[schema(max_length = 63)]
-    #[param(max_length = 63)]
+    /// Where the name lives: "public", or a private namespace of the account. Any other is answered 403.
+    #[schema(example = "public")]
+    #[param(example = "public")]
     pub namespace: Option<String>,
-    /// One holder within the account, such as a CI job.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 128, pattern = r"^[!-~]+$")]
-    #[param(value_type = Option<String>, min_length = 1, max_length = 128, pattern = r"^[!-~]+$")]
+    /// One holder within the account, such as a CI job: up to 128 characters in at most 256 bytes.
+    #[schema(value_type = Option<String>)]
+    #[param(value_type = Option<String>)]
     pub owner: Option<Owner>,
-    /// How long the lock is held unless renewed.
-    #[schema(value_type = Option<String>, pattern = r"^[0-9]{1,7}(ms|s|m|h)?$", max_length = 9, example = "90s")]
-    #[param(value_type = Option<String>, pattern = r"^[0-9]{1,7}(ms|s|m|h)?$", max_length = 9, example = "90s")]
+    /// How long the lock is held unless renewed: seconds, or a number with `ms`, `s`, `m`, `h` or `d`. Outside of the plan's
+    /// range it is answered 403.
+    #[schema(value_type = Option<String>, example = "90s")]
+    #[param(value_type = Option<String>, example = "90s")]
     pub lease: Option<Lease>,
-    /// For how long to stand in line for the lock.
-    #[schema(value_type = Option<String>, pattern = r"^[0-9]{1,7}(ms|s|m|h)?$", max_length = 9, example = "30s")]
-    #[param(value_type = Option<String>, pattern = r"^[0-9]{1,7}(ms|s|m|h)?$", max_length = 9, example = "30s")]
+    /// For how long to wait in the queue.
+    #[schema(value_type = Option<String>, example = "30s")]
+    #[param(value_type = Option<String>, example = "30s")]
     pub wait: Duration,
-    /// What people should know.
-    #[schema(value_type = Option<String>, max_length = 500, pattern = r"^[ -~]*$")]
-    #[param(value_type = Option<String>, max_length = 500, pattern = r"^[ -~]*$")]
+    /// Text shown to callers of the same account while the lock is held, at most 500 bytes.
+    #[schema(value_type = Option<String>)]
+    #[param(value_type = Option<String>)]
     pub note: Note,
     /// Answer a "no" with status 423.
-    #[schema(value_type = Option<bool>, default = false)]
-    #[param(value_type = Option<bool>, default = false)]
+    #[schema(value_type = Option<bool>)]
+    #[param(value_type = Option<bool>)]
     pub strict: bool,
 }
 
@@ -50,25 +52,26 @@ pub(super) struct AcquireParams {
 #[derive(IntoParams, ToSchema)]
 #[into_params(parameter_in = Query)]
 pub(super) struct HeartbeatParams {
-    /// Where the name lives: "public", or a private namespace of the account.
-    #[schema(max_length = 63)]
-    #[param(max_length = 63)]
+    /// Where the name lives: "public", or a private namespace of the account. Any other is answered 403.
+    #[schema(example = "public")]
+    #[param(example = "public")]
     pub namespace: Option<String>,
-    /// One holder within the account, such as a CI job.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 128, pattern = r"^[!-~]+$")]
-    #[param(value_type = Option<String>, min_length = 1, max_length = 128, pattern = r"^[!-~]+$")]
+    /// One holder within the account, such as a CI job: up to 128 characters in at most 256 bytes.
+    #[schema(value_type = Option<String>)]
+    #[param(value_type = Option<String>)]
     pub owner: Option<Owner>,
-    /// How long the lock is held unless renewed.
-    #[schema(value_type = Option<String>, pattern = r"^[0-9]{1,7}(ms|s|m|h)?$", max_length = 9, example = "30s")]
-    #[param(value_type = Option<String>, pattern = r"^[0-9]{1,7}(ms|s|m|h)?$", max_length = 9, example = "30s")]
+    /// How long the lock is held unless renewed: seconds, or a number with `ms`, `s`, `m`, `h` or `d`. Outside of the plan's
+    /// range it is answered 403.
+    #[schema(value_type = Option<String>, example = "30s")]
+    #[param(value_type = Option<String>, example = "30s")]
     pub lease: Option<Lease>,
     /// Do it only if this is the current grant's.
-    #[schema(rename = "fencing_token", value_type = Option<u64>, minimum = 1, maximum = 9_007_199_254_740_991_u64)]
-    #[param(rename = "fencing_token", value_type = Option<u64>, minimum = 1, maximum = 9_007_199_254_740_991_u64)]
+    #[schema(rename = "fencing_token", value_type = Option<u64>)]
+    #[param(rename = "fencing_token", value_type = Option<u64>)]
     pub fence: Option<Fence>,
     /// Answer a "no" with status 423.
-    #[schema(value_type = Option<bool>, default = false)]
-    #[param(value_type = Option<bool>, default = false)]
+    #[schema(value_type = Option<bool>)]
+    #[param(value_type = Option<bool>)]
     pub strict: bool,
 }
 
@@ -76,21 +79,21 @@ pub(super) struct HeartbeatParams {
 #[derive(IntoParams, ToSchema)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ReleaseParams {
-    /// Where the name lives: "public", or a private namespace of the account.
-    #[schema(max_length = 63)]
-    #[param(max_length = 63)]
+    /// Where the name lives: "public", or a private namespace of the account. Any other is answered 403.
+    #[schema(example = "public")]
+    #[param(example = "public")]
     pub namespace: Option<String>,
-    /// One holder within the account, such as a CI job.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 128, pattern = r"^[!-~]+$")]
-    #[param(value_type = Option<String>, min_length = 1, max_length = 128, pattern = r"^[!-~]+$")]
+    /// One holder within the account, such as a CI job: up to 128 characters in at most 256 bytes.
+    #[schema(value_type = Option<String>)]
+    #[param(value_type = Option<String>)]
     pub owner: Option<Owner>,
     /// Do it only if this is the current grant's.
-    #[schema(rename = "fencing_token", value_type = Option<u64>, minimum = 1, maximum = 9_007_199_254_740_991_u64)]
-    #[param(rename = "fencing_token", value_type = Option<u64>, minimum = 1, maximum = 9_007_199_254_740_991_u64)]
+    #[schema(rename = "fencing_token", value_type = Option<u64>)]
+    #[param(rename = "fencing_token", value_type = Option<u64>)]
     pub fence: Option<Fence>,
     /// Answer a "no" with status 423.
-    #[schema(value_type = Option<bool>, default = false)]
-    #[param(value_type = Option<bool>, default = false)]
+    #[schema(value_type = Option<bool>)]
+    #[param(value_type = Option<bool>)]
     pub strict: bool,
 }
 
@@ -98,11 +101,11 @@ pub(super) struct ReleaseParams {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct BreakParams {
-    /// Where the name lives: "public", or a private namespace of the account.
-    #[param(max_length = 63)]
+    /// Where the name lives: "public", or a private namespace of the account. Any other is answered 403.
+    #[param(example = "public")]
     pub namespace: Option<String>,
     /// Do it only if this is the current grant's.
-    #[param(rename = "fencing_token", value_type = Option<u64>, minimum = 1, maximum = 9_007_199_254_740_991_u64)]
+    #[param(rename = "fencing_token", value_type = Option<u64>)]
     pub fence: Option<Fence>,
 }
 
@@ -110,11 +113,11 @@ pub(super) struct BreakParams {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct InspectParams {
-    /// Where the name lives: "public", or a private namespace of the account.
-    #[param(max_length = 63)]
+    /// Where the name lives: "public", or a private namespace of the account. Any other is answered 403.
+    #[param(example = "public")]
     pub namespace: Option<String>,
-    /// Whose place in the line to say.
-    #[param(value_type = Option<String>, min_length = 1, max_length = 128)]
+    /// Whose position in the queue to return.
+    #[param(value_type = Option<String>)]
     pub owner: Option<Owner>,
 }
 
@@ -122,14 +125,15 @@ pub(super) struct InspectParams {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct LockParams {
-    /// Where the name lives: "public", or a private namespace of the account.
-    #[param(max_length = 63)]
+    /// Where the name lives: "public", or a private namespace of the account. Any other is answered 403.
+    #[param(example = "public")]
     pub namespace: Option<String>,
-    /// How long the lock is held unless renewed.
-    #[param(value_type = Option<String>, pattern = r"^[0-9]{1,7}(ms|s|m|h)?$", max_length = 9, example = "30s")]
+    /// How long the lock is held unless renewed: seconds, or a number with `ms`, `s`, `m`, `h` or `d`. Outside of the plan's
+    /// range it is answered 403.
+    #[param(value_type = Option<String>, example = "30s")]
     pub lease: Option<Lease>,
-    /// For how long to stand in line for the lock.
-    #[param(value_type = Option<String>, pattern = r"^[0-9]{1,7}(ms|s|m|h)?$", max_length = 9, example = "30s")]
+    /// For how long to wait in the queue.
+    #[param(value_type = Option<String>, example = "30s")]
     pub wait: Duration,
 }
 
@@ -138,13 +142,13 @@ pub(super) struct LockParams {
 #[into_params(parameter_in = Query)]
 pub(super) struct ListParams {
     /// Only locks in this namespace.
-    #[param(max_length = 63)]
+    #[param(example = "public")]
     pub namespace: Option<String>,
-    /// Only locks whose names begin like this.
-    #[param(value_type = Option<String>, max_length = 200)]
+    /// Only locks whose names begin like this, at most 200 bytes.
+    #[param(value_type = Option<String>)]
     pub prefix: String,
     /// How many locks at most.
-    #[param(value_type = Option<u32>, minimum = 1, maximum = 1000, default = 100)]
+    #[param(value_type = Option<u32>)]
     pub limit: usize,
     /// `next_cursor` of the page before.
     #[param(value_type = Option<String>)]
@@ -271,7 +275,8 @@ fn prefix(text: String) -> Result<String, String> {
 }
 
 fn limit(text: String) -> Result<usize, String> {
-    let limit = text.parse().ok().filter(|limit| (1..=Locks::PAGE_MAX).contains(limit));
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    let limit = text.parse().ok().filter(|limit| is_number && (1..=Locks::PAGE_MAX).contains(limit));
     limit.ok_or_else(|| format!("it is 1 to {}", Locks::PAGE_MAX))
 }
 

@@ -20,10 +20,10 @@ use crate::{
     tag = "locks",
     summary = "Release a lock",
     description = "The first in line has it at once.",
-    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), ReleaseParams),
+    params(("name" = String, Path, description = "The lock's name, at most 200 bytes", example = "deploy-prod"), ReleaseParams),
     request_body(
         content((ReleaseParams = "application/x-www-form-urlencoded"), (ReleaseParams = "application/json")),
-        description = "Parameters that do not stand in the address"
+        description = "Parameters that do not stand in the query string"
     ),
     responses(
         (status = 200, description = "Yes or no: see `response`", body = ReleaseAnswer),

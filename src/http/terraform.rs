@@ -35,7 +35,7 @@ use crate::{
 pub(super) struct LockInfo {
     /// Names the lock's holder; Terraform makes a new one for each run.
     #[serde(rename = "ID")]
-    #[schema(min_length = 1, max_length = 128, pattern = r"^[!-~]+$", required)]
+    #[schema(required, example = "8d0e1e1c-5a5e-4f0e-9d43-3a1f6f0c2b77")]
     id: String,
     operation: String,
     info: String,
@@ -97,9 +97,9 @@ impl<S: Sync> FromRequestParts<S> for Operation {
     path = "/v1/terraform/{name}",
     operation_id = "terraform_lock",
     summary = "Lock for a run",
-    description = "The same `ID` again is granted again. Without `lease` the lock is held for the longest lease of the plan.",
+    description = "The same `ID` again is granted again. The body has at most 2 KiB, and a longer one is answered 400. Without `lease` the lock is held for the longest lease of the plan.",
     tag = "terraform",
-    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), LockParams),
+    params(("name" = String, Path, description = "The lock's name, at most 200 bytes", example = "terraform-prod"), LockParams),
     request_body = LockInfo,
     responses(
         (status = 200, description = "Locked", body = AcquireAnswer),
@@ -175,7 +175,7 @@ fn lease(caller: &Authorized<Lock>, params: &LockParams) -> Result<Lease, Proble
     summary = "Unlock after a run",
     description = "A lock that is not held any more counts as unlocked. `lease` and `wait` are for locking and change nothing here: both addresses may be the same.",
     tag = "terraform",
-    params(("name" = String, Path, description = "The lock's name", min_length = 1, max_length = 200, example = "deploy-prod"), LockParams),
+    params(("name" = String, Path, description = "The lock's name, at most 200 bytes", example = "terraform-prod"), LockParams),
     request_body(content = LockInfo, description = "What was locked with, or its ID. No body at all means whoever holds the lock, and needs the scope `manage`"),
     responses(
         (status = 200, description = "Unlocked, or not held any more", body = ReleaseAnswer),

@@ -12,15 +12,15 @@ pub struct Lease(u64);
 pub enum DurationError {
     #[error("a duration is a whole number of seconds (90) or a number with a unit (1500ms, 90s, 5m, 2h, 1d)")]
     Malformed,
-    #[error("a duration is no finer than a millisecond")]
+    #[error("a duration has at most three decimals, and none in milliseconds")]
     TooFine,
-    #[error("a duration is at most {} hours", DURATION_HOURS_MAX)]
+    #[error("a duration is at most {} hours", DURATION_MS_MAX / 3_600_000)]
     TooLong,
 }
 
 /// The longest duration that is understood at all: a year. What is allowed in
 /// a place is for that place to say.
-const DURATION_HOURS_MAX: u64 = 8784;
+pub const DURATION_MS_MAX: u64 = 8784 * 3_600_000;
 
 impl Lease {
     pub const fn from_ms(ms: u64) -> Self {
@@ -57,8 +57,8 @@ impl fmt::Display for Lease {
 ///
 /// # Errors
 /// When the text is neither a whole number of seconds nor a number with one of
-/// the units `ms`, `s`, `m`, `h`, `d`; when it is finer than a millisecond; or when
-/// it is longer than a year.
+/// the units `ms`, `s`, `m`, `h`, `d`; when it has more than three decimals, or any in
+/// milliseconds; or when it is longer than a year.
 pub fn parse_duration_ms(text: &str) -> Result<u64, DurationError> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -71,32 +71,28 @@ pub fn parse_duration_ms(text: &str) -> Result<u64, DurationError> {
         "d" => 86_400_000,
         _ => return Err(DurationError::Malformed),
     };
-    let (whole, fraction) = match number.split_once('.') {
-        Some((whole, fraction)) if !fraction.is_empty() => (whole, fraction),
+    let (whole, decimals) = match number.split_once('.') {
+        Some((whole, decimals)) if !decimals.is_empty() => (whole, decimals),
         Some(_) => return Err(DurationError::Malformed),
-        None => (number, "0"),
+        None => (number, ""),
     };
-    if whole.is_empty() || fraction.contains('.') {
+    if whole.is_empty() || decimals.contains('.') {
         return Err(DurationError::Malformed);
     }
-    // Nine digits keep every product below within 64 bits; no duration that is
-    // understood needs more.
-    let fraction = fraction.trim_end_matches('0');
-    if fraction.len() > 9 {
+    // Three make whole milliseconds of every other unit.
+    if decimals.len() > 3 || (unit == "ms" && !decimals.is_empty()) {
         return Err(DurationError::TooFine);
     }
+    // Eleven digits keep every product below within 64 bits; no duration that is
+    // understood needs more.
     let whole = whole.trim_start_matches('0');
     if whole.len() > 11 {
         return Err(DurationError::TooLong);
     }
-    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| DurationError::Malformed)? };
-    let scale = 10_u64.pow(fraction.len() as u32);
-    let part: u64 = if fraction.is_empty() { 0 } else { fraction.parse().map_err(|_| DurationError::Malformed)? };
-    if !(part * unit_ms).is_multiple_of(scale) {
-        return Err(DurationError::TooFine);
-    }
-    let ms = whole * unit_ms + part * unit_ms / scale;
-    if ms > DURATION_HOURS_MAX * 3_600_000 {
+    let number = |digits: &str| digits.bytes().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+    let thousandths = number(decimals) * 10_u64.pow(3 - decimals.len() as u32);
+    let ms = number(whole) * unit_ms + thousandths * unit_ms / 1000;
+    if ms > DURATION_MS_MAX {
         return Err(DurationError::TooLong);
     }
     Ok(ms)
@@ -118,6 +114,7 @@ mod tests {
             ("1.5h", 5_400_000),
             ("1d", 86_400_000),
             ("0.25s", 250),
+            ("1.005d", 86_832_000),
             ("007", 7000),
             ("8784h", 31_622_400_000),
             ("31622400000ms", 31_622_400_000),
@@ -134,7 +131,8 @@ mod tests {
         }
         assert_eq!(parse_duration_ms("1.5ms"), Err(DurationError::TooFine));
         assert_eq!(parse_duration_ms("0.0001s"), Err(DurationError::TooFine));
-        assert_eq!(parse_duration_ms("0.12345678901h"), Err(DurationError::TooFine));
+        assert_eq!(parse_duration_ms("1.0ms"), Err(DurationError::TooFine));
+        assert_eq!(parse_duration_ms("0.1250h"), Err(DurationError::TooFine));
         for text in ["8785h", "99999999999h", "999999999999999999999999999999"] {
             assert_eq!(parse_duration_ms(text), Err(DurationError::TooLong), "{text:?}");
         }

@@ -19,6 +19,6 @@ pub fn is_invisible(c: char) -> bool {
 }
 
 /// Whether `c` may not stand in a text that people read on one line.
-pub(super) fn is_unprintable(c: char) -> bool {
+pub fn is_unprintable(c: char) -> bool {
     c.is_control() || is_bidi_override(c) || matches!(c, '\u{2028}' | '\u{2029}')
 }

@@ -7,8 +7,7 @@ use axum::{
     response::Response,
 };
 
-use super::visitor::is_secure;
-use crate::app::App;
+use crate::{app::App, http::is_secure};
 
 /// What a page may load: what this server serves, and nothing that stands in the
 /// page itself.

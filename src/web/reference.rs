@@ -1,14 +1,11 @@
-use std::sync::LazyLock;
+use std::sync::{Arc, OnceLock};
 
 use askama::Template;
+use axum::extract::State;
 use serde_json::Value;
 
 use super::{page::Page, view::Shell};
-use crate::http::description;
-
-/// The API for people to read, made from its description for programs.
-static REFERENCE: LazyLock<Vec<Group>> =
-    LazyLock::new(|| groups(&serde_json::to_value(description()).unwrap_or_default()));
+use crate::{app::App, http::description};
 
 #[derive(Template)]
 #[template(path = "reference.html")]
@@ -55,9 +52,11 @@ struct Member {
     is_required: bool,
 }
 
-/// `GET /docs/api`.
-pub(super) async fn reference() -> Page<ReferencePage> {
-    Page(ReferencePage { shell: Shell::of_reader("API reference"), groups: &REFERENCE })
+/// `GET /docs/api`: the API for people to read, made from its description for programs.
+pub(super) async fn reference(State(app): State<Arc<App>>) -> Page<ReferencePage> {
+    static REFERENCE: OnceLock<Vec<Group>> = OnceLock::new();
+    let groups = REFERENCE.get_or_init(|| groups(description(&app)));
+    Page(ReferencePage { shell: Shell::of_reader("API reference"), groups })
 }
 
 fn groups(api: &Value) -> Vec<Group> {
@@ -80,7 +79,10 @@ impl Operation {
             about: text(parameter, "description"),
             is_required: parameter["required"] == true,
         };
-        let bodies = items(at(operation, "/requestBody/content")).map(|(_, content)| &content["schema"]);
+        // The same members, however they are encoded; a form's are the simplest.
+        let mut bodies: Vec<_> = items(at(operation, "/requestBody/content")).collect();
+        bodies.sort_by_key(|(media_type, _)| !media_type.contains("form"));
+        let body = bodies.first().map(|(_, content)| &content["schema"]);
         let is_problem = |answer: &Value| !at(answer, "/content/application~1problem+json").is_null();
         let (problems, answers): (Vec<_>, Vec<_>) =
             items(&operation["responses"]).partition(|(_, answer)| is_problem(answer));
@@ -99,8 +101,7 @@ impl Operation {
             summary: text(operation, "summary"),
             about: text(operation, "description"),
             parameters: list(&operation["parameters"]).map(parameter).collect(),
-            // The same members, however they are encoded.
-            body: bodies.take(1).flat_map(|schema| forms(api, schema)).collect(),
+            body: body.map(|schema| forms(api, schema)).unwrap_or_default(),
             answers: answers.into_iter().map(answer).collect(),
             problems: problems.into_iter().map(|(status, _)| status.clone()).collect(),
         }

@@ -13,7 +13,7 @@ use super::trouble::Trouble;
 use crate::{
     accounts::{Origin, Secret},
     app::App,
-    http::{Connection, client_address, is_trusted},
+    http::{Connection, client_address, origin},
 };
 
 /// Somebody who looks at a page, whoever it is.
@@ -86,7 +86,8 @@ impl FromRequestParts<Arc<App>> for Visitor {
         Ok(Self {
             address: address(app, &parts.extensions, &parts.headers),
             agent: agent.chars().filter(|c| !c.is_control()).collect(),
-            origin: origin(app, parts)?,
+            origin: origin(app, &parts.extensions, &parts.headers)
+                .ok_or_else(|| Trouble::malformed("the field Host names no host"))?,
             session: kept(SESSION),
             secret: kept(VISITOR).unwrap_or_else(Secret::generate),
         })
@@ -96,27 +97,4 @@ impl FromRequestParts<Arc<App>> for Visitor {
 fn address(app: &App, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
     let connection = extensions.get::<Connection>()?;
     Some(client_address(connection.peer().ip(), headers, &app.trusted_proxies))
-}
-
-/// Whether the request came by HTTPS: here, or at a proxy that is trusted.
-pub(super) fn is_secure(app: &App, extensions: &Extensions, headers: &HeaderMap) -> bool {
-    let is_from_proxy = extensions
-        .get::<Connection>()
-        .is_some_and(|connection| is_trusted(connection.peer().ip(), &app.trusted_proxies));
-    let forwarded = headers.get_all("x-forwarded-proto").iter().next_back().and_then(|field| field.to_str().ok());
-    let forwarded = forwarded.and_then(|field| field.rsplit(',').next()).map(str::trim);
-    app.page.is_https || (is_from_proxy && forwarded == Some("https"))
-}
-
-/// What the settings say, or else where the request came in.
-fn origin(app: &App, parts: &Parts) -> Result<String, Trouble> {
-    if let Some(origin) = &app.page.origin {
-        return Ok(origin.clone());
-    }
-    let scheme = if is_secure(app, &parts.extensions, &parts.headers) { "https" } else { "http" };
-    let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    // It stands in lines that people paste into a shell.
-    let is_sound =
-        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
-    is_sound.then(|| format!("{scheme}://{host}")).ok_or_else(|| Trouble::malformed("the field Host names no host"))
 }
