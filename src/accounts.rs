@@ -23,6 +23,7 @@ mod rotation;
 mod secret;
 mod session;
 mod sign_up;
+mod subscription;
 mod token;
 mod trail;
 mod usage;
@@ -42,6 +43,7 @@ pub use self::{
     secret::Secret,
     session::{Origin, Session, SessionInfo},
     sign_up::Link,
+    subscription::Subscription,
     token::{NewToken, Token, TokenHash, TokenInfo, TokenRequest},
     trail::{AuditFilter, AuditPage, AuditRow},
 };

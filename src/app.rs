@@ -27,6 +27,8 @@ pub struct App {
     pub rates: Rates,
     /// Lookups of tokens that memory does not know, of each one at a time.
     pub lookups: Arc<Turns<TokenHash>>,
+    /// How many callers of queued requests are checked again at once.
+    pub rechecks: Arc<Semaphore>,
     /// Failed authentications of client addresses.
     pub addresses: Addresses,
     /// Sessions of client addresses that nobody has. Counted apart: a job with a wrong token
@@ -69,6 +71,12 @@ pub struct Page {
     /// Places for files that are made while they are fetched, of each account and of all.
     pub files_of: Arc<Shares<AccountId>>,
     pub files: Arc<Semaphore>,
+}
+
+impl App {
+    /// How many callers of queued requests are checked again at once: each may ask the
+    /// database, which others need, too.
+    pub const RECHECKS_AT_ONCE: usize = 4;
 }
 
 impl Page {

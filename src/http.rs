@@ -25,6 +25,7 @@ mod openapi;
 mod origin;
 mod params;
 mod problem;
+mod recheck;
 mod release;
 mod request_id;
 mod router;

@@ -54,6 +54,7 @@ pub use self::{
     line::Look,
     list::{Census, Cursor, ListRequest, Listing, Looked, Page},
     request::{AcquireRequest, Answer, BreakRequest, Claimant, HeartbeatRequest, LockId, ReleaseRequest, RenewedLease},
+    wait::Waited,
 };
 use self::{keys::pod_channel, quotas::Quotas, recorder::Recorder, stall::StallGuard, waiters::Waiters};
 

@@ -200,7 +200,11 @@ impl Clients {
 async fn acquire(locks: Locks, request: AcquireRequest, wait_ms: u64) -> Result<Answer<Acquired>, LocksError> {
     match wait_ms {
         0 => locks.acquire(&request).await,
-        _ => locks.acquire_in_line(&request, Duration::from_millis(wait_ms), &CancellationToken::new()).await,
+        _ => {
+            let draining = CancellationToken::new();
+            let waited = locks.acquire_in_line(&request, Duration::from_millis(wait_ms), &draining).await?;
+            Ok(waited.keep())
+        }
     }
 }
 

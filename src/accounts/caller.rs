@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -61,6 +63,17 @@ impl Caller {
     /// Whether the token has ended by itself.
     pub fn has_ended(&self) -> bool {
         self.expires_at.is_some_and(|end| end <= now_ms())
+    }
+
+    /// How long until the token ends by itself; `None` for one that does not.
+    pub fn rest(&self) -> Option<Duration> {
+        self.expires_at.map(|end| Duration::from_millis(end.saturating_sub(now_ms()).max(0) as u64))
+    }
+
+    /// Whether the token may be used in a namespace.
+    pub fn has_namespace(&self, id: NamespaceId) -> bool {
+        let is_own = || self.namespaces.iter().any(|namespace| namespace.id == id);
+        id == NamespaceId::Public || (self.plan.private_namespaces && is_own())
     }
 
     /// The namespace of that name, or the token's default one.

@@ -11,8 +11,15 @@ use moka::future::Cache;
 use tokio::time::timeout;
 use tracing::Instrument;
 
-use super::{Caller, Database, Token, TokenHash, cache::SharedCache, known::Known, measure::measured, usage::Usage};
-use crate::keyspace::Keyspace;
+use super::{
+    Caller, Database, Token, TokenHash,
+    cache::SharedCache,
+    known::Known,
+    measure::measured,
+    subscription::{Subscription, Subscriptions},
+    usage::Usage,
+};
+use crate::{keyspace::Keyspace, lock::AccountId};
 
 /// Says whose a token is: from memory, where it was asked of late, else from the
 /// keyspace, which all servers share, else from the database.
@@ -35,6 +42,7 @@ pub struct Directory {
     known: Cache<TokenHash, Known>,
     unknown: Cache<TokenHash, ()>,
     generation: AtomicU64,
+    subscriptions: Arc<Subscriptions>,
     pub(super) usage: Usage,
     is_following: AtomicBool,
 }
@@ -88,6 +96,7 @@ impl Directory {
             known,
             unknown,
             generation: AtomicU64::new(0),
+            subscriptions: Arc::default(),
             usage: Usage::default(),
             is_following: AtomicBool::new(false),
         })
@@ -159,14 +168,26 @@ impl Directory {
         self.is_following.store(is_following, Ordering::Relaxed);
     }
 
-    /// Forgets in memory what a change has made untrue.
-    pub(super) fn drop_known(&self, is_changed: impl Fn(&Caller) -> bool + Send + Sync + 'static) {
+    /// Subscribes to the changes of an account.
+    pub fn subscribe(&self, account: AccountId) -> Subscription {
+        self.subscriptions.subscribe(account)
+    }
+
+    /// Forgets in memory what a change has made untrue, then notifies the requests that
+    /// subscribe to the accounts that have changed.
+    pub(super) fn drop_known(&self, has_changed: impl Fn(&AccountId) -> bool + Send + Sync + 'static) {
+        let has_changed = Arc::new(has_changed);
+        let is_meant = has_changed.clone();
         self.generation.fetch_add(1, Ordering::SeqCst);
         self.unknown.invalidate_all();
-        if self.known.invalidate_entries_if(move |_, known| is_changed(&known.caller)).is_err() {
+        if self.known.invalidate_entries_if(move |_, known| is_meant(&known.caller.account)).is_err() {
             // Cannot be: closures are supported. All is more than enough.
             self.known.invalidate_all();
         }
+        // Once more: whoever has asked under the number above may have been given what was
+        // about to be forgotten.
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.subscriptions.publish(|account| has_changed(account));
     }
 
     #[cfg(test)]

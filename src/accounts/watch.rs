@@ -6,7 +6,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Caller, Directory, cache::Notice, lookup::Changes, measure::measured};
+use super::{Directory, cache::Notice, lookup::Changes, measure::measured};
 use crate::lock::AccountId;
 
 /// How often to ask the database for changes. With the time that forgetting
@@ -146,7 +146,7 @@ impl Directory {
     }
 
     fn drop_changed(&self, is_all: bool, is_changed: impl Fn(&AccountId) -> bool + Send + Sync + 'static) {
-        self.drop_known(move |caller: &Caller| is_all || is_changed(&caller.account));
+        self.drop_known(move |account| is_all || is_changed(account));
     }
 }
 
@@ -154,7 +154,7 @@ impl Directory {
 mod tests {
     use super::*;
     use crate::{
-        accounts::{Actor, Database, FindError, NewAccount, Reach, Token},
+        accounts::{Actor, Caller, Database, FindError, NewAccount, Reach, Token},
         config::DatabaseSettings,
         keyspace::{BootClock, Embedded, Keyspace, Script},
         lock::Label,

@@ -12,6 +12,7 @@ use super::{
     openapi::{AcquireAnswer, BodyProblems, Problems},
     params::{AcquireParams, malformed},
     problem::{Kind, Problem},
+    recheck::Recheck,
 };
 use crate::{
     app::App,
@@ -108,10 +109,14 @@ pub(super) async fn ask(
         return Err(malformed(format!("the parameter \"wait\" is malformed: its cap is {cap}")));
     }
     let answer: Answer<Acquired> = if wait.is_zero() {
+        // A body may have been long in coming.
+        if caller.is_outdated(app) {
+            Box::pin(caller.check_again(app)).await?;
+        }
         app.locks.acquire(request).await?
     } else {
         caller.may_wait(wait);
-        wait_for(app, connection, request, wait).await?
+        wait_for(app, connection, caller, request, wait).await?
     };
     let acquired = caller.settle(answer);
     if matches!(&acquired, Acquired::Refused(refusal) if !matches!(refusal, Refusal::RateLimited { .. })) {
@@ -123,15 +128,25 @@ pub(super) async fn ask(
 async fn wait_for(
     app: &App,
     connection: &Connection,
+    caller: &Authorized<Lock>,
     request: &AcquireRequest,
     wait: Duration,
 ) -> Result<Answer<Acquired>, Problem> {
+    let recheck = Recheck::begin(app, caller, request).await?;
+    let waiting = async {
+        let waited = app.locks.acquire_in_line(request, wait, &app.draining).await?;
+        if waited.has_grant() {
+            recheck.confirm().await?;
+        }
+        Ok(waited.keep())
+    };
     tokio::select! {
-        // Looked at first: what is granted to a client that is gone is dropped
-        // here, and taken back.
+        // Looked at first: what is granted to a client that is gone, or to a token that was
+        // revoked, is dropped here, and taken back.
         biased;
         () = connection.hung_up() => Err(Problem::new(Kind::ClientGone, "the client has hung up")),
-        answer = app.locks.acquire_in_line(request, wait, &app.draining) => Ok(answer?),
+        problem = recheck.refusal() => Err(problem),
+        answer = waiting => answer,
     }
 }
 

@@ -16,11 +16,11 @@ use super::{
     frame::Frame,
     known::Known,
     problem::{Kind, Problem},
-    stranger::{Stranger, unauthenticated},
+    stranger::{Stranger, unanswered, unauthenticated},
     strict::refuse_prefetch,
 };
 use crate::{
-    accounts::{Caller, LeaseOutOfRange, NamespaceDenied, Scopes},
+    accounts::{Caller, FindError, LeaseOutOfRange, NamespaceDenied, Reach, Scopes},
     app::App,
     limits::{Admission, RateShare},
     lock::{Lease, Namespace, Payment, RateStanding},
@@ -105,11 +105,33 @@ impl<P: Privilege> Authorized<P> {
                 return Err(rate_limited(app, &known.caller).retry_after(retry_after));
             }
         };
-        if known.caller.suspended {
-            return Err(Problem::new(Kind::AccountSuspended, "this account is suspended"));
-        }
+        check_account(&known.caller)?;
         check::<P>(&known.caller)?;
         Ok(Self { known, share, payment, frame, privilege: PhantomData })
+    }
+
+    /// Looks the token up again, and checks what a new request would be checked for.
+    ///
+    /// # Errors
+    /// The problem that a new request would be answered with.
+    pub(super) async fn check_again(&self, app: &App) -> Result<Arc<Caller>, Problem> {
+        // A few at once: all of an account may do so in the same moment.
+        let turn = app.rechecks.clone().acquire_owned().await;
+        let caller = match app.directory.find(&self.known.token, Reach::Everything, turn).await {
+            Ok(caller) => caller,
+            Err(FindError::Unknown | FindError::NotCached) => return Err(unauthenticated()),
+            Err(FindError::Unanswered | FindError::Unavailable(_)) => return Err(unanswered()),
+        };
+        check_account(&caller)?;
+        check::<P>(&caller)?;
+        Ok(caller)
+    }
+}
+
+fn check_account(caller: &Caller) -> Result<(), Problem> {
+    match caller.suspended {
+        true => Err(Problem::new(Kind::AccountSuspended, "this account is suspended")),
+        false => Ok(()),
     }
 }
 
@@ -126,6 +148,11 @@ impl<P> Authorized<P> {
         check::<Q>(&self.known.caller)
     }
 
+    /// Whether something has changed since the caller was checked.
+    pub(super) fn is_outdated(&self, app: &App) -> bool {
+        self.known.is_outdated(&app.directory)
+    }
+
     /// The namespace of that name, or the token's default one.
     pub(super) fn namespace(&self, name: Option<&str>) -> Result<&Namespace, Problem> {
         self.known
@@ -136,10 +163,7 @@ impl<P> Authorized<P> {
 
     /// The lease that is asked for, if the plan has it, or the account's own.
     pub(super) fn lease(&self, asked: Option<Lease>) -> Result<Lease, Problem> {
-        self.known
-            .caller
-            .lease(asked)
-            .map_err(|error: LeaseOutOfRange| Problem::new(Kind::LeaseOutOfRange, error.to_string()))
+        self.known.caller.lease(asked).map_err(lease_out_of_range)
     }
 
     /// The lease that a heartbeat asks for, if the plan has it, or the one asked for last.
@@ -198,6 +222,10 @@ impl<P> Authorized<P> {
     }
 }
 
+pub(super) fn lease_out_of_range(error: LeaseOutOfRange) -> Problem {
+    Problem::new(Kind::LeaseOutOfRange, error.to_string())
+}
+
 fn rate_limited(app: &App, caller: &Caller) -> Problem {
     app.locks.note_limited(caller.account);
     counter!("lockable_rate_limited_total").increment(1);
@@ -230,17 +258,20 @@ async fn authenticate(
     // From before it is asked, so that no change is missed.
     let generation = app.directory.generation();
     let stranger = || Stranger::of(headers, connection, app);
-    let caller = match credentials(headers) {
+    let (token, caller) = match credentials(headers) {
         Credentials::Token(token) => match app.directory.recall(&token).await {
-            Some(caller) => caller,
-            None => frame.aside(stranger().look_up(&token)).await?,
+            Some(caller) => (token, caller),
+            None => {
+                let caller = frame.aside(stranger().look_up(&token)).await?;
+                (token, caller)
+            }
         },
         Credentials::Missing => return Err(unauthenticated()),
         Credentials::Malformed => return Err(stranger().fail()),
     };
     let meters =
         [RateShare::Keep, RateShare::Ask].map(|share| app.rates.meter(caller.account, caller.plan.rate, share));
-    let known = Arc::new(Known::new(caller, meters, generation, headers.get(header::AUTHORIZATION)));
+    let known = Arc::new(Known::new(token, caller, meters, generation, headers.get(header::AUTHORIZATION)));
     if let Some(connection) = connection {
         connection.learn(known.clone());
     }

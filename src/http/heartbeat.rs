@@ -38,6 +38,10 @@ pub(super) async fn heartbeat(
     name: LockName,
     params: HeartbeatParams,
 ) -> Result<Response, Problem> {
+    // A body may have been long in coming.
+    if caller.is_outdated(app) {
+        Box::pin(caller.check_again(app)).await?;
+    }
     let namespace = caller.namespace(params.namespace.as_deref())?;
     let request = HeartbeatRequest {
         lock: LockId { namespace: namespace.id, name },

@@ -6,7 +6,7 @@ use std::{
 use axum::http::HeaderValue;
 
 use crate::{
-    accounts::{Caller, Directory},
+    accounts::{Caller, Directory, Token},
     limits::{Meter, RateShare},
 };
 
@@ -15,6 +15,8 @@ use crate::{
 pub(super) struct Known {
     /// None when it is too long to remember.
     authorization: Option<Box<[u8]>>,
+    /// To look it up again.
+    pub(super) token: Token,
     pub(super) caller: Arc<Caller>,
     /// The rates of heartbeats and releases, and of all else.
     pub(super) meters: [Arc<Meter>; 2],
@@ -31,6 +33,7 @@ impl Known {
     const HEADER_BYTES_MAX: usize = 128;
 
     pub(super) fn new(
+        token: Token,
         caller: Arc<Caller>,
         meters: [Arc<Meter>; 2],
         generation: u64,
@@ -38,7 +41,7 @@ impl Known {
     ) -> Self {
         let authorization = authorization.map(HeaderValue::as_bytes);
         let authorization = authorization.filter(|field| field.len() <= Self::HEADER_BYTES_MAX).map(Into::into);
-        Self { authorization, caller, meters, generation, until: Instant::now() + Self::REMEMBERED }
+        Self { authorization, token, caller, meters, generation, until: Instant::now() + Self::REMEMBERED }
     }
 
     pub(super) fn meter(&self, share: RateShare) -> &Meter {
@@ -55,12 +58,16 @@ impl Known {
         self.until.checked_sub(Self::REMEMBERED).unwrap_or(self.until)
     }
 
+    /// Whether something has changed since this was learnt.
+    pub(super) fn is_outdated(&self, directory: &Directory) -> bool {
+        self.generation != directory.generation() || self.caller.has_ended()
+    }
+
     /// Whether a request with this header, and no other of its kind, is of the same
     /// caller, about whom nothing has changed.
     pub(super) fn is_still(&self, authorization: &HeaderValue, directory: &Directory, now: Instant) -> bool {
         self.authorization.as_deref() == Some(authorization.as_bytes())
-            && self.generation == directory.generation()
             && now < self.until
-            && !self.caller.has_ended()
+            && !self.is_outdated(directory)
     }
 }

@@ -96,7 +96,7 @@ impl<'app> Stranger<'app> {
     }
 }
 
-fn unanswered() -> Problem {
+pub(super) fn unanswered() -> Problem {
     Problem::unavailable("accounts could not be asked in time")
 }
 

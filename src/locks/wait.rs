@@ -17,22 +17,30 @@ const ASK_INTERVAL: Duration = Duration::from_secs(10);
 /// How long to pause when the keyspace could not be asked how a wait stands.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
+/// What a request was answered that could wait. A grant is taken back when this is dropped
+/// before it is kept.
+#[must_use]
+pub struct Waited<'a> {
+    answer: Answer<Acquired>,
+    undo: Option<Undo<'a>>,
+}
+
 impl Locks {
     /// Acquires a lock, standing in line for it for as long as `wait`, or until
-    /// the server is to stop.
+    /// the server is to stop. The caller keeps the grant, after a last check.
     ///
     /// # Errors
     /// When as many requests wait in this server as may, or the keyspace gave no
     /// answer in the end. The attempt is then withdrawn, as it is when the
     /// future is dropped before it is ready.
-    pub async fn acquire_in_line(
-        &self,
-        request: &AcquireRequest,
+    pub async fn acquire_in_line<'a>(
+        &'a self,
+        request: &'a AcquireRequest,
         wait: Duration,
         draining: &CancellationToken,
-    ) -> Result<Answer<Acquired>, LocksError> {
+    ) -> Result<Waited<'a>, LocksError> {
         if draining.is_cancelled() {
-            return Box::pin(self.acquire(request)).await.map(Answer::drained);
+            return Box::pin(self.acquire(request)).await.map(|answer| Waited::kept(answer.drained()));
         }
         let attempt = Attempt::new();
         let ends = Instant::now() + wait;
@@ -49,14 +57,13 @@ impl Locks {
             answer => answer?,
         };
         let standing = first.standing;
-        let answered = |outcome| Answer { outcome, standing };
+        let answered = |outcome| Waited::kept(Answer { outcome, standing });
         let mut turn = Ok(first.outcome);
         let mut is_over = false;
         loop {
             let next = match turn {
-                Ok(Turn::Over(acquired)) => {
-                    undo.disarm();
-                    return Ok(answered(acquired));
+                Ok(Turn::Over(outcome)) => {
+                    return Ok(Waited { answer: Answer { outcome, standing }, undo: Some(undo) });
                 }
                 // The other request has the lock when it is handed over.
                 Ok(Turn::Replaced(held)) => {
@@ -128,6 +135,25 @@ impl Locks {
         let now_us = self.keyspace.now_us(shard).unwrap_or_default();
         let passed = Duration::from_micros(now_us.saturating_sub(grant.fence.as_u64()));
         histogram!("lockable_handover_duration_seconds").record(passed);
+    }
+}
+
+impl Waited<'_> {
+    fn kept(answer: Answer<Acquired>) -> Self {
+        Self { answer, undo: None }
+    }
+
+    /// Whether a grant is taken back unless it is kept.
+    pub fn has_grant(&self) -> bool {
+        matches!(self.answer.outcome, Acquired::Granted(_) | Acquired::Again(_))
+    }
+
+    /// Keeps the grant, if it is one. Returns what to answer.
+    pub fn keep(self) -> Answer<Acquired> {
+        if let Some(undo) = self.undo {
+            undo.disarm();
+        }
+        self.answer
     }
 }
 

@@ -84,6 +84,7 @@ pub(super) async fn start(
         rates: Rates::new(keyspace.clone()),
         // Each that waits has a connection, of which there are only so many.
         lookups: Turns::new(1, usize::MAX),
+        rechecks: Arc::new(Semaphore::new(App::RECHECKS_AT_ONCE)),
         addresses: Addresses::new(failures),
         sessions: Addresses::new(failures),
         trusted_proxies: settings.listen.trusted_proxies.clone(),

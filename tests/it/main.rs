@@ -43,6 +43,7 @@ mod queue;
 mod rates;
 mod recovery;
 mod redis;
+mod revocation;
 mod rolling;
 mod run;
 mod secrets;

@@ -24,8 +24,8 @@ pub struct Postgres {
     own: Option<Server>,
 }
 
-/// A table that somebody has locked: who wants more of it than that leaves has to
-/// wait.
+/// A table, or some of its rows, that somebody has locked: who wants more of it than that
+/// leaves has to wait.
 pub struct TableLock {
     url: String,
     /// Which process of the database has it.
@@ -96,6 +96,34 @@ impl Postgres {
         TableLock { url: self.url.clone(), pid }
     }
 
+    /// Runs a statement, and holds the rows that it has locked, until that is ended or a
+    /// minute has passed.
+    pub async fn hold(&self, statement: &str) -> TableLock {
+        let held = format!("BEGIN; {statement}; SELECT pg_sleep(60)");
+        let holder = format!(
+            "SELECT pid FROM pg_stat_activity WHERE query = '{held}' AND wait_event = 'PgSleep' \
+             AND datname = current_database()"
+        );
+        let url = self.url.clone();
+        std::thread::spawn(move || query(&url, &held));
+        let mut pid = String::new();
+        eventually(async || {
+            self.query(&holder).unwrap().trim().clone_into(&mut pid);
+            !pid.is_empty()
+        })
+        .await;
+        TableLock { url: self.url.clone(), pid }
+    }
+
+    /// How many statements that begin like this wait for what somebody has locked.
+    pub fn waiting(&self, statement: &str) -> usize {
+        let count = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '{statement}%' \
+             AND datname = current_database()"
+        );
+        self.query(&count).unwrap().trim().parse().unwrap()
+    }
+
     /// How often the database was asked who somebody is so far. What servers
     /// ask by themselves, for changes since a revision, does not count.
     pub fn queries_of_accounts(&self) -> u64 {
@@ -109,7 +137,7 @@ impl Postgres {
 }
 
 impl TableLock {
-    /// Unlocks the table.
+    /// Unlocks it.
     pub fn end(self) {
         query(&self.url, &format!("SELECT pg_terminate_backend({})", self.pid)).unwrap();
     }
