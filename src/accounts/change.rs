@@ -44,6 +44,12 @@ impl Database {
         let seq = sqlx::query_scalar("UPDATE revision SET seq = seq + 1 WHERE one = 1 RETURNING seq")
             .fetch_one(&mut *transaction)
             .await?;
+        if let Actor::Session(id) = actor {
+            // Checked here, as changes are made one after another: one that is under way when
+            // its session is ended is not made.
+            let session = sqlx::query("SELECT id FROM sessions WHERE id = $1").bind(id.to_string());
+            session.fetch_optional(&mut *transaction).await?.ok_or(AccountsError::SessionEnded)?;
+        }
         Ok(Change { transaction, seq, actor })
     }
 }

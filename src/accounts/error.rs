@@ -26,6 +26,10 @@ pub enum AccountsError {
     TooManyEnding { max: u64 },
     #[error("{tokens} tokens have their locks in {namespace:?}; revoke them first")]
     InUse { namespace: String, tokens: u64 },
+    #[error("the session has ended; sign in again")]
+    SessionEnded,
+    #[error("the account is suspended")]
+    Suspended,
     #[error("a plan cannot have {0}")]
     Plan(String),
     #[error("the database is at version {is}, and {needed} is needed; run lockable migrate")]

@@ -47,10 +47,14 @@ impl Database {
     /// nothing is left of it but its id, for the audit log.
     ///
     /// # Errors
-    /// When the database fails.
+    /// When it is suspended, or the database fails.
     pub async fn delete_account(&self, asking: &Session) -> Result<(), AccountsError> {
         let mut change = self.change(asking.actor()).await?;
         let account = change.find_account(&asking.account.id.to_string()).await?;
+        // Its address could make a new account at once.
+        if account.suspended_at.is_some() {
+            return Err(AccountsError::Suspended);
+        }
         let id = account.id.to_string();
         for statement in OF_ACCOUNT {
             sqlx::query(*statement).bind(&id).execute(change.connection()).await?;

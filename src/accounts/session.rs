@@ -55,7 +55,8 @@ impl Database {
     const AGENT_CHARS_MAX: usize = 200;
 
     /// Begins a session for who knows the password of an account, `None` for
-    /// everybody else: it takes as long whether there is such an account or not.
+    /// everybody else: it takes as long whether there is such an account or not. The session
+    /// that the browser had before ends.
     ///
     /// # Errors
     /// When the database fails.
@@ -64,21 +65,28 @@ impl Database {
         email: &str,
         password: Password,
         origin: Origin,
+        former: Option<&Secret>,
     ) -> Result<Option<Secret>, AccountsError> {
         let found = self.find_password(email).await?;
         let (account, hash) = found.map_or((None, None), |(account, hash)| (Some(account), hash));
-        let is_right = password::verify(password, hash).await?;
+        let is_right = password::verify(password, hash.clone()).await?;
         let Some(account) = account else { return Ok(None) };
-        if !is_right {
-            // Beside the answer, which must not come later for who has an account.
-            let database = self.clone();
-            tokio::spawn(async move { database.note_failure(&account, &origin).await });
-            return Ok(None);
+        if is_right {
+            let mut change = self.change(Actor::Visitor).await?;
+            // To verify a password takes a while, in which it may have been changed.
+            if change.has_password(&account, hash.as_deref()).await? {
+                if let Some(former) = former {
+                    change.replace_session(former).await?;
+                }
+                let secret = change.begin_session(&account, &origin).await?;
+                change.commit().await?;
+                return Ok(Some(secret));
+            }
         }
-        let mut change = self.change(Actor::Visitor).await?;
-        let secret = change.begin_session(&account, &origin).await?;
-        change.commit().await?;
-        Ok(Some(secret))
+        // Beside the answer, which must not come later for who has an account.
+        let database = self.clone();
+        tokio::spawn(async move { database.note_failure(&account, &origin).await });
+        Ok(None)
     }
 
     /// Whether this is the password of an account.
@@ -249,7 +257,30 @@ impl Change<'_> {
         Ok(secret)
     }
 
-    /// Whoever knew the password before is signed out.
+    /// Whether the hash of an account's password is still this one.
+    async fn has_password(&mut self, account: &AccountInfo, hash: Option<&str>) -> Result<bool, AccountsError> {
+        let row = sqlx::query("SELECT password FROM accounts WHERE id = $1 AND deleted_at IS NULL")
+            .bind(account.id.to_string())
+            .fetch_optional(self.connection())
+            .await?;
+        let password: Option<Option<String>> = row.map(|row| row.try_get("password")).transpose()?;
+        Ok(password.is_some_and(|password| password.as_deref() == hash))
+    }
+
+    /// Ends the session that a browser shows which signs in anew.
+    async fn replace_session(&mut self, former: &Secret) -> Result<(), AccountsError> {
+        let row = sqlx::query("DELETE FROM sessions WHERE hash = $1 RETURNING id, account")
+            .bind(former.hash())
+            .fetch_optional(self.connection())
+            .await?;
+        let Some(row) = row else { return Ok(()) };
+        let account: String = row.try_get("account")?;
+        let account = account.parse().map_err(|_| AccountsError::Corrupt("an account's id"))?;
+        let detail = json!({ "session": read_id(&row, "id")?, "by": "sign-in" });
+        self.record(Some(account), "session.end", detail).await
+    }
+
+    /// Whoever knew the password before, or has a link, is signed out: links end, too.
     pub(super) async fn set_password(
         &mut self,
         account: &AccountInfo,
@@ -264,6 +295,11 @@ impl Change<'_> {
         sqlx::query("DELETE FROM sessions WHERE account = $1 AND id <> $2")
             .bind(account.id.to_string())
             .bind(staying.map(|id| id.to_string()).unwrap_or_default())
+            .execute(self.connection())
+            .await?;
+        sqlx::query("DELETE FROM links WHERE account = $1 OR LOWER(email) = $2")
+            .bind(account.id.to_string())
+            .bind(account.email.to_lowercase())
             .execute(self.connection())
             .await?;
         Ok(())

@@ -1,6 +1,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use super::{addresses::Network, rates::PERMITS};
 use crate::{
@@ -22,6 +23,8 @@ pub enum Attempt<'a> {
     SignInFrom(IpAddr),
     /// A password, for whoever has this e-mail address, should it be anybody.
     PasswordOf(&'a str),
+    /// A password, by who is signed in already, in a session with this id.
+    PasswordIn(Uuid),
     /// To make an account, from an address.
     SignUpFrom(IpAddr),
     /// To use a link, from an address.
@@ -38,6 +41,7 @@ impl Attempt<'_> {
     /// How many at once, and how many seconds until one more.
     pub const SIGN_IN_FROM: (u32, u32) = (30, 10);
     pub const PASSWORD_OF: (u32, u32) = (10, 60);
+    pub const PASSWORD_IN: (u32, u32) = (10, 60);
     pub const SIGN_UP_FROM: (u32, u32) = (20, 180);
     pub const LINK_FROM: (u32, u32) = (20, 60);
     pub const SIGN_UP_AS: (u32, u32) = (5, 600);
@@ -48,6 +52,7 @@ impl Attempt<'_> {
         match self {
             Self::SignInFrom(_) => Self::SIGN_IN_FROM,
             Self::PasswordOf(_) => Self::PASSWORD_OF,
+            Self::PasswordIn(_) => Self::PASSWORD_IN,
             Self::SignUpFrom(_) => Self::SIGN_UP_FROM,
             Self::LinkFrom(_) => Self::LINK_FROM,
             Self::SignUpAs(_) => Self::SIGN_UP_AS,
@@ -61,6 +66,7 @@ impl Attempt<'_> {
         let who = match self {
             Self::SignInFrom(address) => format!("sign-in {}", Network::from(address)),
             Self::PasswordOf(email) => format!("password {}", email.to_lowercase()),
+            Self::PasswordIn(session) => format!("password in {session}"),
             Self::SignUpFrom(address) => format!("sign-up {}", Network::from(address)),
             Self::LinkFrom(address) => format!("link {}", Network::from(address)),
             Self::SignUpAs(email) => format!("sign-up as {}", email.to_lowercase()),
@@ -106,7 +112,7 @@ mod tests {
         let [one, mapped, other, here, beside, elsewhere] =
             ["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"]
                 .map(|address| address.parse().unwrap());
-        let account = AccountId(uuid::Uuid::new_v4());
+        let account = AccountId(Uuid::new_v4());
         let name = |attempt: Attempt| attempt.name();
         let apart = [
             name(Attempt::SignInFrom(one)),
@@ -117,6 +123,7 @@ mod tests {
             name(Attempt::LinkFrom(one)),
             name(Attempt::PasswordOf("ana@example.com")),
             name(Attempt::PasswordOf("eve@example.com")),
+            name(Attempt::PasswordIn(account.0)),
             name(Attempt::SignUpAs("eve@example.com")),
             name(Attempt::TokenOf(account)),
             name(Attempt::ChangeOf(account)),

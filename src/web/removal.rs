@@ -68,6 +68,7 @@ pub(super) async fn delete_account(
     State(app): State<Arc<App>>,
     Form { by: member, fields }: Form<Member, Confirmed>,
 ) -> Result<Response, Trouble> {
+    member.may_act()?;
     if !knows_password(&app, &member, &fields.password).await? {
         let page = page(&app, &member, "This is not the password that the account has.").await?;
         return Ok((StatusCode::BAD_REQUEST, page).into_response());

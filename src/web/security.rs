@@ -82,10 +82,11 @@ pub(super) async fn set_password(
 }
 
 /// Whether who is signed in knows the password, too: what cannot be undone is not
-/// for somebody who has found an open browser.
+/// for somebody who has found an open browser. Counted by session: what strangers try does not
+/// keep the owner from it.
 pub(super) async fn knows_password(app: &App, member: &Member, password: &str) -> Result<bool, Trouble> {
     let account = &member.session.account;
-    if let Some(wait) = app.attempts.refusal(Attempt::PasswordOf(&account.email)).await? {
+    if let Some(wait) = app.attempts.refusal(Attempt::PasswordIn(member.session.id)).await? {
         return Err(Trouble::too_many(wait));
     }
     Ok(app.database.is_password(account, Password::typed(password)).await?)

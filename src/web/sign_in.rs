@@ -93,7 +93,7 @@ pub(super) async fn begin_session(
             return Err(Trouble::too_many(wait));
         }
     }
-    match app.database.sign_in(&email, Password::typed(&password), visitor.from()).await? {
+    match app.database.sign_in(&email, Password::typed(&password), visitor.from(), visitor.session.as_ref()).await? {
         Some(session) => Ok((Visitor::signed_in(&session), Redirect::to(way(&to))).into_response()),
         None => {
             let page = page(&app, &visitor, to, email, "", WRONG);

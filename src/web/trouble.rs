@@ -88,6 +88,7 @@ impl From<AccountsError> for Trouble {
             | AccountsError::TooManyTokens { .. }
             | AccountsError::TooManyEnding { .. }
             | AccountsError::InUse { .. } => Self::malformed(sentence(&error)),
+            AccountsError::SessionEnded | AccountsError::Suspended => Self::forbidden(sentence(&error)),
             _ => {
                 tracing::warn!(%error, "a page could not be shown");
                 Self::unavailable("The account database could not be asked in time. Nothing is lost; try again.")
