@@ -32,7 +32,7 @@ use lockable::{
     keyspace::{Keyspace, Redis, Script},
     lock::{
         AccountId, Acquired, Heartbeaten, Info, Label, Lease, LockName, NamespaceId, Note, Owner, Payment, Rate,
-        RateDue, Released,
+        RateDue, Released, TokenEnd,
     },
     locks::{AcquireRequest, Claimant, HeartbeatRequest, LockId, Locks, ReleaseRequest, RenewedLease},
 };
@@ -192,7 +192,7 @@ impl Bench {
         let lease = Lease::from_secs(60);
         match operation {
             Operation::Acquire => {
-                let (note, info) = (Note::default(), Info::default());
+                let (token, note, info) = (TokenEnd::of(Uuid::nil()), Note::default(), Info::default());
                 let (label, held_max, waiting_max) = (Label::parse("first").unwrap(), 1_000_000, 10_000);
                 let request = AcquireRequest {
                     lock,
@@ -200,6 +200,7 @@ impl Bench {
                     lease,
                     is_lease_asked: true,
                     label,
+                    token,
                     note,
                     info,
                     held_max,
@@ -216,7 +217,8 @@ impl Bench {
                 assert!(matches!(answer.outcome, Heartbeaten::Renewed(_)));
             }
             Operation::Release => {
-                let request = ReleaseRequest { lock, claimant, fence: None, payment };
+                let request =
+                    ReleaseRequest { lock, claimant, fence: None, token: TokenEnd::of(Uuid::nil()), payment };
                 let answer = self.locks.release(&request).await.unwrap();
                 assert_eq!(answer.outcome, Released::Released);
             }

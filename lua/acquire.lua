@@ -11,7 +11,7 @@
 -- ARGV[5] deadline_us: the time after which nothing may be done any more
 -- ARGV[6] held_max: how many locks the account may hold
 -- ARGV[7] about: what stands in a grant behind its time: '@' and the lease in ms, if one is
---         asked for, and label, note and info, each behind a line break
+--         asked for, and token, note and info, each behind a line break
 -- and, left out where there are but four keys,
 -- ARGV[8] epoch_us: the time of the last recovery, as far as the server knows
 -- ARGV[9] wait_ms: for how long to stand in line, '0' for not at all

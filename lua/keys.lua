@@ -5,8 +5,9 @@
 -- enough they return {'too_few_keys', '0'}, and have done nothing.
 --
 -- KEYS[1] lock     string: the grant, one field to a line: account, owner,
---                  fence, attempt, time of the grant in ms, token label, note,
---                  info. The time is '' where it is that of the fence; behind it stand '@'
+--                  fence, attempt, time of the grant in ms, token, note, info. Of
+--                  the token its label and, behind a tab, the end of its id.
+--                  The time is '' where it is that of the fence; behind it stand '@'
 --                  and the lease in ms that the holder asked for last, if it did. What
 --                  is '' at the end is left out. Behind the fence of a grant
 --                  that has a row in the journal stand the sequence number of
@@ -33,7 +34,7 @@
 -- KEYS[5] tickets  hash: of each ticket its attempt, its pod, and its position, ''
 --                  while it stands in `line`, 'x' when its owner has cancelled it
 --                  and its request does not know yet; then, as in a grant, the lease
---                  that is asked for behind '@', label, note and info. The other two keys
+--                  that is asked for behind '@', token, note and info. The other two keys
 --                  lapse with this one
 -- KEYS[6] kept     sorted set: the tickets of owners without an open request, whose
 --                  positions are reserved, by the time in ms until which they are.

@@ -4,4 +4,4 @@ if until_ms ~= '' then
   end_grant(now, head, ARGV[2], fence, until_ms)
 end
 local _, is_unfinished = hand_over(now)
-return {'released', backlog, fence, until_ms ~= '' and until_ms or '0', is_unfinished and '1' or ''}
+return {'released', backlog, fence, until_ms ~= '' and until_ms or '0', is_unfinished and '1' or '', acquirer}

@@ -10,10 +10,11 @@
 -- ARGV[5] interval_us, ARGV[6] burst_us: the rate; left out when already paid
 --
 -- Returns one of
---   {'released', backlog_us, fence, until_ms, unfinished}   until_ms: the latest
+--   {'released', backlog_us, fence, until_ms, unfinished, acquirer}   until_ms: the latest
 --                               expiry in its journal row, which is to end; '0' without
 --                               one. unfinished: '1' when look.lua is to go on, as the
---                               queue has more than one script takes out of it
+--                               queue has more than one script takes out of it.
+--                               acquirer: the token that had acquired it, as in the grant
 --   {'not_held', backlog_us}
 --   {'held_by_another', backlog_us}   also when the fence is not the current one
 --   {'unsettled', backlog_us}   as in heartbeat.lua
@@ -33,9 +34,9 @@ end
 
 local head = ARGV[1]
 local grant = redis.call('GET', LOCK)
-local fence, until_ms, mark, attempt, reason, _
+local fence, until_ms, mark, attempt, rest, reason, _
 if grant and string.sub(grant, 1, #head) == head then
-  fence, _, until_ms, mark, attempt = read_grant(grant, #head + 1)
+  fence, _, until_ms, mark, attempt, rest = read_grant(grant, #head + 1)
 end
 -- mend: ClosedIsUnsettled
 if is_closed(redis.call('GET', CLOCK)) then
@@ -87,6 +88,7 @@ if mark == '?' then
 end
 redis.call('DEL', LOCK)
 redis.call('ZREM', HELD, ARGV[2])
+local acquirer = string.match(rest, '^[^\n]*\n([^\n]*)') or ''
 if not has_line and until_ms == '' then
-  return {'released', backlog, fence, '0', ''}
+  return {'released', backlog, fence, '0', '', acquirer}
 end

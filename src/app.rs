@@ -1,6 +1,7 @@
 //! What handlers share.
 
 mod breaking;
+mod releases;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +16,10 @@ use crate::{
     locks::Locks,
 };
 
-pub use self::breaking::{BreakError, Breaking};
+pub use self::{
+    breaking::{BreakError, Breaking},
+    releases::{ForeignRelease, Releases},
+};
 
 /// Everything that a request may need, made once at the start.
 pub struct App {
@@ -36,6 +40,8 @@ pub struct App {
     pub sessions: Addresses,
     /// What people try on the account page.
     pub attempts: Attempts,
+    /// Releases to be recorded in the audit log.
+    pub releases: Releases,
     pub page: Page,
     /// Networks of proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,

@@ -14,11 +14,11 @@ mod text;
 
 pub use fence::{Fence, FenceError};
 pub use holder::{Grant, Holder};
-pub use identity::{AccountId, Attempt, Info, KeyText, Label, Note, Owner, TextError};
+pub use identity::{AccountId, Attempt, Info, KeyText, Label, Note, Owner, TextError, TokenEnd};
 pub use lease::{DURATION_MS_MAX, DurationError, Lease, parse_duration_ms};
 pub use ledger::{EndedGrant, Entered, Era, JournalRow, Ledger, LedgerError, RECENT_END, StoreRow, Written};
 pub use name::{LockName, NameError};
 pub use namespace::{Namespace, NamespaceError, NamespaceId};
-pub use outcome::{Acquired, Broken, Heartbeaten, Held, NotHeld, Refusal, Released, Standing};
+pub use outcome::{Acquired, Broken, ByAnother, Heartbeaten, Held, NotHeld, Refusal, Released, Standing};
 pub use rate::{Payment, Rate, RateDue, RateStanding};
 pub use text::{is_invisible, is_unprintable};

@@ -113,6 +113,7 @@ pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: Canc
     systemd::serving();
     let service = http::service(&parts.app, web::routes(&parts.app));
     serve(listener, service, &workers, &settings.listen, tls, closing).await;
+    parts.app.releases.finish().await;
     parts.app.locks.finish().await;
     drained.cancel();
     parts.background.close();

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use lockable::{
     lock::{
         AccountId, Acquired, Broken, Fence, Heartbeaten, Info, Label, Lease, LockName, NamespaceId, Note, Owner,
-        Payment, Refusal, Released,
+        Payment, Refusal, Released, TokenEnd,
     },
     locks::{
         AcquireRequest, Answer, BreakRequest, Claimant, HeartbeatRequest, LockId, Locks, LocksError, Looked,
@@ -111,10 +111,10 @@ impl Clients {
                 })
             }
             Kind::Release { fence } => {
-                let request = ReleaseRequest { lock, claimant, fence: fence.map(fence_of), payment };
+                let request = ReleaseRequest { lock, claimant, fence: fence.map(fence_of), token: token(), payment };
                 let handler = move |locks: Locks| async move { locks.release(&request).await };
                 read(self.cluster.call(server, hang_up, handler).await, |released| match released {
-                    Released::Released => Outcome::Released,
+                    Released::Released | Released::ByAnother(_) => Outcome::Released,
                     Released::Refused(_) => Outcome::No,
                     Released::RateLimited { .. } => Outcome::Void,
                 })
@@ -171,6 +171,7 @@ impl Clients {
             lock: self.locks[lock].clone(),
             claimant,
             fence: Some(fence_of(fence)),
+            token: token(),
             payment: Payment::Paid,
         };
         let _ = self.cluster.call(0, None, move |locks| async move { locks.release(&request).await }).await;
@@ -225,6 +226,7 @@ fn acquire_request(lock: LockId, claimant: Claimant, lease_ms: u64, held_max: u6
         lease: Lease::from_ms(lease_ms),
         is_lease_asked: true,
         label: Label::parse("sim").unwrap(),
+        token: token(),
         note: Note::default(),
         info: Info::default(),
         held_max,
@@ -239,6 +241,11 @@ pub fn lock_id(number: usize) -> LockId {
 
 fn account(number: usize) -> AccountId {
     AccountId(Uuid::from_u128(0xacc0 + number as u128))
+}
+
+/// All have the same.
+fn token() -> TokenEnd {
+    TokenEnd::of(Uuid::nil())
 }
 
 fn fence_of(fence: u64) -> Fence {

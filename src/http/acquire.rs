@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     app::App,
-    lock::{Acquired, Info, Lease, LockName, Refusal},
+    lock::{Acquired, Info, Lease, LockName, Refusal, TokenEnd},
     locks::{AcquireRequest, Answer, Claimant, LockId},
 };
 
@@ -60,6 +60,7 @@ pub(super) async fn acquire(
         lease: caller.lease(lease)?,
         is_lease_asked: lease.is_some(),
         label: account.label.clone(),
+        token: TokenEnd::of(account.token),
         note,
         info: Info::default(),
         held_max: account.plan.locks_max,

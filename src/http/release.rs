@@ -8,8 +8,8 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    app::App,
-    lock::{LockName, Released},
+    app::{App, ForeignRelease},
+    lock::{ByAnother, LockName, Namespace, Released, TokenEnd},
     locks::{Claimant, LockId, ReleaseRequest},
 };
 
@@ -19,7 +19,7 @@ use crate::{
     path = "/v1/release/{name}",
     tag = "locks",
     summary = "Release a lock",
-    description = "The first in line has it at once.",
+    description = "The first in line has it at once. Any token of the account may release its locks; who releases what another token has acquired is in the audit log.",
     params(("name" = String, Path, description = "The lock's name, at most 200 bytes", example = "deploy-prod"), ReleaseParams),
     request_body(
         content((ReleaseParams = "application/x-www-form-urlencoded"), (ReleaseParams = "application/json")),
@@ -43,12 +43,36 @@ pub(super) async fn release(
         lock: LockId { namespace: namespace.id, name },
         claimant: Claimant { account: caller.account().account, owner: params.owner },
         fence: params.fence,
+        token: TokenEnd::of(caller.account().token),
         payment: caller.payment(),
     };
     let name = &request.lock.name;
     match caller.settle(app.locks.release(&request).await?) {
         Released::Released => Ok(LockAnswer::yes(name, namespace, Nothing {})),
+        Released::ByAnother(by_another) => {
+            audit_release(app, caller, &request, namespace, *by_another);
+            Ok(LockAnswer::yes(name, namespace, Nothing {}))
+        }
         Released::Refused(reason) => Ok(LockAnswer::no(name, namespace, params.strict, NotChanged::from(reason))),
         Released::RateLimited { retry_after } => Err(caller.rate_limited(app, retry_after)),
     }
+}
+
+/// Has it recorded beside the answer that another token has released a grant.
+pub(super) fn audit_release(
+    app: &App,
+    caller: &Authorized<Lock>,
+    request: &ReleaseRequest,
+    namespace: &Namespace,
+    by_another: ByAnother,
+) {
+    let account = caller.account();
+    app.releases.record(ForeignRelease {
+        by: account.token,
+        by_label: account.label.clone(),
+        claimant: request.claimant.clone(),
+        namespace: namespace.name.clone(),
+        name: request.lock.name.clone(),
+        acquired: by_another,
+    });
 }

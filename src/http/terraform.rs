@@ -21,10 +21,14 @@ use super::{
     openapi::{AcquireAnswer, Problems, ReleaseAnswer},
     params::{Body, LockParams, malformed_body},
     problem::{Kind, Problem, ProblemView},
+    release::audit_release,
 };
 use crate::{
     app::App,
-    lock::{AccountId, Acquired, Holder, Info, Lease, LockName, Namespace, NotHeld, Note, Owner, Refusal, Released},
+    lock::{
+        AccountId, Acquired, Holder, Info, Lease, LockName, Namespace, NotHeld, Note, Owner, Refusal, Released,
+        TokenEnd,
+    },
     locks::{AcquireRequest, Claimant, LockId, ReleaseRequest},
 };
 
@@ -125,6 +129,7 @@ pub(super) async fn acquire(
         lease: lease(caller, params)?,
         is_lease_asked: true,
         label: account.label.clone(),
+        token: TokenEnd::of(account.token),
         note: info.note(),
         info: one_line(body)?,
         held_max: account.plan.locks_max,
@@ -193,10 +198,15 @@ pub(super) async fn unlock(
 ) -> Result<Response, Problem> {
     let (_, owner) = read(body)?;
     let claimant = Claimant { account: caller.account().account, owner: Some(owner) };
-    let request = ReleaseRequest { lock, claimant, fence: None, payment: caller.payment() };
+    let token = TokenEnd::of(caller.account().token);
+    let request = ReleaseRequest { lock, claimant, fence: None, token, payment: caller.payment() };
     let ReleaseRequest { lock, .. } = &request;
     match caller.settle(app.locks.release(&request).await?) {
         Released::Released => Ok(LockAnswer::yes(&lock.name, namespace, Nothing {})),
+        Released::ByAnother(by_another) => {
+            audit_release(app, caller, &request, namespace, *by_another);
+            Ok(LockAnswer::yes(&lock.name, namespace, Nothing {}))
+        }
         Released::Refused(reason) => unlocked_unless_held(app, caller, lock, namespace, reason).await,
         Released::RateLimited { retry_after } => Err(caller.rate_limited(app, retry_after)),
     }

@@ -35,6 +35,8 @@ pub enum Attempt<'a> {
     TokenOf(AccountId),
     /// To break a lock of an account, or to change something else of it.
     ChangeOf(AccountId),
+    /// To release a lock of an account that another token has acquired.
+    ReleaseOf(AccountId),
 }
 
 impl Attempt<'_> {
@@ -47,6 +49,7 @@ impl Attempt<'_> {
     pub const SIGN_UP_AS: (u32, u32) = (5, 600);
     pub const TOKEN_OF: (u32, u32) = (20, 60);
     pub const CHANGE_OF: (u32, u32) = (200, 5);
+    pub const RELEASE_OF: (u32, u32) = (200, 5);
 
     fn allowance(self) -> (u32, u32) {
         match self {
@@ -58,6 +61,7 @@ impl Attempt<'_> {
             Self::SignUpAs(_) => Self::SIGN_UP_AS,
             Self::TokenOf(_) => Self::TOKEN_OF,
             Self::ChangeOf(_) => Self::CHANGE_OF,
+            Self::ReleaseOf(_) => Self::RELEASE_OF,
         }
     }
 
@@ -72,6 +76,7 @@ impl Attempt<'_> {
             Self::SignUpAs(email) => format!("sign-up as {}", email.to_lowercase()),
             Self::TokenOf(account) => format!("token {account}"),
             Self::ChangeOf(account) => format!("change {account}"),
+            Self::ReleaseOf(account) => format!("release {account}"),
         };
         Sha256::digest(who).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
@@ -127,6 +132,7 @@ mod tests {
             name(Attempt::SignUpAs("eve@example.com")),
             name(Attempt::TokenOf(account)),
             name(Attempt::ChangeOf(account)),
+            name(Attempt::ReleaseOf(account)),
         ];
         assert_eq!(apart.iter().collect::<HashSet<_>>().len(), apart.len());
         assert_eq!(name(Attempt::SignInFrom(one)), name(Attempt::SignInFrom(mapped)));

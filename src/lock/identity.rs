@@ -29,6 +29,11 @@ pub struct Info(String);
 #[serde(transparent)]
 pub struct Label(String);
 
+/// The end of a token's id. Beside the label, which several tokens may have, it tells which
+/// token has acquired a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenEnd([u8; TokenEnd::DIGITS]);
+
 /// One try to acquire, so that a grant whose answer was lost can be taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt(u64);
@@ -120,6 +125,22 @@ impl Label {
     }
 }
 
+impl TokenEnd {
+    /// How many hexadecimal digits of the id. They stand in every lock that is held.
+    pub const DIGITS: usize = 6;
+
+    pub fn of(token: Uuid) -> Self {
+        const HEX: [u8; 16] = *b"0123456789abcdef";
+        let [.., a, b, c] = *token.as_bytes();
+        let digit = |value: u8| HEX.get(usize::from(value & 15)).copied().unwrap_or_default();
+        Self([digit(a >> 4), digit(a), digit(b >> 4), digit(b), digit(c >> 4), digit(c)])
+    }
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
 impl Attempt {
     /// A new attempt, unlike any other. It is no secret, so it need not come from
     /// the system's random source, for which the system would have to be called.
@@ -208,6 +229,13 @@ fn checked(text: String, min: usize, max: usize, forbidden: fn(char) -> bool) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_a_token_is_that_of_its_id_as_it_is_written() {
+        let id = Uuid::new_v4();
+        assert!(id.to_string().ends_with(TokenEnd::of(id).as_str()), "{id}");
+        assert_eq!(TokenEnd::of(id).as_str().len(), TokenEnd::DIGITS);
+    }
 
     #[test]
     fn an_owner_is_visible_and_at_most_128_characters_and_256_bytes() {

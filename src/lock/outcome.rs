@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{Grant, Holder};
+use super::{Fence, Grant, Holder, Label};
 
 /// What became of an acquire.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,11 +68,24 @@ pub enum Heartbeaten {
 }
 
 /// What became of a release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Released {
     Released,
+    /// By another token of the account than the one that had acquired it.
+    ByAnother(Box<ByAnother>),
     Refused(NotHeld),
-    RateLimited { retry_after: Duration },
+    RateLimited {
+        retry_after: Duration,
+    },
+}
+
+/// A grant that another token has released, and what is known of the one that had acquired it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ByAnother {
+    pub fence: Fence,
+    pub label: Label,
+    /// The end of its id.
+    pub token_end: String,
 }
 
 /// Why a heartbeat or a release changed nothing.

@@ -3,6 +3,7 @@ use futures_util::future::try_join_all;
 use super::{
     LockId, Locks, LocksError,
     request::{Keys, script},
+    stored::read_acquirer,
 };
 use crate::{
     keyspace::Script,
@@ -85,6 +86,8 @@ impl Waiter {
         }
         let owner = of_ticket.next().unwrap_or_default().to_owned();
         let mut of_record = record.split('\n').skip(4).map(str::to_owned);
-        Self::Own { owner, label: of_record.next().unwrap_or_default(), note: of_record.next().unwrap_or_default() }
+        let label = of_record.next().unwrap_or_default();
+        let label = read_acquirer(&label).0.to_owned();
+        Self::Own { owner, label, note: of_record.next().unwrap_or_default() }
     }
 }

@@ -4,11 +4,12 @@ use super::{
     Ending, Locks, LocksError,
     request::{Answer, Keys, ReleaseRequest, read_standing, script, write_fence, write_rate},
     settled::Deadline,
+    stored::read_acquirer,
     words::Words,
 };
 use crate::{
     keyspace::{Reply, Script},
-    lock::{NotHeld, Payment, Released},
+    lock::{ByAnother, Fence, Label, NotHeld, Payment, Released},
 };
 
 static RELEASE: Script = script!("release" = "grant" "keys" "release" "tickets" "line" "ended" "next");
@@ -28,6 +29,7 @@ impl Locks {
             reply = Box::pin(self.ask_release(request, &place, deadline)).await?;
         }
         Self::count("release", &reply);
+        let mut by_another = None;
         if reply.status() == "released" {
             let fence = reply.word(2)?;
             self.recorder.ended(request.claimant.account, &place, fence, (self.now_ms(shard), Ending::Released));
@@ -35,8 +37,13 @@ impl Locks {
             if !reply.text(4)?.is_empty() {
                 self.look_in_background(request.lock.clone());
             }
+            by_another = read_by_another(request, reply.text(5)?, fence);
         }
-        Ok(Answer { outcome: read_released(&reply)?, standing: read_standing(&reply, &request.payment)? })
+        let outcome = match by_another {
+            Some(by_another) => Released::ByAnother(by_another),
+            None => read_released(&reply)?,
+        };
+        Ok(Answer { outcome, standing: read_standing(&reply, &request.payment)? })
     }
 
     async fn ask_release(
@@ -64,6 +71,17 @@ impl Locks {
         // Boxed: its room would be taken in every request.
         deadline.settled(Box::pin(self.keyspace.run(&RELEASE, &keys.slices(), &args.slices())).await).await
     }
+}
+
+/// Nothing for a grant of the token that releases it, and for one that an earlier version has
+/// made.
+fn read_by_another(request: &ReleaseRequest, acquirer: &str, fence: Fence) -> Option<Box<ByAnother>> {
+    if acquirer.ends_with(request.token.as_str()) {
+        return None;
+    }
+    let (label, token_end) = read_acquirer(acquirer);
+    let label = Label::parse(label).ok().filter(|_| !token_end.is_empty())?;
+    Some(Box::new(ByAnother { fence, label, token_end: token_end.to_owned() }))
 }
 
 fn read_released(reply: &Reply) -> Result<Released, LocksError> {

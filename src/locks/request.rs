@@ -3,7 +3,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use super::words::{KeySlices, Words};
 use crate::{
     keyspace::{BadReply, Keyspace, Reply},
-    lock::{AccountId, Fence, Info, Label, Lease, LockName, NamespaceId, Note, Owner, Payment, RateStanding},
+    lock::{AccountId, Fence, Info, Label, Lease, LockName, NamespaceId, Note, Owner, Payment, RateStanding, TokenEnd},
 };
 
 /// Which lock is meant. Its text is its place in the index of held locks.
@@ -28,8 +28,9 @@ pub struct AcquireRequest {
     pub lease: Lease,
     /// The client has asked for this lease: a heartbeat that asks for none has the same.
     pub is_lease_asked: bool,
-    /// The label of the token that is used.
+    /// The label of the token that is used, and the end of its id.
     pub label: Label,
+    pub token: TokenEnd,
     pub note: Note,
     pub info: Info,
     /// How many locks the account may hold at once.
@@ -69,6 +70,8 @@ pub struct ReleaseRequest {
     pub claimant: Claimant,
     /// Release only the grant with this fence.
     pub fence: Option<Fence>,
+    /// The token that is used.
+    pub token: TokenEnd,
     pub payment: Payment,
 }
 
@@ -112,9 +115,12 @@ impl AcquireRequest {
             text.push('@');
             text.push_str(itoa::Buffer::new().format(self.lease.as_ms()));
         }
-        let fields = [self.label.as_str(), self.note.as_str(), self.info.as_str()];
+        for part in ["\n", self.label.as_str(), "\t", self.token.as_str()] {
+            text.push_str(part);
+        }
+        let fields = [self.note.as_str(), self.info.as_str()];
         let filled = fields.iter().rposition(|field| !field.is_empty()).map_or(0, |last| last + 1);
-        for field in fields.into_iter().take(filled.max(1)) {
+        for field in fields.into_iter().take(filled) {
             text.push('\n');
             text.push_str(field);
         }
@@ -296,6 +302,7 @@ impl AcquireRequest {
             lease: Lease::from_secs(60),
             is_lease_asked: false,
             label: Label::parse("first").unwrap(),
+            token: TokenEnd::of(account.0),
             note: Note::default(),
             info: Info::default(),
             held_max: 1000,

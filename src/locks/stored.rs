@@ -59,7 +59,7 @@ pub(super) fn read_holder(reply: &Reply, grant: usize, expires: usize) -> Result
             account: account.parse().ok()?,
             owner: if owner.is_empty() { None } else { Some(Owner::parse(owner).ok()?) },
             fence,
-            label: Label::parse(label).ok()?,
+            label: Label::parse(read_acquirer(label).0).ok()?,
             note: Note::parse(note).ok()?,
             info: Info::parse(info).ok()?,
             acquired_at: Timestamp::from_millisecond(acquired_ms).ok()?,
@@ -67,6 +67,12 @@ pub(super) fn read_holder(reply: &Reply, grant: usize, expires: usize) -> Result
         })
     };
     parsed().ok_or_else(|| reply.bad())
+}
+
+/// The label and the end of the id of the token that acquired a lock, from the line that has
+/// both.
+pub(super) fn read_acquirer(line: &str) -> (&str, &str) {
+    line.split_once('\t').unwrap_or((line, ""))
 }
 
 /// A grant with nothing left out, as it is written down: servers of all versions

@@ -7,7 +7,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{Workers, exclusive::Exclusive, first_account::FirstAccount};
 use crate::{
     accounts::{Database, Directory},
-    app::{App, Page},
+    app::{App, Page, Releases},
     config::ServeSettings,
     keyspace::{BootClock, Embedded, Keyspace, Redis},
     limits::{Addresses, Attempts, Places, Rates, Shares, Turns},
@@ -65,6 +65,7 @@ pub(super) async fn start(
     let failures = NonZeroU32::new(settings.limits.auth_failures_per_minute).unwrap_or(NonZeroU32::MIN);
     let app = Arc::new(App {
         locks,
+        releases: Releases::new(directory.clone(), Attempts::new(keyspace.clone())),
         directory,
         database,
         attempts: Attempts::new(keyspace.clone()),

@@ -102,6 +102,10 @@ fn describe() {
     );
     describe_counter!("lockable_keyspace_errors_total", "Scripts without an answer, by what is known of them");
     describe_counter!("lockable_token_lookups_total", "Where it was found whose a token is");
+    describe_counter!(
+        "lockable_releases_unrecorded_total",
+        "Releases by another token than the one that acquired the lock which are not in the audit log"
+    );
     describe_counter!("lockable_panics_total", "Faults of the program that were caught");
     describe_counter!(
         "lockable_lapses_total",

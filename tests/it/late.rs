@@ -12,7 +12,7 @@ use lockable::{
     keyspace::{Clock, Embedded, Keyspace},
     lock::{
         AccountId, Acquired, Heartbeaten, Info, Label, Lease, LockName, NamespaceId, NotHeld, Note, Payment, Rate,
-        RateDue, Refusal, Released,
+        RateDue, Refusal, Released, TokenEnd,
     },
     locks::{AcquireRequest, Claimant, HeartbeatRequest, LockId, LocksError, ReleaseRequest, RenewedLease},
 };
@@ -46,14 +46,20 @@ async fn a_late_acquire_grants_nothing_and_a_late_release_takes_nothing() {
         lease: Lease::from_secs(3600),
         is_lease_asked: true,
         label: Label::parse("test").unwrap(),
+        token: TokenEnd::of(Uuid::nil()),
         note: Note::default(),
         info: Info::default(),
         held_max: 100,
         waiting_max: 0,
         payment: Payment::Paid,
     };
-    let release =
-        ReleaseRequest { lock: lock.clone(), claimant: claimant.clone(), fence: None, payment: Payment::Paid };
+    let release = ReleaseRequest {
+        lock: lock.clone(),
+        claimant: claimant.clone(),
+        fence: None,
+        token: TokenEnd::of(Uuid::nil()),
+        payment: Payment::Paid,
+    };
     let heartbeat = HeartbeatRequest {
         lock,
         claimant,
@@ -89,6 +95,7 @@ async fn fences_rise_though_the_clock_is_set_back() {
             lease: Lease::from_secs(1),
             is_lease_asked: true,
             label: Label::parse("test").unwrap(),
+            token: TokenEnd::of(Uuid::nil()),
             note: Note::default(),
             info: Info::default(),
             held_max: 100,
@@ -99,8 +106,13 @@ async fn fences_rise_though_the_clock_is_set_back() {
             Acquired::Granted(grant) => fences.push(grant.fence),
             refused => panic!("{refused:?}"),
         }
-        let release =
-            ReleaseRequest { lock: request.lock, claimant: request.claimant, fence: None, payment: Payment::Paid };
+        let release = ReleaseRequest {
+            lock: request.lock,
+            claimant: request.claimant,
+            fence: None,
+            token: request.token,
+            payment: Payment::Paid,
+        };
         assert_eq!(locks.release(&release).await.unwrap().outcome, Released::Released);
         clock.now.fetch_sub(3600 * 1_000_000, Ordering::SeqCst);
     }

@@ -14,6 +14,7 @@ static VARIABLE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     [
         (r"\b[0-9a-f]{40}\b", "IDENTITY"),
         (r"\b[0-9a-f]{32}\b", "STORE"),
+        (r"\\t[0-9a-f]{6}\b", "\\t TOKEN"),
         (r#"(?:"\d+":"\d+ \d+ \d+ \d+",?)+"#, "MINUTES"),
         (r"\b1[0-9]{15}\b", "MICROSECONDS"),
         (r"\b1[0-9]{12}\b", "MILLISECONDS"),

@@ -17,7 +17,7 @@ use lockable::{
     keyspace::{Clock, Embedded, Keyspace, Redis},
     lock::{
         AccountId, Acquired, Attempt, Fence, Heartbeaten, Info, Label, Lease, LockName, NamespaceId, Note, Owner,
-        Payment, Rate, RateDue, Released,
+        Payment, Rate, RateDue, Released, TokenEnd,
     },
     locks::{
         AcquireRequest, Answer, Claimant, HeartbeatRequest, LockId, Locks, Look, ReleaseRequest, RenewedLease, Turn,
@@ -191,6 +191,7 @@ impl Trial {
                 lease: Lease::from_ms(lease_ms),
                 is_lease_asked: Lease::from_ms(lease_ms) != DEFAULT_LEASE,
                 label: Label::parse("ci").unwrap(),
+                token: TokenEnd::of(Uuid::nil()),
                 note: Note::parse(note).unwrap(),
                 info: Info::parse(if who == 1 { "{}" } else { "" }).unwrap(),
                 held_max: HELD_MAX,
@@ -301,6 +302,7 @@ impl Trial {
                     lock: lock(index),
                     claimant: claimant(who),
                     fence: picked(index, fence),
+                    token: TokenEnd::of(Uuid::nil()),
                     payment: pay(due),
                 };
                 Seen::Released(match on {

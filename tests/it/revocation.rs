@@ -2,6 +2,7 @@
 //! sign-ins under way.
 
 mod passwords;
+mod releases;
 mod waiting;
 
 use std::time::Duration;

@@ -100,6 +100,12 @@ impl Client {
         self.send(request.body(body.to_owned())).await
     }
 
+    pub async fn send_body(&self, method: &str, path: &str, body: &str) -> Answer {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let request = self.http.request(method, format!("{}{path}", self.origin));
+        self.send(request.header("content-type", "application/json").body(body.to_owned())).await
+    }
+
     /// What stands in the field `Authorization`.
     pub fn authorization(&self) -> String {
         use base64::{Engine, engine::general_purpose::STANDARD};
