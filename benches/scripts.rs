@@ -217,8 +217,7 @@ impl Bench {
                 assert!(matches!(answer.outcome, Heartbeaten::Renewed(_)));
             }
             Operation::Release => {
-                let request =
-                    ReleaseRequest { lock, claimant, fence: None, token: TokenEnd::of(Uuid::nil()), payment };
+                let request = ReleaseRequest { lock, claimant, fence: None, token: TokenEnd::of(Uuid::nil()), payment };
                 let answer = self.locks.release(&request).await.unwrap();
                 assert_eq!(answer.outcome, Released::Released);
             }

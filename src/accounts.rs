@@ -15,6 +15,7 @@ mod ledger;
 mod lookup;
 mod measure;
 mod namespace;
+mod operator_request;
 mod password;
 mod plan;
 mod private_file;
@@ -38,6 +39,7 @@ pub use self::{
     directory::{Directory, FindError, Reach},
     error::AccountsError,
     namespace::NamespaceInfo,
+    operator_request::{HolderInfo, NamedLock, OperatorAnswer, OperatorRequest, TakenRequest},
     password::{Password, PasswordError},
     plan::{Plan, PlanChange},
     secret::Secret,

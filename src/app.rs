@@ -1,6 +1,7 @@
 //! What handlers share.
 
 mod breaking;
+mod operator;
 mod releases;
 
 use std::{sync::Arc, time::Duration};

@@ -2,6 +2,7 @@
 
 mod account;
 mod dev_cert;
+mod lock;
 mod namespace;
 mod output;
 mod plan;
@@ -31,6 +32,9 @@ pub enum OperatorCommand {
     /// Make and list the private namespaces of an account
     #[command(subcommand)]
     Namespace(namespace::Command),
+    /// Show and break locks of any account, by way of a server that runs on the database
+    #[command(subcommand)]
+    Lock(lock::Command),
     /// List plans and change their figures
     #[command(subcommand)]
     Plan(plan::Command),
@@ -49,7 +53,8 @@ pub struct Target {
     json: bool,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such account, token, namespace or plan";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such account, token, namespace, plan or grant";
 
 /// The exit code for something that does not exist.
 pub const EXIT_NOT_FOUND: u8 = 3;
@@ -90,6 +95,7 @@ async fn run(command: OperatorCommand) -> Result<(), AccountsError> {
         OperatorCommand::Account(command) => command.run().await,
         OperatorCommand::Token(command) => command.run().await,
         OperatorCommand::Namespace(command) => command.run().await,
+        OperatorCommand::Lock(command) => command.run().await,
         OperatorCommand::Plan(command) => command.run().await,
         // Has been carried out without a database.
         OperatorCommand::DevCert(_) => Ok(()),

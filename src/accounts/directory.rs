@@ -8,7 +8,7 @@ use std::{
 
 use metrics::{counter, gauge};
 use moka::future::Cache;
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tracing::Instrument;
 
 use super::{
@@ -45,6 +45,8 @@ pub struct Directory {
     subscriptions: Arc<Subscriptions>,
     pub(super) usage: Usage,
     is_following: AtomicBool,
+    /// The number of the last change that was followed.
+    followed: watch::Sender<i64>,
 }
 
 /// How far to go for an answer.
@@ -99,6 +101,7 @@ impl Directory {
             subscriptions: Arc::default(),
             usage: Usage::default(),
             is_following: AtomicBool::new(false),
+            followed: watch::Sender::new(0),
         })
     }
 
@@ -162,6 +165,15 @@ impl Directory {
         let (open, idle) = (self.database.pool().size() as usize, self.database.pool().num_idle());
         gauge!("lockable_database_connections", "state" => "idle").set(idle as f64);
         gauge!("lockable_database_connections", "state" => "used").set(open.saturating_sub(idle) as f64);
+    }
+
+    /// Tells whenever changes were followed.
+    pub fn changes(&self) -> watch::Receiver<i64> {
+        self.followed.subscribe()
+    }
+
+    pub(super) fn note_followed(&self, seq: i64) {
+        self.followed.send_replace(seq);
     }
 
     pub(super) fn note_following(&self, is_following: bool) {

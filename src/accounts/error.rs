@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::PasswordError;
 use crate::lock::{Lease, NamespaceError};
 
@@ -26,6 +28,10 @@ pub enum AccountsError {
     TooManyEnding { max: u64 },
     #[error("{tokens} tokens have their locks in {namespace:?}; revoke them first")]
     InUse { namespace: String, tokens: u64 },
+    #[error("no server on this database has answered within {} s", .0.as_secs())]
+    NoServer(Duration),
+    #[error("a server could not do it: {0}")]
+    Server(String),
     #[error("the session has ended; sign in again")]
     SessionEnded,
     #[error("the account is suspended")]

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::{
-    AccountsError, Database, Session,
+    AccountsError, Database, OperatorRequest,
     change::{Actor, now_ms},
 };
 use crate::lock::NamespaceId;
@@ -43,16 +43,16 @@ impl Database {
         change.finish(&account, "namespace.remove", json!({ "namespace": name })).await
     }
 
-    /// Deletes an account: its tokens are refused, within a second everywhere, and
-    /// nothing is left of it but its id, for the audit log.
+    /// Deletes an account: its tokens are refused, within a second everywhere, a server
+    /// releases its locks, and nothing is left of it but its id, for the audit log.
     ///
     /// # Errors
-    /// When it is suspended, or the database fails.
-    pub async fn delete_account(&self, asking: &Session) -> Result<(), AccountsError> {
-        let mut change = self.change(asking.actor()).await?;
-        let account = change.find_account(&asking.account.id.to_string()).await?;
+    /// When there is no such account, or it is suspended and asks for it itself.
+    pub async fn delete_account(&self, by: Actor, account: &str) -> Result<(), AccountsError> {
+        let mut change = self.change(by).await?;
+        let account = change.find_account(account).await?;
         // Its address could make a new account at once.
-        if account.suspended_at.is_some() {
+        if account.suspended_at.is_some() && by != Actor::Operator {
             return Err(AccountsError::Suspended);
         }
         let id = account.id.to_string();
@@ -67,6 +67,7 @@ impl Database {
         .bind(now_ms())
         .execute(change.connection())
         .await?;
+        change.add_operator_request(&OperatorRequest::ReleaseAll { account: account.id }).await?;
         change.finish(&account, "account.delete", json!({})).await
     }
 }

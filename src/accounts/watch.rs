@@ -109,6 +109,7 @@ impl Directory {
         let before = forgotten.map_err(|error| error.to_string())?;
         // A keyspace that was failed over since it was last asked has lost earlier ones.
         position.seen = Some(if before < since { before } else { seq });
+        self.note_followed(seq);
         Ok(())
     }
 

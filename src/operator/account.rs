@@ -83,6 +83,13 @@ pub enum Command {
         #[command(flatten)]
         target: Target,
     },
+    /// Delete an account for good, with its tokens, namespaces and locks; its e-mail address is free then
+    Delete {
+        /// Its e-mail address or id
+        account: String,
+        #[command(flatten)]
+        target: Target,
+    },
     /// Serve a suspended account again
     Resume {
         /// Its e-mail address or id
@@ -159,6 +166,11 @@ impl Command {
                 let (database, output) = target.open().await?;
                 database.set_suspended(&account, true).await?;
                 output.done(&format!("{account} is suspended"));
+            }
+            Self::Delete { account, target } => {
+                let (database, output) = target.open().await?;
+                database.delete_account(Actor::Operator, &account).await?;
+                output.done(&format!("{account} is deleted; a server releases its locks"));
             }
             Self::Resume { account, target } => {
                 let (database, output) = target.open().await?;

@@ -95,6 +95,7 @@ pub(super) async fn start(
         wait_max: settings.limits.wait_max,
         draining: draining.clone(),
     });
+    background.spawn(app.clone().serve_operators(stop.clone()));
     Ok(Parts { app, keyspace, background, first, _exclusive: exclusive })
 }
 

@@ -17,11 +17,7 @@ use super::{
     view::{Section, Shell},
     visitor::Visitor,
 };
-use crate::{
-    app::App,
-    lock::{AccountId, Payment},
-    locks::{BreakRequest, ListRequest, Locks, LocksError, Looked},
-};
+use crate::{app::App, lock::Payment, locks::Looked};
 
 #[derive(Template)]
 #[template(path = "delete.html")]
@@ -37,9 +33,6 @@ struct DeletePage {
 pub(super) struct Confirmed {
     password: String,
 }
-
-/// How many pages of locks are released; what is left lapses.
-const PAGES_MAX: usize = 200;
 
 /// `GET /account/security/delete`: what goes with the account.
 pub(super) async fn ask_to_delete(State(app): State<Arc<App>>, member: Member) -> Result<Response, Trouble> {
@@ -73,29 +66,8 @@ pub(super) async fn delete_account(
         let page = page(&app, &member, "This is not the password that the account has.").await?;
         return Ok((StatusCode::BAD_REQUEST, page).into_response());
     }
-    app.database.delete_account(&member.session).await?;
-    // Nobody can renew them any more; those who wait need not wait for that. In a
-    // task of its own, since there may be many.
-    let account = member.account();
-    tokio::spawn(async move {
-        if let Err(error) = release_all(&app.locks, account).await {
-            tracing::warn!(%error, "locks of a deleted account are left to lapse");
-        }
-    });
+    // A server releases its locks: nobody can renew them any more, and those who wait need
+    // not wait for that.
+    app.database.delete_account(member.session.actor(), &member.account().to_string()).await?;
     Ok((Visitor::signed_out(), Redirect::to("/account/sign-in?after=deleted")).into_response())
-}
-
-async fn release_all(locks: &Locks, account: AccountId) -> Result<(), LocksError> {
-    for _ in 0..PAGES_MAX {
-        let request =
-            ListRequest { account, namespace: None, prefix: String::new(), limit: Locks::PAGE_MAX, after: None };
-        let page = locks.list_uncounted(request).await?;
-        if page.locks.is_empty() {
-            return Ok(());
-        }
-        for (lock, holder) in page.locks {
-            locks.break_grant(&BreakRequest { lock, account, fence: holder.fence }).await?;
-        }
-    }
-    Ok(())
 }

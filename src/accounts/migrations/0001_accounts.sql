@@ -9,6 +9,17 @@ CREATE TABLE revision (
 );
 INSERT INTO revision (one, seq) VALUES (1, 0);
 
+-- What operators ask of servers about locks, which the database does not have. One server
+-- takes each, and answers it here.
+CREATE TABLE operator_requests (
+    id TEXT PRIMARY KEY,
+    created_at BIGINT NOT NULL,
+    -- JSON, as the answer is.
+    request TEXT NOT NULL,
+    taken_at BIGINT,
+    answer TEXT
+);
+
 CREATE TABLE plans (
     name TEXT PRIMARY KEY,
     rate_per_second BIGINT NOT NULL,
