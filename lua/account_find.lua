@@ -7,7 +7,7 @@
 --                 was forgotten: entries of theirs from before it are not true
 --
 -- Returns one of
---   {'found', entry}   without the number and the account
+--   {'found', seq, account, entry}   the number, the account, and the rest
 --   {'absent'}
 local entry = redis.call('GET', KEYS[1])
 if not entry then
@@ -20,4 +20,4 @@ end
 if tonumber(seq) < tonumber(redis.call('ZSCORE', KEYS[3], account) or 0) then
   return {'absent'}
 end
-return {'found', rest}
+return {'found', seq, account, rest}

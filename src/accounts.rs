@@ -5,6 +5,7 @@
 mod account;
 mod audit;
 mod cache;
+mod cache_key;
 mod caller;
 mod change;
 mod database;

@@ -1,10 +1,16 @@
 use std::time::Duration;
 
+use metrics::counter;
 use serde::{Deserialize, Serialize};
 
-use super::{Caller, TokenHash, change::now_ms, lookup::Changes};
+use super::{
+    Caller, TokenHash,
+    cache_key::{CacheKey, Signed},
+    change::now_ms,
+    lookup::Changes,
+};
 use crate::{
-    keyspace::{ACCOUNTS_TAG, Keyspace, KeyspaceError, Script},
+    keyspace::{ACCOUNTS_TAG, Keyspace, KeyspaceError, Reply, Script},
     lock::AccountId,
 };
 
@@ -75,22 +81,40 @@ impl SharedCache {
         self.keyspace.is_spread()
     }
 
-    pub(super) async fn find(&self, hash: &TokenHash) -> Result<Option<Entry>, KeyspaceError> {
+    /// What is kept of a token. Nothing for an entry that no server with this key has signed,
+    /// or that is older than they are kept: then somebody else has written it.
+    pub(super) async fn find(&self, hash: &TokenHash, key: &CacheKey) -> Result<Option<Entry>, KeyspaceError> {
         if self.is_apart_from_locks() && !self.keyspace.has_accounts() {
             return Err(KeyspaceError::NotSent("the node that has accounts is away".into()));
         }
         let keys = [&*self.key("token", &hash.to_string()), &self.key("floor", ""), &self.key("floors", "")];
         let reply = self.keyspace.run(&FIND, &keys, &[]).await?;
+        if reply.status() != "found" {
+            return Ok(None);
+        }
         // What an older or newer server wrote may not be readable; it is read
         // from the database then.
-        Ok(reply.text(1).ok().and_then(|entry| serde_json::from_str(entry).ok()))
+        let entry = read_entry(&reply, hash, key);
+        if entry.is_none() {
+            counter!("lockable_token_cache_rejected_total").increment(1);
+        }
+        Ok(entry)
     }
 
-    pub(super) async fn keep(&self, hash: &TokenHash, seq: i64, caller: &Caller) -> Result<(), KeyspaceError> {
+    pub(super) async fn keep(
+        &self,
+        hash: &TokenHash,
+        seq: i64,
+        caller: &Caller,
+        key: &CacheKey,
+    ) -> Result<(), KeyspaceError> {
         let entry = Entry { caller: caller.clone(), read_at: now_ms() };
         let Ok(entry) = serde_json::to_string(&entry) else { return Ok(()) };
         let keys = [&*self.key("token", &hash.to_string()), &self.key("floor", ""), &self.key("floors", "")];
-        let args = [&*seq.to_string(), &Self::KEPT.as_millis().to_string(), &caller.account.to_string(), &entry];
+        let (seq, account) = (seq.to_string(), caller.account.to_string());
+        let mac = key.mac(&Signed { token: hash, seq: &seq, account: &account, entry: &entry });
+        let entry = format!("{mac} {entry}");
+        let args = [&*seq, &Self::KEPT.as_millis().to_string(), &account, &entry];
         self.keyspace.run(&KEEP, &keys, &args).await.map(drop)
     }
 
@@ -153,7 +177,27 @@ impl SharedCache {
     }
 }
 
+/// Reads an entry with its code.
+fn read_entry(reply: &Reply, token: &TokenHash, key: &CacheKey) -> Option<Entry> {
+    let (seq, account, text) = (reply.text(1).ok()?, reply.text(2).ok()?, reply.text(3).ok()?);
+    let (mac, entry) = text.split_once(' ')?;
+    let is_signed = key.is_mac(mac, &Signed { token, seq, account, entry });
+    let entry: Entry = serde_json::from_str(entry).ok().filter(|_| is_signed)?;
+    entry.is_in_time().then_some(entry)
+}
+
 impl Entry {
+    /// By how much the clocks of two servers may differ.
+    const SKEW: Duration = Duration::from_secs(300);
+
+    /// Whether it was written in the time for which entries are kept: whoever can write to
+    /// Redis can bring an old one back.
+    fn is_in_time(&self) -> bool {
+        let [kept, skew] = [SharedCache::KEPT, Self::SKEW].map(|time| time.as_millis() as i64);
+        let age = now_ms().saturating_sub(self.read_at);
+        -skew <= age && age <= kept + skew
+    }
+
     pub(super) fn is_fresh(&self) -> bool {
         now_ms().saturating_sub(self.read_at) < SharedCache::FRESH.as_millis() as i64
     }
@@ -206,12 +250,38 @@ pub(super) mod tests {
         }
     }
 
-    fn shared() -> SharedCache {
-        SharedCache::new(Keyspace::Embedded(Arc::new(Embedded::new(BootClock::start()).unwrap())))
+    /// A cache, and the key of its servers.
+    struct Kept(SharedCache, CacheKey);
+
+    impl std::ops::Deref for Kept {
+        type Target = SharedCache;
+
+        fn deref(&self) -> &SharedCache {
+            &self.0
+        }
     }
 
-    async fn is_kept(cache: &SharedCache, hash: &TokenHash, caller: &Caller) -> bool {
-        cache.find(hash).await.unwrap().is_some_and(|entry| entry.caller == *caller)
+    impl Kept {
+        async fn keep(&self, hash: &TokenHash, seq: i64, caller: &Caller) -> Result<(), KeyspaceError> {
+            self.0.keep(hash, seq, caller, &self.1).await
+        }
+    }
+
+    fn shared() -> Kept {
+        let keyspace = Keyspace::Embedded(Arc::new(Embedded::new(BootClock::start()).unwrap()));
+        Kept(SharedCache::new(keyspace), CacheKey::generate())
+    }
+
+    async fn is_kept(cache: &Kept, hash: &TokenHash, caller: &Caller) -> bool {
+        cache.find(hash, &cache.1).await.unwrap().is_some_and(|entry| entry.caller == *caller)
+    }
+
+    #[tokio::test]
+    async fn an_entry_is_in_time_for_a_day() {
+        let at = |age_ms: i64| Entry { caller: caller(), read_at: now_ms() - age_ms }.is_in_time();
+        let day_ms = SharedCache::KEPT.as_millis() as i64;
+        assert!(at(0) && at(day_ms) && at(-60_000));
+        assert!(!at(day_ms + 600_000) && !at(-600_000) && !at(i64::MIN / 2));
     }
 
     /// A change of so many accounts, and of these.

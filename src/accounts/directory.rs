@@ -6,14 +6,16 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use metrics::{counter, gauge};
 use moka::future::Cache;
 use tokio::{sync::watch, time::timeout};
 use tracing::Instrument;
 
 use super::{
-    Caller, Database, Token, TokenHash,
+    AccountsError, Caller, Database, Token, TokenHash,
     cache::SharedCache,
+    cache_key::CacheKey,
     known::Known,
     measure::measured,
     subscription::{Subscription, Subscriptions},
@@ -47,6 +49,7 @@ pub struct Directory {
     is_following: AtomicBool,
     /// The number of the last change that was followed.
     followed: watch::Sender<i64>,
+    cache_key: ArcSwapOption<CacheKey>,
 }
 
 /// How far to go for an answer.
@@ -102,6 +105,7 @@ impl Directory {
             usage: Usage::default(),
             is_following: AtomicBool::new(false),
             followed: watch::Sender::new(0),
+            cache_key: ArcSwapOption::empty(),
         })
     }
 
@@ -254,7 +258,9 @@ impl Directory {
     /// read anew beside that.
     async fn read_shared(self: &Arc<Self>, hash: TokenHash) -> Result<Option<Known>, FindError> {
         let generation = self.generation();
-        let found = match self.shared.find(&hash).await {
+        // Without it nothing can be believed, and the database cannot be asked either.
+        let Some(key) = self.cache_key().await else { return Ok(None) };
+        let found = match self.shared.find(&hash, &key).await {
             // In a cluster the locks may be on other nodes, which are there.
             Err(_) if self.shared.is_apart_from_locks() => None,
             // Else nothing can be done without the keyspace for a caller, whoever it is.
@@ -267,6 +273,24 @@ impl Directory {
             tokio::spawn(self.clone().refresh(hash));
         }
         Ok(Some(Known::new(Arc::new(entry.caller), generation)))
+    }
+
+    /// What signs entries in the keyspace, from memory where it was read before.
+    async fn cache_key(&self) -> Option<Arc<CacheKey>> {
+        match self.cache_key.load_full() {
+            Some(key) => Some(key),
+            None => self.read_cache_key().await,
+        }
+    }
+
+    /// Reads what signs entries in the keyspace: it may have been replaced.
+    pub(super) async fn read_cache_key(&self) -> Option<Arc<CacheKey>> {
+        let read = timeout(Self::DATABASE_TIMEOUT, measured("cache_key", self.database.cache_key())).await;
+        match read.unwrap_or(Err(AccountsError::TooSlow)) {
+            Ok(key) => self.cache_key.store(Some(Arc::new(key))),
+            Err(error) => tracing::debug!(%error, "the key of the cache cannot be read"),
+        }
+        self.cache_key.load_full()
     }
 
     async fn refresh(self: Arc<Self>, hash: TokenHash) {
@@ -288,8 +312,10 @@ impl Directory {
         let (seq, caller) = found.ok_or(FindError::Unknown)?;
         let caller = Arc::new(caller);
         let (shared, kept) = (self.shared.clone(), caller.clone());
+        let key = self.cache_key().await;
         tokio::spawn(async move {
-            if let Err(error) = shared.keep(&hash, seq, &kept).await {
+            let Some(key) = key else { return };
+            if let Err(error) = shared.keep(&hash, seq, &kept, &key).await {
                 tracing::debug!(%error, "the shared cache of tokens cannot be written");
             }
         });

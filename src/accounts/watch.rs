@@ -76,6 +76,7 @@ impl Directory {
         let mut tick = interval(USAGE_INTERVAL);
         loop {
             tick.tick().await;
+            self.read_cache_key().await;
             self.usage.write(&self.database).await;
             // Servers of this version know by themselves; if it fails it is tried again.
             let _ = measured("end_tokens", self.database.end_tokens()).await;
@@ -183,7 +184,7 @@ mod tests {
             let mut house = Self { directory, position: Position::default(), made, _folder: folder };
             house.round().await;
             house.find().await.unwrap();
-            while house.directory.shared.find(&house.token().hash()).await.unwrap().is_none() {
+            while !house.keyspace_now().await.iter().all(|(_, value)| !value.is_empty()) {
                 tokio::task::yield_now().await;
             }
             house

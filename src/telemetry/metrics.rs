@@ -106,6 +106,10 @@ fn describe() {
         "lockable_releases_unrecorded_total",
         "Releases by another token than the one that acquired the lock which are not in the audit log"
     );
+    describe_counter!(
+        "lockable_token_cache_rejected_total",
+        "Entries of tokens in Redis that no server has signed, or that are too old: tokens were looked up in the database"
+    );
     describe_counter!("lockable_panics_total", "Faults of the program that were caught");
     describe_counter!(
         "lockable_lapses_total",

@@ -1,6 +1,7 @@
 //! What was taken away is gone: also for requests that wait, for other links, and for
 //! sign-ins under way.
 
+mod cache;
 mod operator;
 mod passwords;
 mod releases;

@@ -9,6 +9,13 @@ CREATE TABLE revision (
 );
 INSERT INTO revision (one, seq) VALUES (1, 0);
 
+-- Signs what servers keep of tokens in Redis: whoever can write there must not make any. A
+-- server makes another one where there is none.
+CREATE TABLE cache_key (
+    one BIGINT PRIMARY KEY CHECK (one = 1),
+    key TEXT NOT NULL
+);
+
 -- What operators ask of servers about locks, which the database does not have. One server
 -- takes each, and answers it here.
 CREATE TABLE operator_requests (
