@@ -4,10 +4,23 @@
 mod metrics;
 mod traces;
 
-use std::{io, panic};
+use std::{
+    fmt::Debug,
+    io::{self, IsTerminal as _},
+    panic,
+};
 
+use tracing::field::Field;
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, filter::ParseError, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, Layer, Registry,
+    field::MakeExt as _,
+    filter::ParseError,
+    fmt::{
+        self, FormatFields,
+        format::{Writer, debug_fn},
+    },
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 pub use self::{metrics::Metrics, traces::Traces};
@@ -34,7 +47,8 @@ pub fn init(log: &LogSettings, traces: &TraceSettings) -> Result<Traces, Telemet
     let (traces, exported) = Traces::start(traces)?;
     let lines = fmt::layer().with_writer(io::stderr);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match log.format {
-        LogFormat::Text => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).boxed(),
+        LogFormat::Text if io::stderr().is_terminal() => lines.with_ansi(true).boxed(),
+        LogFormat::Text => lines.with_ansi(false).fmt_fields(plain_fields()).boxed(),
         LogFormat::Json => lines.json().boxed(),
     };
     let set = tracing_subscriber::registry().with(lines.with_filter(filter)).with(exported).try_init();
@@ -46,6 +60,16 @@ pub fn init(log: &LogSettings, traces: &TraceSettings) -> Result<Traces, Telemet
         tracing::error!(%panic, "a task panicked");
     }));
     Ok(traces)
+}
+
+/// Fields as the layer writes them without colors, of which it would have each have one all the
+/// same: that takes a twentieth of all instructions of a request.
+fn plain_fields() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
+    let write = |writer: &mut Writer<'_>, field: &Field, value: &dyn Debug| match field.name() {
+        "message" => write!(writer, "{value:?}"),
+        name => write!(writer, "{name}={value:?}"),
+    };
+    debug_fn(write).delimited(" ")
 }
 
 /// Finds a filter that cannot be read.

@@ -29,6 +29,8 @@ pub struct Model {
     locks: HashMap<LockId, Lock>,
     /// The attempts with which each account waits, and when these are over.
     waiting: HashMap<AccountId, HashMap<String, Timestamp>>,
+    /// When what is known of those who wait is forgotten, as nobody has joined them.
+    waiting_kept_until: HashMap<AccountId, Timestamp>,
     full_at_us: u64,
 }
 
@@ -386,6 +388,11 @@ impl Model {
                 return Err(waiting.len() as u64);
             }
         }
+        let kept_until = self.waiting_kept_until.entry(claimant.account).or_default();
+        if waiting.is_empty() {
+            *kept_until = Timestamp::default();
+        }
+        *kept_until = (*kept_until).max(now + wait + KEEP + KEEP);
         waiting.insert(attempt.to_owned(), now + wait + KEEP);
         let ticket = Ticket { request: request.clone(), attempt: attempt.to_owned(), state: State::Waits };
         let entry = self.lock(lock);
@@ -501,6 +508,11 @@ impl Model {
             }
             if lock.line.is_empty() {
                 lock.line_kept_until = Timestamp::default();
+            }
+        }
+        for (account, waiting) in &mut self.waiting {
+            if self.waiting_kept_until.get(account).is_some_and(|until| *until < now) {
+                waiting.clear();
             }
         }
     }
