@@ -50,7 +50,7 @@ enum Worst {
     Lists,
     /// Connections on which nothing follows.
     IdleConnections,
-    /// Tokens that nobody has.
+    /// Requests with random tokens, which no account has.
     UnknownTokens,
 }
 

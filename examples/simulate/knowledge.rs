@@ -55,7 +55,7 @@ struct State {
     leaps: Vec<(u64, u64)>,
     losses: Vec<u64>,
     leapt_at: Option<u64>,
-    /// The store was started anew, whatever it had kept.
+    /// The store was restarted, with or without its data.
     has_restarted: bool,
     started_at: u64,
     /// By how much leases lapse late: the clock was set back so far.
@@ -322,8 +322,8 @@ impl Knowledge {
     /// "Redis comes back empty, or is emptied: every short lease ... holders of short leases
     /// are told at the next heartbeat". "Redis is killed and comes back, its file cut short:
     /// grants of the last second, at most". "If Redis loses everything before the journal has
-    /// recorded the end of a long lease, and the server that ended it cannot, that lock is held by nobody until the lease would
-    /// have lapsed."
+    /// recorded the end of a long lease, and the server that ended it does not, nobody holds that lock until its lease would have
+    /// lapsed."
     pub fn lost(&self, loss: Loss) {
         let now = self.world.now_ms();
         let mut state = self.state();
@@ -416,7 +416,7 @@ impl Knowledge {
         }
     }
 
-    /// Takes note of what follows from any answer; nothing if nobody is concerned.
+    /// Notes the answer to a request. Returns `None` when no holder had sent it.
     fn settle(&self, state: &mut State, lock: usize, id: u64, outcome: Outcome) -> Option<Answered> {
         let now = self.world.now_ms();
         let State { holders, back_ms, paused_ms, slowest_ms, .. } = state;
@@ -521,7 +521,7 @@ impl Knowledge {
             Kind::Acquire { .. } => self.owned[key.1] && !is_recovering,
             Kind::Break { .. } => false,
         };
-        // "After a recovery a grant is fenced anew if its owner acquires it again; a heartbeat
+        // "A grant from before a recovery gets a new fence when its owner acquires it again; a heartbeat
         // with the former fence is refused then, also while that acquire has no answer."
         let has_fence = matches!(kind, Kind::Heartbeat { fence: Some(_), .. } | Kind::Release { fence: Some(_) });
         let asks_again = answered.overlapping.iter().any(|(_, kind)| matches!(kind, Kind::Acquire { .. }));
