@@ -1,17 +1,14 @@
 //! `lockable run`: a command that runs while a lock is held.
 
 mod command;
+mod held;
 mod signals;
 mod watchdog;
 
 use std::{ffi::OsString, process, time::Duration};
 
+use self::signals::Signals;
 pub use self::watchdog::{Watchdog, watchdog};
-use self::{
-    command::{Command, State},
-    signals::Signals,
-    watchdog::Watch,
-};
 use super::{
     args::{HoldArgs, LockArgs, duration},
     fail, say,
@@ -22,11 +19,6 @@ use crate::client::{Client, Error, Lock, LockRequest, Moment};
 
 /// `EX_TEMPFAIL` of sysexits.h: try again later.
 const NOT_ACQUIRED: u8 = 75;
-/// `EX_IOERR`: the command was stopped, or the lock was lost under it.
-const LOST: u8 = 74;
-
-/// How long the command has after TERM, unless the lease is short.
-const KILL_AFTER: Duration = Duration::from_secs(10);
 
 /// Run a command while holding a lock
 ///
@@ -146,100 +138,9 @@ async fn hold_and_run(run: &Run, client: &Client, request: LockRequest) -> u8 {
         Err(error) => return fail(&error.to_string()),
     };
     let lock = Lock::keep(client.clone(), request, grant);
-    let code = run_while_held(run, &lock, &mut signals).await;
+    let code = held::run(run, &lock, &mut signals).await;
     if let Err(error) = lock.release().await {
         say(&format!("the lock is not released, its lease will lapse: {error}"));
     }
     code
-}
-
-async fn run_while_held(run: &Run, lock: &Lock, signals: &mut Signals) -> u8 {
-    let lease = lock.grant().lease;
-    let kill_after = match (run.on_lost, run.kill_after) {
-        (OnLost::Kill, _) => Duration::ZERO,
-        (_, Some(kill_after)) => kill_after.min(lease / 3),
-        (_, None) => KILL_AFTER.min(lease / 4),
-    };
-    let mut watch = match run.on_lost {
-        OnLost::Ignore => None,
-        // Who is stopped or killed cannot stop the command. Another process can.
-        _ => match Watch::start(kill_after) {
-            Ok(watch) => Some(watch),
-            Err(error) => return fail(&format!("cannot start the watchdog: {error}")),
-        },
-    };
-    if let Some(watch) = &mut watch {
-        watch.until(lock.deadline());
-    }
-    // It may have been stopped while it waited, and gone on too late.
-    if (lock.deadline() - kill_after).rest().is_zero() {
-        say("the lock was granted, and its lease has all but lapsed since");
-        return LOST;
-    }
-    let mut command = match Command::start(&run.command, &environment(run, lock)) {
-        Ok(command) => command,
-        Err((code, reason)) => {
-            say(&reason);
-            return code;
-        }
-    };
-    if let Some(watch) = &mut watch {
-        watch.group(command.group());
-    }
-
-    let mut changes = lock.changes();
-    let mut is_lost = false;
-    let mut kill_at = None;
-    let ended = loop {
-        tokio::select! {
-            state = command.changed() => match state {
-                State::Ended(code) => break code,
-                State::Stopped => command.stop_with_it(),
-            },
-            signal = signals.next() => command.signal(signal),
-            loss = lock.expiring(kill_after), if !is_lost => {
-                is_lost = true;
-                say(&loss.to_string());
-                if run.on_lost != OnLost::Ignore {
-                    command.terminate();
-                    kill_at = Some(Moment::now() + kill_after);
-                }
-            }
-            () = reached(kill_at) => {
-                command.kill();
-                kill_at = None;
-            }
-            trouble = changes.next(), if !is_lost => {
-                if let Some(reason) = trouble {
-                    say(&format!("heartbeats fail, and are tried again until the lease lapses: {reason}"));
-                }
-                if let Some(watch) = &mut watch {
-                    watch.until(lock.deadline());
-                }
-            }
-        }
-    };
-    command.end_group(kill_after).await;
-    if let Some(watch) = watch {
-        watch.end();
-    }
-    // The watchdog may have seen it first.
-    let is_late = ended > 128 && (lock.deadline() - kill_after).rest().is_zero();
-    if (is_lost || is_late) && run.on_lost != OnLost::Ignore { LOST } else { ended }
-}
-
-async fn reached(moment: Option<Moment>) {
-    match moment {
-        Some(moment) => moment.reached().await,
-        None => std::future::pending().await,
-    }
-}
-
-fn environment(run: &Run, lock: &Lock) -> [(&'static str, String); 4] {
-    [
-        ("LOCKABLE_LOCK", run.lock.name.clone()),
-        ("LOCKABLE_FENCING_TOKEN", lock.fencing_token().to_string()),
-        ("LOCKABLE_OWNER", lock.owner().unwrap_or_default().to_owned()),
-        ("LOCKABLE_EXPIRES_AT", lock.grant().expires_at),
-    ]
 }
