@@ -41,6 +41,9 @@ async fn happen(Fault { at_ms, kind }: Fault, cluster: &Arc<Cluster>, knowledge:
     match kind {
         FaultKind::Cut { .. } | FaultKind::Deaf { .. } | FaultKind::Slow { .. } | FaultKind::Freeze { .. } => {
             disturb(kind, world);
+            if let FaultKind::Deaf { ms, .. } | FaultKind::Slow { ms, .. } | FaultKind::Freeze { ms } = kind {
+                knowledge.blind(ms);
+            }
         }
         FaultKind::Pause { .. } | FaultKind::Kill { .. } => strike_server(kind, cluster, knowledge).await,
         FaultKind::Empty | FaultKind::Crash { .. } | FaultKind::Failover { .. } | FaultKind::Lose { .. } => {
@@ -101,7 +104,9 @@ async fn strike_server(kind: FaultKind, cluster: &Arc<Cluster>, knowledge: &Know
             cluster.kill(server);
             knowledge.killed(server);
             pause(down_ms).await;
-            pause(knowledge.rest_after_leap()).await;
+            while knowledge.rest_after_leap() > 0 {
+                pause(knowledge.rest_after_leap()).await;
+            }
             cluster.start(server);
             knowledge.started();
             world.note("start", || format!("*** s{server} starts"));

@@ -11,8 +11,8 @@ use super::{history::History, ledger::Database, world::World};
 
 /// "leaps that are not noticed: up to 1 s": leases lapse earlier by as much.
 const UNNOTICED_LEAP_MS: u64 = 1050;
-/// "a server that starts within a second after a leap: it has no earlier reading; the other
-/// servers notice".
+/// "a server that starts before the others have noticed a leap: 1 s, or for as long as all the
+/// others are paused or cannot reach Redis".
 const NO_START_NEAR_LEAP_MS: u64 = 1600;
 /// "pauses of a server that are not noticed, up to 1 s: a release or heartbeat can be
 /// carried out up to 1.5 s after it was sent". What got no answer counts for so long.
@@ -55,6 +55,8 @@ struct State {
     leaps: Vec<(u64, u64)>,
     losses: Vec<u64>,
     leapt_at: Option<u64>,
+    /// Until when some server may not notice that it has.
+    blind_until: u64,
     /// The store was restarted, with or without its data.
     has_restarted: bool,
     started_at: u64,
@@ -98,6 +100,7 @@ struct Sent {
     kind: Kind,
     /// When it is sure that it is not carried out later.
     over: Option<u64>,
+    is_answered: bool,
     /// It has changed nothing.
     is_void: bool,
     highest: u64,
@@ -132,6 +135,7 @@ struct Answered {
 }
 
 struct Ended {
+    holder: usize,
     at: u64,
     /// Until when its lease would have lasted.
     until: u64,
@@ -273,8 +277,15 @@ impl Knowledge {
     }
 
     pub fn rest_after_leap(&self) -> u64 {
-        let leapt_at = self.state().leapt_at;
-        leapt_at.map_or(0, |at| (at + NO_START_NEAR_LEAP_MS).saturating_sub(self.world.now_ms()))
+        let State { leapt_at, blind_until, .. } = *self.state();
+        leapt_at.map_or(0, |at| (at.max(blind_until) + NO_START_NEAR_LEAP_MS).saturating_sub(self.world.now_ms()))
+    }
+
+    /// Some server cannot read the clock for so long.
+    pub fn blind(&self, ms: u64) {
+        let until = self.world.now_ms() + ms;
+        let mut state = self.state();
+        state.blind_until = state.blind_until.max(until);
     }
 
     pub fn started(&self) {
@@ -282,6 +293,7 @@ impl Knowledge {
     }
 
     pub fn paused(&self, ms: u64) {
+        self.blind(ms);
         self.state().paused_ms += ms;
     }
 
@@ -347,11 +359,9 @@ impl Knowledge {
             };
             if is_lost && !self.database.has_ended(&self.places[*lock], *fence) {
                 end.is_excused = true;
-                for ((of, _), known) in holders.iter_mut() {
-                    if of == lock && known.fence == Some(*fence) {
-                        known.restored_until = known.restored_until.max(end.until);
-                    }
-                }
+                // It may hold another grant by now.
+                let known = holders.entry((*lock, end.holder)).or_default();
+                known.restored_until = known.restored_until.max(end.until);
             }
         }
     }
@@ -433,6 +443,7 @@ impl Knowledge {
             Outcome::Failed => now + *back_ms,
             _ => now,
         });
+        sent.is_answered = !matches!(outcome, Outcome::HungUp | Outcome::Lost);
         sent.is_void = matches!(outcome, Outcome::Void | Outcome::No);
         if sent.is_void {
             sent.holds_until = 0;
@@ -563,8 +574,16 @@ impl State {
     /// A grant was released or broken.
     fn note_end(&mut self, answered: &Answered) {
         let Answered { key, now, kind, .. } = *answered;
-        let is_alone = answered.overlapping.is_empty();
         let Some(known) = self.holders.get_mut(&key) else { return };
+        // "A release with `fencing_token` never cancels a waiter", and the client of one may be
+        // gone without a word.
+        let cancels = matches!(kind, Kind::Release { fence: None });
+        let may_be_granted = |sent: &Sent| {
+            let Kind::Acquire { lease_ms, wait_ms: 1.. } = sent.kind else { return false };
+            let is_open = !sent.is_answered && sent.reverted_by.is_none();
+            !cancels && is_open && sent.holds_until.saturating_sub(lease_ms) > now
+        };
+        let is_alone = answered.overlapping.is_empty() && !known.sent.iter().any(may_be_granted);
         let (fence, is_sure) = match kind {
             Kind::Release { fence: Some(fence) } | Kind::Break { fence } => (Some(fence), true),
             // Which one it was is not known if another request may have been first.
@@ -587,7 +606,7 @@ impl State {
         let sent = self.holders.get(&key).into_iter().flat_map(|known| &known.sent);
         // Its holder may have been told in between that it holds nothing.
         let until = sent.map(|sent| if is_sure { sent.holds_until } else { sent.lapses_by }).max().unwrap_or(0);
-        self.ended.entry((key.0, fence)).or_insert(Ended { at, until, is_excused: !is_sure });
+        self.ended.entry((key.0, fence)).or_insert(Ended { holder: key.1, at, until, is_excused: !is_sure });
     }
 }
 
@@ -631,6 +650,7 @@ impl Sent {
             server: 0,
             kind,
             over: None,
+            is_answered: false,
             is_void: false,
             highest,
             holds_until,
