@@ -19,7 +19,7 @@ const DASHBOARD: &str = include_str!("../../k8s/components/monitoring/dashboard.
 const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
 
-fn prometheus(scrape: &str, folder: &Path) -> (Process, Client) {
+async fn prometheus(scrape: &str, alerts: &str, folder: &Path) -> (Process, Client) {
     let port = free_port();
     let config = format!(
         "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\
@@ -27,7 +27,7 @@ fn prometheus(scrape: &str, folder: &Path) -> (Process, Client) {
          scrape_configs:\n  - job_name: lockable\n    static_configs: [{{targets: [\"{scrape}\"]}}]\n"
     );
     fs::write(folder.join("prometheus.yml"), config).unwrap();
-    fs::write(folder.join("alerts.yml"), ALERTS).unwrap();
+    fs::write(folder.join("alerts.yml"), alerts).unwrap();
     let mut command = Command::new("prometheus");
     command
         .current_dir(folder)
@@ -35,7 +35,9 @@ fn prometheus(scrape: &str, folder: &Path) -> (Process, Client) {
         .arg(format!("--web.listen-address=127.0.0.1:{port}"))
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    (Process::start(command), Client::new(&format!("http://127.0.0.1:{port}"), None))
+    let started = (Process::start(command), Client::new(&format!("http://127.0.0.1:{port}"), None));
+    eventually(async || started.1.try_get("/-/ready").await.is_some_and(|answer| answer.status == 200)).await;
+    started
 }
 
 async fn query(client: &Client, expression: &str) -> Value {
@@ -51,8 +53,7 @@ async fn every_panel_shows_something_and_every_alert_is_known() {
     let pod = Pod::builder().redis(&redis).database(&postgres.url).start().await;
     let client = pod.client(&pod.account("business").await.token);
     let folder = tempfile::tempdir().unwrap();
-    let (_process, prometheus) = prometheus(&pod.admin_address(), folder.path());
-    eventually(async || prometheus.try_get("/-/ready").await.is_some_and(|answer| answer.status == 200)).await;
+    let (_process, prometheus) = prometheus(&pod.admin_address(), ALERTS, folder.path()).await;
     // Something of everything, all the time.
     let traffic = tokio::spawn(async move {
         for number in 0.. {
@@ -94,6 +95,63 @@ async fn every_panel_shows_something_and_every_alert_is_known() {
         let name = rule["name"].as_str().unwrap();
         assert!(OPERATIONS.contains(&format!("### {name}\n")), "docs/operations.md does not explain {name}");
     }
+}
+
+/// The names of the alerts that fire.
+async fn firing(client: &Client) -> Vec<String> {
+    let alerts = query(client, r#"ALERTS{alertstate="firing"}"#).await;
+    let names =
+        alerts.as_array().unwrap().iter().map(|alert| alert["metric"]["alertname"].as_str().unwrap().to_owned());
+    names.collect()
+}
+
+/// Follows the alerts through a whole recovery, which `lose` begins.
+async fn a_recovery_is_over_for_the_alerts(mut pod: Pod, lose: impl AsyncFnOnce(&mut Pod)) {
+    let folder = tempfile::tempdir().unwrap();
+    // A recovery of some seconds stands for one of a minute, which is never stuck.
+    let alerts = ALERTS.replace("[10m]", "[15s]").replace("for: 3m", "for: 12s");
+    let (_process, prometheus) = prometheus(&pod.admin_address(), &alerts, folder.path()).await;
+    eventually(async || query(&prometheus, "lockable_recovering == 0").await != serde_json::json!([])).await;
+    assert!(!firing(&prometheus).await.contains(&"LockableRecovery".to_owned()));
+    lose(&mut pod).await;
+    eventually(async || query(&prometheus, "lockable_recovering == 1").await != serde_json::json!([])).await;
+    eventually(async || firing(&prometheus).await.contains(&"LockableRecovery".to_owned())).await;
+    eventually(async || pod.admin().get("/readyz").await.json["locks"] == "ok").await;
+    assert_eq!(pod.metric("lockable_recovering").await, Some(0.0));
+    let client = pod.client(&pod.account("business").await.token);
+    assert_eq!(client.get("/v1/acquire/afterwards").await.json["response"], true);
+    eventually(async || !firing(&prometheus).await.contains(&"LockableRecovery".to_owned())).await;
+    let stuck =
+        query(&prometheus, r#"max_over_time(ALERTS{alertname="LockableRecoveryStuck",alertstate="firing"}[5m])"#);
+    assert_eq!(stuck.await, serde_json::json!([]), "a recovery that ended was called stuck");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alerts_of_a_recovery_end_with_it_on_redis() {
+    let (redis, postgres) = (RedisServer::start(), Postgres::database().await);
+    let pod = Pod::builder().redis(&redis).database(&postgres.url).env("LOCKABLE_JOURNAL_ABOVE", "1s").start().await;
+    let client = pod.client(&pod.account("business").await.token);
+    assert_eq!(client.get("/v1/acquire/before?lease=1h").await.json["response"], true);
+    a_recovery_is_over_for_the_alerts(pod, async |_| drop(redis.cli(&["FLUSHALL"]))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alerts_of_a_recovery_end_with_it_embedded() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite:{}", folder.path().join("accounts.db").display());
+    let admin = format!("127.0.0.1:{}", free_port());
+    let start = async || {
+        let pod = Pod::builder().database(&database).env("LOCKABLE_JOURNAL_ABOVE", "1s");
+        pod.env("LOCKABLE_ADMIN_LISTEN", &admin).start().await
+    };
+    let pod = start().await;
+    let client = pod.client(&pod.account("business").await.token);
+    eventually(async || client.get("/v1/acquire/before?lease=1h").await.json["response"] == true).await;
+    a_recovery_is_over_for_the_alerts(pod, async |pod| {
+        pod.kill();
+        *pod = start().await;
+    })
+    .await;
 }
 
 #[tokio::test]
