@@ -52,6 +52,10 @@ pub enum Mend {
     CancelAfter503,
     /// An undo waits for a recovery that may restore what it is to take back.
     UndoSettled,
+    /// A wait that a recovery ends takes back what the store may have granted to it.
+    WaitReverted,
+    /// A queued request does not shorten a lease that its owner got by a later one.
+    LaterLeaseKept,
     /// Nothing is granted until short leases that were forgotten have lapsed.
     RecoveryWait,
     /// A journal row is written only in the newest epoch.
@@ -78,7 +82,7 @@ mod switch {
     }
 
     impl Mend {
-        pub const ALL: [Self; 23] = [
+        pub const ALL: [Self; 25] = [
             Self::ShorteningJournaled,
             Self::BreakJournaled,
             Self::ClosedIsUnsettled,
@@ -100,6 +104,8 @@ mod switch {
             Self::Deadline,
             Self::CancelAfter503,
             Self::UndoSettled,
+            Self::WaitReverted,
+            Self::LaterLeaseKept,
             Self::RecoveryWait,
             Self::EpochWrites,
         ];

@@ -140,6 +140,8 @@ struct Ended {
     /// Until when its lease would have lasted.
     until: u64,
     is_excused: bool,
+    /// The store has lost it before the journal had recorded it.
+    is_lost: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -359,6 +361,7 @@ impl Knowledge {
             };
             if is_lost && !self.database.has_ended(&self.places[*lock], *fence) {
                 end.is_excused = true;
+                end.is_lost = true;
                 // It may hold another grant by now.
                 let known = holders.entry((*lock, end.holder)).or_default();
                 known.restored_until = known.restored_until.max(end.until);
@@ -484,6 +487,8 @@ impl Knowledge {
             violations.push(format!("ended: fence {fence} ended at {} and is held again", seconds(end.at)));
         }
         let others = state.others(key, now);
+        let end_is_lost = state.ended.get(&(lock, fence)).is_some_and(|end| end.is_lost);
+        let losses = state.losses.clone();
         let Some(known) = state.holders.get_mut(&key) else { return violations };
         // What was released is no grant of its own that goes on.
         let is_new = !known.fences.contains(&fence) || known.released.contains(&fence) && !ends;
@@ -502,6 +507,14 @@ impl Knowledge {
         // One that has released relies on nothing, whatever it is told.
         let has_released = known.released.contains(&fence);
         if !ends && !has_released && until > now && known.fence == Some(fence) {
+            // "Where a grant followed a lost break, its holder and the former one both believe that
+            // they hold the lock."
+            let was_lost = |sent: &Sent| {
+                matches!(sent.kind, Kind::Break { fence: of } if of == fence)
+                    && losses.iter().any(|lost_at| (sent.at..sent.at + END_RECORDED_MS).contains(lost_at))
+            };
+            let end_is_lost = end_is_lost || known.sent.iter().any(was_lost);
+            let others = others.into_iter().filter(|(_, its_fence, _)| !end_is_lost || *its_fence < Some(fence));
             for (other, its_fence, its_until) in others {
                 violations.push(format!(
                     "two holders: h{holder} has fence {fence}, and h{other} relies on {its_fence:?} until {}",
@@ -606,7 +619,13 @@ impl State {
         let sent = self.holders.get(&key).into_iter().flat_map(|known| &known.sent);
         // Its holder may have been told in between that it holds nothing.
         let until = sent.map(|sent| if is_sure { sent.holds_until } else { sent.lapses_by }).max().unwrap_or(0);
-        self.ended.entry((key.0, fence)).or_insert(Ended { holder: key.1, at, until, is_excused: !is_sure });
+        self.ended.entry((key.0, fence)).or_insert(Ended {
+            holder: key.1,
+            at,
+            until,
+            is_excused: !is_sure,
+            is_lost: false,
+        });
     }
 }
 

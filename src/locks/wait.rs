@@ -9,7 +9,10 @@ use super::{
     request::{AcquireRequest, Answer, LockId},
     undo::Undo,
 };
-use crate::lock::{Acquired, Attempt, Grant, Held, Payment, Refusal};
+use crate::{
+    lock::{Acquired, Attempt, Grant, Held, Payment, Refusal},
+    mends::{self, Mend},
+};
 
 /// How often a request asks how it stands, come what may. Messages and looks
 /// after the line find out sooner.
@@ -59,7 +62,7 @@ impl Locks {
         let standing = first.standing;
         let answered = |outcome| Waited::kept(Answer { outcome, standing });
         let mut turn = Ok(first.outcome);
-        let mut is_over = false;
+        let (mut is_over, mut may_be_granted) = (false, false);
         loop {
             let next = match turn {
                 Ok(Turn::Over(outcome)) => {
@@ -79,7 +82,9 @@ impl Locks {
                     return Ok(answered(given_up(Some(held), draining)));
                 }
                 Ok(Turn::Recovering { rest }) if is_over => {
-                    undo.disarm();
+                    if !may_be_granted || !mends::is_on(Mend::WaitReverted) {
+                        undo.disarm();
+                    }
                     return Ok(answered(Acquired::Refused(Refusal::Recovering { rest })));
                 }
                 Ok(Turn::Gone) if is_over => {
@@ -107,6 +112,8 @@ impl Locks {
                     continue;
                 }
                 Err(error) => {
+                    // The store may have granted it, and the journal does not know.
+                    may_be_granted = true;
                     tracing::debug!(%error, "a wait goes on without an answer");
                     ends.min(Instant::now() + RETRY_PAUSE)
                 }
