@@ -19,6 +19,8 @@
 -- ARGV[7] '1' when the recovery goes on that has begun, with a larger epoch; or ''
 -- ARGV[8] begun: the beginning of a recovery that must not be the last one, however
 --         large its epoch is by now; or ''
+-- ARGV[9], ARGV[10] after a leap of the clock: a recovery that began between these times
+--         may have begun before it, and cannot be the last one either; or ''
 --
 -- Returns one of
 --   {'open', home}
@@ -31,11 +33,13 @@ local process, store, founded, begun, epoch = string.match(home or '', '^(.*) (%
 local fence = string.match(clock or '0', '^%d+')
 -- The clock never falls, unless an earlier state of the data was put back.
 local is_cut_back = store == ARGV[5] and tonumber(fence) < tonumber(ARGV[6])
+local is_before_leap = begun and ARGV[9] ~= '' and tonumber(begun) >= tonumber(ARGV[9])
+  and tonumber(begun) <= tonumber(ARGV[10])
 if process and process == ARGV[2] and process ~= ARGV[1] then
   home = table.concat({ARGV[1], store, founded, begun, epoch}, ' ')
   redis.call('SET', KEYS[1], home)
 elseif not clock or process ~= ARGV[1] or tonumber(epoch) <= tonumber(ARGV[3]) or begun == ARGV[8]
-  or is_cut_back then
+  or is_before_leap or is_cut_back then
   local goes_on = ARGV[7] == '1' and process == ARGV[1] and clock and string.find(clock, ' closed', 1, true)
   epoch = word(math.max(now, tonumber(epoch or 0) + 1, tonumber(ARGV[3]) + 1))
   home = table.concat({ARGV[1], store or ARGV[4], founded or epoch, goes_on and begun or word(now), epoch}, ' ')

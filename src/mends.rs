@@ -46,6 +46,9 @@ pub enum Mend {
     /// A recovery that was under way when the clock leapt begins anew, though its epoch has
     /// risen since.
     BegunAnew,
+    /// A server that notices a leap begins a recovery, unless the last one has surely begun
+    /// after the leap.
+    BegunBeforeLeap,
     /// Scripts do nothing after the command's deadline.
     Deadline,
     /// A grant whose answer is lost is taken back.
@@ -82,7 +85,7 @@ mod switch {
     }
 
     impl Mend {
-        pub const ALL: [Self; 25] = [
+        pub const ALL: [Self; 26] = [
             Self::ShorteningJournaled,
             Self::BreakJournaled,
             Self::ClosedIsUnsettled,
@@ -101,6 +104,7 @@ mod switch {
             Self::LeapAcrossReconnect,
             Self::LeapClosedFirst,
             Self::BegunAnew,
+            Self::BegunBeforeLeap,
             Self::Deadline,
             Self::CancelAfter503,
             Self::UndoSettled,

@@ -4,6 +4,7 @@
 
 use std::{
     borrow::Cow,
+    ops::RangeInclusive,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
@@ -55,6 +56,10 @@ pub enum Arrival<'a> {
     Look,
     /// A recovery that begins now, unless another than this one has begun since.
     Anew(&'a Era),
+    /// The same, since the clock has leapt. A recovery that began when the clock could have
+    /// shown one of these times, in microseconds since 1970, may have begun before the leap,
+    /// and is no later one: the leap may have ended it.
+    Leapt(&'a Era, &'a RangeInclusive<u64>),
     /// A recovery with an epoch above this one, which begins now.
     Above(u64),
     /// The same, for a recovery that has begun and goes on.
@@ -137,17 +142,25 @@ impl Home {
         process: &'a str,
         former: &'a str,
         arrival: Arrival<'_>,
-    ) -> [Cow<'a, str>; 8] {
+    ) -> [Cow<'a, str>; 10] {
         let store = self.standing.borrow().as_ref().map(|standing| standing.era.store.clone());
         let fence = self.store_fence.load(Ordering::Relaxed);
         // Another one each time: data that was emptied is other data.
         let new_store = self.named.map_or_else(|| new_name().into(), Cow::from);
         let (floor_us, begun, goes_on) = match arrival {
             Arrival::Look => (0, String::new(), ""),
-            Arrival::Anew(era) if !mends::is_on(Mend::BegunAnew) => (era.epoch_us, String::new(), ""),
-            Arrival::Anew(era) => (era.epoch_us, era.begun_us.to_string(), ""),
+            Arrival::Anew(era) | Arrival::Leapt(era, _) if !mends::is_on(Mend::BegunAnew) => {
+                (era.epoch_us, String::new(), "")
+            }
+            Arrival::Anew(era) | Arrival::Leapt(era, _) => (era.epoch_us, era.begun_us.to_string(), ""),
             Arrival::Above(floor_us) => (floor_us, String::new(), ""),
             Arrival::GoOnAbove(floor_us) => (floor_us, String::new(), "1"),
+        };
+        let [leapt_from, leapt_to] = match arrival {
+            Arrival::Leapt(_, before_us) if mends::is_on(Mend::BegunBeforeLeap) => {
+                [before_us.start().to_string().into(), before_us.end().to_string().into()]
+            }
+            _ => [Cow::from(""), Cow::from("")],
         };
         let (floor_us, fence, store) = (floor_us.to_string(), fence.to_string(), store.unwrap_or_default());
         [
@@ -159,6 +172,8 @@ impl Home {
             fence.into(),
             goes_on.into(),
             begun.into(),
+            leapt_from,
+            leapt_to,
         ]
     }
 

@@ -237,8 +237,8 @@ impl Simulated {
         let said = self.ask_in_time(&live.connection, Question::Time).await?;
         let reading = Reading::new(said.word(0).map_err(|error| KeyspaceError::Refused(error.to_string()))?, asked);
         let leap = self.clock.leap(&reading, Reading::LEAP_MAX);
-        let leapt_in = leap.and_then(|_| self.home.era());
-        let arrival = leapt_in.as_ref().map_or(Arrival::Look, Arrival::Anew);
+        let leapt = leap.zip(self.home.era());
+        let arrival = leapt.as_ref().map_or(Arrival::Look, |(leap, era)| Arrival::Leapt(era, &leap.before_us));
         if !mends::is_on(Mend::LeapClosedFirst) {
             self.clock.hear(reading);
         }

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::reading::Reading;
+use super::reading::{Leap, Reading};
 
 /// What a server knows of a store's clock.
 pub(super) struct StoreClock {
@@ -38,7 +38,7 @@ impl StoreClock {
     }
 
     /// By how many seconds the clock has leapt since it was heard last, if it has.
-    pub(super) fn leap(&self, reading: &Reading, leap_max: Duration) -> Option<f64> {
+    pub(super) fn leap(&self, reading: &Reading, leap_max: Duration) -> Option<Leap> {
         let before = *self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         before.and_then(|before| reading.leap(&before, leap_max))
     }

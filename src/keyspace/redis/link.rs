@@ -193,11 +193,11 @@ impl Link {
         let leap_max = live.located.address.leap_max();
         let leaps: Vec<_> = all.iter().map(|route| route.leap(&reading, leap_max)).collect();
         if let Some(leap) = leaps.iter().flatten().next() {
-            tracing::warn!(seconds = leap, redis = self.shown, "the clock of Redis has leapt");
+            tracing::warn!(seconds = leap.seconds, redis = self.shown, "the clock of Redis has leapt");
         }
         for (route, leap) in all.iter().zip(leaps) {
-            let leapt_in = leap.and_then(|_| route.home().era());
-            let arrival = leapt_in.as_ref().map_or(Arrival::Look, Arrival::Anew);
+            let leapt = leap.zip(route.home().era());
+            let arrival = leapt.as_ref().map_or(Arrival::Look, |(leap, era)| Arrival::Leapt(era, &leap.before_us));
             match route.arrive(connection, &process, former, arrival).await {
                 Ok(()) => {
                     route.hear(reading);

@@ -17,7 +17,7 @@ use crate::keyspace::{
     KeyspaceError,
     home::{ARRIVE, Arrival, Home},
     news::Gathered,
-    reading::Reading,
+    reading::{Leap, Reading},
     store_clock::StoreClock,
 };
 
@@ -82,9 +82,8 @@ impl Route {
         self.clock.now_us()
     }
 
-    /// By how many seconds the clock of the server has leapt since this route heard of it
-    /// last, if it has.
-    pub(super) fn leap(&self, reading: &Reading, leap_max: Duration) -> Option<f64> {
+    /// The leap of the server's clock since this route read it last, if it was set.
+    pub(super) fn leap(&self, reading: &Reading, leap_max: Duration) -> Option<Leap> {
         self.clock.leap(reading, leap_max)
     }
 
