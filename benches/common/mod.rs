@@ -118,6 +118,15 @@ impl Servers {
         made["token"].as_str().unwrap().to_owned()
     }
 
+    /// Makes a link with which an account gets a password.
+    pub fn password_link(&self, email: &str) -> String {
+        let mut reset = Command::new(env!("CARGO_BIN_EXE_lockable"));
+        reset.args(["account", "reset-password", email, "--json"]);
+        let made = reset.env("LOCKABLE_DATABASE_URL", &self.database).output().unwrap();
+        let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+        made["link"].as_str().unwrap().to_owned()
+    }
+
     /// Runs an operator's command.
     pub fn operator(&self, args: &[&str]) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lockable"));
