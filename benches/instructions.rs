@@ -15,12 +15,15 @@
 
 mod common;
 
-use std::{env, fs};
+use std::{
+    env, fs,
+    time::{Duration, Instant},
+};
 
 use common::{Connection, Servers};
 
 /// How many requests are counted, and how many come before these.
-const COUNTED: u32 = 15_000;
+const COUNTED: u32 = 6_000;
 const BEFORE: u32 = 300;
 /// How much may be added unseen.
 const TOLERANCE: f64 = 0.05;
@@ -28,16 +31,21 @@ const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.
 
 #[tokio::main]
 async fn main() {
-    // What starting and stopping takes is in both, and the first of everything.
-    let (few, many) = (count(BEFORE).await, count(BEFORE + COUNTED).await);
+    // Starting, stopping and the first of everything are in both counts, and so is what the
+    // server does once a second: both servers run for the same time, so that a busy machine,
+    // on which requests take longer, does not change the difference.
+    let begun = Instant::now();
+    let many = count(BEFORE + COUNTED, Duration::ZERO).await;
+    let few = count(BEFORE, begun.elapsed()).await;
     let per_request = (many - few) / u64::from(COUNTED);
     println!("{per_request} instructions a request: acquire, heartbeat and release by turns, one connection, on Redis");
     compare(per_request);
 }
 
 /// Counts the instructions of a server from its start to its end, with so many
-/// requests in between.
-async fn count(requests: u32) -> u64 {
+/// requests in between, and at least for so long.
+async fn count(requests: u32, length: Duration) -> u64 {
+    let begun = Instant::now();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("callgrind.out");
     let file = format!("--callgrind-out-file={}", out.display());
@@ -48,6 +56,7 @@ async fn count(requests: u32) -> u64 {
     let mut connection = Connection::open(&servers.addresses[0], &servers.token).await;
     ask(&mut connection, requests).await;
     drop(connection);
+    tokio::time::sleep(length.saturating_sub(begun.elapsed())).await;
     servers.stop();
     let text = fs::read_to_string(out).unwrap();
     let total = text.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
