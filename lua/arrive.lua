@@ -43,6 +43,12 @@ elseif not clock or process ~= ARGV[1] or tonumber(epoch) <= tonumber(ARGV[3]) o
   local goes_on = ARGV[7] == '1' and process == ARGV[1] and clock and string.find(clock, ' closed', 1, true)
   epoch = word(math.max(now, tonumber(epoch or 0) + 1, tonumber(ARGV[3]) + 1))
   home = table.concat({ARGV[1], store or ARGV[4], founded or epoch, goes_on and begun or word(now), epoch}, ' ')
+  -- mend: CutBackOnce
+  -- The fence that shows it is known from now on: it must not begin yet another recovery.
+  if is_cut_back then
+    fence = ARGV[6]
+  end
+  -- mend end
   -- DEL stands first: with its memory full Redis lets a script go on that has
   -- begun to write, but not begin with a write that may need memory.
   redis.call('DEL', KEYS[2])

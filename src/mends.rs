@@ -49,6 +49,9 @@ pub enum Mend {
     /// A server that notices a leap begins a recovery, unless the last one has surely begun
     /// after the leap.
     BegunBeforeLeap,
+    /// Data that is older than it was begins one recovery, and no further one each time that a
+    /// server looks.
+    CutBackOnce,
     /// Scripts do nothing after the command's deadline.
     Deadline,
     /// A grant whose answer is lost is taken back.
@@ -85,7 +88,7 @@ mod switch {
     }
 
     impl Mend {
-        pub const ALL: [Self; 26] = [
+        pub const ALL: [Self; 27] = [
             Self::ShorteningJournaled,
             Self::BreakJournaled,
             Self::ClosedIsUnsettled,
@@ -105,6 +108,7 @@ mod switch {
             Self::LeapClosedFirst,
             Self::BegunAnew,
             Self::BegunBeforeLeap,
+            Self::CutBackOnce,
             Self::Deadline,
             Self::CancelAfter503,
             Self::UndoSettled,
