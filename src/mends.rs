@@ -58,7 +58,7 @@ pub enum Mend {
     CancelAfter503,
     /// An undo waits for a recovery that may restore what it is to take back.
     UndoSettled,
-    /// A wait that a recovery ends takes back what the store may have granted to it.
+    /// A wait that ends without a grant takes back what an unanswered command may have got.
     WaitReverted,
     /// A queued request does not shorten a lease that its owner got by a later one.
     LaterLeaseKept,

@@ -351,6 +351,12 @@ impl Knowledge {
             let is_lost = |over: u64| lost_with(over) && !is_sure(over);
             sent.filter(|sent| sent.over.is_none_or(is_lost)).for_each(|sent| sent.reverted_by = None);
         }
+        // "So is what was taken back after a 503, if PostgreSQL was away, too."
+        if let Loss::Since(since) = loss {
+            let sent = holders.values_mut().flat_map(|known| &mut known.sent);
+            let is_lost = |over: u64| over + CARRIED_OUT_MS >= since && *sql_away_until >= over;
+            sent.filter(|sent| sent.over.is_none_or(is_lost)).for_each(|sent| sent.reverted_by = None);
+        }
         for known in holders.values_mut() {
             known.lasts_until = known.lasts_until.min(known.sure_until);
         }
@@ -488,7 +494,7 @@ impl Knowledge {
         }
         let others = state.others(key, now);
         let end_is_lost = state.ended.get(&(lock, fence)).is_some_and(|end| end.is_lost);
-        let losses = state.losses.clone();
+        let (losses, sql_away_until) = (state.losses.clone(), state.sql_away_until);
         let Some(known) = state.holders.get_mut(&key) else { return violations };
         // What was released is no grant of its own that goes on.
         let is_new = !known.fences.contains(&fence) || known.released.contains(&fence) && !ends;
@@ -520,6 +526,10 @@ impl Knowledge {
                     "two holders: h{holder} has fence {fence}, and h{other} relies on {its_fence:?} until {}",
                     seconds(its_until)
                 ));
+            }
+            // "A lease that is shortened meanwhile": the former one goes on.
+            if sql_away_until >= at {
+                known.sent.iter_mut().for_each(|sent| sent.reverted_by = None);
             }
             known.until = until;
             known.thinks_until = until;
@@ -568,7 +578,7 @@ impl Knowledge {
         known.lasts_until = 0;
         known.sure_until = 0;
         let is_any = matches!(kind, Kind::Heartbeat { fence: None, .. } | Kind::Release { fence: None });
-        if answered.overlapping.is_empty() && is_any {
+        if answered.overlapping.is_empty() && is_any && !known.may_be_granted(now) {
             known.forget_sent();
         }
         violations
@@ -588,15 +598,8 @@ impl State {
     fn note_end(&mut self, answered: &Answered) {
         let Answered { key, now, kind, .. } = *answered;
         let Some(known) = self.holders.get_mut(&key) else { return };
-        // "A release with `fencing_token` never cancels a waiter", and the client of one may be
-        // gone without a word.
         let cancels = matches!(kind, Kind::Release { fence: None });
-        let may_be_granted = |sent: &Sent| {
-            let Kind::Acquire { lease_ms, wait_ms: 1.. } = sent.kind else { return false };
-            let is_open = !sent.is_answered && sent.reverted_by.is_none();
-            !cancels && is_open && sent.holds_until.saturating_sub(lease_ms) > now
-        };
-        let is_alone = answered.overlapping.is_empty() && !known.sent.iter().any(may_be_granted);
+        let is_alone = answered.overlapping.is_empty() && (cancels || !known.may_be_granted(now));
         let (fence, is_sure) = match kind {
             Kind::Release { fence: Some(fence) } | Kind::Break { fence } => (Some(fence), true),
             // Which one it was is not known if another request may have been first.
@@ -633,6 +636,16 @@ impl Holder {
     fn may_hold_until(&self) -> u64 {
         let stands = self.sent.iter().filter(|sent| sent.reverted_by.is_none()).map(|sent| sent.holds_until);
         stands.max().unwrap_or(0).max(self.restored_until)
+    }
+
+    /// Whether a request may be granted still that waits: "a release with `fencing_token` never
+    /// cancels a waiter", and the client of one may be gone without a word.
+    fn may_be_granted(&self, now: u64) -> bool {
+        self.sent.iter().any(|sent| {
+            let Kind::Acquire { lease_ms, wait_ms: 1.. } = sent.kind else { return false };
+            let is_open = !sent.is_answered && sent.reverted_by.is_none();
+            is_open && sent.holds_until.saturating_sub(lease_ms) > now
+        })
     }
 
     /// Nothing takes back what was asked for again, see [`REPEATED_MS`].

@@ -78,17 +78,15 @@ impl Locks {
                     return Ok(answered(Acquired::Refused(Refusal::Cancelled)));
                 }
                 Ok(Turn::Waiting(held)) if is_over => {
-                    undo.disarm();
+                    give_up(undo, may_be_granted);
                     return Ok(answered(given_up(Some(held), draining)));
                 }
                 Ok(Turn::Recovering { rest }) if is_over => {
-                    if !may_be_granted || !mends::is_on(Mend::WaitReverted) {
-                        undo.disarm();
-                    }
+                    give_up(undo, may_be_granted);
                     return Ok(answered(Acquired::Refused(Refusal::Recovering { rest })));
                 }
                 Ok(Turn::Gone) if is_over => {
-                    undo.disarm();
+                    give_up(undo, may_be_granted);
                     return Ok(answered(given_up(None, draining)));
                 }
                 // Nobody waits for yet another answer that may not come.
@@ -161,6 +159,14 @@ impl Waited<'_> {
             undo.disarm();
         }
         self.answer
+    }
+}
+
+/// Ends a wait without a grant. An answer that did not come may have been one, which the journal
+/// can have although the store does not: that is taken back.
+fn give_up(undo: Undo<'_>, may_be_granted: bool) {
+    if !may_be_granted || !mends::is_on(Mend::WaitReverted) {
+        undo.disarm();
     }
 }
 
