@@ -501,6 +501,10 @@ impl Knowledge {
         if matches!(kind, Kind::Acquire { .. }) && is_new && fence <= answered.highest {
             violations.push(format!("fence: {fence} is not above {}", answered.highest));
         }
+        // "A lease that is shortened meanwhile keeps its lock for the former lease".
+        if sql_away_until >= at {
+            known.sent.iter_mut().for_each(|sent| sent.reverted_by = None);
+        }
         if known.fence < Some(fence) {
             known.told_at = now;
             known.sure_until = 0;
@@ -526,10 +530,6 @@ impl Knowledge {
                     "two holders: h{holder} has fence {fence}, and h{other} relies on {its_fence:?} until {}",
                     seconds(its_until)
                 ));
-            }
-            // "A lease that is shortened meanwhile": the former one goes on.
-            if sql_away_until >= at {
-                known.sent.iter_mut().for_each(|sent| sent.reverted_by = None);
             }
             known.until = until;
             known.thinks_until = until;
