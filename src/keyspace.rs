@@ -28,7 +28,7 @@ use crate::lock::Era;
 
 use self::{
     home::Home,
-    key::{former_key, key, write_key},
+    key::{key, write_key},
 };
 
 /// How often it is looked whether grants may have been forgotten.
@@ -121,11 +121,6 @@ impl Keyspace {
     /// Writes the name of a key behind a text.
     pub fn write_key(&self, text: &mut String, tag: &str, kind: &str, rest: &str) {
         write_key(text, self.prefix(), tag, kind, rest);
-    }
-
-    /// The name of a key as it was in the layout before.
-    pub fn former_key(&self, tag: &str, kind: &str, rest: &str) -> String {
-        former_key(self.prefix(), tag, kind, rest)
     }
 
     fn prefix(&self) -> &str {

@@ -41,7 +41,7 @@ use super::{
     KeyspaceError, Reply, Script,
     home::Home,
     key::key,
-    shards::{ACCOUNTS_TAG, LOCK_TAG, Shard},
+    shards::{ACCOUNTS_TAG, Shard},
 };
 use crate::config::RedisSettings;
 
@@ -58,9 +58,8 @@ pub struct Redis {
     first: Arc<Route>,
     /// In a cluster, the ways to the other shards, in their order.
     others: Vec<Arc<Route>>,
-    /// In a cluster, the ways to what is kept of accounts, and to where all locks
-    /// were before they were spread.
-    aside: Option<[Arc<Route>; 2]>,
+    /// In a cluster, the way to what is kept of accounts.
+    accounts: Option<Arc<Route>>,
     subscriptions: Subscriptions,
     prefix: String,
     timeout: Duration,
@@ -94,11 +93,11 @@ impl Redis {
         let first = routes.next().ok_or(StartError::NoAddress)?;
         let others: Vec<_> = routes.collect();
         let (runtimes, lent_max) = (runtimes.to_vec(), settings.pool_size);
-        let aside = if locator.is_cluster() {
-            let aside = [ACCOUNTS_TAG, LOCK_TAG].map(|tag| Arc::new(Route::new(tag)));
-            let all = std::iter::once(&first).chain(&others).chain(&aside).cloned().collect();
+        let accounts = if locator.is_cluster() {
+            let accounts = Arc::new(Route::new(ACCOUNTS_TAG));
+            let all = std::iter::once(&first).chain(&others).chain([&accounts]).cloned().collect();
             Nodes::start(Ways { locator, runtimes, lent_max }, all, stop.clone()).await?;
-            Some(aside)
+            Some(accounts)
         } else {
             let routes = Routes::only(first.clone());
             Link::start(Plan { locator, node: None, routes, runtimes, lent_max }, stop.clone()).await?;
@@ -108,7 +107,7 @@ impl Redis {
             shards,
             first,
             others,
-            aside,
+            accounts,
             subscriptions,
             prefix: settings.prefix.clone(),
             timeout: settings.timeout,
@@ -187,7 +186,7 @@ impl Redis {
 
     /// Whether there is a connection to the server that has what is kept of accounts.
     pub(super) fn has_accounts(&self) -> bool {
-        self.aside.as_ref().map_or(&self.first, |[accounts, _]| accounts).is_live()
+        self.accounts.as_ref().unwrap_or(&self.first).is_live()
     }
 
     /// Whether there is a connection to a server that was checked and has locks.
@@ -210,13 +209,9 @@ impl Redis {
 
     /// The way to the server that has these keys, which share a hash tag.
     fn route_to(&self, keys: &[&str]) -> &Route {
-        let Some([accounts, former]) = &self.aside else { return &self.first };
+        let Some(accounts) = &self.accounts else { return &self.first };
         let tag = keys.first().and_then(|key| key.split(['{', '}']).nth(1)).unwrap_or_default();
-        match Shard::with_tag(tag) {
-            Some(shard) => self.route(shard),
-            None if tag == LOCK_TAG => former,
-            None => accounts,
-        }
+        Shard::with_tag(tag).map_or(accounts, |shard| self.route(shard))
     }
 
     /// Measures the pools' connections.

@@ -20,17 +20,6 @@ pub(super) fn home_key(keyspace: &Keyspace, shard: Shard) -> String {
     keyspace.key(shard.tag, "home", "")
 }
 
-/// The servers that are there with the layout before, who has the grants in it,
-/// and the clock of these.
-pub(super) fn former_keys(keyspace: &Keyspace) -> [String; 3] {
-    ["pods", "home", "clock"].map(|kind| keyspace.former_key(LOCK_TAG, kind, ""))
-}
-
-/// The same in this layout, where all locks of a cluster were in one hash slot.
-pub(super) fn unspread_keys(keyspace: &Keyspace) -> [String; 3] {
-    ["pods", "home", "clock"].map(|kind| keyspace.key(LOCK_TAG, kind, ""))
-}
-
 pub(super) fn lock_key(keyspace: &Keyspace, place: &str) -> String {
     keyspace.key(keyspace.shard_of(place).tag, "l", place)
 }

@@ -11,18 +11,16 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{
     LockId, Locks, LocksError,
     journal::row_of,
-    keys::{clock_key, ended_key, former_keys, held_key, home_key, lock_key, unspread_keys},
+    keys::{clock_key, ended_key, held_key, home_key, lock_key},
     request::script,
     stored::held_since,
 };
 use crate::{
-    keyspace::{Arrival, Keyspace, KeyspaceError, Script, Shard, Standing, State},
+    keyspace::{Arrival, Keyspace, Script, Shard, Standing, State},
     lock::{Entered, Era, JournalRow},
     mends::{self, Mend},
 };
 
-static SUCCEED: Script = script!("succeed");
-static SPREAD: Script = script!("spread");
 static RESTORE: Script = script!("restore" = "grant" "restore");
 static REOPEN: Script = script!("reopen");
 
@@ -47,9 +45,6 @@ impl Locks {
     const BATCH: usize = 100;
     /// How many shards are looked at at once when the server starts.
     const SHARDS_AT_ONCE: usize = 8;
-    /// For how long after locks were spread every recovery begins anew: longer than
-    /// the longest lease that can have been left unwritten.
-    const SPREADING: Duration = Duration::from_secs(2 * 3600);
 
     /// Sees to it that every recovery comes to its end.
     pub(super) async fn recover_always(&self) {
@@ -108,8 +103,7 @@ impl Locks {
     /// known of them if so.
     ///
     /// # Errors
-    /// When the keyspace or the ledger could not be asked, or servers of an
-    /// earlier version are there; then it is to be tried again.
+    /// When the keyspace or the ledger could not be asked.
     pub async fn recover(&self) -> Result<(), LocksError> {
         let recovering = self.keyspace.shards().iter().copied().map(|shard| self.recover_in(shard));
         let recovered: Vec<_> = stream::iter(recovering).buffer_unordered(Self::SHARDS_AT_ONCE).collect().await;
@@ -119,10 +113,6 @@ impl Locks {
     /// The same, for one shard.
     pub(super) async fn recover_in(&self, shard: Shard) -> Result<Standing, LocksError> {
         let mut standing = self.keyspace.arrive(shard, Arrival::Look).await?;
-        let is_successor = standing.state == State::Closed && self.succeed(shard).await?;
-        if is_successor {
-            standing = self.keyspace.arrive(shard, Arrival::Anew(&standing.era)).await?;
-        }
         let mut entered = self.enter(shard, &standing.era).await?;
         while let (State::Closed, Some(floor_us)) = (standing.state, self.floor(shard, &standing.era, &entered)) {
             let arrival = match entered {
@@ -136,7 +126,6 @@ impl Locks {
             _ if standing.state != State::Closed => return Ok(standing),
             // It is for `watch_store` to say who has the grants.
             Entered::Behind { .. } | Entered::Elsewhere => return Ok(standing),
-            Entered::First if is_successor => (self.short.as_duration() + Self::RECOVERY_MARGIN, 0),
             Entered::First => (Duration::ZERO, 0),
             Entered::HandedOver { last } => (Duration::ZERO, last.as_u64()),
             Entered::Again { short, .. } => {
@@ -180,31 +169,6 @@ impl Locks {
             self.note_ours(shard);
         }
         Ok(entered)
-    }
-
-    /// Sees to it that nobody works with the layout before any more, nor with all
-    /// locks of a cluster in one place. Returns whether somebody could until now:
-    /// then what is granted there has yet to lapse, and the recovery begins anew.
-    async fn succeed(&self, shard: Shard) -> Result<bool, LocksError> {
-        let former = former_keys(&self.keyspace);
-        let (script, others) = match self.keyspace.is_spread() {
-            true => (&SPREAD, unspread_keys(&self.keyspace).into()),
-            false => (&SUCCEED, vec![home_key(&self.keyspace, shard), clock_key(&self.keyspace, shard)]),
-        };
-        let keys: Vec<&str> = former.iter().chain(&others).map(String::as_str).collect();
-        let reply = self.keyspace.run_replicated(script, &keys, &[]).await?;
-        match reply.status() {
-            "closed" if self.keyspace.is_spread() => {
-                Ok(u128::from(reply.word::<u64>(1)?) < Self::SPREADING.as_millis())
-            }
-            "closed" => Ok(true),
-            "open" => Ok(false),
-            "in_use" => {
-                let complaint = "servers of an earlier version are there, and this one must not grant beside them";
-                Err(KeyspaceError::Refused(complaint.into()).into())
-            }
-            _ => Err(reply.bad().into()),
-        }
     }
 
     async fn mend_always(&self, shard: Shard) {

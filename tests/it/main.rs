@@ -58,4 +58,3 @@ mod tenants;
 mod terraform;
 mod tls;
 mod traces;
-mod upgrade;

@@ -222,7 +222,7 @@ async fn a_history_that_is_renamed_is_no_loss() {
         let info = redis.cli(&["INFO", "replication"]);
         info.lines().find_map(|line| line.strip_prefix("master_replid:")).unwrap().trim().to_owned()
     };
-    let home = || redis.cli(&["GET", "lockable:2:{0}:home:"]);
+    let home = || redis.cli(&["GET", "lockable:1:{0}:home:"]);
     let replica = RedisServer::builder().replica_of(&redis).start();
     eventually(async || redis.cli(&["INFO", "replication"]).contains("state=online")).await;
     eventually(async || home().contains(&history())).await;

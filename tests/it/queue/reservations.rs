@@ -153,7 +153,7 @@ async fn waiters_of_a_server_that_is_gone_are_taken_out_in_parts() {
     // It counts as there for a while.
     let now_ms = || jiff::Timestamp::now().as_millisecond();
     eventually(async || {
-        let lives = cluster.redis.cli(&["ZRANGE", "lockable:2:{0}:pods:", "0", "-1", "WITHSCORES"]);
+        let lives = cluster.redis.cli(&["ZRANGE", "lockable:1:{0}:pods:", "0", "-1", "WITHSCORES"]);
         lives.lines().skip(1).step_by(2).filter(|until| until.parse::<i64>().unwrap() > now_ms()).count() == 1
     })
     .await;

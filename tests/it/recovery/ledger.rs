@@ -51,7 +51,7 @@ async fn what_ended_is_not_restored_though_the_journal_does_not_know() {
     eventually(async || client.get("/v1/acquire/broken?owner=bob&lease=1s").await.json["response"] == true).await;
     let ended = "SELECT count(*) FROM journal WHERE ended_at IS NOT NULL";
     eventually(async || cluster.postgres.query(ended).unwrap().trim() == "3").await;
-    eventually(async || cluster.redis.cli(&["EXISTS", "lockable:2:{0}:ended:"]).trim() == "0").await;
+    eventually(async || cluster.redis.cli(&["EXISTS", "lockable:1:{0}:ended:"]).trim() == "0").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

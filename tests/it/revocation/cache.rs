@@ -8,7 +8,7 @@ use crate::support::{Cluster, Pod, eventually};
 /// Under which key Redis has what is kept of a token.
 fn key(token: &str) -> String {
     let hash: String = Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("lockable:2:{{accounts}}:token:{hash}")
+    format!("lockable:1:{{accounts}}:token:{hash}")
 }
 
 fn entry(cluster: &Cluster, token: &str) -> String {

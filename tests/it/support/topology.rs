@@ -123,12 +123,6 @@ impl RedisCluster {
         format!("redis+cluster://{}", hosts.join(","))
     }
 
-    /// Which of the three ranges of slots has the keys with this hash tag.
-    pub fn range_of(&self, tag: &str) -> usize {
-        let slot = self.nodes[0].cli(&["CLUSTER", "KEYSLOT", &format!("{{{tag}}}")]);
-        slot.trim().parse::<usize>().unwrap() / 5461
-    }
-
     /// Which of the three ranges has a lock in the public namespace.
     pub fn range_of_lock(&self, name: &str) -> usize {
         self.shard_of_lock(name) * 3 / 48
@@ -167,13 +161,6 @@ impl RedisCluster {
     /// Asks the first master of a range of slots.
     pub fn cli(&self, range: usize, args: &[&str]) -> String {
         self.nodes[range].cli(args)
-    }
-
-    /// Has all nodes forget all keys.
-    pub fn flush(&self) {
-        for node in &self.nodes[..3] {
-            assert_eq!(node.cli(&["FLUSHALL"]).trim(), "OK");
-        }
     }
 
     /// The first master of a range of slots.
