@@ -122,8 +122,10 @@ clean() {
     elif [ "$2" = - ]; then
       # What cannot be seen: spaces, joiners, variation selectors, fillers.
       case $lk_code in
-        32 | 160 | 173 | 847 | 1564 | 444[78] | 5760 | 606[89] | 615[5-9] | 819[2-9] | 820[0-7] | 8239 | 828[7-9] | \
-          829[0-9] | 830[0-3] | 10240 | 12288 | 12644 | 6502[4-9] | 6503[0-9] | 65279 | 65440 | 6552[0-9]) lk_char=- lk_length=1 ;;
+        32 | 160 | 173 | 847 | 1564 | 444[78] | 5760 | 606[89] | 615[5-9] | 819[2-9] | 820[0-7] | 8239 | \
+          828[7-9] | 829[0-9] | 830[0-3] | 10240 | 12288 | 12644 | 6502[4-9] | 6503[0-9] | 65279 | 65440)
+          lk_char=- lk_length=1
+          ;;
       esac
     fi
     lk_size=$((lk_size + lk_length))
@@ -310,8 +312,8 @@ end_all() {
 helper() {
   [ -f "$lk_copy" ] || lk_copy=''
   if [ -n "$lk_copy" ]; then
-    LOCKABLE_AUTH_TOKEN=$lk_token LOCKABLE_TOKEN_FILE='' setsid sh "$lk_copy" --keep "$1" "$lk_wrapper" "$lk_folder" \
-      "$lk_holder" "$lk_fence" "$lk_lease" "$lk_sent" "$lk_path" </dev/null 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&- &
+    LOCKABLE_AUTH_TOKEN=$lk_token LOCKABLE_TOKEN_FILE='' setsid sh "$lk_copy" --keep "$1" "$lk_wrapper" \
+      "$lk_folder" "$lk_holder" "$lk_fence" "$lk_lease" "$lk_sent" "$lk_path" </dev/null 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&- &
   else
     (keep "$1") </dev/null 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&- &
   fi
@@ -414,83 +416,67 @@ schedule() {
 }
 
 # Settings.
-case ${1:-} in
-  -h | --help)
-    usage
-    exit 0
-    ;;
-  --keep) ;;
-  --) shift ;;
-  -*) misused "there is no option $1" ;;
-esac
-[ $# -gt 0 ] || misused "the lock's name is missing"
-lk_url=${LOCKABLE_URL:-}
-while [ "${lk_url%/}" != "$lk_url" ]; do lk_url=${lk_url%/}; done
-case $lk_url in
-  '') misused "LOCKABLE_URL is not set" ;;
-  [Hh][Tt][Tt][Pp]://?* | [Hh][Tt][Tt][Pp][Ss]://?*) ;;
-  *) misused "LOCKABLE_URL is no address: it begins with https:// or http://" ;;
-esac
-if [ -n "${LOCKABLE_TOKEN_FILE:-}" ]; then
-  lk_source=$LOCKABLE_TOKEN_FILE
-  [ -f "$lk_source" ] || [ -p "$lk_source" ] || misused "LOCKABLE_TOKEN_FILE: there is no file $lk_source"
-  lk_token=$(cat "$lk_source") || misused "LOCKABLE_TOKEN_FILE: $lk_source cannot be read"
-else
-  lk_source=LOCKABLE_AUTH_TOKEN lk_token=${LOCKABLE_AUTH_TOKEN:-}
-fi
-lk_token=$(printf '%s\n' "$lk_token" | sed -n '1{s/^[[:space:]]*//;s/[[:space:]]*$//;p;}')
-case $lk_token in
-  '') misused "there is no token: set LOCKABLE_AUTH_TOKEN or LOCKABLE_TOKEN_FILE" ;;
-  *[!A-Za-z0-9_-]*) misused "$lk_source has no token on its first line, but something else" ;;
-esac
-if [ -n "${LOCKABLE_CA_FILE:-}" ] && ! [ -r "$LOCKABLE_CA_FILE" ]; then
-  misused "LOCKABLE_CA_FILE: $LOCKABLE_CA_FILE cannot be read"
-fi
-lk_known='' lk_copy=''
-if [ "${1:-}" = --keep ]; then
-  lk_role=$2 lk_wrapper=$3 lk_folder=$4 lk_holder=$5 lk_fence=$6 lk_lease=$7 lk_sent=$8 lk_path=$9
-  lk_copy=$lk_folder/lockable
-  schedule
-  keep "$lk_role"
-fi
-lk_name=$1
-shift
-[ "${1:-}" != -- ] || shift
-[ -n "$lk_name" ] || misused "the lock's name is empty"
-[ $# -gt 0 ] || misused "the command is missing"
-lk_wait='' lk_lease=''
-if [ -n "${LOCKABLE_WAIT:-}" ]; then
-  duration "$LOCKABLE_WAIT" || misused "LOCKABLE_WAIT is no duration: $LOCKABLE_WAIT"
-  lk_wait=$((lk_ms / 10))
-fi
-if [ -n "${LOCKABLE_LEASE:-}" ]; then
-  duration "$LOCKABLE_LEASE" || misused "LOCKABLE_LEASE is no duration: $LOCKABLE_LEASE"
-  lk_lease=$((lk_ms / 10))
-  [ "$lk_lease" -ge 600 ] || misused "LOCKABLE_LEASE is at least 6s here; lockable run takes less"
-fi
-case $lk_name in
-  *[!A-Za-z0-9_-]*) lk_path=$(printf '%s' "$lk_name" | od -A n -v -t x1 | tr -d '\n' | sed 's/ *\([0-9a-f][0-9a-f]\) */%\1/g') ;;
-  *) lk_path=$lk_name ;;
-esac
-# Each run is a holder of its own: two runs of one owner would share the lock.
-lk_random=$(od -A n -N 4 -t x1 /dev/urandom 2>/dev/null | tr -d ' \n')
-clean 30 - "$(uname -n)"
-lk_holder=$lk_clean:$$:${lk_random:-$(date +%s)}
-if [ -n "${LOCKABLE_OWNER:-}" ]; then
-  clean 80 - "$LOCKABLE_OWNER"
-  lk_holder=$lk_clean:$lk_holder
-  [ "$lk_clean" = "$LOCKABLE_OWNER" ] || say "LOCKABLE_OWNER is shortened or has characters replaced: $lk_clean"
-fi
-lk_note=${LOCKABLE_NOTE:-}
-clean 500 ' ' "$lk_note"
-if [ "$lk_clean" != "$lk_note" ]; then
-  lk_note=$lk_clean
-  say "LOCKABLE_NOTE is shortened to 500 bytes or has characters replaced"
-fi
-[ "${LOCKABLE_LOCK:-}" != "$lk_name" ] || say "this command runs inside a run that holds $lk_name: waiting for it may never end"
+# Reads where the server is, and who asks it.
+read_server() {
+  lk_url=${LOCKABLE_URL:-}
+  while [ "${lk_url%/}" != "$lk_url" ]; do lk_url=${lk_url%/}; done
+  case $lk_url in
+    '') misused "LOCKABLE_URL is not set" ;;
+    [Hh][Tt][Tt][Pp]://?* | [Hh][Tt][Tt][Pp][Ss]://?*) ;;
+    *) misused "LOCKABLE_URL is no address: it begins with https:// or http://" ;;
+  esac
+  if [ -n "${LOCKABLE_TOKEN_FILE:-}" ]; then
+    lk_source=$LOCKABLE_TOKEN_FILE
+    [ -f "$lk_source" ] || [ -p "$lk_source" ] || misused "LOCKABLE_TOKEN_FILE: there is no file $lk_source"
+    lk_token=$(cat "$lk_source") || misused "LOCKABLE_TOKEN_FILE: $lk_source cannot be read"
+  else
+    lk_source=LOCKABLE_AUTH_TOKEN lk_token=${LOCKABLE_AUTH_TOKEN:-}
+  fi
+  lk_token=$(printf '%s\n' "$lk_token" | sed -n '1{s/^[[:space:]]*//;s/[[:space:]]*$//;p;}')
+  case $lk_token in
+    '') misused "there is no token: set LOCKABLE_AUTH_TOKEN or LOCKABLE_TOKEN_FILE" ;;
+    *[!A-Za-z0-9_-]*) misused "$lk_source has no token on its first line, but something else" ;;
+  esac
+  if [ -n "${LOCKABLE_CA_FILE:-}" ] && ! [ -r "$LOCKABLE_CA_FILE" ]; then
+    misused "LOCKABLE_CA_FILE: $LOCKABLE_CA_FILE cannot be read"
+  fi
+}
+# Reads how the lock is to be held.
+read_hold() {
+  lk_wait='' lk_lease=''
+  if [ -n "${LOCKABLE_WAIT:-}" ]; then
+    duration "$LOCKABLE_WAIT" || misused "LOCKABLE_WAIT is no duration: $LOCKABLE_WAIT"
+    lk_wait=$((lk_ms / 10))
+  fi
+  if [ -n "${LOCKABLE_LEASE:-}" ]; then
+    duration "$LOCKABLE_LEASE" || misused "LOCKABLE_LEASE is no duration: $LOCKABLE_LEASE"
+    lk_lease=$((lk_ms / 10))
+    [ "$lk_lease" -ge 600 ] || misused "LOCKABLE_LEASE is at least 6s here; lockable run takes less"
+  fi
+  case $lk_name in
+    # Dots and slashes, too, which curl and proxies would fold.
+    *[!A-Za-z0-9_-]*) lk_path=$(printf '%s' "$lk_name" | od -A n -v -t x1 | tr -d ' \n' | sed 's/../%&/g') ;;
+    *) lk_path=$lk_name ;;
+  esac
+  # Each run is a holder of its own: two runs of one owner would share the lock.
+  lk_random=$(od -A n -N 4 -t x1 /dev/urandom 2>/dev/null | tr -d ' \n')
+  clean 30 - "$(uname -n)"
+  lk_holder=$lk_clean:$$:${lk_random:-$(date +%s)}
+  if [ -n "${LOCKABLE_OWNER:-}" ]; then
+    clean 80 - "$LOCKABLE_OWNER"
+    lk_holder=$lk_clean:$lk_holder
+    [ "$lk_clean" = "$LOCKABLE_OWNER" ] || say "LOCKABLE_OWNER is shortened or has characters replaced: $lk_clean"
+  fi
+  lk_note=${LOCKABLE_NOTE:-}
+  clean 500 ' ' "$lk_note"
+  if [ "$lk_clean" != "$lk_note" ]; then
+    lk_note=$lk_clean
+    say "LOCKABLE_NOTE is shortened to 500 bytes or has characters replaced"
+  fi
+  [ "${LOCKABLE_LOCK:-}" != "$lk_name" ] || say "a run that holds $lk_name has started this one, which waits for it"
+}
 
 # The end, whatever the reason.
-lk_asking='' lk_next='' lk_nap='' lk_sentinel='' lk_fence='' lk_claimed='' lk_command='' lk_signalled='' lk_phase=waiting
 # shellcheck disable=SC2317 # A trap calls it.
 leave() {
   lk_code=$?
@@ -515,10 +501,6 @@ leave() {
   fi
   exit "$lk_code"
 }
-lk_mask=$(umask)
-umask 077
-lk_folder=$(mktemp -d) || fail "there is no place for temporary files"
-trap leave EXIT
 # shellcheck disable=SC2317 # Traps call it.
 on_signal() {
   lk_signal=$1 lk_signalled=$2
@@ -527,26 +509,35 @@ on_signal() {
     running) [ "$1" = PIPE ] || pass_on "$1" ;;
   esac
 }
-trap 'on_signal HUP 1' HUP
-trap 'on_signal INT 2' INT
-trap 'on_signal QUIT 3' QUIT
-trap 'on_signal TERM 15' TERM
-trap 'on_signal PIPE 13' PIPE
-trap 'on_signal USR1 10' USR1
-trap 'on_signal USR2 12' USR2
+prepare() {
+  lk_asking='' lk_next='' lk_nap='' lk_sentinel='' lk_fence='' lk_claimed='' lk_command='' lk_signalled=''
+  lk_phase=waiting
+  lk_mask=$(umask)
+  umask 077
+  lk_folder=$(mktemp -d) || fail "there is no place for temporary files"
+  trap leave EXIT
+  trap 'on_signal HUP 1' HUP
+  trap 'on_signal INT 2' INT
+  trap 'on_signal QUIT 3' QUIT
+  trap 'on_signal TERM 15' TERM
+  trap 'on_signal PIPE 13' PIPE
+  trap 'on_signal USR1 10' USR1
+  trap 'on_signal USR2 12' USR2
+  # The helpers run a copy: the file may be replaced while this shell waits.
+  if command -v setsid >/dev/null && [ -f "$0" ] && grep -q '^Usage: lockable.sh ' "$0" &&
+    cp "$0" "$lk_folder/lockable"; then
+    lk_copy=$lk_folder/lockable
+  fi
+  mkfifo "$lk_folder/alive" || fail "a named pipe cannot be made"
+  look $$
+  lk_wrapper=$lk_id
+}
 nap() {
   sleep "$1" &
   lk_nap=$!
   wait "$lk_nap"
   lk_nap=''
 }
-# The helpers run a copy: the file may be replaced while this shell waits.
-if command -v setsid >/dev/null && [ -f "$0" ] && grep -q '^Usage: lockable.sh ' "$0" && cp "$0" "$lk_folder/lockable"; then
-  lk_copy=$lk_folder/lockable
-fi
-mkfifo "$lk_folder/alive" || fail "a named pipe cannot be made"
-look $$
-lk_wrapper=$lk_id
 
 # Acquires the lock.
 # Sends a request in the background, so that signals are handled at once: its number, the
@@ -557,7 +548,8 @@ acquire() {
     trap 'kill $lk_nap $lk_curl 2>/dev/null; exit 1' TERM
     lk_curl=''
     [ "$2" -eq 0 ] || nap $(($2 / 100))
-    request acquire $(($3 + 1200)) "wait=${3}0ms" ${lk_lease:+"lease=${lk_lease}0ms"} ${lk_note:+"note=$lk_note"} |
+    request acquire $(($3 + 1200)) "wait=${3}0ms" ${lk_lease:+"lease=${lk_lease}0ms"} \
+      ${lk_note:+"note=$lk_note"} |
       curl -q --config - >"$lk_folder/$1" 2>&1 &
     lk_curl=$!
     wait "$lk_curl"
@@ -574,128 +566,135 @@ time_left() {
   fi
 }
 is_over() { [ -n "$lk_wait" ] && now && [ "$lk_now" -ge $((lk_began + lk_wait)) ]; }
-
-now
-lk_began=$lk_now lk_queued='' lk_heard='' lk_troubled='' lk_told='' lk_tell_at=0 lk_pause=1 lk_number=0 lk_claimed=perhaps
-while :; do
-  if [ -z "$lk_next" ]; then
-    lk_patience=0
-    # The first one finds out who holds it.
-    [ -z "$lk_queued" ] || time_left 0
-    lk_number=$((lk_number + 1))
-    now
-    lk_sent=$lk_now
-    acquire "$lk_number" 0 "$lk_patience"
-    lk_asking=$!
-  else
-    lk_asking=$lk_next lk_next=''
-  fi
-  # The next request is sent before this one ends, and takes over its position: while none
-  # is open, others are served first.
-  lk_current=$lk_patience
-  time_left 1500
-  if [ -n "$lk_queued" ] && [ "$lk_patience" -gt 0 ]; then
-    acquire $((lk_number + 1)) 1500 "$lk_patience"
-    lk_next=$!
-  fi
-  wait "$lk_asking"
-  lk_exit=$?
-  lk_asking=''
-  [ -d "$lk_folder" ] || fail "$lk_folder has been removed"
-  judge "$lk_exit" "$(cat "$lk_folder/$lk_number")"
-  # A host that was found once will be found again.
-  if [ "$lk_verdict" = unknown ]; then
-    lk_verdict=later
-    [ -n "$lk_heard" ] || [ -z "$lk_troubled" ] || lk_verdict=never
-  fi
-  case $lk_verdict in
-    yes) break ;;
-    no)
-      explain
-      if is_over; then
-        say "$lk_name $lk_why"
-        exit 75
-      fi
+# Asks until the lock is granted, or there is no use in asking.
+wait_for_lock() {
+  now
+  lk_began=$lk_now lk_queued='' lk_heard='' lk_troubled='' lk_told='' lk_tell_at=0 lk_pause=1 lk_number=0 lk_claimed=perhaps
+  while :; do
+    if [ -z "$lk_next" ]; then
+      lk_patience=0
+      # The first one finds out who holds it.
+      [ -z "$lk_queued" ] || time_left 0
+      lk_number=$((lk_number + 1))
       now
-      if [ "$lk_told" != "$lk_why" ] || [ "$lk_now" -ge "$lk_tell_at" ]; then
-        lk_waited=$(((lk_now - lk_began) / 100))
-        [ "$lk_waited" -gt 0 ] && lk_waited=" for $lk_waited s" || lk_waited=''
-        say "waiting for $lk_name$lk_waited: it $lk_why"
-        lk_told=$lk_why lk_tell_at=$((lk_now + 30000))
-      fi
-      lk_queued=yes lk_heard=yes lk_troubled='' lk_pause=1
-      if [ -n "$lk_next" ]; then
-        case $lk_body in
-          *'"reason":"replaced"'*) lk_number=$((lk_number + 1)) && continue ;;
-        esac
-      fi
-      # A server that is about to stop refuses at once.
-      [ $((lk_now - lk_sent)) -ge 50 ] || [ "$lk_current" -eq 0 ] || nap 1
-      ;;
-    later)
-      [ -n "$lk_troubled" ] || say "$lk_words; trying again"
-      [ "$lk_status" = 000 ] || [ -z "$lk_status" ] || lk_heard=yes
-      lk_troubled=yes
-      if is_over; then fail "$lk_words"; fi
-      nap "$lk_pause"
-      [ "$lk_pause" -ge 4 ] || lk_pause=$((lk_pause + 1))
-      ;;
-    *) lk_claimed='' && fail "$lk_words" ;;
-  esac
-  # It was answered before the next one was sent.
+      lk_sent=$lk_now
+      acquire "$lk_number" 0 "$lk_patience"
+      lk_asking=$!
+    else
+      lk_asking=$lk_next lk_next=''
+    fi
+    # The next request is sent before this one ends, and takes over its position: while none
+    # is open, others are served first.
+    lk_current=$lk_patience
+    time_left 1500
+    if [ -n "$lk_queued" ] && [ "$lk_patience" -gt 0 ]; then
+      acquire $((lk_number + 1)) 1500 "$lk_patience"
+      lk_next=$!
+    fi
+    wait "$lk_asking"
+    lk_exit=$?
+    lk_asking=''
+    [ -d "$lk_folder" ] || fail "$lk_folder has been removed"
+    judge "$lk_exit" "$(cat "$lk_folder/$lk_number")"
+    rm -f "$lk_folder/$lk_number"
+    # A host that was found once will be found again.
+    if [ "$lk_verdict" = unknown ]; then
+      lk_verdict=later
+      [ -n "$lk_heard" ] || [ -z "$lk_troubled" ] || lk_verdict=never
+    fi
+    case $lk_verdict in
+      yes) break ;;
+      no)
+        explain
+        if is_over; then
+          say "$lk_name $lk_why"
+          exit 75
+        fi
+        now
+        if [ "$lk_told" != "$lk_why" ] || [ "$lk_now" -ge "$lk_tell_at" ]; then
+          lk_waited=$(((lk_now - lk_began) / 100))
+          [ "$lk_waited" -gt 0 ] && lk_waited=" for $lk_waited s" || lk_waited=''
+          say "waiting for $lk_name$lk_waited: it $lk_why"
+          lk_told=$lk_why lk_tell_at=$((lk_now + 30000))
+        fi
+        lk_queued=yes lk_heard=yes lk_troubled='' lk_pause=1
+        if [ -n "$lk_next" ]; then
+          case $lk_body in
+            *'"reason":"replaced"'*) lk_number=$((lk_number + 1)) && continue ;;
+          esac
+        fi
+        # A server that is about to stop refuses at once.
+        [ $((lk_now - lk_sent)) -ge 50 ] || [ "$lk_current" -eq 0 ] || nap 1
+        ;;
+      later)
+        if is_over; then fail "$lk_words"; fi
+        [ -n "$lk_troubled" ] || say "$lk_words; trying again"
+        [ "$lk_status" = 000 ] || [ -z "$lk_status" ] || lk_heard=yes
+        lk_troubled=yes
+        nap "$lk_pause"
+        [ "$lk_pause" -ge 4 ] || lk_pause=$((lk_pause + 1))
+        ;;
+      *) lk_claimed='' && fail "$lk_words" ;;
+    esac
+    # It was answered before the next one was sent.
+    [ -z "$lk_next" ] || kill "$lk_next" 2>/dev/null
+    lk_next=''
+  done
   [ -z "$lk_next" ] || kill "$lk_next" 2>/dev/null
-  lk_next=''
-done
-[ -z "$lk_next" ] || kill "$lk_next" 2>/dev/null
-lk_next='' lk_phase=starting
-member fencing_token
-lk_fence=$lk_member
-member expires_at
-lk_expires_at=$lk_member
-member lease_ms
-lk_lease=$((lk_member / 10))
-[ "$lk_lease" -ge 600 ] || fail "the account's lease is shorter than 6s: set LOCKABLE_LEASE"
-schedule
-now
-if [ $((lk_now - lk_sent)) -ge $((lk_lease / 10)) ]; then
-  # The lease counts from when the lock was handed over. A heartbeat starts it anew.
-  lk_sent=$lk_now
-  ask heartbeat $((lk_lease / 6)) "lease=${lk_lease}0ms" "fencing_token=$lk_fence"
-  [ "$lk_verdict" = yes ] || fail "the lock was granted, but its first heartbeat failed: $lk_words"
+}
+# Starts the helpers with what was granted.
+secure() {
+  lk_next='' lk_phase=starting
+  member fencing_token
+  lk_fence=$lk_member
   member expires_at
   lk_expires_at=$lk_member
-fi
-[ -z "$lk_signalled" ] || exit $((128 + lk_signalled))
-record
-# Waits until both have written who they are.
-lk_tries=$(helper guard && helper keeper)
-if [ -z "$lk_tries" ] || ! partner keeper || ! partner guard; then
-  fail "the process that renews the lease cannot be started"
-fi
+  member lease_ms
+  lk_lease=$((lk_member / 10))
+  [ "$lk_lease" -ge 600 ] || fail "the account's lease is shorter than 6s: set LOCKABLE_LEASE"
+  schedule
+  now
+  if [ $((lk_now - lk_sent)) -ge $((lk_lease / 10)) ]; then
+    # The lease counts from when the lock was handed over. A heartbeat starts it anew.
+    lk_sent=$lk_now
+    ask heartbeat $((lk_lease / 6)) "lease=${lk_lease}0ms" "fencing_token=$lk_fence"
+    [ "$lk_verdict" = yes ] || fail "the lock was granted, but its first heartbeat failed: $lk_words"
+    member expires_at
+    lk_expires_at=$lk_member
+  fi
+  [ -z "$lk_signalled" ] || exit $((128 + lk_signalled))
+  record
+  # Waits until both have written who they are.
+  lk_tries=$(helper guard && helper keeper)
+  if [ -z "$lk_tries" ] || ! partner keeper || ! partner guard; then
+    fail "the process that renews the lease cannot be started"
+  fi
+}
 
 # Runs the command.
 # In the background this shell handles signals at once. But what a shell starts there ignores
 # INT and QUIT, until GNU env undoes that. Without it, the command runs in the foreground if
 # there is a terminal that may send them. TERM to this shell then kills it, and the keeper
 # ends the command.
-lk_undo='' lk_rest=0 lk_fd=9 lk_is_undone='' lk_mode=background
-{ while read -r lk_key lk_rest; do
-  [ "$lk_key" != SigIgn: ] || break
-done </proc/$$/status; } 2>/dev/null
-lk_ignored=$((0x0${lk_rest#"${lk_rest%?}"}))
-# What the caller ignores, as with nohup(1), stays ignored.
-[ $((lk_ignored & 2)) -ne 0 ] || lk_undo=--default-signal=INT
-[ $((lk_ignored & 4)) -ne 0 ] || lk_undo="$lk_undo --default-signal=QUIT"
-# The command's standard input needs a descriptor that the caller does not use.
-while [ "$lk_fd" -gt 2 ] && (eval ": <&$lk_fd") 2>/dev/null; do lk_fd=$((lk_fd - 1)); done
-# shellcheck disable=SC2086 # To be split.
-if [ -e /proc/self/stat ] && env $lk_undo true 2>/dev/null; then
-  lk_is_undone=yes
-elif (: </dev/tty) 2>/dev/null; then
-  lk_mode=foreground
-fi
-[ "$lk_fd" -gt 2 ] || lk_mode=foreground
-
+choose_mode() {
+  lk_undo='' lk_rest=0 lk_fd=9 lk_is_undone='' lk_mode=background
+  { while read -r lk_key lk_rest; do
+    [ "$lk_key" != SigIgn: ] || break
+  done </proc/$$/status; } 2>/dev/null
+  lk_ignored=$((0x0${lk_rest#"${lk_rest%?}"}))
+  # What the caller ignores, as with nohup(1), stays ignored.
+  [ $((lk_ignored & 2)) -ne 0 ] || lk_undo=--default-signal=INT
+  [ $((lk_ignored & 4)) -ne 0 ] || lk_undo="$lk_undo --default-signal=QUIT"
+  # The command's standard input needs a descriptor that the caller does not use.
+  while [ "$lk_fd" -gt 2 ] && (eval ": <&$lk_fd") 2>/dev/null; do lk_fd=$((lk_fd - 1)); done
+  # shellcheck disable=SC2086 # To be split.
+  if [ -e /proc/self/stat ] && env $lk_undo true 2>/dev/null; then
+    lk_is_undone=yes
+  elif (: </dev/tty) 2>/dev/null; then
+    lk_mode=foreground
+  fi
+  [ "$lk_fd" -gt 2 ] || lk_mode=foreground
+}
 # Becomes the command, in a subshell.
 become() {
   umask "$lk_mask"
@@ -718,8 +717,10 @@ watch_group() {
   [ "$lk_mode" = background ] || lk_own=''
   # shellcheck disable=SC2016 # For that shell.
   (become sh -c '
+    ulimit -c 0
     read -r line <"$1/alive"
     mkdir "$1/lost" "$1/orphaned" && kill -s ALRM "$2" && exit
+    mkdir "$1/ended"
     read -r line <"$1/command" && kill -s TERM "${line%:*}" && sleep 1 && kill -s KILL "${line%:*}"
     ' lockable-watch "$lk_folder" "$lk_own") </dev/null >/dev/null 2>&1 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&- &
   look $! && lk_sentinel=$lk_id
@@ -751,7 +752,7 @@ pass_on() {
   case $lk_is_undone$1 in INT | QUIT) set -- TERM ;; esac
   strike "$1" "$lk_command"
 }
-if [ "$lk_mode" = foreground ]; then
+run_in_foreground() {
   watch_group
   trap - EXIT HUP TERM USR1 USR2
   # Handled after the command has ended, which gets them, too.
@@ -767,7 +768,8 @@ if [ "$lk_mode" = foreground ]; then
     # shellcheck disable=SC2064 # To be expanded now.
     trap "on_signal $lk_signal 0" "$lk_signal"
   done
-else
+}
+run_in_background() {
   trap on_alarm ALRM
   watch_group
   eval "exec $lk_fd<&0"
@@ -788,25 +790,61 @@ else
     [ "$lk_status" -eq 127 ] || lk_code=$lk_status
     [ -n "$lk_signalled" ] || break
   done
-fi
-
+}
 # Ends what the command has left behind, before anybody else gets the lock.
-lk_phase=ending
-strike KILL "$lk_sentinel"
-wait "${lk_sentinel%:*}" 2>/dev/null
-lk_sentinel=''
-now
-lk_kill_at=$((lk_now + lk_grace))
-if [ -d "$lk_folder/lost" ]; then
-  # The helpers do.
-  while [ ! -d "$lk_folder/ended" ] && [ "$lk_now" -lt $((lk_kill_at + 300)) ]; do
-    sleep "$lk_short"
-    now
-  done
-else
-  end_all || lk_claimed=''
-fi
-if [ -d "$lk_folder/lost" ]; then
-  lk_claimed='' lk_code=74
-fi
-exit "$lk_code"
+finish() {
+  lk_phase=ending
+  strike KILL "$lk_sentinel"
+  wait "${lk_sentinel%:*}" 2>/dev/null
+  lk_sentinel=''
+  now
+  lk_kill_at=$((lk_now + lk_grace))
+  if [ -d "$lk_folder/lost" ]; then
+    # The helpers do.
+    while [ ! -d "$lk_folder/ended" ] && [ "$lk_now" -lt $((lk_kill_at + 300)) ]; do
+      sleep "$lk_short"
+      now
+    done
+  else
+    end_all || lk_claimed=''
+  fi
+  if [ -d "$lk_folder/lost" ]; then
+    lk_claimed='' lk_code=74
+  fi
+  exit "$lk_code"
+}
+
+main() {
+  lk_known='' lk_copy=''
+  case ${1:-} in
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    --keep)
+      # A helper.
+      lk_role=$2 lk_wrapper=$3 lk_folder=$4 lk_holder=$5 lk_fence=$6 lk_lease=$7 lk_sent=$8 lk_path=$9
+      lk_copy=$lk_folder/lockable
+      read_server
+      schedule
+      keep "$lk_role"
+      ;;
+    --) shift ;;
+    -*) misused "there is no option $1" ;;
+  esac
+  [ -n "${1:-}" ] || misused "the lock's name is missing"
+  lk_name=$1
+  shift
+  [ "${1:-}" != -- ] || shift
+  [ $# -gt 0 ] || misused "the command is missing"
+  read_server
+  read_hold
+  prepare
+  wait_for_lock
+  secure
+  choose_mode
+  if [ "$lk_mode" = background ]; then run_in_background "$@"; else run_in_foreground "$@"; fi
+  finish
+}
+# All of this file has been read by now: it may be replaced while this shell waits.
+main "$@"
