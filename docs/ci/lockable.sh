@@ -727,7 +727,9 @@ watch_group() {
 }
 # shellcheck disable=SC2317 # A trap calls it.
 on_alarm() {
+  # Signals of others, and of finish, only end a wait.
   [ "$lk_phase" = running ] && [ -d "$lk_folder/orphaned" ] || return
+  lk_signalled=14
   say "the processes that renew the lease were killed, and the command is ended"
   lk_phase=lost
   now
@@ -780,15 +782,16 @@ run_in_background() {
     lk_command=$lk_id
     printf '%s\n' "$lk_command" >"$lk_folder/command"
   fi
-  lk_phase=running lk_code=127
+  lk_phase=running
   [ -z "$lk_signalled" ] || pass_on "$lk_signal"
-  # A signal ends the wait, not the command.
-  while :; do
-    lk_signalled=''
-    wait "$lk_child" 2>/dev/null
-    lk_status=$?
-    [ "$lk_status" -eq 127 ] || lk_code=$lk_status
-    [ -n "$lk_signalled" ] || break
+  wait "$lk_child" 2>/dev/null
+  lk_code=$?
+  # A signal ends the wait, not the command. A second wait may last for ever in bash, which
+  # forgets a child that ends together with the first.
+  lk_tries=0
+  while [ -n "$lk_signalled" ] && is_running "$lk_command"; do
+    lk_tries=$((lk_tries + 1))
+    if [ "$lk_tries" -lt 50 ]; then sleep "$lk_short"; else sleep "$lk_tick"; fi
   done
 }
 # Ends what the command has left behind, before anybody else gets the lock.
@@ -807,6 +810,14 @@ finish() {
     done
   else
     end_all || lk_claimed=''
+  fi
+  if [ -n "$lk_signalled" ] && [ "$lk_mode" = background ]; then
+    # The code of the command rather than that of the signal, unless bash has forgotten it.
+    (sleep 2 && kill -s ALRM $$) &
+    lk_sentinel=$!
+    wait "$lk_child" 2>/dev/null
+    lk_status=$?
+    [ "$lk_status" -eq 127 ] || [ "$lk_status" -eq 142 ] || lk_code=$lk_status
   fi
   if [ -d "$lk_folder/lost" ]; then
     lk_claimed='' lk_code=74
