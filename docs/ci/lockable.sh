@@ -334,6 +334,7 @@ keep() {
     if [ "$1" = keeper ]; then
       is_running "$lk_wrapper" || succeed guard
       partner guard || helper guard
+      [ ! -d "$lk_folder/ending" ] || strike ALRM "$lk_wrapper"
       now
       [ "$lk_now" -lt "$lk_next" ] || renew
     else
@@ -481,7 +482,9 @@ read_hold() {
 leave() {
   lk_code=$?
   trap - EXIT
-  trap '' HUP INT QUIT PIPE TERM USR1 USR2
+  # bash runs it in a subshell, too, that a signal ends.
+  if { read -r lk_pid lk_rest </proc/self/stat; } 2>/dev/null && [ "$lk_pid" -ne $$ ]; then exit "$lk_code"; fi
+  trap '' HUP INT QUIT PIPE TERM USR1 USR2 ALRM
   for lk_pid in $lk_asking $lk_next $lk_nap ${lk_sentinel%:*}; do kill "$lk_pid" 2>/dev/null; done
   # Each starts the other again.
   for lk_role in keeper guard keeper; do
@@ -697,6 +700,7 @@ choose_mode() {
 }
 # Becomes the command, in a subshell.
 become() {
+  trap - EXIT
   umask "$lk_mask"
   case $lk_closed in *0*) exec <&- ;; esac
   case $lk_closed in *1*) exec >&- ;; esac
@@ -784,14 +788,15 @@ run_in_background() {
   fi
   lk_phase=running
   [ -z "$lk_signalled" ] || pass_on "$lk_signal"
-  wait "$lk_child" 2>/dev/null
-  lk_code=$?
-  # A signal ends the wait, not the command. A second wait may last for ever in bash, which
-  # forgets a child that ends together with the first.
+  # A signal ends the wait, not the command; in zsh, so does a stop. In bash nothing may wait
+  # for a child that ended while a signal interrupted a wait for it: that lasts for ever.
   lk_tries=0
-  while [ -n "$lk_signalled" ] && is_running "$lk_command"; do
+  while :; do
+    wait "$lk_child" 2>/dev/null
+    lk_code=$?
+    is_running "$lk_command" || break
     lk_tries=$((lk_tries + 1))
-    if [ "$lk_tries" -lt 50 ]; then sleep "$lk_short"; else sleep "$lk_tick"; fi
+    sleep "$lk_short"
   done
 }
 # Ends what the command has left behind, before anybody else gets the lock.
@@ -811,13 +816,15 @@ finish() {
   else
     end_all || lk_claimed=''
   fi
-  if [ -n "$lk_signalled" ] && [ "$lk_mode" = background ]; then
-    # The code of the command rather than that of the signal, unless bash has forgotten it.
-    (sleep 2 && kill -s ALRM $$) &
-    lk_sentinel=$!
-    wait "$lk_child" 2>/dev/null
-    lk_status=$?
-    [ "$lk_status" -eq 127 ] || [ "$lk_status" -eq 142 ] || lk_code=$lk_status
+  if [ "$lk_mode" = background ] && [ -n "$lk_signalled${ZSH_VERSION:-}" ]; then
+    # The code of the command rather than that of the signal. If bash has forgotten it, the
+    # keeper ends this wait. zsh knows it some waits after a stop.
+    mkdir "$lk_folder/ending"
+    for lk_tries in ${ZSH_VERSION:+1 2} 3; do
+      wait "$lk_child" 2>/dev/null
+      lk_status=$?
+      [ "$lk_status" -eq 127 ] || [ "$lk_status" -eq 142 ] || lk_code=$lk_status
+    done
   fi
   if [ -d "$lk_folder/lost" ]; then
     lk_claimed='' lk_code=74
