@@ -778,10 +778,16 @@ run_in_foreground() {
 run_in_background() {
   trap on_alarm ALRM
   watch_group
-  eval "exec $lk_fd<&0"
-  eval "(become \"\$@\") <&$lk_fd $lk_fd<&- &"
-  lk_child=$!
-  eval "exec $lk_fd<&-"
+  if [ -n "${BASH_VERSION:-}" ]; then
+    # It crashes if it reads this script from there and copies it.
+    (become "$@") <&0 &
+    lk_child=$!
+  else
+    eval "exec $lk_fd<&0"
+    eval "(become \"\$@\") <&$lk_fd $lk_fd<&- &"
+    lk_child=$!
+    eval "exec $lk_fd<&-"
+  fi
   if look "$lk_child"; then
     lk_command=$lk_id
     printf '%s\n' "$lk_command" >"$lk_folder/command"
