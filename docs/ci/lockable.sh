@@ -186,7 +186,7 @@ judge() {
     [ "$lk_status" != 401 ] || lk_words="$lk_words; the token is from $lk_source"
     return
   fi
-  lk_words=$(printf '%s\n' "$2" | grep -v '^000$' | tr '\n' ' ')
+  lk_words=$(printf '%s\n' "$2" | grep -v -e '^000$' -e '^$' | tr '\n' ' ')
   lk_words="$lk_url cannot be reached: ${lk_words% }"
   lk_verdict=later
   case $1 in
