@@ -500,6 +500,9 @@ leave() {
     # shellcheck disable=SC3045 # Where there is none, a core of this shell is left.
     ulimit -c 0 2>/dev/null
     trap - $((lk_code - 128))
+    # zsh does not die of HUP.
+    # shellcheck disable=SC2016 # For that shell.
+    [ -z "${ZSH_VERSION:-}" ] || exec sh -c 'kill -"$1" $$; exit "$2"' sh $((lk_code - 128)) "$lk_code"
     kill -$((lk_code - 128)) $$
   fi
   exit "$lk_code"
@@ -798,6 +801,7 @@ run_in_background() {
   # for a child that ended while a signal interrupted a wait for it: that lasts for ever.
   lk_tries=0
   while :; do
+    lk_signalled=''
     wait "$lk_child" 2>/dev/null
     lk_code=$?
     is_running "$lk_command" || break
@@ -829,7 +833,7 @@ finish() {
     for lk_tries in ${ZSH_VERSION:+1 2} 3; do
       wait "$lk_child" 2>/dev/null
       lk_status=$?
-      [ "$lk_status" -eq 127 ] || [ "$lk_status" -eq 142 ] || lk_code=$lk_status
+      case $lk_status in -1 | 127 | 142) ;; *) lk_code=$lk_status ;; esac
     done
   fi
   if [ -d "$lk_folder/lost" ]; then

@@ -8,7 +8,11 @@ use nix::{
 };
 
 use super::{SHELLS, script};
-use crate::support::{Pod, command::is_held, eventually};
+use crate::support::{
+    Pod,
+    command::{is_held, start_ready},
+    eventually,
+};
 
 /// Jobs that write to a file again and again: alone, in a group of its own, in a session of its
 /// own without its parents, and in spite of TERM.
@@ -137,8 +141,9 @@ async fn the_script_replaces_a_helper_that_was_killed() {
     for shell in SHELLS {
         let folder = tempfile::tempdir().unwrap();
         let temporary = folder.path().to_str().unwrap();
-        let mut command = script(shell, &pod, &token, &["replaced", "sh", "-c", "read -r line"]);
-        let mut child = command.env("TMPDIR", folder.path()).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut command = script(shell, &pod, &token, &["replaced", "sh", "-c", "echo ready; read -r line"]);
+        command.env("TMPDIR", folder.path()).stdin(std::process::Stdio::piped());
+        let mut child = start_ready(command).await;
         for role in ["keeper", "guard", "keeper"] {
             eventually(async || processes(&[temporary, "--keep", role]).len() == 1).await;
             let killed = processes(&[temporary, "--keep", role])[0];
