@@ -245,16 +245,23 @@ scan() {
   { read -r lk_root <"$lk_folder/command"; } 2>/dev/null || lk_root=''
   lk_table='' lk_left=''
   if [ -e /proc/self/stat ]; then
+    lk_marked=' '
+    # Not every grep reads beyond a NUL. This one looks at all of them in no time.
+    if printf 'a\000bc\000' | grep -qF bc; then
+      lk_marked=" $(grep -lsF "LOCKABLE_HOLDER=$lk_holder" /proc/[0-9]*/environ | tr '\n' ' ') "
+    fi
     for lk_entry in /proc/[0-9]*; do
       look "${lk_entry#/proc/}" || continue
       lk_table="$lk_table $lk_id:$lk_parent"
       # Older than the command, or already known.
       [ "${lk_id#*:}" -ge "${lk_wrapper#*:}" ] || continue
       case " $lk_root $lk_known " in *" $lk_id "*) continue ;; esac
-      # Not every grep reads beyond a NUL.
-      if tr '\000\n' '\n ' 2>/dev/null <"$lk_entry/environ" | grep -qxF "LOCKABLE_HOLDER=$lk_holder"; then
-        lk_known="$lk_known $lk_id"
-      fi
+      case $lk_marked in
+        ' ') tr '\000\n' '\n ' 2>/dev/null <"$lk_entry/environ" | grep -qxF "LOCKABLE_HOLDER=$lk_holder" || continue ;;
+        *" $lk_entry/environ "*) ;;
+        *) continue ;;
+      esac
+      lk_known="$lk_known $lk_id"
     done
   else
     for lk_entry in $(ps -A -o pid= -o ppid= | sed 's/^ *\([0-9]*\)  *\([0-9]*\).*/\1:-:\2/'); do
