@@ -1,0 +1,174 @@
+//! Nothing of the command goes on without the lock, whichever process dies.
+
+use std::{fs, path::Path, time::Duration};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{SHELLS, script};
+use crate::support::{
+    Pod,
+    command::{is_held, start_ready},
+    eventually,
+};
+
+/// Jobs that write to a file again and again: alone, in a group of its own, in a session of its
+/// own without its parents, and in spite of TERM.
+const JOBS: [&str; 4] = [
+    "while :; do date >>\"$0\"; sleep 0.05; done",
+    "timeout 60 sh -c 'while :; do date >>\"$0\"; sleep 0.05; done' \"$0\"; :",
+    "(setsid sh -c 'while :; do date >>\"$0\"; sleep 0.05; done' \"$0\" &); sleep 60",
+    "trap '' TERM; while :; do date >>\"$0\"; sleep 0.05; done",
+];
+
+/// The processes that have these words among their arguments.
+fn processes(words: &[&str]) -> Vec<Pid> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let with_words = processes.filter(|process| {
+        let line = fs::read_to_string(process.path().join("cmdline")).unwrap_or_default();
+        words.iter().all(|word| line.contains(word))
+    });
+    with_words.filter_map(|process| Some(Pid::from_raw(process.file_name().to_str()?.parse().ok()?))).collect()
+}
+
+fn size(file: &Path) -> u64 {
+    fs::metadata(file).map_or(0, |data| data.len())
+}
+
+/// What happens to a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Event {
+    Broken,
+    WrapperKilled,
+    KeeperStopped,
+    BothHelpersKilled,
+    WrapperKilledAndKeeperStopped,
+}
+
+async fn is_ended(pod: &Pod, token: &str, shell: &[&str], job: &str, event: Event) {
+    let client = pod.client(token);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("written");
+    let name = format!("{event:?}");
+    let mut command = script(shell, pod, token, &[&name, "sh", "-c", job, file.to_str().unwrap()]);
+    command.env("TMPDIR", folder.path());
+    let mut child = command.spawn().unwrap();
+    eventually(async || size(&file) > 100).await;
+    let temporary = folder.path().to_str().unwrap();
+    let helpers = [processes(&[temporary, "--keep", "keeper"]), processes(&[temporary, "--keep", "guard"])];
+    let [keeper, guard] = [helpers[0][0], helpers[1][0]];
+    let wrapper = Pid::from_raw(child.id().unwrap() as i32);
+    match event {
+        Event::Broken => _ = client.request("DELETE", &format!("/v1/locks/{name}"), &[]).await,
+        Event::WrapperKilled => kill(wrapper, Signal::SIGKILL).unwrap(),
+        Event::KeeperStopped => kill(keeper, Signal::SIGSTOP).unwrap(),
+        Event::BothHelpersKilled => {
+            kill(keeper, Signal::SIGKILL).unwrap();
+            kill(guard, Signal::SIGKILL).unwrap();
+        }
+        Event::WrapperKilledAndKeeperStopped => {
+            kill(keeper, Signal::SIGSTOP).unwrap();
+            kill(wrapper, Signal::SIGKILL).unwrap();
+        }
+    }
+    if event != Event::Broken {
+        let next = client.get(&format!("/v1/acquire/{name}?owner=next&wait=30s")).await;
+        assert_eq!(next.json["response"], true);
+        let written = size(&file);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(size(&file), written, "{shell:?} {event:?} {job}: written while another held the lock");
+        client.get(&format!("/v1/release/{name}?owner=next")).await;
+    }
+    let code = child.wait().await.unwrap().code();
+    let is_wrapper_killed = matches!(event, Event::WrapperKilled | Event::WrapperKilledAndKeeperStopped);
+    assert_eq!(code, if is_wrapper_killed { None } else { Some(74) }, "{shell:?} {event:?} {job}");
+    eventually(async || processes(&[temporary]).is_empty()).await;
+    eventually(async || fs::read_dir(folder.path()).unwrap().count() == 1).await;
+}
+
+async fn all_are_ended(event: Event) {
+    let pod = Pod::start().await;
+    let token = pod.first_token();
+    let shell_of = |number: usize| SHELLS[number % SHELLS.len()];
+    for round in 0..SHELLS.len() {
+        // Each job in each shell, four at a time.
+        let mut runs = Vec::new();
+        for (number, job) in JOBS.into_iter().enumerate() {
+            runs.push((shell_of(number + round), job));
+        }
+        for (shell, job) in runs {
+            is_ended(&pod, &token, shell, job, event).await;
+        }
+        if event != Event::Broken && event != Event::WrapperKilled {
+            // They take a lease each.
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_script_ends_all_of_the_command_when_the_lock_is_broken() {
+    all_are_ended(Event::Broken).await;
+}
+
+#[tokio::test]
+async fn the_script_ends_all_of_the_command_when_it_is_killed() {
+    all_are_ended(Event::WrapperKilled).await;
+}
+
+#[tokio::test]
+async fn the_script_ends_all_of_the_command_when_its_keeper_is_stopped() {
+    all_are_ended(Event::KeeperStopped).await;
+}
+
+#[tokio::test]
+async fn the_script_ends_all_of_the_command_when_both_helpers_are_killed() {
+    all_are_ended(Event::BothHelpersKilled).await;
+}
+
+#[tokio::test]
+async fn the_script_ends_all_of_the_command_when_it_is_killed_and_its_keeper_stopped() {
+    all_are_ended(Event::WrapperKilledAndKeeperStopped).await;
+}
+
+#[tokio::test]
+async fn the_script_replaces_a_helper_that_was_killed() {
+    let pod = Pod::start().await;
+    let token = pod.first_token();
+    let client = pod.client(&token);
+    for shell in SHELLS {
+        let folder = tempfile::tempdir().unwrap();
+        let temporary = folder.path().to_str().unwrap();
+        let mut command = script(shell, &pod, &token, &["replaced", "sh", "-c", "echo ready; read -r line"]);
+        command.env("TMPDIR", folder.path()).stdin(std::process::Stdio::piped());
+        let mut child = start_ready(command).await;
+        for role in ["keeper", "guard", "keeper"] {
+            eventually(async || processes(&[temporary, "--keep", role]).len() == 1).await;
+            let killed = processes(&[temporary, "--keep", role])[0];
+            kill(killed, Signal::SIGKILL).unwrap();
+            eventually(async || processes(&[temporary, "--keep", role]).iter().any(|other| *other != killed)).await;
+        }
+        assert!(is_held(&client, "replaced").await, "{shell:?}");
+        drop(child.stdin.take());
+        assert_eq!(child.wait().await.unwrap().code(), Some(1), "{shell:?}");
+        assert!(!is_held(&client, "replaced").await, "{shell:?}");
+        eventually(async || processes(&[temporary]).is_empty()).await;
+    }
+}
+
+/// A command that leaves processes behind loses them before the lock is released.
+#[tokio::test]
+async fn the_script_ends_what_the_command_leaves_behind() {
+    let pod = Pod::start().await;
+    let token = pod.first_token();
+    for shell in SHELLS {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("written");
+        let job = "(setsid sh -c 'while :; do date >>\"$0\"; sleep 0.05; done' \"$0\" &); sleep 0.3; exit 3";
+        let mut command = script(shell, &pod, &token, &["left", "sh", "-c", job, file.to_str().unwrap()]);
+        assert_eq!(command.status().await.unwrap().code(), Some(3), "{shell:?}");
+        assert!(processes(&[file.to_str().unwrap()]).is_empty() && size(&file) > 0, "{shell:?}");
+    }
+}
