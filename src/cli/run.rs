@@ -1,5 +1,6 @@
 //! `lockable run`: a command that runs while a lock is held.
 
+mod cgroup;
 mod command;
 mod descendants;
 mod held;
@@ -36,11 +37,10 @@ const NOT_ACQUIRED: u8 = 75;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Exit codes:
-  the command's own, 128+N when signal N ended it, 126 when it cannot be run, 127 when there is none
+  the command's own; it dies of signal N (128+N in a shell) when that ended the command or the wait; 126 when it cannot be run, 127 when there is none
   75  the lock was not acquired (-E chooses another)
   74  the lock was lost, and the command was stopped
   69  the server could not be asked, or said neither yes nor no
-  128+N  signal N came while it waited for the lock
 
 The token stands in LOCKABLE_AUTH_TOKEN, in the file that --token-file names, or where lockable login has put it: never on the command line, which others can read.
 
@@ -139,6 +139,12 @@ async fn hold_and_run(run: &Run, watchdog: watch::Forked) -> Result<Ending, Stri
     let caught = signals::catch(&watchdog.mask).and_then(Signals::new);
     let mut signals = caught.map_err(|error| format!("cannot catch signals: {error}"))?;
     let mut watch = Watch::new(watchdog).map_err(|error| format!("cannot reach the watchdog: {error}"))?;
+    let ending = acquire_and_run(run, &mut watch, &mut signals).await;
+    watch.end().await;
+    ending
+}
+
+async fn acquire_and_run(run: &Run, watch: &mut Watch, signals: &mut Signals) -> Result<Ending, String> {
     let (client, request) = prepare(run)?;
     let until = match (run.no_wait, run.wait) {
         (true, _) => Some(Moment::now()),
@@ -146,7 +152,7 @@ async fn hold_and_run(run: &Run, watchdog: watch::Forked) -> Result<Ending, Stri
     };
     let acquired = tokio::select! {
         acquired = waiting::acquire(&client, &request, until, run.quiet) => acquired,
-        ending = interruption(&mut watch, &mut signals) => {
+        ending = interruption(watch, signals) => {
             // The lock may be ours already, though no answer has said so.
             tokio::select! {
                 () = client.leave(&request) => {}
@@ -166,13 +172,12 @@ async fn hold_and_run(run: &Run, watchdog: watch::Forked) -> Result<Ending, Stri
         Err(error) => return Err(error.to_string()),
     };
     let lock = Lock::keep(client, request, grant);
-    let over = held::run(run, &lock, &mut watch, &mut signals).await;
+    let over = held::run(run, &lock, watch, signals).await;
     if over.is_to_release {
-        release(lock, &mut signals).await;
+        release(lock, signals).await;
     } else {
         lock.abandon();
     }
-    watch.end().await;
     Ok(over.ending)
 }
 
@@ -201,11 +206,12 @@ async fn interruption(watch: &mut Watch, signals: &mut Signals) -> Result<Ending
 
 /// Releases the lock, unless somebody is in a hurry: then its lease has to expire.
 async fn release(lock: Lock, signals: &mut Signals) {
+    signals.discard();
     let failure = tokio::select! {
         released = lock.release() => released.err().map(|error| error.to_string()),
         number = signals.ending() => Some(signals::name(number)),
     };
     if let Some(failure) = failure {
-        say(&format!("the lock is not released, its lease will lapse: {failure}"));
+        say(&format!("the lock is not released, and stays held until its lease expires: {failure}"));
     }
 }

@@ -20,6 +20,7 @@ use nix::{
 };
 
 use super::{
+    cgroup::Cgroup,
     inherited::{self, exit, fork},
     signals,
 };
@@ -42,11 +43,13 @@ pub(super) enum Forked {
 }
 
 impl Command {
-    /// Forks the process. When its parent dies it dies, too, if `dies_with_parent`.
-    pub fn fork(mask: &SigSet, dies_with_parent: bool) -> io::Result<Forked> {
+    /// Forks the process, into a control group if there is one. When its parent dies it dies, too,
+    /// if `dies_with_parent`.
+    pub fn fork(mask: &SigSet, cgroup: Option<&Cgroup>, dies_with_parent: bool) -> io::Result<Forked> {
         let (ours, theirs) = UnixStream::pair()?;
         let parent = getpid();
-        if let Some(pid) = fork()? {
+        let forked = cgroup.and_then(|cgroup| cgroup.fork().ok());
+        if let Some(pid) = forked.map_or_else(fork, Ok)? {
             ours.set_nonblocking(true)?;
             return Ok(Forked::Parent(Self { pid: pid.as_raw(), channel: Some(ours) }));
         }

@@ -10,10 +10,13 @@ use nix::sys::prctl;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::Cgroup;
 use crate::client::Moment;
 
 /// How long a killed process may be there still: freeing much memory takes time.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// How long what a control group kills may be there still.
+const CGROUP_PATIENCE: Duration = Duration::from_secs(1);
 /// Pauses between two looks at what is left.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(20);
@@ -183,6 +186,7 @@ fn table_of_ps() -> io::Result<Vec<Process>> {
 pub(super) struct Sweep {
     spared: Vec<i32>,
     kill_at: Moment,
+    kill_begun: Option<Moment>,
     is_asked: bool,
     pause: Duration,
     /// Several looks in a row at which there was nothing.
@@ -201,7 +205,7 @@ pub(super) enum Left {
 impl Sweep {
     /// With `kill_at` in the past there is no SIGTERM.
     pub fn new(spared: Vec<i32>, kill_at: Moment) -> Self {
-        Self { spared, kill_at, is_asked: false, pause: PAUSE_MIN, looks_without: 0 }
+        Self { spared, kill_at, kill_begun: None, is_asked: false, pause: PAUSE_MIN, looks_without: 0 }
     }
 
     /// Sends SIGKILL then, if it was to be later.
@@ -211,7 +215,7 @@ impl Sweep {
 
     /// Takes a step, after all children that have ended were waited for. `command` is the child
     /// that is known to be there, if so.
-    pub fn step(&mut self, has_children: bool, command: Option<i32>) -> Left {
+    pub fn step(&mut self, has_children: bool, command: Option<i32>, cgroup: Option<&Cgroup>) -> Left {
         if !has_children {
             return Left::Nothing;
         }
@@ -231,8 +235,12 @@ impl Sweep {
         if self.kill_at.rest().is_zero() {
             let there = processes.clone();
             let denied = signal_all(processes, Signal::KILL);
-            let is_denied_by_all = !there.is_empty() && denied.len() == there.len();
-            if is_denied_by_all || self.kill_at.elapsed() > KILL_PATIENCE {
+            // It does not answer by whether it was permitted.
+            let patience = if cgroup.is_some() { CGROUP_PATIENCE } else { Duration::ZERO };
+            let begun = *self.kill_begun.get_or_insert_with(Moment::now);
+            cgroup.inspect(|cgroup| cgroup.kill());
+            let is_denied_by_all = !there.is_empty() && denied.len() == there.len() && begun.elapsed() >= patience;
+            if is_denied_by_all || begun.elapsed() > KILL_PATIENCE {
                 return Left::Unkillable(there);
             }
         } else if !self.is_asked {

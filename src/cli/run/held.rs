@@ -113,7 +113,11 @@ impl Held<'_> {
                 say("the lock may be lost: the watchdog ends the command");
             }
             Report::Ending => {}
-            Report::Ended(ending) => self.ended = Some(ending),
+            Report::Ended(ending) => {
+                self.ended = Some(ending);
+                self.signals.discard();
+                self.watch.look_after();
+            }
             Report::Gone => return Some(self.over(true)),
             Report::Left(processes) => {
                 say(&unkillable(&processes, self.is_lost));

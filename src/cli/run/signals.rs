@@ -1,7 +1,7 @@
 //! Signals: catching all of them with their origin, stopping, and dying of one.
 
 use std::{
-    io,
+    io::{self, Read},
     mem::MaybeUninit,
     os::{fd::IntoRawFd, unix::net::UnixStream},
     ptr,
@@ -85,22 +85,32 @@ pub(super) fn catch(mask: &SigSet) -> io::Result<UnixStream> {
 }
 
 /// The signals that this process has caught, for `lockable run`.
-pub(super) struct Signals(tokio::net::UnixStream);
+pub(super) struct Signals {
+    source: tokio::net::UnixStream,
+    same: UnixStream,
+}
 
 impl Signals {
     /// To be called within a runtime.
     pub fn new(source: UnixStream) -> io::Result<Self> {
-        Ok(Self(tokio::net::UnixStream::from_std(source)?))
+        let same = source.try_clone()?;
+        Ok(Self { source: tokio::net::UnixStream::from_std(source)?, same })
     }
 
     pub async fn next(&mut self) -> Caught {
         let mut bytes = [0; 2];
         loop {
-            let _ = self.0.readable().await;
-            if let Ok(2) = self.0.try_read(&mut bytes) {
+            let _ = self.source.readable().await;
+            if let Ok(2) = self.source.try_read(&mut bytes) {
                 return Caught::from_bytes(bytes);
             }
         }
+    }
+
+    /// Forgets those of until now: the Ctrl-C that has ended the command is not a second one.
+    pub fn discard(&mut self) {
+        let mut bytes = [0; 64];
+        while (&self.same).read(&mut bytes).is_ok_and(|length| length > 0) {}
     }
 
     /// The next that ends this process. Those that stop it do so.

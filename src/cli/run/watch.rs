@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use super::{
     Run,
+    cgroup::Cgroup,
     descendants::{Ending, Left, Sweep, adopt_orphans, own_children, reap},
     inherited::fork,
     orders::{Inbox, Order, Report, send},
@@ -142,8 +143,10 @@ impl Watch {
         }
     }
 
-    /// Waits for the end of a watchdog that has reported it.
+    /// Waits for the end of the watchdog, which has nothing to watch any more.
     pub async fn end(self) {
+        // With them it learns that this is the end.
+        drop((self.orders, self.socket));
         let give_up = Moment::now() + END_PATIENCE;
         while !give_up.rest().is_zero() {
             let mut is_gone = false;
@@ -159,6 +162,7 @@ impl Watch {
     /// of this process as soon as the watchdog is dead.
     pub async fn end_without(&mut self, kill_at: Moment) -> (Option<Ending>, Report) {
         let _ = kill(self.pid, Signal::SIGKILL);
+        let cgroup = Cgroup::of(self.pid.as_raw());
         let mut sweep = Sweep::new(self.spared.clone(), kill_at);
         let mut ended = None;
         loop {
@@ -167,7 +171,7 @@ impl Watch {
                     ended = Some(ending);
                 }
             });
-            match sweep.step(has_children, None) {
+            match sweep.step(has_children, None, cgroup.as_ref()) {
                 Left::Nothing => return (ended, Report::Gone),
                 Left::Some(pause) => sleep(pause).await,
                 Left::Unkillable(processes) => return (ended, Report::Left(processes)),

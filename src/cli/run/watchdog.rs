@@ -8,6 +8,7 @@ use std::{
     fs::File,
     io::Read,
     os::{fd::AsFd, unix::net::UnixStream},
+    process,
     time::Duration,
 };
 
@@ -20,6 +21,7 @@ use rustix::process::Signal;
 
 use super::{
     OnLost, Run,
+    cgroup::Cgroup,
     command::{Command, Forked},
     descendants::{Left, Process, Sweep, adopt_orphans, descendants, reap, signal_all},
     held::unkillable,
@@ -32,7 +34,8 @@ use crate::{cli::say, client::Moment};
 /// How long `lockable run` has to end the command by itself.
 const HEAD_START: Duration = Duration::from_millis(500);
 /// How long to sleep at most: timers stand still while the machine sleeps.
-const TICK: Duration = Duration::from_millis(20);
+const TICK: Duration = Duration::from_millis(100);
+const TICK_MIN: Duration = Duration::from_millis(1);
 /// Two signals of one kind within this time are one: `killall` sends each process its own.
 const ONE_SIGNAL: Duration = Duration::from_millis(500);
 
@@ -41,6 +44,7 @@ struct Watchdog {
     orders: Inbox,
     signals: UnixStream,
     command: Command,
+    cgroup: Option<Cgroup>,
     stage: Stage,
     has_ended: bool,
     /// `--on-lost ignore`
@@ -65,7 +69,9 @@ enum Stage {
 pub(super) fn watch(run: &Run, socket: UnixStream, mask: &SigSet) -> ! {
     adopt_orphans();
     let is_toothless = run.on_lost == OnLost::Ignore;
-    let command = match Command::fork(mask, !is_toothless) {
+    // Nobody would remove the one of a process that stays.
+    let cgroup = if run.leave_background { None } else { Cgroup::make(process::id() as i32) };
+    let command = match Command::fork(mask, cgroup.as_ref(), !is_toothless) {
         Ok(Forked::Parent(command)) => command,
         Ok(Forked::Child(embryo)) => {
             drop(socket);
@@ -85,6 +91,7 @@ pub(super) fn watch(run: &Run, socket: UnixStream, mask: &SigSet) -> ! {
         orders: Inbox::default(),
         signals,
         command,
+        cgroup,
         stage: Stage::Waiting,
         has_ended: false,
         is_toothless,
@@ -239,17 +246,20 @@ impl Watchdog {
 
     fn look_at_deadline(&mut self) {
         let Some(deadline) = self.deadline.filter(|_| !self.is_toothless) else { return };
+        let is_due = self.last_moment(deadline).rest().is_zero();
         match &mut self.stage {
-            Stage::Running => {
-                let head_start = HEAD_START.min(self.kill_after / 2);
-                if (deadline - self.kill_after + head_start).rest().is_zero() {
-                    self.report(&Report::Ending);
-                    self.end(deadline.min(Moment::now() + self.kill_after));
-                }
+            Stage::Running if is_due => {
+                self.report(&Report::Ending);
+                self.end(deadline.min(Moment::now() + self.kill_after));
             }
             Stage::Ending(sweep) if deadline.rest().is_zero() => sweep.hurry(deadline),
             _ => {}
         }
+    }
+
+    /// When the command is ended unless `lockable run` has begun to.
+    fn last_moment(&self, deadline: Moment) -> Moment {
+        deadline - self.kill_after + HEAD_START.min(self.kill_after / 2)
     }
 
     fn end(&mut self, kill_at: Moment) {
@@ -264,7 +274,7 @@ impl Watchdog {
     fn sweep(&mut self, has_children: bool) -> Option<Duration> {
         let Stage::Ending(sweep) = &mut self.stage else { return None };
         let command = (!self.has_ended).then_some(self.command.pid);
-        match sweep.step(has_children, command) {
+        match sweep.step(has_children, command, self.cgroup.as_ref()) {
             Left::Some(pause) => return Some(pause),
             Left::Nothing => self.report(&Report::Gone),
             Left::Unkillable(processes) => self.report_left(processes),
@@ -289,7 +299,8 @@ impl Watchdog {
             files.push(PollFd::new(self.socket.as_fd(), ready));
         }
         files.extend(self.command.channel().map(|channel| PollFd::new(channel.as_fd(), ready)));
-        let pause = pause.or(self.deadline.map(|_| TICK));
+        let tick = |deadline| self.last_moment(deadline).rest().clamp(TICK_MIN, TICK);
+        let pause = pause.or(self.deadline.map(tick));
         let timeout = pause.map_or(PollTimeout::NONE, |pause| PollTimeout::from(pause.as_millis() as u16));
         let _ = poll(&mut files, timeout);
     }
