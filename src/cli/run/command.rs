@@ -99,6 +99,7 @@ impl Command {
 impl Embryo {
     /// Waits for [`Command::start`], and becomes the command. Ends if nobody starts it any more.
     pub fn become_command(mut self, words: &[OsString]) -> ! {
+        inherited::set_title("lockable command");
         let mut text = Vec::new();
         let read = self.0.read_to_end(&mut text);
         let environment: Option<Vec<(String, String)>> = serde_json::from_slice(&text).ok();

@@ -134,8 +134,10 @@ impl Watch {
         }
     }
 
-    /// Continues the watchdog if somebody has stopped it. To be called at each SIGCHLD.
+    /// Continues the watchdog if somebody has stopped it. Waits for orphans, which the first process
+    /// of a container is given. To be called at each SIGCHLD.
     pub fn look_after(&self) {
+        reap(|_, _| {});
         let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
         if let Ok(WaitStatus::Stopped(..)) = waitid(Id::Pid(self.pid), flags) {
             say("the watchdog was stopped, and is continued");
