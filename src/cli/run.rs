@@ -13,6 +13,8 @@ mod watchdog;
 
 use std::{ffi::OsString, process, time::Duration};
 
+use nix::libc;
+
 use self::{
     descendants::Ending,
     signals::{Caught, Signals},
@@ -187,7 +189,7 @@ async fn interruption(watch: &mut Watch, signals: &mut Signals) -> Result<Ending
     loop {
         tokio::select! {
             caught = signals.next() => match caught {
-                Caught { number: nix::libc::SIGCHLD, .. } => watch.look_after(),
+                Caught { number: libc::SIGCHLD, .. } => watch.look_after(),
                 Caught { number, .. } if signals::is_stop(number) => signals::stop_by(number),
                 caught if caught.is_ending() => return Ok(Ending::Signal(caught.number)),
                 _ => {}

@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
-use nix::unistd::Pid;
+use nix::{errno::Errno, unistd::Pid};
+
+use super::signals;
 
 /// Where cgroup v2 is mounted, alone or beside v1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
@@ -19,6 +21,7 @@ const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 #[cfg(target_os = "linux")]
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
+const PREFIX: &str = "lockable-";
 const REMOVAL_TRIES: u32 = 50;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(1);
 
@@ -30,8 +33,7 @@ impl Cgroup {
     /// Makes one for what the process with this id starts.
     pub fn make(pid: i32) -> Option<Self> {
         let path = path(pid)?;
-        // One that was left by a process with the same id.
-        let _ = fs::remove_dir(&path);
+        remove_abandoned(path.parent()?);
         fs::create_dir(&path).ok()?;
         let made = Self(path);
         // Kernels before 5.14 have none.
@@ -58,7 +60,7 @@ impl Cgroup {
     pub fn fork(&self) -> io::Result<Option<Pid>> {
         use std::os::fd::AsRawFd;
 
-        use nix::{errno::Errno, libc};
+        use nix::libc;
 
         let folder = fs::File::open(&self.0)?;
         // SAFETY: without a stack of its own and shared memory the child is as after fork(2), and
@@ -102,6 +104,17 @@ fn remove(path: &Path) {
     }
 }
 
+/// Removes empty ones of watchdogs that were killed. One that is just being made may be among
+/// them, if it is of another process namespace: then that run goes without.
+fn remove_abandoned(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
+        if pid.is_some_and(|pid| signals::send(pid, 0) == Err(Errno::ESRCH)) {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "this is the end of the process, after all that it had to do")]
 fn pause() {
     std::thread::sleep(REMOVAL_PAUSE);
@@ -113,5 +126,5 @@ fn path(pid: i32) -> Option<PathBuf> {
     // One outside this namespace begins with `/..`.
     let own = own.lines().find_map(|line| line.strip_prefix("0::/")).filter(|own| !own.contains(".."))?;
     let mount = MOUNTS.into_iter().find(|mount| Path::new(mount).join("cgroup.procs").exists())?;
-    Some(Path::new(mount).join(own).join(format!("lockable-{pid}")))
+    Some(Path::new(mount).join(own).join(format!("{PREFIX}{pid}")))
 }

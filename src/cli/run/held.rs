@@ -108,11 +108,11 @@ impl Held<'_> {
                 signals::name(number),
                 describe(&process)
             )),
-            Report::Ending if !self.is_lost => {
-                self.is_lost = true;
-                say("the lock may be lost: the watchdog ends the command");
+            Report::Ending => {
+                if !std::mem::replace(&mut self.is_lost, true) {
+                    say("the lock may be lost: the watchdog ends the command");
+                }
             }
-            Report::Ending => {}
             Report::Ended(ending) => {
                 self.ended = Some(ending);
                 self.signals.discard();

@@ -9,7 +9,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 
 use super::{
     SOON,
@@ -102,9 +105,8 @@ async fn when_lockable_or_its_watchdog_is_killed_stopped_or_terminated() {
     // A stopped watchdog is continued: it ends the command of a stopped lockable in time.
     let mut child = start(&pod, &token, &[], script, "4872").await;
     signal_watchdog_of(&child, SIGSTOP);
-    let watchdog = super::processes::watchdog_of(&child).as_raw();
-    let state = || super::processes::processes().into_iter().find(|process| process.pid == watchdog).unwrap().state;
-    eventually(async || state() != 'T').await;
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert_eq!(said.next_line().await.unwrap().unwrap(), "lockable: the watchdog was stopped, and is continued");
     signal(&child, SIGSTOP);
     eventually(async || !is_held(&client, "escaped").await).await;
     assert!(!runs("4872"));

@@ -65,7 +65,7 @@ for job in [
 # Whatever asks at the terminal gets an answer, and a pager pages.
 type(f"echo | {run} inner -- sh -c 'echo begun; read x </dev/tty; echo got $x'\n", "begun")
 type("secret\n", "got secret")
-type(f"{run} inner -- sh -c 'seq 200; sleep 30' | less\n", ":")
+type(f"{run} inner -- sh -c 'seq 200; exec sleep 1' | less\n", ":")
 type("q", "$ ")
 # A command that the loss of the lock ends leaves the terminal as it was.
 type(f"{run} --lease 2s lost -- sh -c 'stty raw; echo begun; exec sleep 30'; stty -a\n", "begun")
