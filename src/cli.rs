@@ -10,10 +10,13 @@ mod run;
 mod server;
 mod waiting;
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    os::unix::net::UnixStream,
+};
 
 use clap::Subcommand;
-use tokio::runtime;
+use tokio::runtime::{self, Runtime};
 
 use self::{
     ask::{Acquire, Ask, Break, Heartbeat, List, Release, Stat},
@@ -22,13 +25,16 @@ use self::{
 };
 pub use self::{
     healthcheck::{Healthcheck, healthcheck},
-    run::{Run, Watchdog, watchdog},
+    run::Run,
 };
 
 const YES: u8 = 0;
 const NO: u8 = 1;
 /// `EX_UNAVAILABLE` of sysexits.h: the server said neither yes nor no.
 const FAILED: u8 = 69;
+
+/// How many file descriptors a runtime and one connection take.
+const SPARE_FILES: usize = 8;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 yes, 1 no, 2 wrong usage, 69 the server could not be asked, or said neither yes nor no
@@ -66,13 +72,16 @@ pub enum ClientCommand {
 
 /// Carries out a command. Returns the exit code.
 pub fn main(command: &ClientCommand) -> u8 {
-    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+    if let ClientCommand::Run(run) = command {
+        return run::main(run);
+    }
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&format!("cannot start: {error}")),
+        Err(reason) => return fail(&reason),
     };
     let answered = runtime.block_on(async {
         match command {
-            ClientCommand::Run(run) => Ok(run::run(run).await),
+            ClientCommand::Run(run) => Ok(run::main(run)),
             ClientCommand::Acquire(ask) => ask.answer().await,
             ClientCommand::Heartbeat(ask) => ask.answer().await,
             ClientCommand::Release(ask) => ask.answer().await,
@@ -84,6 +93,15 @@ pub fn main(command: &ClientCommand) -> u8 {
         }
     });
     answered.unwrap_or_else(|reason| fail(&reason))
+}
+
+/// A runtime for one thread.
+fn runtime() -> Result<Runtime, String> {
+    let cannot = |error: io::Error| format!("cannot start: {error}");
+    // The runtime panics when it gets no file descriptors.
+    let spare: io::Result<Vec<_>> = (0..SPARE_FILES / 2).map(|_| UnixStream::pair()).collect();
+    drop(spare.map_err(cannot)?);
+    runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)
 }
 
 fn fail(reason: &str) -> u8 {

@@ -10,7 +10,7 @@ use clap::{
 };
 use clap_complete::Shell;
 use lockable::{
-    cli::{self, ClientCommand, Healthcheck, Watchdog, healthcheck},
+    cli::{self, ClientCommand, Healthcheck, healthcheck},
     config::{ServeSettings, in_force},
     operator::{self, OperatorCommand},
     server, telemetry,
@@ -33,8 +33,6 @@ enum Command {
     Serve(ServeSettings),
     #[command(flatten)]
     Client(ClientCommand),
-    #[command(hide = true)]
-    Watchdog(Watchdog),
     Healthcheck(Healthcheck),
     /// Look at the settings
     #[command(subcommand)]
@@ -72,10 +70,6 @@ fn main() -> ExitCode {
         Ok(Cli { command: Command::Serve(settings) }) => serve(settings),
         Ok(Cli { command: Command::Config(ConfigCommand::Check(settings)) }) => check(&settings, &matches),
         Ok(Cli { command: Command::Client(command) }) => cli::main(&command).into(),
-        Ok(Cli { command: Command::Watchdog(watchdog) }) => {
-            cli::watchdog(&watchdog);
-            ExitCode::SUCCESS
-        }
         Ok(Cli { command: Command::Healthcheck(check) }) => ask_health(&check),
         Ok(Cli { command: Command::Operator(command) }) => operator::main(command),
         Ok(Cli { command: Command::Completions { shell } }) => {

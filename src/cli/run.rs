@@ -1,17 +1,28 @@
 //! `lockable run`: a command that runs while a lock is held.
 
+mod cgroup;
 mod command;
+mod descendants;
 mod held;
+mod inherited;
+mod orders;
 mod signals;
+mod terminal;
+mod watch;
 mod watchdog;
 
 use std::{ffi::OsString, process, time::Duration};
 
-use self::signals::Signals;
-pub use self::watchdog::{Watchdog, watchdog};
+use nix::libc;
+
+use self::{
+    descendants::Ending,
+    signals::{Caught, Signals},
+    watch::Watch,
+};
 use super::{
     args::{HoldArgs, LockArgs, duration},
-    fail, say,
+    fail, runtime, say,
     server::ServerArgs,
     waiting,
 };
@@ -28,11 +39,10 @@ const NOT_ACQUIRED: u8 = 75;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Exit codes:
-  the command's own, 128+N when signal N ended it, 126 when it cannot be run, 127 when there is none
+  the command's own; it dies of signal N (128+N in a shell) when that ended the command or the wait; 126 when it cannot be run, 127 when there is none
   75  the lock was not acquired (-E chooses another)
   74  the lock was lost, and the command was stopped
   69  the server could not be asked, or said neither yes nor no
-  128+N  signal N came while it waited for the lock
 
 The token stands in LOCKABLE_AUTH_TOKEN, in the file that --token-file names, or where lockable login has put it: never on the command line, which others can read.
 
@@ -77,6 +87,10 @@ pub struct Run {
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     kill_after: Option<Duration>,
 
+    /// Leave processes running that the command has started and left in the background when it ends; the lock does not protect what they do
+    #[arg(long)]
+    leave_background: bool,
+
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -88,10 +102,23 @@ enum OnLost {
     Ignore,
 }
 
-/// Runs it. Returns the exit code.
-pub(super) async fn run(run: &Run) -> u8 {
-    match prepare(run) {
-        Ok((client, request)) => hold_and_run(run, &client, request).await,
+/// Runs it. Returns the exit code, or dies of the signal that ended the command or the wait.
+pub(super) fn main(run: &Run) -> u8 {
+    // A forked process must not inherit threads, so this comes before the runtime.
+    let watchdog = match watch::start(run) {
+        Ok(watchdog) => watchdog,
+        Err(error) => return fail(&format!("cannot start the watchdog: {error}")),
+    };
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(reason) => return fail(&reason),
+    };
+    let ending = runtime.block_on(hold_and_run(run, watchdog));
+    // A lookup of a name may go on in another thread.
+    runtime.shutdown_background();
+    match ending {
+        Ok(Ending::Code(code)) => code,
+        Ok(Ending::Signal(number)) => signals::die_of(number),
         Err(reason) => fail(&reason),
     }
 }
@@ -110,21 +137,30 @@ fn unique_owner() -> String {
     format!("{host}:{}:{:08x}", process::id(), fastrand::u32(..))
 }
 
-async fn hold_and_run(run: &Run, client: &Client, request: LockRequest) -> u8 {
-    let mut signals = match Signals::listen() {
-        Ok(signals) => signals,
-        Err(error) => return fail(&format!("cannot listen to signals: {error}")),
-    };
+async fn hold_and_run(run: &Run, watchdog: watch::Forked) -> Result<Ending, String> {
+    let caught = signals::catch(&watchdog.mask).and_then(Signals::new);
+    let mut signals = caught.map_err(|error| format!("cannot catch signals: {error}"))?;
+    let mut watch = Watch::new(watchdog).map_err(|error| format!("cannot reach the watchdog: {error}"))?;
+    let ending = acquire_and_run(run, &mut watch, &mut signals).await;
+    watch.end().await;
+    ending
+}
+
+async fn acquire_and_run(run: &Run, watch: &mut Watch, signals: &mut Signals) -> Result<Ending, String> {
+    let (client, request) = prepare(run)?;
     let until = match (run.no_wait, run.wait) {
         (true, _) => Some(Moment::now()),
         (false, wait) => wait.map(|wait| Moment::now() + wait),
     };
     let acquired = tokio::select! {
-        acquired = waiting::acquire(client, &request, until, run.quiet) => acquired,
-        signal = signals.ending() => {
+        acquired = waiting::acquire(&client, &request, until, run.quiet) => acquired,
+        ending = interruption(watch, signals) => {
             // The lock may be ours already, though no answer has said so.
-            client.leave(&request).await;
-            return 128 + signal as u8;
+            tokio::select! {
+                () = client.leave(&request) => {}
+                _ = signals.ending() => {}
+            }
+            return ending;
         }
     };
     let grant = match acquired {
@@ -133,14 +169,51 @@ async fn hold_and_run(run: &Run, client: &Client, request: LockRequest) -> u8 {
             if !run.quiet {
                 say(&format!("{} {refusal}", run.lock.name));
             }
-            return run.conflict_exit_code;
+            return Ok(Ending::Code(run.conflict_exit_code));
         }
-        Err(error) => return fail(&error.to_string()),
+        Err(error) => return Err(error.to_string()),
     };
-    let lock = Lock::keep(client.clone(), request, grant);
-    let code = held::run(run, &lock, &mut signals).await;
-    if let Err(error) = lock.release().await {
-        say(&format!("the lock is not released, its lease will lapse: {error}"));
+    let lock = Lock::keep(client, request, grant);
+    let over = held::run(run, &lock, watch, signals).await;
+    if over.is_to_release {
+        release(lock, signals).await;
+    } else {
+        lock.abandon();
     }
-    code
+    Ok(over.ending)
+}
+
+/// What ends the wait for the lock: a signal, or the end of the process that was to become the
+/// command, which gets the terminal's signals, too.
+async fn interruption(watch: &mut Watch, signals: &mut Signals) -> Result<Ending, String> {
+    loop {
+        tokio::select! {
+            caught = signals.next() => match caught {
+                Caught { number: libc::SIGCHLD, .. } => watch.look_after(),
+                Caught { number, .. } if signals::is_stop(number) => signals::stop_by(number),
+                caught if caught.is_ending() => return Ok(Ending::Signal(caught.number)),
+                _ => {}
+            },
+            report = watch.report() => match report {
+                Some(orders::Report::Ended(ending)) => return Ok(ending),
+                Some(orders::Report::NotStarted(error)) => {
+                    return Err(format!("cannot start a process: {}", std::io::Error::from_raw_os_error(error)));
+                }
+                Some(_) => {}
+                None => return Err("the watchdog was killed".to_owned()),
+            },
+        }
+    }
+}
+
+/// Releases the lock, unless somebody is in a hurry: then its lease has to expire.
+async fn release(lock: Lock, signals: &mut Signals) {
+    signals.discard();
+    let failure = tokio::select! {
+        released = lock.release() => released.err().map(|error| error.to_string()),
+        number = signals.ending() => Some(signals::name(number)),
+    };
+    if let Some(failure) = failure {
+        say(&format!("the lock is not released, and stays held until its lease expires: {failure}"));
+    }
 }

@@ -122,6 +122,12 @@ impl Lock {
             }
         }
     }
+
+    /// Stops the heartbeats and leaves the lock to its lease: for a holder that has lost it, or
+    /// whose work goes on where it cannot be stopped.
+    pub fn abandon(mut self) {
+        self.is_given_back = true;
+    }
 }
 
 /// What becomes of a lock while it is held.

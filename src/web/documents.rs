@@ -36,9 +36,10 @@ macro_rules! documents {
     };
 }
 
-static DOCUMENTS: [Document; 8] = documents! {
+static DOCUMENTS: [Document; 9] = documents! {
     "https-endpoints" "https-endpoints.md" "The three calls: acquire, heartbeat, release"
     "guide" "../README.md" "All of it: waiting, owners, the command line, Terraform"
+    "run" "run.md" "A command under a lock: how it ends, signals, differences from flock"
     "fencing" "fencing.md" "How a resource turns away who has lost the lock"
     "safety" "safety.md" "What is promised, what is not, and what happens when"
     "ci" "ci/README.md" "Lines for GitHub Actions, GitLab CI, Jenkins, Buildkite and cron"

@@ -231,6 +231,7 @@ async fn nothing_stands_in_the_way_of_anybody() {
         "/docs",
         "/docs/https-endpoints",
         "/docs/guide",
+        "/docs/run",
         "/docs/fencing",
         "/docs/safety",
         "/docs/ci",

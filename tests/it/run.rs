@@ -1,17 +1,22 @@
 //! `lockable run`: exit codes, signals, and what becomes of the command.
 
+mod escape;
 mod lost;
+mod processes;
+mod signals;
 mod terminal;
 mod together;
 
 use std::{
-    process::Stdio,
+    os::unix::process::ExitStatusExt,
+    process::{ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
 use tokio::{io::AsyncWriteExt, process::Command};
 
+use self::processes::runs;
 use crate::support::{
     Pod,
     command::{is_held, signal, start_ready},
@@ -30,12 +35,9 @@ fn run(pod: &Pod, token: &str, args: &[&str]) -> Command {
     command
 }
 
-/// Whether a command is there that has this among its arguments, beside those
-/// that run it.
-fn runs(word: &str) -> bool {
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let mut lines = processes.filter_map(|process| std::fs::read_to_string(process.path().join("cmdline")).ok());
-    lines.any(|line| !line.contains("lockable") && line.split('\0').any(|argument| argument == word))
+/// What a shell has in `$?`.
+fn shell_code(status: ExitStatus) -> i32 {
+    status.code().or(status.signal().map(|number| 128 + number)).unwrap()
 }
 
 #[tokio::test]
@@ -65,7 +67,7 @@ async fn the_exit_code_is_the_commands_own() {
     for (args, code, stdout, stderr) in cases {
         let ran = run(&pod, &token, args).output().await.unwrap();
         let [said, complained] = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-        assert_eq!((ran.status.code(), &*said), (Some(*code), *stdout), "{args:?}: {complained}");
+        assert_eq!((shell_code(ran.status), &*said), (*code, *stdout), "{args:?}: {complained}");
         assert!(complained.starts_with(stderr) && complained.is_empty() == stderr.is_empty(), "{args:?}: {complained}");
         assert!(!is_held(&client, "free").await, "{args:?}");
     }
@@ -100,7 +102,7 @@ async fn signals_are_passed_on_and_nothing_is_left_behind() {
         assert!(is_held(&client, "signalled").await);
         let begun = Instant::now();
         signal(&child, sent);
-        assert_eq!(child.wait().await.unwrap().code(), Some(code), "{sent}: {command}");
+        assert_eq!(shell_code(child.wait().await.unwrap()), code, "{sent}: {command}");
         assert!(begun.elapsed() < SOON, "{sent}: {command}: {:?}", begun.elapsed());
         assert!(!is_held(&client, "signalled").await && !runs("4711"), "{sent}: {command}");
     }
@@ -135,7 +137,7 @@ async fn a_signal_ends_a_wait_and_its_place_is_free_at_once() {
         eventually(async || client.get("/v1/locks/busy").await.json["waiting"] == 1).await;
         let begun = Instant::now();
         signal(&child, sent);
-        assert_eq!(child.wait().await.unwrap().code(), Some(code));
+        assert_eq!(shell_code(child.wait().await.unwrap()), code);
         assert_eq!(client.get("/v1/locks/busy").await.json["waiting"], 0);
         assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     }
@@ -156,7 +158,7 @@ async fn what_runs_longer_than_a_lease_keeps_the_lock() {
     })
     .await;
     signal(&child, Signal::SIGTERM);
-    assert_eq!(child.wait().await.unwrap().code(), Some(143));
+    assert_eq!(shell_code(child.wait().await.unwrap()), 143);
 }
 
 #[tokio::test]

@@ -1,164 +1,137 @@
+//! The process that becomes the command.
+//!
+//! It is forked while the watchdog is still in the caller's process group and session, and stays
+//! there: it gets the caller's terminal, Ctrl-C and Ctrl-Z as if the caller had started it.
+
 use std::{
-    ffi::OsString,
-    io::{self, ErrorKind, IsTerminal},
-    os::unix::process::CommandExt,
-    process,
-    time::Duration,
+    convert::Infallible,
+    env,
+    ffi::{CString, OsString},
+    io::{self, Read, Write},
+    net::Shutdown,
+    os::unix::{ffi::OsStrExt, net::UnixStream},
 };
 
 use nix::{
     errno::Errno,
-    sys::{
-        prctl,
-        signal::{SigSet, Signal, killpg, raise},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
-    },
-    unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp},
-};
-use tokio::{
-    signal::unix::{self, SignalKind},
-    time::sleep,
+    libc,
+    sys::signal::SigSet,
+    unistd::{execvp, getpid, getppid},
 };
 
-use crate::client::Moment;
+use super::{
+    cgroup::Cgroup,
+    inherited::{self, exit, fork},
+    signals,
+};
 
-/// The first that programs can use; which one it was is not known.
-const REALTIME_SIGNAL: u8 = 34;
-/// How long what was sent KILL may be seen, as it is when nobody waits for it.
-const KILL_PATIENCE: Duration = Duration::from_secs(2);
-/// How often to look whether all processes are gone.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
-
-/// The command, in a process group of its own, with the terminal if there is one.
+/// The command, for the watchdog.
+#[derive(Debug)]
 pub(super) struct Command {
-    leader: Pid,
-    changes: unix::Signal,
-    has_terminal: bool,
+    pub pid: i32,
+    /// To the forked process, until it has become the command.
+    channel: Option<UnixStream>,
 }
 
-/// What has become of the command.
-pub(super) enum State {
-    /// With the exit code that a shell would give it.
-    Ended(u8),
-    Stopped,
+/// The forked process before it becomes the command.
+pub(super) struct Embryo(UnixStream);
+
+/// The two sides of a fork.
+pub(super) enum Forked {
+    Parent(Command),
+    Child(Embryo),
 }
 
 impl Command {
-    /// Starts it. When that fails, returns the exit code of a shell, and why.
-    pub fn start(words: &[OsString], environment: &[(&str, String)]) -> Result<Self, (u8, String)> {
-        let [program, arguments @ ..] = words else { return Err((126, "there is no command".to_owned())) };
-        let failed = |error: io::Error| {
-            let code = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
-            (code, format!("{}: {error}", program.to_string_lossy()))
-        };
-        let changes = unix::signal(SignalKind::child()).map_err(failed)?;
-        // What the command leaves behind is ours to end.
+    /// Forks the process, into a control group if there is one. When its parent dies it dies, too,
+    /// if `dies_with_parent`.
+    pub fn fork(mask: &SigSet, cgroup: Option<&Cgroup>, dies_with_parent: bool) -> io::Result<Forked> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let parent = getpid();
+        let forked = cgroup.and_then(|cgroup| cgroup.fork().ok());
+        if let Some(pid) = forked.map_or_else(fork, Ok)? {
+            ours.set_nonblocking(true)?;
+            return Ok(Forked::Parent(Self { pid: pid.as_raw(), channel: Some(ours) }));
+        }
         #[cfg(target_os = "linux")]
-        let _ = prctl::set_child_subreaper(true);
-        let mut command = process::Command::new(program);
-        command.args(arguments).envs(environment.iter().map(|(name, value)| (name, value))).process_group(0);
-        let child = command.spawn().map_err(failed)?;
-        let leader = Pid::from_raw(child.id() as i32);
-        let mut command = Self { leader, changes, has_terminal: false };
-        command.give_terminal();
-        Ok(command)
-    }
-
-    pub fn group(&self) -> Pid {
-        self.leader
-    }
-
-    /// Is ready when it has ended or was stopped.
-    pub async fn changed(&mut self) -> State {
-        loop {
-            match waitpid(self.leader, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
-                Ok(WaitStatus::Exited(_, code)) => return State::Ended(code as u8),
-                Ok(WaitStatus::Signaled(_, signal, _)) => return State::Ended(128 + signal as u8),
-                Ok(WaitStatus::Stopped(..)) => return State::Stopped,
-                // nix knows no realtime signals: one of them has ended it.
-                Err(Errno::EINVAL) => return State::Ended(128 + REALTIME_SIGNAL),
-                Err(Errno::ECHILD) => return State::Ended(126),
-                _ => {}
+        if dies_with_parent {
+            let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
+            if getppid() != parent {
+                exit(1);
             }
-            self.changes.recv().await;
+        }
+        // A caller that ignores SIGCHLD would lose the status of the command's children.
+        signals::set_default(libc::SIGCHLD);
+        let _ = mask.thread_set_mask();
+        Ok(Forked::Child(Embryo(theirs)))
+    }
+
+    /// Has it become the command, with these variables in its environment.
+    pub fn start(&mut self, environment: &[(String, String)]) {
+        if let Some(channel) = &mut self.channel {
+            let _ = channel.write_all(&serde_json::to_vec(environment).unwrap_or_default());
+            let _ = channel.shutdown(Shutdown::Write);
         }
     }
 
-    pub fn signal(&self, signal: Signal) {
-        let _ = killpg(self.leader, signal);
-    }
-
-    /// Asks it to end. A command that is stopped could not hear it.
-    pub fn terminate(&self) {
-        self.signal(Signal::SIGTERM);
-        self.signal(Signal::SIGCONT);
-    }
-
-    pub fn kill(&self) {
-        self.signal(Signal::SIGKILL);
-    }
-
-    /// Stops like the command, which somebody at the terminal has stopped, so that
-    /// the shell has the terminal again; goes on with it when the shell says so.
-    pub fn stop_with_it(&mut self) {
-        if !self.has_terminal {
-            // We may have come to the foreground since.
-            self.give_terminal();
-        }
-        if !self.has_terminal {
-            let _ = raise(Signal::SIGSTOP);
-            self.give_terminal();
-            self.signal(Signal::SIGCONT);
-            return;
-        }
-        self.take_terminal();
-        let _ = raise(Signal::SIGSTOP);
-        self.give_terminal();
-        self.signal(Signal::SIGCONT);
-    }
-
-    /// Ends what the leader has left behind: nothing goes on without the lock.
-    pub async fn end_group(&mut self, kill_after: Duration) {
-        self.take_terminal();
-        if self.is_gone() {
-            return;
-        }
-        self.terminate();
-        let kill_at = Moment::now() + kill_after;
-        while !self.is_gone() && kill_at.elapsed() < KILL_PATIENCE {
-            if kill_at.rest().is_zero() {
-                self.kill();
+    /// Why it could not become the command, once that is known.
+    pub fn failure(&mut self) -> Option<Errno> {
+        let mut number = [0; 4];
+        match self.channel.as_mut()?.read(&mut number) {
+            Ok(4) => {
+                self.channel = None;
+                Some(Errno::from_raw(i32::from_ne_bytes(number)))
             }
-            sleep(LOOK_INTERVAL).await;
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            // The execution of the command has closed it.
+            _ => {
+                self.channel = None;
+                None
+            }
         }
     }
 
-    fn is_gone(&self) -> bool {
-        while let Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) =
-            waitpid(Pid::from_raw(-self.leader.as_raw()), Some(WaitPidFlag::WNOHANG))
-        {}
-        killpg(self.leader, None) == Err(Errno::ESRCH)
+    pub fn channel(&self) -> Option<&UnixStream> {
+        self.channel.as_ref()
     }
+}
 
-    /// Gives the terminal to the command, if we have it.
-    fn give_terminal(&mut self) {
-        let terminal = io::stdin();
-        self.has_terminal = terminal.is_terminal() && tcgetpgrp(&terminal) == Ok(getpgrp());
-        if self.has_terminal {
-            let _ = tcsetpgrp(&terminal, self.leader);
-            // It may have asked for the terminal before it had it.
-            self.signal(Signal::SIGCONT);
+impl Embryo {
+    /// Waits for [`Command::start`], and becomes the command. Ends if nobody starts it any more.
+    pub fn become_command(mut self, words: &[OsString]) -> ! {
+        inherited::set_title("lockable command");
+        let mut text = Vec::new();
+        let read = self.0.read_to_end(&mut text);
+        let environment: Option<Vec<(String, String)>> = serde_json::from_slice(&text).ok();
+        let (Ok(_), Some(environment)) = (read, environment) else { exit(1) };
+        for (name, value) in &environment {
+            set_variable(name, value);
         }
+        inherited::restore();
+        let Err(error) = execute(words);
+        let _ = self.0.write_all(&(error as i32).to_ne_bytes());
+        exit(126)
     }
+}
 
-    fn take_terminal(&mut self) {
-        if !self.has_terminal {
-            return;
+#[expect(unsafe_code, reason = "another thread could read the environment at the same time")]
+fn set_variable(name: &str, value: &str) {
+    // SAFETY: a process that was just forked has one thread.
+    unsafe { env::set_var(name, value) };
+}
+
+/// Executes a program as execvp(3) does: with a search in `PATH`, and by `/bin/sh` if it is a
+/// script without `#!`.
+fn execute(words: &[OsString]) -> Result<Infallible, Errno> {
+    let words: Result<Vec<_>, _> = words.iter().map(|word| CString::new(word.as_bytes())).collect();
+    let words = words.map_err(|_| Errno::EINVAL)?;
+    let program = words.first().ok_or(Errno::EINVAL)?;
+    match execvp(program, &words) {
+        // glibc has done so by itself, others leave it to us.
+        Err(Errno::ENOEXEC) if program.as_bytes().contains(&b'/') => {
+            let shell = [c"/bin/sh".to_owned()];
+            execvp(c"/bin/sh", &[&shell, words.as_slice()].concat())
         }
-        // Who is in the background is stopped for this, unless it blocks the signal.
-        let blocked = SigSet::from(Signal::SIGTTOU);
-        let _ = blocked.thread_block();
-        let _ = tcsetpgrp(io::stdin(), getpgrp());
-        let _ = blocked.thread_unblock();
+        failed => failed,
     }
 }

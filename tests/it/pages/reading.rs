@@ -33,6 +33,7 @@ async fn documents_are_there_and_their_links_lead_somewhere() {
     for path in [
         "/docs/https-endpoints",
         "/docs/guide",
+        "/docs/run",
         "/docs/fencing",
         "/docs/safety",
         "/docs/ci",

@@ -3,12 +3,15 @@
 use std::path::Path;
 
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use tokio::process::Child;
 
-use super::{run, runs};
+use super::{
+    processes::{find, runs, watchdog_of},
+    run,
+};
 use crate::support::{
     Cluster,
     command::{signal, start_ready},
@@ -95,7 +98,10 @@ async fn when_the_lock_is_broken_at_the_next_heartbeat() {
         let args = ["--lease", "3s", option, "broken", "--", "sh", "-c", script];
         let child = start_ready(run(&cluster.pods[0], &token, &args)).await;
         assert_eq!(client.request("DELETE", "/v1/locks/broken", &[]).await.json["response"], true);
+        let begun = std::time::Instant::now();
         let ran = child.wait_with_output().await.unwrap();
+        // A heartbeat, and no release that cannot matter.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(4), "{option}: {:?}", begun.elapsed());
         let said = String::from_utf8(ran.stderr).unwrap();
         assert_eq!(ran.status.code(), code, "{option}: {said}");
         assert!(said.contains(words), "{option}: {said}");
@@ -109,42 +115,16 @@ async fn when_everything_slept_the_command_is_stopped_on_waking() {
     let client = cluster.pods[0].client(&token);
     let args = ["--lease", "1s", "slept", "--", "sh", "-c", "echo ready; exec sleep 4712"];
     let mut child = start_ready(run(&cluster.pods[0], &token, &args)).await;
-    let command = group_of("4712").await;
-    let watchdog = watchdog_of(child.id().unwrap());
+    let command = Pid::from_raw(find("4712").await.pid);
+    let watchdog = watchdog_of(&child);
+    // The watchdog last: lockable would continue it.
     signal(&child, Signal::SIGSTOP);
-    nix::sys::signal::kill(watchdog, Signal::SIGSTOP).unwrap();
-    killpg(command, Signal::SIGSTOP).unwrap();
+    kill(command, Signal::SIGSTOP).unwrap();
+    kill(watchdog, Signal::SIGSTOP).unwrap();
     eventually(async || client.get("/v1/acquire/slept?owner=other").await.json["response"] == true).await;
-    killpg(command, Signal::SIGCONT).unwrap();
-    nix::sys::signal::kill(watchdog, Signal::SIGCONT).unwrap();
+    kill(command, Signal::SIGCONT).unwrap();
+    kill(watchdog, Signal::SIGCONT).unwrap();
     signal(&child, Signal::SIGCONT);
     assert_eq!(child.wait().await.unwrap().code(), Some(74));
     assert!(!runs("4712"));
-}
-
-/// The process with this argument, which leads its group.
-async fn group_of(word: &str) -> Pid {
-    let mut found = None;
-    eventually(async || {
-        found = processes().find(|(_, line)| line.starts_with("sleep") && line.contains(word)).map(|(pid, _)| pid);
-        found.is_some()
-    })
-    .await;
-    found.unwrap()
-}
-
-fn watchdog_of(parent: u32) -> Pid {
-    let is_child = |pid: Pid| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        status.lines().any(|line| line == format!("PPid:\t{parent}"))
-    };
-    processes().find(|(pid, line)| line.contains("watchdog") && is_child(*pid)).unwrap().0
-}
-
-fn processes() -> impl Iterator<Item = (Pid, String)> {
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    entries.filter_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        Some((Pid::from_raw(pid), std::fs::read_to_string(entry.path().join("cmdline")).ok()?))
-    })
 }

@@ -28,3 +28,26 @@ async fn fifty_runs_on_three_pods_are_never_two_at_once() {
     let count = std::fs::read_to_string(folder.path().join("count")).unwrap();
     assert_eq!(count.lines().count(), RUNS);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_runs_two_deep_end_in_order() {
+    let cluster = Cluster::start(1).await;
+    let token = cluster.account("business").await.token;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let lockable = env!("CARGO_BIN_EXE_lockable");
+    let running: Vec<_> = (0..20)
+        .map(|number| {
+            let outer = format!("outer-{number}");
+            let args = [&*outer, "--", lockable, "run", "inner", "--", "sh", "-c", ALONE, path];
+            let mut command = run(&cluster.pods[0], &token, &args);
+            tokio::spawn(async move { command.output().await.unwrap() })
+        })
+        .collect();
+    for running in running {
+        let ran = running.await.unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!((ran.status.code(), &*ran.stdout), (Some(0), &b""[..]), "{said}");
+    }
+    assert_eq!(std::fs::read_to_string(folder.path().join("count")).unwrap().lines().count(), 20);
+}
