@@ -5,11 +5,12 @@ use std::time::Duration;
 use super::{
     OnLost, Run,
     command::{Command, State},
+    environment::environment,
     signals::Signals,
     watchdog::Watch,
 };
 use crate::{
-    cli::{fail, say},
+    cli::{FAILED, say},
     client::{Lock, Moment},
 };
 
@@ -32,7 +33,10 @@ pub(super) async fn run(run: &Run, lock: &Lock, signals: &mut Signals) -> u8 {
         // Who is stopped or killed cannot stop the command. Another process can.
         _ => match Watch::start(kill_after) {
             Ok(watch) => Some(watch),
-            Err(error) => return fail(&format!("cannot start the watchdog: {error}")),
+            Err(error) => {
+                say(&format!("cannot start the watchdog: {error}"));
+                return FAILED;
+            }
         },
     };
     if let Some(watch) = &mut watch {
@@ -43,7 +47,7 @@ pub(super) async fn run(run: &Run, lock: &Lock, signals: &mut Signals) -> u8 {
         say("the lock was granted, and its lease has all but lapsed since");
         return LOST;
     }
-    let mut command = match Command::start(&run.command, &environment(run, lock)) {
+    let mut command = match Command::start(&run.command, &environment(&run.lock.name, lock)) {
         Ok(command) => command,
         Err((code, reason)) => {
             say(&reason);
@@ -100,13 +104,4 @@ async fn reached(moment: Option<Moment>) {
         Some(moment) => moment.reached().await,
         None => std::future::pending().await,
     }
-}
-
-fn environment(run: &Run, lock: &Lock) -> [(&'static str, String); 4] {
-    [
-        ("LOCKABLE_LOCK", run.lock.name.clone()),
-        ("LOCKABLE_FENCING_TOKEN", lock.fencing_token().to_string()),
-        ("LOCKABLE_OWNER", lock.owner().unwrap_or_default().to_owned()),
-        ("LOCKABLE_EXPIRES_AT", lock.grant().expires_at),
-    ]
 }
