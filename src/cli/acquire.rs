@@ -2,6 +2,8 @@
 
 use std::{env, time::Duration};
 
+use nix::unistd::{User, gethostname, getuid};
+
 use super::{
     args::{HoldArgs, LockArgs, NameArgs, duration, note, owner},
     ask::{NoAnswer, Question, Said},
@@ -116,7 +118,8 @@ fn refused(request: &LockRequest, refusal: Refusal) -> Said {
 /// The person at this terminal, as far as the system knows.
 fn person() -> String {
     let user = ["USER", "LOGNAME"].into_iter().find_map(|name| env::var(name).ok().filter(|user| !user.is_empty()));
-    let user = user.unwrap_or_else(|| nix::unistd::getuid().to_string());
-    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok()).unwrap_or_default();
+    let user = user.or_else(|| User::from_uid(getuid()).ok()?.map(|user| user.name));
+    let user = user.unwrap_or_else(|| getuid().to_string());
+    let host = gethostname().ok().and_then(|host| host.into_string().ok()).unwrap_or_default();
     format!("{user}@{host}").chars().filter(char::is_ascii_graphic).take(128).collect()
 }

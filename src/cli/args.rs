@@ -105,8 +105,11 @@ pub(super) fn lock_name(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn owner(text: &str) -> Result<String, String> {
-    let advice = if text.contains(char::is_whitespace) { "; an owner has no white space" } else { "" };
-    Owner::parse(text).map(|owner| owner.as_str().to_owned()).map_err(|error| format!("{error}{advice}"))
+    match Owner::parse(text) {
+        Ok(owner) => Ok(owner.as_str().to_owned()),
+        Err(_) if text.contains(char::is_whitespace) => Err("an owner has no white space".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 pub(super) fn namespace(text: &str) -> Result<String, String> {

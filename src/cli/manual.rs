@@ -47,7 +47,7 @@ fn render(command: Command, usage: &str) -> io::Result<Vec<u8>> {
     if has_version {
         man.render_version_section(&mut page)?;
     }
-    Ok(ascii(&String::from_utf8_lossy(&page)).into_bytes())
+    Ok(ascii(&String::from_utf8_lossy(&page).replace(".SH EXTRA", ".SH NOTES")).into_bytes())
 }
 
 /// The usage as the program prints it: `clap_mangen` leaves out the `--` that is needed.

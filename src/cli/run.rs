@@ -45,7 +45,8 @@ Exit codes:
   74  the lock was lost, and the command was stopped
   69  the server could not be asked, or said neither yes nor no
    2  wrong usage, such as an invalid name, a lease outside the plan's range, or no server or token
-A signal that ends the wait for the lock ends lockable, too.
+
+A signal that ends the wait ends lockable itself.
 
 The token is read from LOCKABLE_AUTH_TOKEN, from the file of --token-file, or from lockable login; never from the command line, which others can read. The command inherits all of these variables.
 

@@ -45,10 +45,17 @@ impl Screen {
         self.is_drawn.set(true);
     }
 
-    pub fn erase(&self) {
+    fn erase(&self) {
         if self.is_drawn.take() {
             write("\r\x1b[J");
         }
+    }
+}
+
+/// However a wait ends, its line does not stay.
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.erase();
     }
 }
 

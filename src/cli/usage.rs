@@ -101,9 +101,8 @@ fn refuse(mut error: clap::Error, mut cli: Command, args: &[OsString]) -> Exit {
         let tips = tips.iter().map(StyledStr::from).collect();
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
     }
-    if error.get(ContextKind::Usage).is_none() {
-        error.insert(ContextKind::Usage, ContextValue::StyledStr(command.render_usage()));
-    }
+    // Clap would show in it what variables have set.
+    error.insert(ContextKind::Usage, ContextValue::StyledStr(command.render_usage()));
     let error = error.with_cmd(&command);
     let _ = error.print();
     Exit::Code(error.exit_code() as u8)

@@ -64,7 +64,6 @@ pub(super) async fn acquire(
         never = wait.show() => match never {},
         never = wait.follow() => match never {},
     };
-    wait.screen.erase();
     acquired.map_err(|error| if is_own { Ended::OwnLock } else { Ended::Failed(error) })
 }
 

@@ -264,7 +264,7 @@ pub fn parse_address(address: &str) -> Result<Url, Error> {
     // A host with a port reads as a scheme: `locks.example.com:8080`.
     let url = Url::parse(address).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     let Some(url) = url else {
-        return Err(Error::Malformed(format!("{address:?} is no address: it begins with https:// or http://")));
+        return Err(Error::Malformed("an address begins with https:// or http://".to_owned()));
     };
     if !url.username().is_empty() || url.password().is_some() {
         return Err(Error::Malformed("the address has credentials in it; set the token apart from it".to_owned()));

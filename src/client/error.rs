@@ -94,6 +94,7 @@ impl Peer {
         };
         let peer = self.clone();
         if error.is_dns() {
+            let reason = reason.trim_start_matches("failed to lookup address information: ").to_owned();
             return Error::UnknownHost { host: self.host(), reason };
         }
         if let Some(tls) = sources().find_map(tls_error) {
@@ -128,10 +129,13 @@ impl fmt::Display for Peer {
     }
 }
 
-/// The TLS error in a link of a chain: I/O errors hide the error that they wrap.
-fn tls_error<'a>(source: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
-    let wrapped = source.downcast_ref::<io::Error>().and_then(|error| error.get_ref()?.downcast_ref());
-    source.downcast_ref().or(wrapped)
+/// The TLS error in a link of a chain: I/O errors do not name the error that they wrap as
+/// their source, and wrap one another.
+fn tls_error<'a>(link: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(error) = link.downcast_ref() {
+        return Some(error);
+    }
+    tls_error(link.downcast_ref::<io::Error>()?.get_ref()?)
 }
 
 fn in_words(error: &rustls::Error) -> String {

@@ -59,3 +59,4 @@ mod terraform;
 mod tls;
 mod traces;
 mod upgrade;
+mod usage;

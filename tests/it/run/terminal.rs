@@ -34,7 +34,7 @@ type("again\n", "again")
 type("\x03", "$ ")
 type("echo code=$?\n", "code=130")
 type(os.environ["RUN"] + " busy -- true\n", "waiting for busy, held by another (on purpose) since")
-expect("place 1 of 1, held by another (on purpose)")
+expect("position 1 of 1, held by another (on")
 type("\x03", "$ ")
 type("echo code=$?\n", "code=130")
 "#;
