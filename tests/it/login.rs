@@ -58,7 +58,8 @@ async fn profiles_keep_servers_apart() {
     let path = file.to_str().unwrap();
     for (pod, profile) in [(&one, &["--profile", "one"][..]), (&two, &[])] {
         fs::write(&file, format!("{}\nnot the token\n", pod.first_token())).unwrap();
-        let login = [&["login", "--url", &pod.origin(), "--token-file", path], profile].concat();
+        let url = pod.origin();
+        let login = [&["login", "--url", &url, "--token-file", path], profile].concat();
         let (code, said) = run(home.path(), &login, "", &[]).await;
         assert_eq!(code, Some(0), "{said}");
     }

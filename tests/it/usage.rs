@@ -77,7 +77,7 @@ async fn variables_set_the_same_as_flags_and_flags_come_first() {
         (&[("LOCKABLE_ON_LOST", "sometimes")], "run x -- true", 2, "LOCKABLE_ON_LOST"),
         (&[("LOCKABLE_KILL_AFTER", "never")], "run x -- true", 2, "LOCKABLE_KILL_AFTER"),
     ] {
-        let args: Vec<_> = line.split(' ').map(|word| match word {
+        let args = line.split(' ').map(|word| match word {
             "SHOW" => show,
             "OWN" => env!("CARGO_BIN_EXE_lockable"),
             word => word,
