@@ -28,17 +28,21 @@ mod connection;
 mod error;
 mod guard;
 mod keeper;
+mod proxy;
 mod request;
 mod wait;
 
 pub use crate::moment::Moment;
 
 pub use self::{
-    answer::{Account, Acquired, Grant, Holder, Listed, NotHeld, Page, Plan, Refusal, Status, TokenInfo, recovering},
-    connection::{Builder, Client},
-    error::{Error, Problem},
+    answer::{
+        Account, Acquired, Grant, Holder, Listed, NotHeld, Page, Plan, Refusal, Status, TokenInfo, clock, recovering,
+    },
+    connection::{Builder, Client, parse_address},
+    error::{Error, Peer, Problem},
     guard::{Changes, Lock, RELEASE_PATIENCE},
     keeper::Loss,
+    proxy::Proxy,
     request::LockRequest,
-    wait::{FAREWELL_TIMEOUT, Progress, UNREACHABLE_MAX},
+    wait::{FAREWELL_TIMEOUT, Progress},
 };

@@ -15,6 +15,7 @@
 //! - [`web`][]: the pages: documents and the account page, their templates.
 //! - [`moment`][]: a clock that nobody can set.
 //! - [`mends`][]: which mends of the safety protocol are in force.
+//! - [`exit`][]: how a process ends, and its standard output.
 //! - [`client`][]: the client of a server, for the commands and for Rust programs.
 //! - [`cli`][]: the commands that ask a server.
 //! - [`operator`][]: the operator's commands, which work on the account database.
@@ -26,6 +27,7 @@ pub mod app;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod exit;
 pub mod http;
 pub mod keyspace;
 pub mod limits;

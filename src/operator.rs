@@ -8,14 +8,13 @@ mod output;
 mod plan;
 mod token;
 
-use std::process::ExitCode;
-
 use clap::{Args, Subcommand};
 
 use self::output::{Output, Shown};
 use crate::{
     accounts::{AccountsError, Database},
     config::DatabaseSettings,
+    exit::Exit,
 };
 
 /// What an operator can do.
@@ -60,7 +59,7 @@ const EXIT_CODES: &str =
 pub const EXIT_NOT_FOUND: u8 = 3;
 
 /// Carries out a command; what it prints and returns is for the shell.
-pub fn main(command: OperatorCommand) -> ExitCode {
+pub fn main(command: OperatorCommand) -> Exit {
     if let OperatorCommand::DevCert(command) = command {
         return report(command.run().map_err(|error| (1, format!("{error:#}"))));
     }
@@ -75,12 +74,12 @@ pub fn main(command: OperatorCommand) -> ExitCode {
 }
 
 #[expect(clippy::print_stderr, reason = "complaints of a command are for who runs it")]
-fn report(outcome: Result<(), (u8, String)>) -> ExitCode {
+fn report(outcome: Result<(), (u8, String)>) -> Exit {
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => output::lost().unwrap_or(Exit::SUCCESS),
         Err((code, message)) => {
             eprintln!("lockable: {message}");
-            ExitCode::from(code)
+            Exit::Code(code)
         }
     }
 }

@@ -1,49 +1,66 @@
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use crate::{
-    client::{Error, LockRequest},
-    lock::parse_duration_ms,
+    client::{Error, LockRequest, parse_address},
+    lock::{DurationError, LockName, Namespace, Note, Owner, is_unprintable, parse_duration_ms},
 };
 
-/// Which lock is meant.
+/// Names a lock.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct LockArgs {
+pub(super) struct NameArgs {
     /// The lock
+    #[arg(value_parser = lock_name)]
     pub name: String,
 
-    /// Who holds the lock within the account
-    #[arg(long)]
-    pub owner: Option<String>,
-
-    /// The namespace of the lock; the token's own unless set
-    #[arg(long)]
+    /// The namespace of the lock [default: the token's]
+    #[arg(long, env = "LOCKABLE_NAMESPACE", value_parser = namespace)]
     pub namespace: Option<String>,
 }
 
-/// How a lock is to be held.
+/// Names a lock and its holder.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct LockArgs {
+    #[command(flatten)]
+    pub lock: NameArgs,
+
+    /// The lock's holder within the account; without it, all processes of the account are one holder
+    #[arg(long, env = "LOCKABLE_OWNER", value_parser = owner)]
+    pub owner: Option<String>,
+}
+
+/// How a lock is held.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct HoldArgs {
-    /// How long the lock is held without a heartbeat; the account's own lease unless set
-    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    /// How long the lock is held without a heartbeat [default: the account's lease]
+    #[arg(long, env = "LOCKABLE_LEASE", value_parser = duration, value_name = "DURATION")]
     pub lease: Option<Duration>,
 
-    /// What others of the account can read who are refused
-    #[arg(long)]
+    /// Text shown to callers of the same account while the lock is held
+    #[arg(long, env = "LOCKABLE_NOTE", value_parser = note)]
     pub note: Option<String>,
+}
+
+impl NameArgs {
+    /// # Errors
+    /// When the name is invalid.
+    pub fn request(&self) -> Result<LockRequest, Error> {
+        let request = LockRequest::new(&self.name)?;
+        Ok(match &self.namespace {
+            Some(namespace) => request.namespace(namespace),
+            None => request,
+        })
+    }
 }
 
 impl LockArgs {
     /// # Errors
-    /// When locks or owners cannot be called so.
+    /// When the name or the owner is invalid.
     pub fn request(&self) -> Result<LockRequest, Error> {
-        let mut request = LockRequest::new(&self.name)?;
-        if let Some(owner) = &self.owner {
-            request = request.owner(owner)?;
+        let request = self.lock.request()?;
+        match &self.owner {
+            Some(owner) => request.owner(owner),
+            None => Ok(request),
         }
-        if let Some(namespace) = &self.namespace {
-            request = request.namespace(namespace);
-        }
-        Ok(request)
     }
 }
 
@@ -59,7 +76,87 @@ impl HoldArgs {
     }
 }
 
-/// Reads a duration in the form that the API has for it, such as `90s`.
+/// Reads a duration: what the API reads, decimals of seconds as `flock` and `sleep` have them,
+/// and the units that people write out.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration_ms(text).map(Duration::from_millis).map_err(|error| error.to_string())
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit {
+        "" | "sec" | "secs" | "second" | "seconds" => "s",
+        "min" | "mins" | "minute" | "minutes" => "m",
+        "hr" | "hrs" | "hour" | "hours" => "h",
+        "day" | "days" => "d",
+        unit => unit,
+    };
+    let number = match number.strip_prefix('.') {
+        Some(decimals) => Cow::from(format!("0.{decimals}")),
+        None => Cow::from(number),
+    };
+    parse_duration_ms(&format!("{number}{unit}")).map(Duration::from_millis).map_err(|error| match error {
+        DurationError::Malformed => {
+            "a duration is a number of seconds (90, 0.5) or a number with a unit (500ms, 90s, 10min, 2h, 1d)".to_owned()
+        }
+        error => error.to_string(),
+    })
+}
+
+pub(super) fn lock_name(text: &str) -> Result<String, String> {
+    LockName::parse(text).map(|name| name.to_string()).map_err(|error| error.to_string())
+}
+
+pub(super) fn owner(text: &str) -> Result<String, String> {
+    match Owner::parse(text) {
+        Ok(owner) => Ok(owner.as_str().to_owned()),
+        Err(_) if text.contains(char::is_whitespace) => Err("an owner has no white space".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+pub(super) fn namespace(text: &str) -> Result<String, String> {
+    match Namespace::check_private_name(text) {
+        Err(error) if text != Namespace::PUBLIC => Err(error.to_string()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// Makes a note of any text: no command should fail for the words that describe it, which
+/// often are a commit's subject.
+#[expect(clippy::unnecessary_wraps, reason = "it is a parser of clap")]
+pub(super) fn note(text: &str) -> Result<String, String> {
+    let mut note: String = text.chars().map(|c| if is_unprintable(c) { ' ' } else { c }).collect();
+    while note.len() > Note::BYTES_MAX {
+        note.pop();
+    }
+    Ok(note)
+}
+
+pub(super) fn address(text: &str) -> Result<String, String> {
+    parse_address(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_decimals_and_units_that_people_write() {
+        for (text, ms) in [
+            ("90", 90_000),
+            ("0.5", 500),
+            (".5", 500),
+            ("1.5", 1500),
+            ("500ms", 500),
+            ("90s", 90_000),
+            ("90sec", 90_000),
+            ("10min", 600_000),
+            ("1.5hours", 5_400_000),
+            ("1d", 86_400_000),
+            ("2days", 172_800_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", ".", "s", "soon", "5 min", "1h30m", "-1", "1..5", "5 fortnights", "1.5ms", "9999d"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
 }

@@ -1,20 +1,21 @@
 //! The commands for scripts: each asks the server once, prints one line or JSON,
 //! and says yes or no by its exit code.
 
-#![expect(clippy::print_stdout, reason = "printing is what commands are for")]
-
 use std::{fmt, time::Duration};
 
 use serde_json::{Value, json};
 
 use super::{
     NO, YES,
-    args::{HoldArgs, LockArgs, duration},
-    plain,
+    args::{LockArgs, NameArgs, duration, namespace},
+    failure::Failure,
+    plain, say,
     server::ServerArgs,
-    waiting,
 };
-use crate::client::{Client, Error, Grant, LockRequest, Moment, NotHeld, Status, recovering};
+use crate::{
+    client::{Client, Error, Grant, LockRequest, NotHeld, Status, clock, recovering},
+    exit::{self, Exit},
+};
 
 /// How long a heartbeat may take.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(12);
@@ -31,153 +32,154 @@ pub struct Ask<T: clap::Args> {
     server: ServerArgs,
 }
 
-/// Acquire a lock, which somebody has to renew and release then.
-#[derive(Debug, clap::Args)]
-pub struct Acquire {
-    #[command(flatten)]
-    lock: LockArgs,
-    #[command(flatten)]
-    hold: HoldArgs,
-    /// How long to wait for the lock; not at all unless set. With an owner the place in the line is kept all the while
-    #[arg(short, long, value_parser = duration, value_name = "DURATION")]
-    wait: Option<Duration>,
-}
-
 /// Renew the lease of a lock.
 #[derive(Debug, clap::Args)]
 pub struct Heartbeat {
     #[command(flatten)]
     lock: LockArgs,
-    /// For how long; the account's own lease unless set
-    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    /// How long the lock is held from now on [default: the lease it was acquired with]
+    #[arg(long, env = "LOCKABLE_LEASE", value_parser = duration, value_name = "DURATION")]
     lease: Option<Duration>,
-    /// Only if this is the grant's
+    /// Renew only the grant with this fencing token
     #[arg(long, value_name = "N")]
     fencing_token: Option<u64>,
 }
 
-/// Release a lock, or leave the line of those who wait for it.
+/// Release a lock, or leave its queue.
 #[derive(Debug, clap::Args)]
 pub struct Release {
     #[command(flatten)]
     lock: LockArgs,
-    /// Only if this is the grant's
+    /// Release only the grant with this fencing token
     #[arg(long, value_name = "N")]
     fencing_token: Option<u64>,
 }
 
-/// Say who holds a lock: yes if somebody does.
+/// Show who holds a lock: yes if somebody does.
 #[derive(Debug, clap::Args)]
 pub struct Stat {
-    /// The lock
-    name: String,
-    /// The namespace of the lock; the token's own unless set
-    #[arg(long)]
-    namespace: Option<String>,
+    #[command(flatten)]
+    lock: NameArgs,
 }
 
 /// List the locks that the account holds.
 #[derive(Debug, clap::Args)]
 pub struct List {
-    /// Only those whose names begin like this
+    /// List only locks whose names begin with this
     #[arg(default_value = "")]
     prefix: String,
-    /// The namespace; the token's own unless set
-    #[arg(long)]
+    /// The namespace [default: the token's]
+    #[arg(long, env = "LOCKABLE_NAMESPACE", value_parser = namespace)]
     namespace: Option<String>,
 }
 
-/// Take a lock from whoever of the account holds it; recorded in the audit log.
+/// End a grant of the account; recorded in the audit log.
 #[derive(Debug, clap::Args)]
 pub struct Break {
-    /// The lock
-    name: String,
-    /// The namespace of the lock; the token's own unless set
-    #[arg(long)]
-    namespace: Option<String>,
+    #[command(flatten)]
+    lock: NameArgs,
 }
 
-/// What a command has to say: whether it is a yes, and that in words and in JSON.
+/// An answer: whether it is a yes, and that in words and in JSON.
 pub struct Said {
-    is_yes: bool,
-    words: String,
-    json: Value,
+    pub is_yes: bool,
+    pub words: String,
+    pub json: Value,
+    /// What to release when nobody learns of it.
+    pub granted: Option<(LockRequest, u64)>,
 }
 
-/// A question to the server.
-#[expect(async_fn_in_trait, reason = "it is for the commands of this file alone")]
-pub trait Question {
-    async fn ask(&self, client: &Client) -> Result<Said, Error>;
+/// Why there is no answer.
+pub enum NoAnswer {
+    Error(Error),
+    Failure(Failure),
 }
 
-impl<T: clap::Args + Question> Ask<T> {
-    /// Asks, and prints what is said. Returns the exit code.
-    ///
-    /// # Errors
-    /// When there is neither a yes nor a no, in words for the user.
-    pub async fn answer(&self) -> Result<u8, String> {
-        let client = self.server.client()?;
-        let said = self.what.ask(&client).await.map_err(|error| error.to_string())?;
-        if self.json {
-            println!("{}", said.json);
-        } else if !said.words.is_empty() {
-            println!("{}", plain(&said.words));
-        }
-        Ok(if said.is_yes { YES } else { NO })
+impl From<Error> for NoAnswer {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
     }
 }
 
-impl Question for Acquire {
-    async fn ask(&self, client: &Client) -> Result<Said, Error> {
-        let request = self.hold.apply(self.lock.request()?);
-        let until = Moment::now() + self.wait.unwrap_or_default();
-        match waiting::acquire(client, &request, Some(until), false).await {
-            Ok(grant) => Ok(granted("acquired", &request, grant)),
-            Err(Error::NotAcquired(refusal)) => {
-                let words = format!("{} {refusal}", request.name());
-                Ok(Said { is_yes: false, words, json: refusal.answer })
+impl From<Failure> for NoAnswer {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+/// A question to the server.
+#[expect(async_fn_in_trait, reason = "it is for the commands of this folder alone")]
+pub trait Question {
+    async fn ask(&self, client: &Client) -> Result<Said, NoAnswer>;
+}
+
+impl<T: clap::Args + Question> Ask<T> {
+    /// Asks, and prints the answer. A lock that was acquired is released again when its grant
+    /// cannot be printed: nobody else would.
+    ///
+    /// # Errors
+    /// When there is neither a yes nor a no, or nobody to read it.
+    pub(super) async fn answer(&self) -> Result<Exit, Failure> {
+        let server = self.server.server()?;
+        let client = server.client()?;
+        let said = self.what.ask(&client).await.map_err(|reason| match reason {
+            NoAnswer::Error(error) => server.failure(&error),
+            NoAnswer::Failure(failure) => failure,
+        })?;
+        let text = match self.json {
+            true => format!("{}\n", said.json),
+            false if said.words.is_empty() => String::new(),
+            false => format!("{}\n", plain(&said.words)),
+        };
+        if let Err(exit) = exit::print(&text) {
+            if let Some((request, fence)) = &said.granted {
+                let released = client.release(request, Some(*fence)).await;
+                if released.is_err() {
+                    say(&format!("{} is not released, its lease will lapse", request.name()));
+                }
             }
-            Err(error) => Err(error),
+            return Err(exit.into());
         }
+        Ok(Exit::Code(if said.is_yes { YES } else { NO }))
     }
 }
 
 impl Question for Heartbeat {
-    async fn ask(&self, client: &Client) -> Result<Said, Error> {
+    async fn ask(&self, client: &Client) -> Result<Said, NoAnswer> {
         let mut request = self.lock.request()?;
         if let Some(lease) = self.lease {
             request = request.lease(lease);
         }
         Ok(match client.heartbeat(&request, self.fencing_token, HEARTBEAT_TIMEOUT).await? {
-            Ok(grant) => granted("renewed", &request, grant),
+            Ok(grant) => Said::granted("renewed", &request, grant),
             Err(reason) => refused(&request, reason),
         })
     }
 }
 
 impl Question for Release {
-    async fn ask(&self, client: &Client) -> Result<Said, Error> {
+    async fn ask(&self, client: &Client) -> Result<Said, NoAnswer> {
         let request = self.lock.request()?;
         Ok(done("released", &request, client.release(&request, self.fencing_token).await?))
     }
 }
 
 impl Question for Break {
-    async fn ask(&self, client: &Client) -> Result<Said, Error> {
-        let request = lock_in(&self.name, self.namespace.as_deref())?;
+    async fn ask(&self, client: &Client) -> Result<Said, NoAnswer> {
+        let request = self.lock.request()?;
         Ok(done("broken", &request, client.break_lock(&request).await?))
     }
 }
 
 impl Question for Stat {
-    async fn ask(&self, client: &Client) -> Result<Said, Error> {
-        let status = client.status(&lock_in(&self.name, self.namespace.as_deref())?).await?;
-        Ok(Said { is_yes: status.held, words: in_words(&status), json: json!(status) })
+    async fn ask(&self, client: &Client) -> Result<Said, NoAnswer> {
+        let status = client.status(&self.lock.request()?).await?;
+        Ok(Said::new(status.held, in_words(&status), json!(status)))
     }
 }
 
 impl Question for List {
-    async fn ask(&self, client: &Client) -> Result<Said, Error> {
+    async fn ask(&self, client: &Client) -> Result<Said, NoAnswer> {
         let (mut locks, mut cursor) = (Vec::new(), None);
         loop {
             let page = client.list(self.namespace.as_deref(), &self.prefix, cursor.as_deref()).await?;
@@ -187,42 +189,41 @@ impl Question for List {
                 break;
             }
         }
-        let lines =
-            locks.iter().map(|lock| format!("{}\t{}\tuntil {}", lock.name, lock.holder, lock.holder.expires_at));
-        Ok(Said { is_yes: !locks.is_empty(), words: lines.collect::<Vec<_>>().join("\n"), json: json!(locks) })
+        let lines = locks
+            .iter()
+            .map(|lock| format!("{}\t{}\tuntil {}", lock.name, lock.holder, clock(&lock.holder.expires_at)));
+        Ok(Said::new(true, lines.collect::<Vec<_>>().join("\n"), json!(locks)))
     }
 }
 
-fn lock_in(name: &str, namespace: Option<&str>) -> Result<LockRequest, Error> {
-    let request = LockRequest::new(name)?;
-    Ok(match namespace {
-        Some(namespace) => request.namespace(namespace),
-        None => request,
-    })
-}
+impl Said {
+    pub fn new(is_yes: bool, words: String, json: Value) -> Self {
+        Self { is_yes, words, json, granted: None }
+    }
 
-fn granted(done: impl fmt::Display, request: &LockRequest, grant: Grant) -> Said {
-    let (fence, expires_at) = (grant.fencing_token, &grant.expires_at);
-    let words = format!("{done} {} until {expires_at}, fencing token {fence}", request.name());
-    Said { is_yes: true, words, json: grant.answer }
+    pub fn granted(done: impl fmt::Display, request: &LockRequest, grant: Grant) -> Self {
+        let (fence, until) = (grant.fencing_token, clock(&grant.expires_at));
+        let again = if grant.again { "; this owner held it already" } else { "" };
+        let words = format!("{done} {} until {until}, fencing token {fence}{again}", request.name());
+        Self::new(true, words, grant.answer)
+    }
 }
 
 fn refused(request: &LockRequest, reason: NotHeld) -> Said {
     let (words, reason) = match reason {
         NotHeld::Free => ("not held", "not_held"),
-        NotHeld::ByAnother => ("held by another", "held_by_another"),
+        NotHeld::ByAnother => ("held by another owner", "held_by_another"),
     };
     let words = format!("{} is {words}", request.name());
-    Said { is_yes: false, words, json: json!({ "response": false, "name": request.name(), "reason": reason }) }
+    Said::new(false, words, json!({ "response": false, "name": request.name(), "reason": reason }))
 }
 
 fn done(words: &str, request: &LockRequest, outcome: Result<(), NotHeld>) -> Said {
     match outcome {
-        Ok(()) => Said {
-            is_yes: true,
-            words: format!("{words} {}", request.name()),
-            json: json!({ "response": true, "name": request.name() }),
-        },
+        Ok(()) => {
+            let words = format!("{words} {}", request.name());
+            Said::new(true, words, json!({ "response": true, "name": request.name() }))
+        }
         Err(reason) => refused(request, reason),
     }
 }
@@ -230,7 +231,7 @@ fn done(words: &str, request: &LockRequest, outcome: Result<(), NotHeld>) -> Sai
 fn in_words(status: &Status) -> String {
     let name = &status.name;
     let held = match (&status.holder, status.held) {
-        (Some(holder), _) => format!("{name} is held by {holder}, until {}", holder.expires_at),
+        (Some(holder), _) => format!("{name} is held by {holder}, until {}", clock(&holder.expires_at)),
         (None, true) => format!("{name} is held by another account"),
         (None, false) => match &status.recovering_until {
             Some(until) => format!("{name} {}", recovering(until)),

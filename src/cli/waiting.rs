@@ -1,125 +1,195 @@
-use std::{
-    cell::Cell,
-    convert::Infallible,
-    io::{self, IsTerminal, Write},
-    time::Duration,
-};
+use std::{cell::RefCell, convert::Infallible, ops::ControlFlow, time::Duration};
 
 use tokio::time::sleep;
 
-use super::{plain, say};
-use crate::client::{Client, Error, Grant, LockRequest, Moment, Progress, Status, recovering};
+use super::{enclosing::Enclosing, failure::Failure, say, screen::Screen};
+use crate::client::{Client, Error, Grant, LockRequest, Moment, Progress, Refusal, Status, clock, recovering};
 
-/// How often a terminal shows for how long it has waited.
+/// How often a terminal shows for how long the command has waited.
 const SECOND: Duration = Duration::from_secs(1);
-/// How often the server is asked how the line stands, for a terminal.
-const SECONDS_TO_ASK: u64 = 5;
+/// How often the server is asked for the queue, for a terminal.
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 /// When a log gets its second line; each further one comes after twice the time,
 /// but at least as often as this.
 const LINE_FIRST: Duration = Duration::from_secs(30);
 const LINE_INTERVAL_MAX: Duration = Duration::from_secs(900);
 
-/// Acquires a lock like [`Client::acquire_until`], and shows on standard error who
-/// holds it, the place in the line and the time: on a terminal in one line that
-/// changes, in a log in a few. Who wants it quiet is told of troubles alone.
+/// Why a wait ends without a grant.
+pub(super) enum Ended {
+    Failed(Error),
+    /// The lock is held by the `lockable run` that this command runs under.
+    OwnLock,
+}
+
+/// What is wrong with waiting for a lock of an enclosing run.
+pub(super) fn own_lock(name: &str) -> Failure {
+    Failure::Usage(format!(
+        "{name} is held by the lockable run that this command runs under; to wait for it would take for ever"
+    ))
+}
+
+/// Acquires a lock like [`Client::acquire_until`], and shows on standard error the reason for
+/// the wait, the position in the queue, the holder and the time: on a terminal in one line that
+/// changes, in a log in a few. With `is_quiet` only failures are shown.
 pub(super) async fn acquire(
     client: &Client,
     request: &LockRequest,
     until: Option<Moment>,
     is_quiet: bool,
-) -> Result<Grant, Error> {
-    let is_waiting = Cell::new(false);
-    let line = Line { is_shown: !is_quiet && io::stderr().is_terminal() };
-    let acquire = client.acquire_until(request, until, |progress| {
-        line.erase();
-        match progress {
-            Progress::InLine(_) if is_quiet => {}
-            Progress::InLine(refusal) => {
-                is_waiting.set(true);
-                let why = match (&refusal.recovering_until, &refusal.holder) {
-                    (Some(until), _) => format!(", which {}", recovering(until)),
-                    (None, Some(holder)) => format!(", held by {holder}"),
-                    (None, None) => String::new(),
-                };
-                say(&format!("waiting for {}{why}", request.name()));
-            }
-            Progress::Trouble(error) => say(&format!("{error}; trying again")),
-        }
-    });
-    let show = async {
-        match line.is_shown {
-            true => show_line(client, request, &is_waiting, &line).await,
-            false => write_lines(client, request, &is_waiting).await,
-        }
+) -> Result<Grant, Ended> {
+    let wait = Wait {
+        client,
+        request,
+        begun: Moment::now(),
+        is_quiet,
+        screen: Screen::new(),
+        reason: RefCell::new(Reason::None),
+        status: RefCell::new(None),
     };
-    tokio::select! {
+    let enclosing = Enclosing::of_this_process();
+    let mut is_own = false;
+    let acquire = client.acquire_until(request, until, |progress| {
+        if let Progress::InLine(refusal) = &progress
+            && enclosing.has(client, request.name(), refusal)
+        {
+            is_own = true;
+            return ControlFlow::Break(());
+        }
+        wait.note(&progress);
+        ControlFlow::Continue(())
+    });
+    let acquired = tokio::select! {
         biased;
-        acquired = acquire => {
-            line.erase();
-            acquired
+        acquired = acquire => acquired,
+        never = wait.show() => match never {},
+        never = wait.follow() => match never {},
+    };
+    acquired.map_err(|error| if is_own { Ended::OwnLock } else { Ended::Failed(error) })
+}
+
+struct Wait<'a> {
+    client: &'a Client,
+    request: &'a LockRequest,
+    begun: Moment,
+    is_quiet: bool,
+    screen: Screen,
+    reason: RefCell<Reason>,
+    status: RefCell<Option<Status>>,
+}
+
+/// Why the command waits.
+enum Reason {
+    /// It does not wait yet.
+    None,
+    Refused(Box<Refusal>),
+    Failed(String),
+}
+
+impl Wait<'_> {
+    /// Keeps the reason, and shows a new one at once.
+    fn note(&self, progress: &Progress<'_>) {
+        let (reason, is_new) = match (progress, &*self.reason.borrow()) {
+            (Progress::InLine(refusal), former) => {
+                let is_new = match former {
+                    Reason::None | Reason::Failed(_) => true,
+                    Reason::Refused(former) => former.recovering_until.is_some() != refusal.recovering_until.is_some(),
+                };
+                (Reason::Refused(Box::new(Refusal::clone(refusal))), is_new)
+            }
+            (Progress::Trouble(error), former) => {
+                (Reason::Failed(error.to_string()), !matches!(former, Reason::Failed(_)))
+            }
+        };
+        let is_failure = matches!(reason, Reason::Failed(_));
+        self.reason.replace(reason);
+        match (self.is_quiet && !is_failure, !self.is_quiet && self.screen.is_ours()) {
+            (true, _) => {}
+            (false, true) => self.screen.draw(&self.brief()),
+            (false, false) if is_new => say(&self.full()),
+            (false, false) => {}
         }
-        never = show => match never {},
+    }
+
+    /// Shows the reason again and again.
+    async fn show(&self) -> Infallible {
+        let mut next = LINE_FIRST;
+        loop {
+            sleep(SECOND).await;
+            if self.is_quiet || matches!(*self.reason.borrow(), Reason::None) {
+                continue;
+            }
+            if self.screen.is_ours() {
+                self.screen.draw(&self.brief());
+            } else if (self.begun + next).rest().is_zero() {
+                next += next.min(LINE_INTERVAL_MAX);
+                self.look().await;
+                say(&self.full());
+            }
+        }
+    }
+
+    /// Asks for the queue while a terminal shows it.
+    async fn follow(&self) -> Infallible {
+        loop {
+            sleep(SECOND).await;
+            if !self.is_quiet && self.screen.is_ours() && matches!(*self.reason.borrow(), Reason::Refused(_)) {
+                self.look().await;
+                sleep(STATUS_INTERVAL).await;
+            }
+        }
+    }
+
+    async fn look(&self) {
+        let status = self.client.status(self.request).await.ok();
+        self.status.replace(status);
+    }
+
+    /// The line for a log.
+    fn full(&self) -> String {
+        self.words(&|time| clock(time))
+    }
+
+    /// The line for a terminal, whose end may be cut.
+    fn brief(&self) -> String {
+        self.words(&|time| clock(time).split_once(' ').map_or_else(String::new, |(_, time)| time.to_owned()))
+    }
+
+    fn words(&self, shown: &dyn Fn(&str) -> String) -> String {
+        let waited = match self.begun.elapsed().as_secs() {
+            0 => format!("waiting for {}", self.request.name()),
+            waited => format!("waiting for {} for {}", self.request.name(), in_time(waited)),
+        };
+        let (reason, status) = (self.reason.borrow(), self.status.borrow());
+        let refusal = match &*reason {
+            Reason::Failed(error) => return format!("{waited}: {error}; trying again"),
+            Reason::None => return waited,
+            Reason::Refused(refusal) => refusal,
+        };
+        // The status is newer, if there is one.
+        let (until, holder) = match &*status {
+            Some(status) => (&status.recovering_until, &status.holder),
+            None => (&refusal.recovering_until, &refusal.holder),
+        };
+        if let Some(until) = until {
+            return format!("{waited}, which {}", recovering(until));
+        }
+        let mut words = waited;
+        if let Some((position, waiting)) = status.as_ref().and_then(|status| Some((status.place?, status.waiting))) {
+            words += &format!(", position {position} of {waiting}");
+        }
+        if let Some(holder) = holder {
+            let note = if holder.note.is_empty() { String::new() } else { format!(" ({})", holder.note) };
+            words += &format!(", held by {}{note} since {}", holder.name(), shown(&holder.acquired_at));
+        }
+        words
     }
 }
 
-async fn show_line(client: &Client, request: &LockRequest, is_waiting: &Cell<bool>, line: &Line) -> Infallible {
-    let begun = Moment::now();
-    let (mut status, mut seconds) = (None, 0);
-    loop {
-        sleep(SECOND).await;
-        if !is_waiting.get() {
-            continue;
-        }
-        if seconds % SECONDS_TO_ASK == 0 {
-            status = client.status(request).await.ok();
-        }
-        seconds += 1;
-        line.replace(&in_words(request, status.as_ref(), begun));
-    }
-}
-
-async fn write_lines(client: &Client, request: &LockRequest, is_waiting: &Cell<bool>) -> Infallible {
-    let begun = Moment::now();
-    let mut next = LINE_FIRST;
-    loop {
-        (begun + next).reached().await;
-        next += next.min(LINE_INTERVAL_MAX);
-        if is_waiting.get() {
-            let status = client.status(request).await.ok();
-            say(&in_words(request, status.as_ref(), begun));
-        }
-    }
-}
-
-fn in_words(request: &LockRequest, status: Option<&Status>, begun: Moment) -> String {
-    let waited = begun.elapsed().as_secs();
-    let (minutes, seconds) = (waited / 60, waited % 60);
-    let place = status.and_then(|status| Some(format!(", place {} of {}", status.place?, status.waiting)));
-    let holder = status.and_then(|status| Some(format!(", held by {}", status.holder.as_ref()?)));
-    let recovering =
-        status.and_then(|status| Some(format!(", which {}", recovering(status.recovering_until.as_ref()?))));
-    let (place, holder) = (place.unwrap_or_default(), recovering.or(holder).unwrap_or_default());
-    format!("waiting for {} for {minutes}:{seconds:02}{place}{holder}", request.name())
-}
-
-/// The line at the end of a terminal that is written over again and again.
-struct Line {
-    is_shown: bool,
-}
-
-impl Line {
-    fn replace(&self, words: &str) {
-        self.write(&format!("\r\x1b[Klockable: {}", plain(words)));
-    }
-
-    fn erase(&self) {
-        self.write("\r\x1b[K");
-    }
-
-    fn write(&self, text: &str) {
-        if self.is_shown {
-            let mut terminal = io::stderr();
-            let _ = terminal.write_all(text.as_bytes()).and_then(|()| terminal.flush());
-        }
+/// `1:05`, or `1:00:05` from an hour on.
+fn in_time(seconds: u64) -> String {
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match hours {
+        0 => format!("{minutes}:{seconds:02}"),
+        hours => format!("{hours}:{minutes:02}:{seconds:02}"),
     }
 }

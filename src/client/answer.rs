@@ -24,6 +24,8 @@ pub struct Grant {
     /// When it lapses at the earliest: the lease counts from when the server had
     /// the request, and that was after it was sent.
     pub until: Moment,
+    /// Whether the owner held the lock already when it asked: the grant is an older request's.
+    pub again: bool,
     /// All that the server said.
     pub answer: Value,
 }
@@ -93,6 +95,20 @@ pub struct Listed {
 pub struct Account {
     pub plan: Plan,
     pub token: TokenInfo,
+    /// The lease of a request that names none.
+    #[serde(default)]
+    pub lease_ms: u64,
+    #[serde(default)]
+    pub namespaces: Vec<String>,
+    /// The namespace of a request that names none.
+    pub default_namespace: Option<String>,
+    #[serde(default)]
+    pub locks_held: u64,
+    #[serde(default)]
+    pub requests_waiting: u64,
+    /// All that the server said.
+    #[serde(skip)]
+    pub answer: Value,
     /// When all locks can be granted again at the earliest, after a loss of data.
     pub recovering_until: Option<String>,
 }
@@ -103,6 +119,10 @@ pub struct Plan {
     /// How many locks the account may hold at once.
     pub locks_max: u64,
     pub rate_per_second: u64,
+    #[serde(default)]
+    pub lease_max_ms: u64,
+    #[serde(default)]
+    pub waiting_max: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -131,6 +151,8 @@ struct Members {
     fencing_token: Option<u64>,
     lease_ms: Option<u64>,
     expires_at: Option<String>,
+    #[serde(default)]
+    again: bool,
     reason: Option<String>,
     holder: Option<Holder>,
     recovering_until: Option<String>,
@@ -148,7 +170,8 @@ impl LockAnswer {
         let lease = Duration::from_millis(members.lease_ms.filter(|_| members.response)?);
         let expires_at = members.expires_at.clone()?;
         let fencing_token = members.fencing_token?;
-        Some(Grant { fencing_token, lease, expires_at, until: sent + lease, answer: self.all.clone() })
+        let (until, again) = (sent + lease, members.again);
+        Some(Grant { fencing_token, lease, expires_at, until, again, answer: self.all.clone() })
     }
 
     pub fn refusal(self) -> Option<Refusal> {
@@ -168,14 +191,30 @@ impl LockAnswer {
     }
 }
 
-/// Why the lock was not granted, for people; what comes first is the lock's name.
+impl Grant {
+    /// The namespace that the server found the lock in.
+    pub fn namespace(&self) -> &str {
+        self.answer["namespace"].as_str().unwrap_or_default()
+    }
+}
+
+impl Refusal {
+    /// The namespace that the server found the lock in.
+    pub fn namespace(&self) -> &str {
+        self.answer["namespace"].as_str().unwrap_or_default()
+    }
+}
+
+/// Why the lock was not granted, for people; the lock's name comes first.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.recovering_until, &self.holder, self.reason.as_str()) {
             (Some(until), ..) => f.write_str(&recovering(until)),
-            (None, Some(holder), _) => write!(f, "is held by {holder}"),
-            (None, None, "held" | "timed_out" | "draining" | "replaced") => f.write_str("is held by another"),
-            (None, None, "cancelled") => f.write_str("is not waited for any more: its owner has cancelled that"),
+            (None, Some(holder), _) => write!(f, "is held by {holder}, until {}", clock(&holder.expires_at)),
+            (None, None, "held" | "timed_out" | "draining" | "replaced") => {
+                f.write_str("is held by another account, or requests before this one wait for it")
+            }
+            (None, None, "cancelled") => f.write_str("is not waited for any more: its owner released it"),
             (None, None, reason) => write!(f, "is not granted: {reason}"),
         }
     }
@@ -188,12 +227,25 @@ pub fn recovering(until: &str) -> String {
     format!("is recovering until {clock}: the servers may have lost data, and grant no lock before")
 }
 
+/// A time that a server wrote, for people: in whole seconds.
+pub fn clock(time: &str) -> String {
+    let clock = time.parse::<Timestamp>().map(|time| time.strftime("%Y-%m-%d %H:%M:%SZ").to_string());
+    clock.unwrap_or_else(|_| time.to_owned())
+}
+
+impl Holder {
+    /// The owner, or what is known instead.
+    pub fn name(&self) -> &str {
+        self.owner.as_deref().unwrap_or("this account (no owner named)")
+    }
+}
+
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.owner.as_deref().unwrap_or("somebody of this account"))?;
+        f.write_str(self.name())?;
         if !self.note.is_empty() {
             write!(f, " ({})", self.note)?;
         }
-        write!(f, " since {}", self.acquired_at)
+        write!(f, " since {}", clock(&self.acquired_at))
     }
 }

@@ -1,4 +1,4 @@
-use std::{error::Error as _, fmt, iter, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use reqwest::{Method, header};
 use rustls::{
@@ -6,12 +6,13 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, pem::PemObject},
 };
+use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
 use super::{
-    Account, Acquired, Error, Grant, LockRequest, Moment, NotHeld, Page, Problem, Status, answer::LockAnswer,
-    request::milliseconds,
+    Account, Acquired, Error, Grant, LockRequest, Moment, NotHeld, Page, Peer, Problem, Proxy, Status,
+    answer::LockAnswer, request::milliseconds,
 };
 
 /// How long a server may take to be reached.
@@ -26,7 +27,7 @@ const UNKNOWN: &str = "its answer is not one that we know";
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
-    origin: String,
+    peer: Arc<Peer>,
     token: Arc<str>,
 }
 
@@ -45,7 +46,12 @@ impl Client {
 
     /// The address, without what follows the host.
     pub fn origin(&self) -> &str {
-        &self.origin
+        &self.peer.origin
+    }
+
+    /// The proxy that requests go through.
+    pub fn proxy(&self) -> Option<&Proxy> {
+        self.peer.proxy.as_ref()
     }
 
     /// Asks once for a lock. With `wait` the server answers when it is granted, or
@@ -147,7 +153,8 @@ impl Client {
     /// When the server does not say.
     pub async fn account(&self) -> Result<Account, Error> {
         let answer = self.ask(Method::GET, "/v1/account", &[], ANSWER_TIMEOUT).await?;
-        serde_json::from_value(answer).map_err(|_| self.stranger(UNKNOWN))
+        let account = Account::deserialize(&answer).map_err(|_| self.stranger(UNKNOWN))?;
+        Ok(Account { answer, ..account })
     }
 
     async fn ask_about_lock(
@@ -167,22 +174,22 @@ impl Client {
         parameters: &[(&str, String)],
         timeout: Duration,
     ) -> Result<Value, Error> {
-        let mut url = format!("{}{path}", self.origin);
+        let mut url = format!("{}{path}", self.peer.origin);
         if !parameters.is_empty() {
             let pairs = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
             url = format!("{url}?{pairs}");
         }
         let request = self.http.request(method, url).basic_auth(&self.token, Some("")).timeout(timeout);
-        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let response = request.send().await.map_err(|error| self.peer.failure(&error))?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let body = response.bytes().await.map_err(|error| self.unreachable(error))?;
+        let body = response.bytes().await.map_err(|error| self.peer.failure(&error))?;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|_| self.stranger("what it answers is no JSON"));
         }
         let Ok(mut problem) = serde_json::from_slice::<Problem>(&body) else {
             // A proxy that cannot reach its servers speaks for itself.
             return Err(match status.is_server_error() {
-                true => Error::Unreachable { origin: self.origin.clone(), reason: format!("answered {status}") },
+                true => Error::Unreachable { peer: self.peer(), reason: format!("answered {status}") },
                 false => self.stranger(&format!("answered {status}")),
             });
         };
@@ -192,29 +199,22 @@ impl Client {
         Err(Error::Problem(Box::new(problem)))
     }
 
-    fn unreachable(&self, error: reqwest::Error) -> Error {
-        // The innermost reason says most, and names no address again.
-        let reasons = iter::successors(error.source(), |&reason| reason.source());
-        let reason = match (error.is_timeout(), reasons.last()) {
-            (true, _) => "no answer in time".to_owned(),
-            (false, Some(reason)) => reason.to_string(),
-            (false, None) => error.without_url().to_string(),
-        };
-        Error::Unreachable { origin: self.origin.clone(), reason }
-    }
-
     pub(super) fn silent(&self) -> Error {
-        Error::Unreachable { origin: self.origin.clone(), reason: "no answer in time".to_owned() }
+        Error::Unreachable { peer: self.peer(), reason: "no answer in time".to_owned() }
     }
 
     fn stranger(&self, what: &str) -> Error {
-        Error::Stranger { origin: self.origin.clone(), what: what.to_owned() }
+        Error::Stranger { peer: self.peer(), what: what.to_owned() }
+    }
+
+    fn peer(&self) -> Peer {
+        Peer::clone(&self.peer)
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Client({})", self.origin)
+        write!(f, "Client({})", self.peer.origin)
     }
 }
 
@@ -237,26 +237,39 @@ impl Builder {
     /// # Errors
     /// When the address or the certificates cannot be used.
     pub fn build(self) -> Result<Client, Error> {
-        let url = Url::parse(&self.url)
-            .map_err(|error| Error::Malformed(format!("{:?} is no address: {error}", self.url)))?;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(Error::Malformed(format!("{:?} does not begin with https:// or http://", self.url)));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(Error::Malformed(
-                "the address has a user or a password in it; the token stands elsewhere".to_owned(),
-            ));
-        }
+        let url = parse_address(&self.url)?;
         let origin = format!("{}{}", url.origin().ascii_serialization(), url.path().trim_end_matches('/'));
-        let http = reqwest::Client::builder()
+        let proxy = Proxy::of(&url)?;
+        let unusable = |error: reqwest::Error| Error::Malformed(format!("no client can be made: {error}"));
+        // The environment is read once, by `Proxy`, so that errors name the proxy that was used.
+        let mut http = reqwest::Client::builder()
+            .no_proxy()
             .tls_backend_preconfigured(tls(self.ca.as_deref())?)
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("lockable/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| Error::Malformed(format!("no client can be made: {error}")))?;
-        Ok(Client { http, origin, token: self.token.into() })
+            .user_agent(concat!("lockable/", env!("CARGO_PKG_VERSION")));
+        if let Some(proxy) = &proxy {
+            http = http.proxy(reqwest::Proxy::all(&proxy.value).map_err(unusable)?);
+        }
+        let http = http.build().map_err(unusable)?;
+        Ok(Client { http, peer: Arc::new(Peer { origin, proxy }), token: self.token.into() })
     }
+}
+
+/// Checks the address of a server.
+///
+/// # Errors
+/// When it is not an `http` or `https` URL, or has credentials in it.
+pub fn parse_address(address: &str) -> Result<Url, Error> {
+    // A host with a port reads as a scheme: `locks.example.com:8080`.
+    let url = Url::parse(address).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let Some(url) = url else {
+        return Err(Error::Malformed("an address begins with https:// or http://".to_owned()));
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Error::Malformed("the address has credentials in it; set the token apart from it".to_owned()));
+    }
+    Ok(url)
 }
 
 /// Trusts whom the system trusts, if it does anybody, and who is in `ca`.
@@ -264,7 +277,7 @@ fn tls(ca: Option<&[u8]>) -> Result<ClientConfig, Error> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(pem) = ca {
-        let malformed = |reason: String| Error::Malformed(format!("the file of certificates cannot be used: {reason}"));
+        let malformed = |reason: String| Error::Malformed(format!("the CA file cannot be used: {reason}"));
         let mut count = 0;
         for certificate in CertificateDer::pem_slice_iter(pem) {
             let certificate = certificate.map_err(|error| malformed(error.to_string()))?;
@@ -272,7 +285,7 @@ fn tls(ca: Option<&[u8]>) -> Result<ClientConfig, Error> {
             count += 1;
         }
         if count == 0 {
-            return Err(malformed("there is none in it".to_owned()));
+            return Err(malformed("it has no certificate".to_owned()));
         }
     }
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))

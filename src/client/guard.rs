@@ -1,4 +1,4 @@
-use std::{future, time::Duration};
+use std::{future, ops::ControlFlow, time::Duration};
 
 use tokio::{
     runtime::Handle,
@@ -34,7 +34,7 @@ impl Client {
     /// # Errors
     /// See [`Client::acquire_until`].
     pub async fn lock(&self, request: LockRequest, wait: Duration) -> Result<Lock, Error> {
-        let grant = self.acquire_until(&request, Some(Moment::now() + wait), |_| {}).await?;
+        let grant = self.acquire_until(&request, Some(Moment::now() + wait), |_| ControlFlow::Continue(())).await?;
         Ok(Lock::keep(self.clone(), request, grant))
     }
 }
@@ -51,6 +51,11 @@ impl Lock {
     /// it along to what the lock protects, which turns smaller ones away.
     pub fn fencing_token(&self) -> u64 {
         self.hold.borrow().grant.fencing_token
+    }
+
+    /// The client that it was acquired with.
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Who holds it within the account, if somebody was named.

@@ -1,11 +1,8 @@
-use std::time::Duration;
+use std::{future::Future, mem, ops::ControlFlow, time::Duration};
 
 use tokio::time::{sleep, timeout};
 
 use super::{Acquired, Client, Error, Grant, LockRequest, Moment, Refusal};
-
-/// How long a wait goes on while no server answers.
-pub const UNREACHABLE_MAX: Duration = Duration::from_secs(60);
 
 /// How long a server may take to hear that a client gives up.
 pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -14,79 +11,93 @@ pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 const REQUEST_WAIT: Duration = Duration::from_secs(50);
 /// When the next request is sent: well before the one before ends.
 const NEXT_AFTER: Duration = Duration::from_secs(40);
+/// How long an answer may take beyond the time that a caller wants to wait.
+const OVERTIME: Duration = Duration::from_secs(1);
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long a server can have a request put off.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// What happens during a wait.
 #[derive(Debug)]
 pub enum Progress<'a> {
-    /// It is held, and we stand in line from now on.
+    /// The lock was refused; from now on the request waits in the queue.
     InLine(&'a Refusal),
-    /// Nobody answers. Said once, until somebody does.
+    /// The request failed, and is sent again.
     Trouble(&'a Error),
 }
 
 impl Client {
-    /// Acquires a lock, waiting for it until `until`, or for ever: in line from the
-    /// first refusal on, through as many requests as it takes. With an owner the
-    /// place is kept between two of them.
+    /// Acquires a lock, waiting for it until `until`, or for ever: in the queue from the first
+    /// refusal on, through as many requests as it takes. With an owner the position is kept
+    /// between two of them. Servers that are away or busy are asked again all the while. An
+    /// error that asking again cannot mend ends the wait: so does an unknown host after a
+    /// second look, and a failure of TLS, unless a server has answered before.
+    ///
+    /// `progress` is told what happens, and ends the wait by breaking.
     ///
     /// # Errors
-    /// [`Error::NotAcquired`] when the time is over; else what the server objects
-    /// to, or why none has been reached for [`UNREACHABLE_MAX`].
+    /// [`Error::NotAcquired`] when the time is over or `progress` breaks; else what the server
+    /// objects to, or why none has been reached in time.
     pub async fn acquire_until(
         &self,
         request: &LockRequest,
         until: Option<Moment>,
-        mut progress: impl FnMut(Progress<'_>),
+        mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Grant, Error> {
         let rest = || until.map_or(REQUEST_WAIT, |until| until.rest().min(REQUEST_WAIT));
-        let mut wait = Duration::ZERO;
-        let mut pause = PAUSE_MIN;
-        let mut troubled_since = None;
+        let mut patience = Patience::default();
+        let mut is_in_line = false;
         loop {
             let asked = Moment::now();
-            let asking = match wait == REQUEST_WAIT && request.owner.is_some() {
-                true => self.acquire_in_turns(request, rest).await,
-                false => self.acquire(request, wait).await,
+            let wait = if is_in_line { rest() } else { Duration::ZERO };
+            let asking = async {
+                match wait == REQUEST_WAIT && request.owner.is_some() {
+                    true => self.acquire_in_turns(request, rest).await,
+                    false => self.acquire(request, wait).await,
+                }
             };
-            let refusal = match asking {
+            match self.before(until, asking).await {
                 Ok(Acquired::Granted(grant)) => return Ok(self.confirmed(request, grant, asked).await),
-                Ok(Acquired::Refused(refused)) => {
-                    if wait.is_zero() && !rest().is_zero() {
-                        progress(Progress::InLine(&refused));
+                Ok(Acquired::Refused(refusal)) => {
+                    patience.renew();
+                    if rest().is_zero() || progress(Progress::InLine(&refusal)).is_break() {
+                        if is_in_line {
+                            self.leave(request).await;
+                        }
+                        return Err(Error::NotAcquired(Box::new(refusal)));
                     }
-                    (troubled_since, pause) = (None, PAUSE_MIN);
-                    refused
+                    // A server that is leaving refuses at once, and the next one may take a
+                    // moment to be found.
+                    if is_in_line && asked.elapsed() < PAUSE_MIN {
+                        sleep(PAUSE_MIN.min(rest())).await;
+                    }
+                    is_in_line = true;
                 }
-                Err(error) if error.is_transient() => {
-                    if troubled_since.is_none() {
-                        progress(Progress::Trouble(&error));
-                    }
-                    let since = *troubled_since.get_or_insert_with(Moment::now);
-                    if since.elapsed() >= UNREACHABLE_MAX || rest().is_zero() {
+                Err(error) => {
+                    let pause = patience.pause_after(&error).filter(|_| !rest().is_zero());
+                    let Some(pause) = pause.filter(|_| progress(Progress::Trouble(&error)).is_continue()) else {
+                        if is_in_line {
+                            self.leave(request).await;
+                        }
                         return Err(error);
-                    }
-                    let pause_now = error.retry_after().unwrap_or_default().max(pause).min(PAUSE_MAX).min(rest());
-                    sleep(pause_now.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
-                    continue;
+                    };
+                    sleep(until.map_or(pause, |until| until.rest().min(pause))).await;
                 }
-                Err(error) => return Err(error),
-            };
-            // A server that is leaving refuses at once, and the next one may take a
-            // moment to be found.
-            if !wait.is_zero() && asked.elapsed() < PAUSE_MIN {
-                sleep(PAUSE_MIN.min(rest())).await;
             }
-            let has_place = !wait.is_zero();
-            wait = rest();
-            if wait.is_zero() {
-                if has_place {
-                    self.leave(request).await;
-                }
-                return Err(Error::NotAcquired(Box::new(refusal)));
-            }
+        }
+    }
+
+    /// Ends an attempt soon after `until`, unless that had passed before it began: a lone
+    /// attempt has the time that any request has.
+    async fn before<T>(
+        &self,
+        until: Option<Moment>,
+        asking: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        match until.map(Moment::rest).filter(|rest| !rest.is_zero()) {
+            Some(rest) => timeout(rest + OVERTIME, asking).await.unwrap_or_else(|_| Err(self.silent())),
+            None => asking.await,
         }
     }
 
@@ -123,7 +134,7 @@ impl Client {
         }
         let timeout = grant.lease / 3;
         match self.heartbeat(request, Some(grant.fencing_token), timeout).await {
-            Ok(Ok(renewed)) => renewed,
+            Ok(Ok(renewed)) => Grant { again: grant.again, ..renewed },
             // Whoever keeps it finds out why.
             _ => grant,
         }
@@ -136,5 +147,39 @@ impl Client {
         if request.owner.is_some() {
             let _ = timeout(FAREWELL_TIMEOUT, self.release(request, None)).await;
         }
+    }
+}
+
+/// Decides which failures a wait outlasts, and how long it pauses after each.
+#[derive(Debug)]
+struct Patience {
+    pause: Duration,
+    has_answered: bool,
+    has_looked_up_twice: bool,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { pause: PAUSE_MIN, has_answered: false, has_looked_up_twice: false }
+    }
+}
+
+impl Patience {
+    /// A server has answered.
+    fn renew(&mut self) {
+        (self.pause, self.has_answered) = (PAUSE_MIN, true);
+    }
+
+    /// How long to pause before the next request, if there is to be one. A server that has
+    /// answered was found, and trusted: when it is not any more, the network is at fault.
+    fn pause_after(&mut self, error: &Error) -> Option<Duration> {
+        let may_pass = match error {
+            Error::UnknownHost { .. } => self.has_answered || !mem::replace(&mut self.has_looked_up_twice, true),
+            Error::Insecure { .. } | Error::Stranger { .. } => self.has_answered,
+            error => error.is_transient(),
+        };
+        let jittered = self.pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        may_pass.then(|| error.retry_after().unwrap_or_default().min(RETRY_AFTER_MAX) + jittered)
     }
 }

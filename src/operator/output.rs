@@ -1,8 +1,13 @@
-#![expect(clippy::print_stdout, reason = "printing is what commands are for")]
+use std::sync::OnceLock;
 
 use comfy_table::{Table, presets::NOTHING};
 use jiff::Timestamp;
 use serde::Serialize;
+
+use crate::exit::{self, Exit};
+
+/// How the process is to end because its output was lost.
+static LOST: OnceLock<Exit> = OnceLock::new();
 
 /// Prints results: tables for people, JSON for scripts.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +30,7 @@ impl Output {
         let mut table = Table::new();
         table.load_style(NOTHING).set_header(T::HEADINGS.iter().map(|heading| heading.to_uppercase()));
         table.add_rows(items.iter().map(Shown::row));
-        println!("{}", table.trim_fmt());
+        print(&table.trim_fmt().to_string());
     }
 
     /// One item, a line for each of its fields.
@@ -35,14 +40,14 @@ impl Output {
         }
         let width = T::HEADINGS.iter().map(|heading| heading.len()).max().unwrap_or_default();
         for (heading, value) in T::HEADINGS.iter().zip(item.row()) {
-            println!("{heading:width$}  {value}");
+            print(&format!("{heading:width$}  {value}"));
         }
     }
 
     /// Something made, which is shown as `item` to scripts and in words to
     /// people.
     pub(super) fn made(self, item: &impl Serialize, words: &str) {
-        if self.is_json { print_json(item) } else { println!("{words}") }
+        if self.is_json { print_json(item) } else { print(words) }
     }
 
     pub(super) fn done(self, words: &str) {
@@ -50,8 +55,21 @@ impl Output {
     }
 }
 
+/// How the process is to end, if its output could not be written.
+pub(super) fn lost() -> Option<Exit> {
+    LOST.get().copied()
+}
+
+fn print(line: &str) {
+    if LOST.get().is_none()
+        && let Err(exit) = exit::print(&format!("{line}\n"))
+    {
+        let _ = LOST.set(exit);
+    }
+}
+
 fn print_json(value: &impl Serialize) {
-    println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
+    print(&serde_json::to_string_pretty(value).unwrap_or_default());
 }
 
 /// A time for people, `-` for none.

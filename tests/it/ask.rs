@@ -20,24 +20,26 @@ async fn commands_say_yes_no_and_neither() {
     for (line, code, words) in [
         ("status a", 1, "a is free"),
         ("acquire a --owner one --note hello", 0, "acquired a until 2"),
+        ("acquire a --owner one --note hello", 0, "acquired a until 2"),
         ("acquire a --owner two", 1, "a is held by one (hello) since 2"),
         ("acquire a --owner two --wait 100ms", 1, "a is held by one (hello) since 2"),
         ("status a", 0, "a is held by one (hello) since 2"),
         ("list", 0, "a\tone (hello) since 2"),
         ("list a --namespace public", 0, "a\tone (hello) since 2"),
-        ("list b", 1, ""),
+        ("list b", 0, ""),
         ("heartbeat a --owner one --lease 2m", 0, "renewed a until 2"),
-        ("heartbeat a --owner two", 1, "a is held by another"),
-        ("heartbeat a --owner one --fencing-token 1", 1, "a is held by another"),
-        ("release a --owner two", 1, "a is held by another"),
-        ("release a --owner one --fencing-token 1", 1, "a is held by another"),
+        ("heartbeat a --owner two", 1, "a is held by another owner"),
+        ("heartbeat a --owner one --fencing-token 1", 1, "a is held by another owner"),
+        ("release a --owner two", 1, "a is held by another owner"),
+        ("release a --owner one --fencing-token 1", 1, "a is held by another owner"),
         ("release a --owner one", 0, "released a"),
         ("release a --owner one", 1, "a is not held"),
         ("break a", 1, "a is not held"),
         ("acquire a", 0, "acquired a until 2"),
         ("break a", 0, "broken a"),
-        ("acquire a --namespace nowhere", 69, ""),
-        ("acquire a//b", 69, ""),
+        ("acquire a --namespace nowhere", 2, ""),
+        ("acquire a//b", 2, ""),
+        ("acquire a --owner a\tb", 2, ""),
         ("acquire a --lease soon", 2, ""),
     ] {
         let (found, said, complained) = ask(&pod, &token, line).await;
@@ -113,9 +115,11 @@ async fn the_token_stands_in_a_file_or_in_the_environment() {
     for (variable, value, code, words) in [
         ("LOCKABLE_TOKEN_FILE", path, 1, ""),
         ("LOCKABLE_AUTH_TOKEN", &token, 1, ""),
-        ("LOCKABLE_TOKEN_FILE", "/nowhere", 69, "/nowhere cannot be read"),
-        ("LOCKABLE_AUTH_TOKEN", " ", 69, "there is no token"),
-        ("LOCKABLE_AUTH_TOKEN", "wrong", 69, "Not authenticated"),
+        ("LOCKABLE_TOKEN_FILE", "/nowhere", 2, "/nowhere cannot be read"),
+        ("LOCKABLE_AUTH_TOKEN", "", 2, "no token: set LOCKABLE_AUTH_TOKEN"),
+        ("LOCKABLE_AUTH_TOKEN", " ", 2, "there is no token in LOCKABLE_AUTH_TOKEN"),
+        ("LOCKABLE_AUTH_TOKEN", "wrong ", 2, "the token in LOCKABLE_AUTH_TOKEN has white space around it"),
+        ("LOCKABLE_AUTH_TOKEN", "wrong", 69, "the server does not accept the token from LOCKABLE_AUTH_TOKEN"),
     ] {
         let mut command = lockable(&["status", "a"]);
         let ran = command.env("LOCKABLE_URL", pod.origin()).env(variable, value).output().await.unwrap();
@@ -138,12 +142,21 @@ async fn shells_and_manuals_know_every_command() {
     }
     assert!(printed(&["man"]).await.contains("lockable\\-run"));
     for (command, words) in
-        [("run", "Exit codes"), ("acquire", "neither yes nor no"), ("status", "Say who holds a lock")]
+        [("run", "Exit codes"), ("acquire", "neither yes nor no"), ("status", "Show who holds a lock")]
     {
         assert!(printed(&["man", command]).await.contains(words), "{command}");
         assert!(printed(&[command, "--help"]).await.contains(words), "{command}");
     }
-    assert_eq!(lockable(&["man", "watchdog"]).output().await.unwrap().status.code(), Some(1));
+    assert_eq!(lockable(&["man", "watchdog"]).output().await.unwrap().status.code(), Some(2));
+    // What lockable starts of itself is offered nowhere.
+    for args in [&["completions", "bash"][..], &["completions", "zsh"], &["completions", "fish"], &["man"], &["help"]] {
+        assert!(!printed(args).await.contains("watchdog"), "{args:?}");
+    }
+    let page = printed(&["man", "run"]).await;
+    assert!(page.contains("lockable run [OPTIONS] <NAME> \\-\\- <COMMAND>..."), "{page}");
+    assert!(page.contains("LOCKABLE_WAIT") && page.is_ascii() && printed(&["man", "serve"]).await.is_ascii(), "{page}");
+    assert!(printed(&["completions", "zsh"]).await.contains("_cmdambivalent"));
+    assert_eq!(printed(&["version"]).await, printed(&["--version"]).await);
 }
 
 /// After a loss of data nobody is told that a lock is free, or held by another.

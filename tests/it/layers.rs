@@ -16,6 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("config", &["lock"]),
     ("telemetry", &["config"]),
     ("moment", &[]),
+    ("exit", &[]),
     ("mends", &[]),
     ("keyspace", &["config", "lock", "mends", "moment"]),
     ("accounts", &["config", "keyspace", "lock"]),
@@ -25,10 +26,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("http", &["accounts", "app", "limits", "lock", "locks"]),
     ("web", &["accounts", "app", "http", "limits", "lock", "locks"]),
     ("server", &["accounts", "app", "config", "http", "keyspace", "limits", "lock", "locks", "telemetry", "web"]),
-    ("operator", &["accounts", "config", "lock"]),
+    ("operator", &["accounts", "config", "exit", "lock"]),
     ("client", &["lock", "moment"]),
-    ("cli", &["client", "lock"]),
-    ("main", &["cli", "config", "operator", "server", "telemetry"]),
+    ("cli", &["client", "exit", "lock"]),
+    ("main", &["cli", "config", "exit", "operator", "server", "telemetry"]),
 ];
 
 /// Single files that may name one room more, and why.

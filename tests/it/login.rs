@@ -26,9 +26,11 @@ async fn a_login_is_remembered_for_its_user_and_server_alone() {
     let profile = home.path().join("lockable/profile.json");
 
     let (code, said) = run(home.path(), &login, "11111111-2222-4333-8444-555555555555\n", &[]).await;
-    assert!(code == Some(69) && said.contains("Not authenticated") && !profile.exists(), "{said}");
-    assert_eq!(run(home.path(), &login, "", &[]).await.0, Some(69));
-    assert_eq!(run(home.path(), &["status", "a"], "", &[]).await.0, Some(69));
+    assert!(code == Some(69) && said.contains("does not accept the token") && !profile.exists(), "{said}");
+    assert_eq!(run(home.path(), &login, "", &[]).await.0, Some(2));
+    let (code, said) = run(home.path(), &login, &format!(" {token}\n"), &[]).await;
+    assert!(code == Some(2) && said.contains("the token in standard input has white space around it"), "{said}");
+    assert_eq!(run(home.path(), &["status", "a"], "", &[]).await.0, Some(2));
 
     let (code, said) = run(home.path(), &login, &format!("{token}\n"), &[]).await;
     assert!(code == Some(0) && said.contains("profile.json") && !said.contains(&token), "{said}");
@@ -38,14 +40,59 @@ async fn a_login_is_remembered_for_its_user_and_server_alone() {
 
     // Another server is not told the token.
     let (code, said) = run(home.path(), &["status", "a"], "", &[("LOCKABLE_URL", "http://127.0.0.1:1")]).await;
-    assert!(code == Some(69) && said.contains("there is no token"), "{said}");
+    assert!(code == Some(2) && said.contains("no token"), "{said}");
 
     fs::set_permissions(&profile, fs::Permissions::from_mode(0o640)).unwrap();
     let (code, said) = run(home.path(), &["status", "a"], "", &[]).await;
-    assert!(code == Some(69) && said.contains("others can read it") && !said.contains(&token), "{said}");
+    assert!(code == Some(2) && said.contains("others can read it") && !said.contains(&token), "{said}");
     fs::set_permissions(&profile, fs::Permissions::from_mode(0o600)).unwrap();
-    fs::write(&profile, "{\"ulr\": 1}").unwrap();
+    fs::write(&profile, "{").unwrap();
     assert!(run(home.path(), &["status", "a"], "", &[]).await.1.contains("cannot be used"));
+}
+
+#[tokio::test]
+async fn profiles_keep_servers_apart() {
+    let (one, two) = (Pod::start().await, Pod::start().await);
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("token");
+    let path = file.to_str().unwrap();
+    for (pod, profile) in [(&one, &["--profile", "one"][..]), (&two, &[])] {
+        fs::write(&file, format!("{}\nnot the token\n", pod.first_token())).unwrap();
+        let url = pod.origin();
+        let login = [&["login", "--url", &url, "--token-file", path], profile].concat();
+        let (code, said) = run(home.path(), &login, "", &[]).await;
+        assert_eq!(code, Some(0), "{said}");
+    }
+    assert_eq!(one.client(&one.first_token()).get("/v1/acquire/a").await.json["response"], true);
+    // What a later version remembers disables nothing, and stays.
+    let profiles = home.path().join("lockable/profile.json");
+    let text = fs::read_to_string(&profiles).unwrap();
+    fs::write(&profiles, text.replacen('{', "{\"later\": [1],", 1)).unwrap();
+
+    let others = [("LOCKABLE_URL", "http://127.0.0.1:1"), ("LOCKABLE_AUTH_TOKEN", "another")];
+    for (args, variables, code, words) in [
+        (&["status", "a"][..], &[][..], 1, "a is free"),
+        (&["status", "a", "--profile", "one"], &[], 0, "a is held by"),
+        (&["status", "a", "--profile", "one"], &others, 0, "a is held by"),
+        (&["status", "a"], &[("LOCKABLE_PROFILE", "one")], 0, "a is held by"),
+        (&["status", "a"], &[("LOCKABLE_PROFILE", "")], 1, "a is free"),
+        (&["whoami", "--profile", "one"], &[], 0, "(from the profile one)"),
+        (&["whoami"], &[("LOCKABLE_AUTH_TOKEN", &*two.first_token())], 0, "(from LOCKABLE_AUTH_TOKEN)"),
+        (&["status", "a", "--profile", "three"], &[], 2, "no profile \"three\" (there are one)"),
+        (&["status", "a", "--profile", "one", "--url", &two.origin()], &[], 2, "no token"),
+        (&["logout", "--profile", "one"], &[], 0, "forgotten"),
+        (&["logout", "--profile", "one"], &[], 2, "no profile"),
+        (&["status", "a", "--profile", "one"], &[], 2, "there are none"),
+        (&["status", "a"], &[], 1, "a is free"),
+        (&["logout"], &[], 0, "forgotten"),
+        (&["status", "a"], &[], 2, "no server"),
+    ] {
+        let (found, said) = run(home.path(), args, "", variables).await;
+        assert!(found == Some(code) && said.contains(words), "{args:?} {variables:?}: {said}");
+    }
+    assert!(fs::read_to_string(&profiles).unwrap().contains("later"));
+    assert_eq!(run(home.path(), &["logout", "--all"], "", &[]).await.0, Some(0));
+    assert!(!profiles.exists());
 }
 
 #[tokio::test]
@@ -59,14 +106,14 @@ async fn the_doctor_says_what_is_wrong_and_what_to_do() {
     let (plain_url, secure_url) = (address(&plain.origin()), address(&secure.origin()));
     let limited = plain.operator(&["account", "create", "--email", "a@example.com", "--plan", "hobbyist"]).await;
     for (url, token, ca, code, words) in [
-        ("", &*token, "", 1, "there is no server"),
-        ("locks.example.com", &token, "", 1, "is no address"),
-        ("http://locks.invalid", &token, "", 1, "locks.invalid cannot be found"),
+        ("", &*token, "", 1, "no server"),
+        ("locks.example.com", &token, "", 2, "an address begins with https://"),
+        ("http://locks.invalid", &token, "", 1, "the host locks.invalid is unknown"),
         (&nobody, &token, "", 1, "does the server run, on that port"),
         (&secure_url, &token, "", 1, "name the CA's file in LOCKABLE_CA_FILE"),
         (&secure_url.replace("https", "http"), &token, "", 1, "address begins with https://"),
         (&plain_url.replace("http", "https"), &token, "", 1, "address begins with http://"),
-        (&plain_url, "wrong", "", 1, "is it the whole token"),
+        (&plain_url, "wrong", "", 1, "is it whole, of this server"),
         (&plain_url, " ", "", 1, "there is no token"),
         (&secure_url, &token, "/nowhere.pem", 1, "/nowhere.pem cannot be read"),
         (&secure_url, &token, ca, 0, "ok     plan: business"),

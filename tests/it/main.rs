@@ -58,3 +58,4 @@ mod tenants;
 mod terraform;
 mod tls;
 mod traces;
+mod usage;

@@ -2,10 +2,12 @@
 
 mod escape;
 mod lost;
+mod owners;
 mod processes;
 mod signals;
 mod terminal;
 mod together;
+mod waiting;
 
 use std::{
     os::unix::process::ExitStatusExt,
@@ -60,9 +62,10 @@ async fn the_exit_code_is_the_commands_own() {
         (&["-w", "300ms", "busy", "--", "echo", "no"], 75, "", "lockable: waiting for busy, held by another since"),
         (&["-nq", "busy", "--", "echo", "no"], 75, "", ""),
         (&["-q", "-w", "100ms", "busy", "--", "echo", "no"], 75, "", ""),
-        (&["-E", "42", "-w", "0", "busy", "--", "echo", "no"], 42, "", "lockable: busy is held by another"),
-        (&["a//b", "--", "echo", "no"], 69, "", "lockable: \"a//b\" is no name"),
-        (&["--lease", "8000h", "free", "--", "echo", "no"], 69, "", "lockable: Lease outside the plan's range"),
+        (&["-E", "42", "-w", "0", "busy", "--", "echo", "no"], 42, "", "lockable: busy is held by another since 2"),
+        (&["free", "-c", "echo a | tr a b; exit 3"], 3, "b\n", ""),
+        (&["a//b", "--", "echo", "no"], 2, "", "error: invalid value 'a//b' for '<NAME>'"),
+        (&["--lease", "8000h", "free", "--", "echo", "no"], 2, "", "lockable: Lease outside the plan's range"),
     ];
     for (args, code, stdout, stderr) in cases {
         let ran = run(&pod, &token, args).output().await.unwrap();
@@ -74,7 +77,7 @@ async fn the_exit_code_is_the_commands_own() {
     let ran = run(&pod, "nobody", &["free", "--", "true"]).output().await.unwrap();
     assert_eq!(ran.status.code(), Some(69));
     let nowhere = run(&pod, &token, &["free", "--", "true"]).env_remove("LOCKABLE_URL").output().await.unwrap();
-    assert_eq!(nowhere.status.code(), Some(69));
+    assert_eq!(nowhere.status.code(), Some(2));
     // Nobody who gave up is still in line.
     assert_eq!(client.get("/v1/locks/busy").await.json["waiting"], 0);
 }
@@ -112,8 +115,9 @@ async fn signals_are_passed_on_and_nothing_is_left_behind() {
 async fn a_command_has_the_input_the_lock_and_its_fence() {
     let pod = Pod::start().await;
     let token = pod.first_token();
-    let script = "cat; echo $LOCKABLE_LOCK $LOCKABLE_FENCING_TOKEN $LOCKABLE_OWNER $LOCKABLE_EXPIRES_AT";
-    let mut command = run(&pod, &token, &["--owner", "ci-1", "--note", "by ana", "a/b", "--", "sh", "-c", script]);
+    let script = "cat; echo $LOCKABLE_LOCK $LOCKABLE_FENCING_TOKEN $LOCKABLE_HOLDER $LOCKABLE_EXPIRES_AT";
+    let mut command =
+        run(&pod, &token, &["--owner", "ci-1", "--resume", "--note", "by ana", "a/b", "--", "sh", "-c", script]);
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     let client = pod.client(&token);
     eventually(async || is_held(&client, "a/b").await).await;
@@ -132,12 +136,12 @@ async fn a_signal_ends_a_wait_and_its_place_is_free_at_once() {
     let token = pod.first_token();
     let client = pod.client(&token);
     assert_eq!(client.get("/v1/acquire/busy?owner=another").await.json["response"], true);
-    for (sent, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+    for sent in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let mut child = run(&pod, &token, &["busy", "--", "true"]).spawn().unwrap();
         eventually(async || client.get("/v1/locks/busy").await.json["waiting"] == 1).await;
         let begun = Instant::now();
         signal(&child, sent);
-        assert_eq!(shell_code(child.wait().await.unwrap()), code);
+        assert_eq!(child.wait().await.unwrap().signal(), Some(sent as i32));
         assert_eq!(client.get("/v1/locks/busy").await.json["waiting"], 0);
         assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     }

@@ -7,6 +7,7 @@ use nix::{errno::Errno, libc};
 use super::{
     Caught, OnLost, Run, Signals,
     descendants::{Ending, Process},
+    environment::environment,
     orders::{Order, Report, Start},
     signals,
     terminal::Terminal,
@@ -66,7 +67,7 @@ impl Held<'_> {
             return expired();
         }
         self.watch.order(&Order::Start(Start {
-            environment: environment(self.run, self.lock),
+            environment: environment(&self.run.lock.name, self.lock),
             kill_after_ms: self.kill_after.as_millis() as u64,
             grace_ms: self.grace.as_millis() as u64,
         }));
@@ -201,15 +202,4 @@ pub(super) fn unkillable(processes: &[Process], is_lost: bool) -> String {
 
 fn describe(process: &Process) -> String {
     format!("process {} ({})", process.pid, process.name)
-}
-
-fn environment(run: &Run, lock: &Lock) -> Vec<(String, String)> {
-    [
-        ("LOCKABLE_LOCK", run.lock.name.clone()),
-        ("LOCKABLE_FENCING_TOKEN", lock.fencing_token().to_string()),
-        ("LOCKABLE_OWNER", lock.owner().unwrap_or_default().to_owned()),
-        ("LOCKABLE_EXPIRES_AT", lock.grant().expires_at),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into()
 }

@@ -73,7 +73,7 @@ os.system(os.environ["BREAK"])
 expect(" icanon")
 type("\n", "$ ")
 type(run + " busy -- true\n", "waiting for busy, held by another (on purpose) since")
-expect("place 1 of 1, held by another (on purpose)")
+expect("position 1 of 1, held by another (on")
 type("\x03", "$ ")
 type("echo code=$?\n", "code=130")
 "#;

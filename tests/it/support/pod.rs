@@ -175,6 +175,12 @@ impl Pod {
         serde_json::from_str(&stdout).unwrap()
     }
 
+    /// The address of its account database.
+    pub fn database_url(&self) -> String {
+        let set = self.variables.iter().rfind(|(name, _)| name == "LOCKABLE_DATABASE_URL");
+        set.map(|(_, url)| url.clone()).unwrap_or_default()
+    }
+
     /// Runs the program with the pod's settings: exit code, what it printed, and
     /// what it complained of.
     pub async fn run(&self, args: &[&str]) -> (Option<i32>, String, String) {

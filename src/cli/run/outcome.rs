@@ -1,0 +1,72 @@
+use serde_json::{Value, json};
+
+use crate::{
+    cli::say_plainly,
+    client::{Grant, Loss, Moment, Refusal},
+};
+
+/// What became of a run, for `--json`.
+pub(super) struct Report {
+    is_asked: bool,
+    begun: Moment,
+    acquired: Option<Moment>,
+    report: Value,
+}
+
+impl Report {
+    pub fn new(is_asked: bool, name: &str) -> Self {
+        let report = json!({ "name": name, "outcome": null, "exit_code": null });
+        Self { is_asked, begun: Moment::now(), acquired: None, report }
+    }
+
+    pub fn acquired(&mut self, grant: &Grant, holder: &str) {
+        self.acquired = Some(Moment::now());
+        self.set("namespace", grant.namespace());
+        self.set("holder", holder);
+        self.set("fencing_token", grant.fencing_token);
+        self.set("again", grant.again);
+    }
+
+    pub fn refused(&mut self, refusal: &Refusal) {
+        self.set("namespace", refusal.namespace());
+        self.set("reason", &*refusal.reason);
+        self.set("held_by", json!(refusal.holder.as_ref()));
+    }
+
+    pub fn lost(&mut self, loss: Option<Loss>) {
+        self.set("loss", loss.map(|loss| loss.to_string()));
+    }
+
+    /// Whether the lock was still held when it was released, or why nobody knows.
+    pub fn released(&mut self, released: Result<bool, String>) {
+        match released {
+            Ok(released) => self.set("released", released),
+            Err(error) => self.set("release_error", error),
+        }
+    }
+
+    pub fn failed(&mut self, reason: &str) {
+        self.set("error", reason);
+    }
+
+    /// Writes the report as the last line of standard error, if it was asked for.
+    pub fn end(mut self, outcome: &str, exit_code: u8) {
+        if !self.is_asked {
+            return;
+        }
+        let acquired = self.acquired.unwrap_or_else(Moment::now);
+        self.set("outcome", outcome);
+        self.set("exit_code", exit_code);
+        self.set("waited_ms", acquired.since(self.begun).as_millis() as u64);
+        if self.acquired.is_some() {
+            self.set("held_ms", acquired.elapsed().as_millis() as u64);
+        }
+        say_plainly(&self.report.to_string());
+    }
+
+    fn set(&mut self, member: &str, value: impl Into<Value>) {
+        if let Some(members) = self.report.as_object_mut() {
+            members.insert(member.to_owned(), value.into());
+        }
+    }
+}
