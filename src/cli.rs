@@ -53,7 +53,12 @@ const FAILED: u8 = 69;
 const FILES_NEEDED: usize = 8;
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 yes, 1 no, 2 wrong usage, 69 the server could not be asked, or said neither yes nor no, 74 the answer could not be written
+Exit codes:
+   0  yes
+   1  no
+   2  wrong usage, or no server or token
+  69  the server could not be asked, or said neither yes nor no
+  74  the answer could not be written
 
 The token is read from LOCKABLE_AUTH_TOKEN, from the file of --token-file, or from lockable login; never from the command line, which others can read.";
 

@@ -69,6 +69,7 @@ Examples:
   lockable run deploy-prod -c './build | tee log'
   lockable run -w 10min --lease 2m --note \"build $BUILD\" deploy-prod -- make deploy
   lockable run -n nightly-report -- ./report || echo 'runs elsewhere'")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Run {
     #[command(flatten)]
     lock: NameArgs,

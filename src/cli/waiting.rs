@@ -103,10 +103,9 @@ impl Wait<'_> {
         let is_failure = matches!(reason, Reason::Failed(_));
         self.reason.replace(reason);
         match (self.is_quiet && !is_failure, !self.is_quiet && self.screen.is_ours()) {
-            (true, _) => {}
             (false, true) => self.screen.draw(&self.brief()),
             (false, false) if is_new => say(&self.full()),
-            (false, false) => {}
+            (true, _) | (false, false) => {}
         }
     }
 
@@ -173,15 +172,13 @@ impl Wait<'_> {
         if let Some(until) = until {
             return format!("{waited}, which {}", recovering(until));
         }
-        let mut words = waited;
-        if let Some((position, waiting)) = status.as_ref().and_then(|status| Some((status.place?, status.waiting))) {
-            words += &format!(", position {position} of {waiting}");
-        }
-        if let Some(holder) = holder {
+        let position = status.as_ref().and_then(|status| Some((status.place?, status.waiting)));
+        let position = position.map(|(position, waiting)| format!(", position {position} of {waiting}"));
+        let holder = holder.as_ref().map(|holder| {
             let note = if holder.note.is_empty() { String::new() } else { format!(" ({})", holder.note) };
-            words += &format!(", held by {}{note} since {}", holder.name(), shown(&holder.acquired_at));
-        }
-        words
+            format!(", held by {}{note} since {}", holder.name(), shown(&holder.acquired_at))
+        });
+        format!("{waited}{}{}", position.unwrap_or_default(), holder.unwrap_or_default())
     }
 }
 

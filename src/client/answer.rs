@@ -194,15 +194,19 @@ impl LockAnswer {
 impl Grant {
     /// The namespace that the server found the lock in.
     pub fn namespace(&self) -> &str {
-        self.answer["namespace"].as_str().unwrap_or_default()
+        text(&self.answer, "namespace")
     }
 }
 
 impl Refusal {
     /// The namespace that the server found the lock in.
     pub fn namespace(&self) -> &str {
-        self.answer["namespace"].as_str().unwrap_or_default()
+        text(&self.answer, "namespace")
     }
+}
+
+fn text<'a>(answer: &'a Value, member: &str) -> &'a str {
+    answer.get(member).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Why the lock was not granted, for people; the lock's name comes first.

@@ -30,7 +30,7 @@ impl Output {
         let mut table = Table::new();
         table.load_style(NOTHING).set_header(T::HEADINGS.iter().map(|heading| heading.to_uppercase()));
         table.add_rows(items.iter().map(Shown::row));
-        print(&table.trim_fmt().to_string());
+        print(&table.trim_fmt());
     }
 
     /// One item, a line for each of its fields.

@@ -152,22 +152,28 @@ async fn output_that_nobody_reads_ends_a_command_quietly_and_a_full_disk_is_an_e
         "plan list --json",
     ] {
         let args: Vec<_> = line.split(' ').collect();
-        assert_eq!(client.get("/v1/acquire/listed").await.json["response"], true);
+        let listed = client.get("/v1/acquire/listed").await;
+        assert_eq!(listed.json["response"], true, "{line}: {}", listed.json);
         let database = pod.database_url();
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let closed = of(&pod, &args).env("LOCKABLE_DATABASE_URL", &database).stdout(writer).output().await.unwrap();
+        let closed = written_to(writer.into(), of(&pod, &args).env("LOCKABLE_DATABASE_URL", &database)).await;
         let said = String::from_utf8_lossy(&closed.stderr);
         assert_eq!(closed.status.signal(), Some(libc::SIGPIPE), "{line}: {said}");
         assert!(said.is_empty() || line.starts_with("history"), "{line}: {said}");
         let full = Stdio::from(File::options().write(true).open("/dev/full").unwrap());
-        let full = of(&pod, &args).env("LOCKABLE_DATABASE_URL", &database).stdout(full).output().await.unwrap();
+        let full = written_to(full, of(&pod, &args).env("LOCKABLE_DATABASE_URL", &database)).await;
         let said = String::from_utf8_lossy(&full.stderr);
         assert_eq!(full.status.code(), Some(74), "{line}: {said}");
         assert!(said.contains("standard output cannot be written: No space left"), "{line}: {said}");
         // Nobody knows of the grant, so nobody would release it.
         assert_eq!(client.get("/v1/locks/x").await.json["held"], false, "{line}");
     }
+}
+
+async fn written_to(output: Stdio, command: &mut tokio::process::Command) -> std::process::Output {
+    let child = command.stdout(output).stderr(Stdio::piped()).spawn().unwrap();
+    child.wait_with_output().await.unwrap()
 }
 
 #[tokio::test]

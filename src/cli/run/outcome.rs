@@ -1,4 +1,4 @@
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     cli::say_plainly,
@@ -10,13 +10,13 @@ pub(super) struct Report {
     is_asked: bool,
     begun: Moment,
     acquired: Option<Moment>,
-    report: Value,
+    members: Map<String, Value>,
 }
 
 impl Report {
     pub fn new(is_asked: bool, name: &str) -> Self {
-        let report = json!({ "name": name, "outcome": null, "exit_code": null });
-        Self { is_asked, begun: Moment::now(), acquired: None, report }
+        let members = Map::from_iter([("name".to_owned(), name.into())]);
+        Self { is_asked, begun: Moment::now(), acquired: None, members }
     }
 
     pub fn acquired(&mut self, grant: &Grant, holder: &str) {
@@ -61,12 +61,10 @@ impl Report {
         if self.acquired.is_some() {
             self.set("held_ms", acquired.elapsed().as_millis() as u64);
         }
-        say_plainly(&self.report.to_string());
+        say_plainly(&Value::from(self.members).to_string());
     }
 
     fn set(&mut self, member: &str, value: impl Into<Value>) {
-        if let Some(members) = self.report.as_object_mut() {
-            members.insert(member.to_owned(), value.into());
-        }
+        self.members.insert(member.to_owned(), value.into());
     }
 }

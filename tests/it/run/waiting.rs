@@ -54,7 +54,7 @@ async fn a_wait_outlasts_a_plan_whose_queue_is_full() {
     let second = run(&pod, &token, &["busy", "--", "true"]).spawn().unwrap();
     let limited = run(&pod, &token, &["-w", "2", "busy", "--", "true"]).output().await.unwrap();
     let said = String::from_utf8_lossy(&limited.stderr);
-    assert!(limited.status.code() == Some(69) && said.contains("Too many requests wait"), "{said}");
+    assert!(limited.status.code() == Some(75) && said.contains("Too many requests wait"), "{said}");
     assert_eq!(client.get("/v1/release/busy?owner=one").await.json["response"], true);
     for child in [first, second] {
         let ran = child.wait_with_output().await.unwrap();
