@@ -241,10 +241,11 @@ impl Builder {
         let origin = format!("{}{}", url.origin().ascii_serialization(), url.path().trim_end_matches('/'));
         let proxy = Proxy::of(&url)?;
         let unusable = |error: reqwest::Error| Error::Malformed(format!("no client can be made: {error}"));
+        let uses_tls = url.scheme() == "https" || proxy.as_ref().is_some_and(|proxy| proxy.value.starts_with("https:"));
         // The environment is read once, by `Proxy`, so that errors name the proxy that was used.
         let mut http = reqwest::Client::builder()
             .no_proxy()
-            .tls_backend_preconfigured(tls(self.ca.as_deref())?)
+            .tls_backend_preconfigured(tls(uses_tls, self.ca.as_deref())?)
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("lockable/", env!("CARGO_PKG_VERSION")));
@@ -273,9 +274,12 @@ pub fn parse_address(address: &str) -> Result<Url, Error> {
 }
 
 /// Trusts whom the system trusts, if it does anybody, and who is in `ca`.
-fn tls(ca: Option<&[u8]>) -> Result<ClientConfig, Error> {
+fn tls(is_used: bool, ca: Option<&[u8]>) -> Result<ClientConfig, Error> {
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    // To read and parse them takes longer than all else before the first request.
+    if is_used {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
     if let Some(pem) = ca {
         let malformed = |reason: String| Error::Malformed(format!("the CA file cannot be used: {reason}"));
         let mut count = 0;
