@@ -82,7 +82,13 @@ enum Reason {
     /// It does not wait yet.
     None,
     Refused(Box<Refusal>),
-    Failed(String),
+    Failed {
+        error: String,
+        /// Whether any answer disproves it.
+        is_unreachable: bool,
+    },
+    /// A server answers again, and the request is in its queue.
+    Reached,
 }
 
 impl Wait<'_> {
@@ -91,16 +97,19 @@ impl Wait<'_> {
         let (reason, is_new) = match (progress, &*self.reason.borrow()) {
             (Progress::InLine(refusal), former) => {
                 let is_new = match former {
-                    Reason::None | Reason::Failed(_) => true,
+                    Reason::None | Reason::Failed { .. } => true,
+                    Reason::Reached => false,
                     Reason::Refused(former) => former.recovering_until.is_some() != refusal.recovering_until.is_some(),
                 };
                 (Reason::Refused(Box::new(Refusal::clone(refusal))), is_new)
             }
             (Progress::Trouble(error), former) => {
-                (Reason::Failed(error.to_string()), !matches!(former, Reason::Failed(_)))
+                let is_unreachable = matches!(error, Error::Unreachable { .. } | Error::UnknownHost { .. });
+                let is_new = !matches!(former, Reason::Failed { .. });
+                (Reason::Failed { error: error.to_string(), is_unreachable }, is_new)
             }
         };
-        let is_failure = matches!(reason, Reason::Failed(_));
+        let is_failure = matches!(reason, Reason::Failed { .. });
         self.reason.replace(reason);
         match (self.is_quiet && !is_failure, !self.is_quiet && self.screen.is_ours()) {
             (false, true) => self.screen.draw(&self.brief()),
@@ -131,7 +140,7 @@ impl Wait<'_> {
     async fn follow(&self) -> Infallible {
         loop {
             sleep(SECOND).await;
-            if !self.is_quiet && self.screen.is_ours() && matches!(*self.reason.borrow(), Reason::Refused(_)) {
+            if !self.is_quiet && self.screen.is_ours() && !matches!(*self.reason.borrow(), Reason::None) {
                 self.look().await;
                 sleep(STATUS_INTERVAL).await;
             }
@@ -140,6 +149,10 @@ impl Wait<'_> {
 
     async fn look(&self) {
         let status = self.client.status(self.request).await.ok();
+        let is_over = status.is_some() && matches!(*self.reason.borrow(), Reason::Failed { is_unreachable: true, .. });
+        if is_over {
+            self.reason.replace(Reason::Reached);
+        }
         self.status.replace(status);
     }
 
@@ -160,14 +173,15 @@ impl Wait<'_> {
         };
         let (reason, status) = (self.reason.borrow(), self.status.borrow());
         let refusal = match &*reason {
-            Reason::Failed(error) => return format!("{waited}: {error}; trying again"),
+            Reason::Failed { error, .. } => return format!("{waited}: {error}; trying again"),
             Reason::None => return waited,
-            Reason::Refused(refusal) => refusal,
+            Reason::Refused(refusal) => Some(refusal),
+            Reason::Reached => None,
         };
         // The status is newer, if there is one.
         let (until, holder) = match &*status {
             Some(status) => (&status.recovering_until, &status.holder),
-            None => (&refusal.recovering_until, &refusal.holder),
+            None => refusal.map_or((&None, &None), |refusal| (&refusal.recovering_until, &refusal.holder)),
         };
         if let Some(until) = until {
             return format!("{waited}, which {}", recovering(until));

@@ -129,6 +129,7 @@ async fn output_that_nobody_reads_ends_a_command_quietly_and_a_full_disk_is_an_e
     use std::os::unix::process::ExitStatusExt;
     let pod = Pod::start().await;
     let client = pod.client(&pod.first_token());
+    assert_eq!(client.get("/v1/acquire/listed?lease=1h").await.json["response"], true);
     for line in [
         "list --json",
         "status x",
@@ -152,8 +153,6 @@ async fn output_that_nobody_reads_ends_a_command_quietly_and_a_full_disk_is_an_e
         "plan list --json",
     ] {
         let args: Vec<_> = line.split(' ').collect();
-        let listed = client.get("/v1/acquire/listed").await;
-        assert_eq!(listed.json["response"], true, "{line}: {}", listed.json);
         let database = pod.database_url();
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
