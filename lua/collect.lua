@@ -42,7 +42,7 @@ local is_own = grant and string.sub(grant, 1, #head) == head
 local recovery_ms = rest_of_recovery(now)
 
 if is_own and not recovery_ms then
-  local fence, _, until_ms, mark, attempt = read_grant(grant, #head + 1)
+  local fence, _, _, mark, attempt = read_grant(grant, #head + 1)
   if mark == '?' and (attempt == ARGV[4] or has_owner) then
     redis.call('ZREM', WAITING, ARGV[4])
     if has_owner then
@@ -70,20 +70,7 @@ if is_own and not recovery_ms then
     if has_owner then
       stop_waiting(head)
     end
-    local kept, lease_ms, about, is_long = '', ARGV[3], ARGV[7], ARGV[10] == '1'
-    local rest_ms = redis.call('PTTL', LOCK)
-    if attempt == ARGV[4] then
-      kept = attempt
-    -- mend: LaterLeaseKept
-    elseif rest_ms > tonumber(lease_ms) and (tonumber(fence) >= tonumber(ARGV[9]) or attempt == '!' .. ARGV[9]) then
-      -- The lease was confirmed after this request was sent: it is not shortened.
-      lease_ms, about, is_long = word(rest_ms), '', is_long or until_ms ~= ''
-      expires_ms = word(now_ms + rest_ms)
-    -- mend end
-    end
-    local record
-    fence, record = hold_on(now, expires_ms, head, grant, kept, ARGV[2], lease_ms, ARGV[9], is_long, about)
-    return {kept == '' and 'again' or 'granted', fence, expires_ms, unpack(record)}
+    return collected_again(now, head, grant, ARGV[4], ARGV[2], ARGV[3], ARGV[9], ARGV[10] == '1', ARGV[7])
   end
 end
 

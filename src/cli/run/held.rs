@@ -24,6 +24,10 @@ const LOST: Ending = Ending::Code(74);
 /// How long the command has after SIGTERM, unless the lease is short.
 const KILL_AFTER: Duration = Duration::from_secs(10);
 
+/// How long before the lease expires nothing of the command may run any more, unless the lease is
+/// short: on a busy machine signals take effect late.
+const KILL_MARGIN: Duration = Duration::from_millis(250);
+
 /// A command that runs under a lock.
 struct Held<'a> {
     run: &'a Run,
@@ -60,7 +64,7 @@ pub(super) async fn run(run: &Run, lock: &Lock, watch: &mut Watch, signals: &mut
 impl Held<'_> {
     async fn start_and_watch(&mut self) -> Over {
         if self.run.on_lost != OnLost::Ignore {
-            self.watch.until(self.lock.deadline());
+            self.watch.until(self.deadline());
         }
         // It may have been stopped while it waited, and continued too late.
         if (self.lock.deadline() - self.kill_after).rest().is_zero() {
@@ -92,7 +96,7 @@ impl Held<'_> {
                         say(&format!("heartbeats fail, and are tried again until the lease lapses: {reason}"));
                     }
                     if self.run.on_lost != OnLost::Ignore {
-                        self.watch.until(self.lock.deadline());
+                        self.watch.until(self.deadline());
                     }
                 }
             }
@@ -159,7 +163,12 @@ impl Held<'_> {
     }
 
     fn kill_at(&self) -> Moment {
-        (Moment::now() + self.kill_after).min(self.lock.deadline().max(Moment::now()))
+        (Moment::now() + self.kill_after).min(self.deadline().max(Moment::now()))
+    }
+
+    /// When everything must have ended: a little before the lock can be granted to others.
+    fn deadline(&self) -> Moment {
+        self.lock.deadline() - KILL_MARGIN.min(self.lock.grant().lease / 40)
     }
 
     /// Ends the command if nobody else would when this process is stopped or killed.
