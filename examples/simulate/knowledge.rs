@@ -606,6 +606,8 @@ impl State {
             Kind::Release { fence: None } => (known.fence, is_alone),
             Kind::Acquire { .. } | Kind::Heartbeat { .. } => (None, false),
         };
+        // What the store lost since it was sent may have been this.
+        let is_sure = is_sure && !self.losses.iter().any(|lost_at| *lost_at >= answered.at);
         if let Some(fence) = fence {
             if is_sure && matches!(kind, Kind::Release { .. }) {
                 known.released.push(fence);
@@ -655,7 +657,7 @@ impl Holder {
             matches!(sent.kind, Kind::Acquire { .. })
                 && !sent.is_void
                 && sent.id != id
-                && sent.over.is_none_or(|over| over + REPEATED_MS > at)
+                && (sent.over.is_none_or(|over| over + REPEATED_MS > at) || sent.holds_until > at)
         };
         if self.sent.iter().any(is_repeat) {
             let repeats = self.sent.iter_mut().filter(|sent| sent.id == id || is_repeat(sent));

@@ -175,7 +175,8 @@ async fn an_owner_keeps_its_place_when_its_request_has_ended() {
         let there = there.clone();
         tokio::spawn(async move { there.get("/v1/acquire/kept?owner=ana&wait=50s").await })
     };
-    eventually(async || here.get("/v1/account").await.json["requests_waiting"] == 2).await;
+    eventually(async || cluster.pods[1].metric("lockable_waiters").await == Some(1.0)).await;
+    assert_eq!(here.get("/v1/account").await.json["requests_waiting"], 2);
     release(&here, "kept").await;
     assert_granted(&again.await.unwrap());
 

@@ -140,8 +140,9 @@ impl Watch {
         reap(|_, _| {});
         let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
         if let Ok(WaitStatus::Stopped(..)) = waitid(Id::Pid(self.pid), flags) {
-            say("the watchdog was stopped, and is continued");
+            // First of all: this process may be stopped, too.
             let _ = kill(self.pid, Signal::SIGCONT);
+            say("the watchdog was stopped, and is continued");
         }
     }
 

@@ -137,6 +137,13 @@ impl Model {
             if is_own && (is_collected_before || claimant.owner.is_some()) {
                 self.stop_waiting(claimant, &attempt);
                 self.drop_ticket(lock, claimant);
+                let rest = self.held(lock).rest;
+                // The lease that the owner got by a later request is not shortened.
+                if !is_collected_before && rest > request.lease.as_duration() {
+                    let expires_at = self.now() + rest;
+                    self.lock(lock).held.as_mut().unwrap().attempt.clear();
+                    return Turn::Over(Acquired::Again(Grant { fence, lease: request.lease, expires_at }));
+                }
                 return self.hold_on(request, fence, if is_collected_before { &attempt } else { "" });
             }
         }
