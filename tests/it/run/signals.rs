@@ -16,10 +16,18 @@ async fn every_signal_that_ends_a_program_is_passed_on_once() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
-    let script = "for s in $(seq 1 64); do trap \"echo $s\" $s 2>/dev/null; done; trap - CHLD; \
-        sleep 2 & echo ready; while kill -0 $! 2>/dev/null; do wait $!; done; true";
+    let script = "import signal, time
+every = set(range(1, 65)) - {9, 17, 18, 19, 32, 33}
+signal.pthread_sigmask(signal.SIG_BLOCK, every)
+print('ready', flush=True)
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    heard = signal.sigtimedwait(every, 0.1)
+    if heard:
+        print(heard.si_signo, flush=True)
+";
     let mut sent = vec![1, 2, 3, 10, 12, 14, 15, 24, 25, 26, 27, 29, 30, 34, 40, 64];
-    let child = start_ready(run(&pod, &token, &["signalled", "--", "bash", "-c", script])).await;
+    let child = start_ready(run(&pod, &token, &["signalled", "--", "python3", "-c", script])).await;
     for number in &sent {
         let line = format!("kill -{number} {}", child.id().unwrap());
         run_shell(&line).await;
