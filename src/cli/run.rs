@@ -158,7 +158,7 @@ async fn acquire_and_run(run: &Run, watch: &mut Watch, signals: &mut Signals) ->
             // The lock may be ours already, though no answer has said so.
             tokio::select! {
                 () = client.leave(&request) => {}
-                _ = signals.ending() => {}
+                _ = signals.urgent() => {}
             }
             return ending;
         }
@@ -211,7 +211,7 @@ async fn release(lock: Lock, signals: &mut Signals) {
     signals.discard();
     let failure = tokio::select! {
         released = lock.release() => released.err().map(|error| error.to_string()),
-        number = signals.ending() => Some(signals::name(number)),
+        number = signals.urgent() => Some(signals::name(number)),
     };
     if let Some(failure) = failure {
         say(&format!("the lock is not released, and stays held until its lease expires: {failure}"));
