@@ -4,7 +4,6 @@ mod escape;
 mod lost;
 mod processes;
 mod signals;
-mod terminal;
 mod together;
 
 use std::{
