@@ -240,7 +240,7 @@ async fn acquire_and_run(
             // The lock may be ours already, though no answer has said so.
             tokio::select! {
                 () = client.leave(request) => {}
-                _ = signals.ending() => {}
+                _ = signals.urgent() => {}
             }
             return ending.map(|ending| ("interrupted", ending));
         }
@@ -291,7 +291,7 @@ async fn release(run: &Run, lock: Lock, signals: &mut Signals, report: &mut Repo
     signals.discard();
     let released = tokio::select! {
         released = lock.release() => released.map_err(|error| error.to_string()),
-        number = signals.ending() => Err(signals::name(number)),
+        number = signals.urgent() => Err(signals::name(number)),
     };
     match &released {
         Err(failure) => {

@@ -55,6 +55,7 @@ mod strangers;
 mod support;
 mod systemd;
 mod tenants;
+mod terminal;
 mod terraform;
 mod tls;
 mod traces;

@@ -5,7 +5,6 @@ mod lost;
 mod owners;
 mod processes;
 mod signals;
-mod terminal;
 mod together;
 mod waiting;
 

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use nix::{errno::Errno, libc};
+use nix::{
+    errno::Errno,
+    libc,
+    unistd::{getpid, getsid},
+};
 
 use super::{
     Caught, OnLost, Run, Signals,
@@ -148,10 +152,19 @@ impl Held<'_> {
             signals::stop_by(number);
             self.watch.order(&Order::SignalAll(libc::SIGCONT));
         } else if self.ended.is_some() && caught.is_ending() {
-            self.watch.order(&Order::End(Moment::now().as_nanos()));
-        } else if !caught.is_from_terminal() {
+            if caught.is_urgent() {
+                self.watch.order(&Order::End(Moment::now().as_nanos()));
+            }
+        } else if !self.has_reached_command(caught) {
             self.watch.order(&Order::Signal(number));
         }
+    }
+
+    /// Whether the terminal has sent the signal to the command, too.
+    fn has_reached_command(&self, caught: Caught) -> bool {
+        // The kernel tells the leader of a session alone that the terminal is gone.
+        let is_for_leader = caught.number == libc::SIGHUP && getsid(None) == Ok(getpid());
+        caught.is_from_terminal() && !is_for_leader && !self.watch.is_command_elsewhere()
     }
 
     fn lose(&mut self, reason: &str) {

@@ -46,6 +46,12 @@ impl Caught {
         self.is_from_kernel && (of_terminals.contains(&self.number) || is_stop(self.number))
     }
 
+    /// Whether somebody has asked once more for an end. A hang-up comes twice by itself: from the
+    /// shell, and from the kernel when the shell ends.
+    pub fn is_urgent(self) -> bool {
+        self.is_ending() && self.number != libc::SIGHUP
+    }
+
     /// Whether it ends a process that does not catch it.
     pub fn is_ending(self) -> bool {
         !is_stop(self.number) && ![libc::SIGCHLD, libc::SIGCONT, libc::SIGWINCH].contains(&self.number)
@@ -113,13 +119,13 @@ impl Signals {
         while (&self.same).read(&mut bytes).is_ok_and(|length| length > 0) {}
     }
 
-    /// The next that ends this process. Those that stop it do so.
-    pub async fn ending(&mut self) -> i32 {
+    /// The next that asks this process to end at once. Those that stop it do so.
+    pub async fn urgent(&mut self) -> i32 {
         loop {
             let caught = self.next().await;
             if is_stop(caught.number) {
                 stop_by(caught.number);
-            } else if caught.is_ending() {
+            } else if caught.is_urgent() {
                 return caught.number;
             }
         }

@@ -7,7 +7,7 @@ use nix::{
         signal::{SigSet, Signal, kill},
         wait::{Id, WaitPidFlag, WaitStatus, waitid},
     },
-    unistd::Pid,
+    unistd::{Pid, getpgid, getpgrp},
 };
 use tokio::time::sleep;
 
@@ -144,6 +144,13 @@ impl Watch {
             let _ = kill(self.pid, Signal::SIGCONT);
             say("the watchdog was stopped, and is continued");
         }
+    }
+
+    /// Whether the command has left this process's group, as `timeout` does. Signals of the terminal
+    /// do not reach it there.
+    pub fn is_command_elsewhere(&self) -> bool {
+        let group = self.command.and_then(|command| getpgid(Some(Pid::from_raw(command))).ok());
+        group.is_some_and(|group| group != getpgrp())
     }
 
     /// Waits for the end of the watchdog, which has nothing to watch any more.
