@@ -68,7 +68,7 @@ async fn memory_of_locks_that_lapsed_goes_back_to_the_system() {
         let client = client.clone();
         async move {
             for number in 0..EACH {
-                assert_eq!(lock(&client, task * EACH + number, "15s").await, 200);
+                assert_eq!(lock(&client, task * EACH + number, "20s").await, 200);
             }
         }
     };

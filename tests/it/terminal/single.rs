@@ -39,7 +39,7 @@ async fn a_wait_shows_the_holder_and_the_position() {
     let acquire = "/v1/acquire/busy?owner=another&note=on%20purpose";
     assert_eq!(terminal.server.client.get(acquire).await.json["response"], true);
     let session = &mut terminal.session;
-    session.type_line("run busy -- true");
+    session.type_line("TERM=vt100 run busy -- true");
     session.shows("waiting for busy, held by another (on purpose) since").await;
     session.shows("position 1 of 1, held by another (on").await;
     session.type_text("\x03");
