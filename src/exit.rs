@@ -43,10 +43,10 @@ pub fn print(text: &str) -> Result<(), Exit> {
     print_bytes(text.as_bytes())
 }
 
-/// Writes bytes to standard output, like [`print`].
+/// Writes bytes to standard output, like [`print()`].
 ///
 /// # Errors
-/// See [`print`].
+/// See [`print()`].
 pub fn print_bytes(bytes: &[u8]) -> Result<(), Exit> {
     let mut output = io::stdout().lock();
     output.write_all(bytes).and_then(|()| output.flush()).map_err(|error| unwritten(&error))
