@@ -44,7 +44,7 @@ elseif not clock or process ~= ARGV[1] or tonumber(epoch) <= tonumber(ARGV[3]) o
   epoch = word(math.max(now, tonumber(epoch or 0) + 1, tonumber(ARGV[3]) + 1))
   home = table.concat({ARGV[1], store or ARGV[4], founded or epoch, goes_on and begun or word(now), epoch}, ' ')
   -- mend: CutBackOnce
-  -- The fence that shows it is known from now on: it must not begin yet another recovery.
+  -- The store keeps the larger fence, so that the next comparison begins no further recovery.
   if is_cut_back then
     fence = ARGV[6]
   end

@@ -1,7 +1,7 @@
--- What it is to collect a lock once more. It stands behind hold_on.lua.
+-- A repeated claim. Included after hold_on.lua.
 
--- Renews the lease of a lock for a queued request whose owner has it already: that answer was
--- lost, or another request was quicker. Returns the reply of collect.lua.
+-- Renews the lease for a queued request whose owner already holds the lock: the first answer was
+-- lost, or another request of the owner was granted first. Returns the reply of collect.lua.
 local function collected_again(now, head, grant, own_attempt, place, lease_ms, epoch_us, is_long, about)
   local fence, _, until_ms, _, attempt = read_grant(grant, #head + 1)
   local kept, rest_ms = '', redis.call('PTTL', LOCK)

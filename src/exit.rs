@@ -37,7 +37,7 @@ impl Exit {
 /// Writes a text to standard output.
 ///
 /// # Errors
-/// How the process is to end when the output is lost: quietly of SIGPIPE when nobody reads it
+/// How the process is to end when the output is lost: silently of SIGPIPE when the reader is gone
 /// any more, as `cat` does; otherwise after a message.
 pub fn print(text: &str) -> Result<(), Exit> {
     print_bytes(text.as_bytes())

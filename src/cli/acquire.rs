@@ -105,7 +105,7 @@ async fn acquire(
     }
 }
 
-/// A grant, which is taken back if nobody learns of it, unless it is an older request's.
+/// The answer for a grant. A new grant is released again if the answer cannot be printed.
 fn said(done: &str, request: &LockRequest, grant: Grant) -> Said {
     let granted = (!grant.again).then(|| (request.clone(), grant.fencing_token));
     Said { granted, ..Said::granted(done, request, grant) }

@@ -85,7 +85,7 @@ pub struct Said {
     pub is_yes: bool,
     pub words: String,
     pub json: Value,
-    /// What to release when nobody learns of it.
+    /// The lock and fencing token to release if the answer cannot be printed.
     pub granted: Option<(LockRequest, u64)>,
 }
 
@@ -115,10 +115,10 @@ pub trait Question {
 
 impl<T: clap::Args + Question> Ask<T> {
     /// Asks, and prints the answer. A lock that was acquired is released again when its grant
-    /// cannot be printed: nobody else would.
+    /// cannot be printed: the caller does not know that it holds the lock.
     ///
     /// # Errors
-    /// When there is neither a yes nor a no, or nobody to read it.
+    /// When the server gave no answer, or the answer cannot be printed.
     pub(super) async fn answer(&self) -> Result<Exit, Failure> {
         let server = self.server.server()?;
         let client = server.client()?;

@@ -14,7 +14,7 @@ pub enum Failure {
     Usage(String),
     /// The server could not be asked, or did not say yes or no.
     Unavailable(String),
-    /// The reason was shown already, or is for nobody.
+    /// The message was printed already, or none is needed.
     Exit(Exit),
 }
 

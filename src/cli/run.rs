@@ -260,7 +260,7 @@ async fn acquire_and_run(
     } else {
         lock.abandon();
     }
-    Ok((if loss.is_some() { "lost" } else { "ended" }, over.ending))
+    Ok((if loss.is_some() || over.is_lost { "lost" } else { "ended" }, over.ending))
 }
 
 /// What ends the wait for the lock: a signal, or the end of the process that was to become the

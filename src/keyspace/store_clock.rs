@@ -37,7 +37,7 @@ impl StoreClock {
         }
     }
 
-    /// By how many seconds the clock has leapt since it was heard last, if it has.
+    /// The leap of the clock since it was read last, if it was set.
     pub(super) fn leap(&self, reading: &Reading, leap_max: Duration) -> Option<Leap> {
         let before = *self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         before.and_then(|before| reading.leap(&before, leap_max))

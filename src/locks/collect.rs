@@ -10,7 +10,9 @@ use crate::{
     lock::{Acquired, Attempt, Fence, Payment},
 };
 
-static COLLECT: Script = script!("collect" = "grant" "keys" "hold" "ended" "hold_on" "collected" "tickets" "line" "places" "leave" "collect");
+static COLLECT: Script = script!(
+    "collect" = "grant" "keys" "hold" "ended" "hold_on" "collected" "tickets" "line" "places" "leave" "collect"
+);
 static WITHDRAW: Script = script!("withdraw" = "grant" "keys" "tickets" "line" "leave" "ended" "withdraw");
 
 /// What there was of an attempt that was taken back.

@@ -45,7 +45,7 @@ impl Cgroup {
         path(pid).filter(|path| path.is_dir()).map(Self)
     }
 
-    /// Kills every process in it and below it, whoever it belongs to.
+    /// Kills every process of the cgroup and its descendants, of any user.
     pub fn kill(&self) {
         let _ = fs::write(self.0.join("cgroup.kill"), "1");
     }

@@ -97,7 +97,7 @@ impl Command {
 }
 
 impl Embryo {
-    /// Waits for [`Command::start`], and becomes the command. Ends if nobody starts it any more.
+    /// Waits for [`Command::start`], and becomes the command. Exits if the watchdog dies first.
     pub fn become_command(mut self, words: &[OsString]) -> ! {
         inherited::set_title("lockable command");
         let mut text = Vec::new();

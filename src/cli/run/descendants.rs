@@ -46,8 +46,8 @@ pub(super) fn adopt_orphans() {
     let _ = prctl::set_child_subreaper(true);
 }
 
-/// The processes that this one was given children by whoever executed it, as a shell does with
-/// `exec`. Their numbers in `/proc`.
+/// The children that this process had before it executed `lockable`, as after a shell's `exec`:
+/// their numbers in `/proc`.
 pub(super) fn own_children() -> Vec<i32> {
     let children = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
     children.split_whitespace().filter_map(|number| number.parse().ok()).collect()

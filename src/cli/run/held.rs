@@ -49,6 +49,8 @@ pub(super) struct Over {
     pub ending: Ending,
     /// Not after a loss, nor while something goes on that cannot be ended.
     pub is_to_release: bool,
+    /// Also when the watchdog noticed it first.
+    pub is_lost: bool,
 }
 
 /// Runs the command until it and everything that it has started have ended.
@@ -184,7 +186,7 @@ impl Held<'_> {
         self.lock.deadline() - KILL_MARGIN.min(self.lock.grant().lease / 40)
     }
 
-    /// Ends the command if nobody else would when this process is stopped or killed.
+    /// Ends the command: without the watchdog it would survive a stop or the death of this process.
     async fn end_without_watchdog(&mut self) -> Over {
         say("the watchdog was killed or hangs, so the command is ended");
         let (ended, report) = self.watch.end_without(self.kill_at()).await;
@@ -195,13 +197,13 @@ impl Held<'_> {
     fn over(&self, is_to_release: bool) -> Over {
         let is_lost = self.is_lost && self.run.on_lost != OnLost::Ignore;
         let ending = if is_lost { LOST } else { self.ended.unwrap_or(LOST) };
-        Over { ending, is_to_release: is_to_release && !self.is_lost }
+        Over { ending, is_to_release: is_to_release && !self.is_lost, is_lost: self.is_lost }
     }
 }
 
 fn expired() -> Over {
     say("the lock was granted, and its lease has all but lapsed since");
-    Over { ending: LOST, is_to_release: true }
+    Over { ending: LOST, is_to_release: true, is_lost: true }
 }
 
 /// The exit codes of a shell.
@@ -209,7 +211,7 @@ fn not_started(run: &Run, error: i32) -> Over {
     let program = run.command.first().map(|program| program.to_string_lossy()).unwrap_or_default();
     say(&format!("{program}: {}", std::io::Error::from_raw_os_error(error)));
     let code = if error == Errno::ENOENT as i32 { 127 } else { 126 };
-    Over { ending: Ending::Code(code), is_to_release: true }
+    Over { ending: Ending::Code(code), is_to_release: true, is_lost: false }
 }
 
 /// The complaint about processes that go on after everything was tried.

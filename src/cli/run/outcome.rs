@@ -37,7 +37,7 @@ impl Report {
         self.set("loss", loss.map(|loss| loss.to_string()));
     }
 
-    /// Whether the lock was still held when it was released, or why nobody knows.
+    /// Whether the lock was still held when it was released, or why the server did not answer.
     pub fn released(&mut self, released: Result<bool, String>) {
         match released {
             Ok(released) => self.set("released", released),

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::{ExitStatusExt, Pod, Stdio, eventually, lockable, run, signal};
 use crate::support::{dev_cert, process::free_port};
@@ -21,8 +22,10 @@ async fn a_wait_outlasts_a_server_that_is_away_and_one_that_starts_again() {
     let token = pod.first_token();
     assert_eq!(pod.stop().await, Some(0));
     let mut child = run(&pod, &token, &["-w", "100s", "away", "--", "echo", "ran"]).spawn().unwrap();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(child.try_wait().unwrap().is_none(), "nobody listens, and it waits");
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = said.next_line().await.unwrap().unwrap();
+    assert!(line.contains("cannot be reached"), "{line}");
+    assert!(child.try_wait().unwrap().is_none(), "it waits for the server");
     let mut pod = start().await;
     assert_eq!(child.wait().await.unwrap().code(), Some(0));
 
