@@ -36,7 +36,7 @@ async fn is_stopped_in_time(disturb: impl AsyncFnOnce(&mut Cluster, &mut Child))
     let token = cluster.account("business").await.token;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("written");
-    let args = ["--lease", "8s", "lost", "--", "sh", "-c", STUBBORN, file.to_str().unwrap()];
+    let args = ["--json", "--lease", "8s", "lost", "--", "sh", "-c", STUBBORN, file.to_str().unwrap()];
     let mut child = start_ready(run(&cluster.pods[0], &token, &args)).await;
     let other = cluster.pods[1].client(&token);
     let waiting = tokio::spawn(async move {
@@ -77,6 +77,7 @@ async fn when_the_server_does_not_answer() {
 async fn when_the_wrapper_is_stopped() {
     let (code, said) = is_stopped_in_time(async |_, child| signal(child, Signal::SIGSTOP)).await;
     assert_eq!(code, Some(74), "{said}");
+    assert!(said.trim_end().ends_with('}') && said.contains(r#""outcome":"lost""#), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
