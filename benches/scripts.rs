@@ -15,8 +15,8 @@
 )]
 
 mod common;
-#[path = "../tests/it/support/ledger.rs"]
-mod ledger;
+#[path = "../tests/it/support/journal.rs"]
+mod journal;
 
 use std::{
     io::{Read, Write},
@@ -29,12 +29,12 @@ use common::{await_port, cpu, free_port, start_redis};
 use futures_util::future::join_all;
 use lockable::{
     config::RedisSettings,
-    keyspace::{Keyspace, Redis, Script},
     lock::{
-        AccountId, Acquired, Heartbeaten, Info, Label, Lease, LockName, NamespaceId, Note, Owner, Payment, Rate,
-        RateDue, Released, TokenEnd,
+        AccountId, AcquireOutcome, HeartbeatOutcome, Info, Label, Lease, LockName, NamespaceId, Note, Owner, Payment,
+        Rate, RateDue, ReleaseOutcome, TokenEnd,
     },
     locks::{AcquireRequest, Claimant, HeartbeatRequest, LockId, Locks, ReleaseRequest, RenewedLease},
+    store::{Redis, Script, Store},
 };
 use uuid::Uuid;
 
@@ -85,7 +85,7 @@ const OPERATIONS: [(&str, Operation); 4] = [
 struct Bench {
     redis: Child,
     port: u16,
-    keyspace: Keyspace,
+    store: Store,
     locks: Locks,
     count: usize,
 }
@@ -105,9 +105,9 @@ async fn main() {
         pool_size: 1,
         embedded_memory: u64::MAX,
     };
-    let keyspace = Keyspace::Redis(Redis::start(&settings, &[tokio::runtime::Handle::current()]).await.unwrap());
-    let locks = ledger::new_locks(keyspace.clone()).await;
-    let bench = Bench { redis, port, keyspace, locks, count };
+    let store = Store::Redis(Redis::start(&settings, &[tokio::runtime::Handle::current()]).await.unwrap());
+    let locks = journal::new_locks(store.clone()).await;
+    let bench = Bench { redis, port, store, locks, count };
     bench.measure_memory().await;
     for depth in DEPTHS {
         bench.measure_processor(depth).await;
@@ -170,18 +170,18 @@ impl Bench {
         let name = format!("{number:040}");
         let owner = Uuid::from_u128(number as u128).to_string();
         if matches!(way, Way::Bare) {
-            let key = self.keyspace.key("0", "bare", &name);
+            let key = self.store.key("0", "bare", &name);
             let (script, args): (_, &[&str]) = match operation {
                 Operation::Acquire => (&SET, &[&owner, "60000"]),
                 Operation::Heartbeat => (&EXTEND, &[&owner, "60000"]),
                 Operation::Release => (&DELETE, &[&owner]),
             };
-            assert_ne!(self.keyspace.run(script, &[&key], args).await.unwrap().status(), "held");
+            assert_ne!(self.store.run(script, &[&key], args).await.unwrap().status(), "held");
             return;
         }
         let payment = match way {
             Way::Due => Payment::Due(RateDue {
-                bucket: self.keyspace.key("0", "rate", "token").into(),
+                bucket: self.store.key("0", "rate", "token").into(),
                 rate: Rate { per_second: 1_000_000, burst: 1_000_000 },
             }),
             _ => Payment::Paid,
@@ -208,18 +208,18 @@ impl Bench {
                     payment,
                 };
                 let answer = self.locks.acquire(&request).await.unwrap();
-                assert!(matches!(answer.outcome, Acquired::Granted(_)));
+                assert!(matches!(answer.outcome, AcquireOutcome::Granted(_)));
             }
             Operation::Heartbeat => {
                 let lease = RenewedLease::For(lease);
                 let request = HeartbeatRequest { lock, claimant, lease, fence: None, payment };
                 let answer = self.locks.heartbeat(&request).await.unwrap();
-                assert!(matches!(answer.outcome, Heartbeaten::Renewed(_)));
+                assert!(matches!(answer.outcome, HeartbeatOutcome::Renewed(_)));
             }
             Operation::Release => {
                 let request = ReleaseRequest { lock, claimant, fence: None, token: TokenEnd::of(Uuid::nil()), payment };
                 let answer = self.locks.release(&request).await.unwrap();
-                assert_eq!(answer.outcome, Released::Released);
+                assert_eq!(answer.outcome, ReleaseOutcome::Released);
             }
         }
     }

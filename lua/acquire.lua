@@ -1,5 +1,5 @@
 -- Acquires a lock for a lease, stands in line for it, or says who holds it. Where
--- somebody waits, or is to, it goes on in wait.lua: what a line takes is not
+-- somebody waits, or is to, it goes on in acquire_slow.lua: what a line takes is not
 -- even set up for those who find the lock free and nobody in line.
 --
 -- KEYS[1...10], or the first four, as in keys.lua
@@ -7,7 +7,7 @@
 --         '' for none, each with its line break
 -- ARGV[2] place: namespace and name, what stands in `held`
 -- ARGV[3] lease_ms
--- ARGV[4] attempt: names this try, so that withdraw.lua can take it back
+-- ARGV[4] attempt: names this try, so that revert.lua can take it back
 -- ARGV[5] deadline_us: the time after which nothing may be done any more
 -- ARGV[6] held_max: how many locks the account may hold
 -- ARGV[7] about: what stands in a grant behind its time: '@' and the lease in ms, if one is

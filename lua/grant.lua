@@ -1,36 +1,45 @@
--- Grants as they are stored: the one place that takes one apart. It stands behind
--- prelude.lua; keys.lua describes the fields.
+-- What it is to hold a lock. It stands behind keys.lua.
 
--- The fields of a grant from its fence on, which begins at `from`: fence, seq and
--- until_ms of its journal row ('' without one), mark, attempt, and the rest.
-local function read_grant(grant, from)
-  return string.match(grant, '^(%d+) ?(%d*) ?(%d*)\n([?#]?)([^\n]*)\n(.*)$', from)
-end
-
--- The lease in ms that a grant's holder asked for last, '' for none: it stands behind the
--- time of the grant, with which `rest` begins.
-local function asked_lease(rest)
-  return string.match(rest, '^%d*@?(%d*)')
-end
-
--- The same grant, for another lease; `rest` stays as it is when that is no other.
-local function with_lease(rest, lease_ms)
-  if asked_lease(rest) == lease_ms then
-    return rest
+-- A grant that is made now, but for who has it.
+local function granted(now, fence, line, attempt, about)
+  local at_ms = ''
+  if tonumber(fence) ~= now then
+    at_ms = word(math.floor(now / 1000))
   end
-  return (string.gsub(rest, '^(%d*)@?%d*', '%1@' .. lease_ms, 1))
+  return line .. '\n' .. attempt .. '\n' .. at_ms .. about
 end
 
--- The line with the fence of a grant whose change the journal is to record. The
--- sequence number orders the changes of one grant wherever they are written, and
--- until_ms is the latest expiry that any of them has named.
-local function journal_line(fence, seq, until_ms, expires_ms)
-  local last_ms = math.max(tonumber(until_ms) or 0, tonumber(expires_ms))
-  return fence .. ' ' .. word((tonumber(seq) or 0) + 1) .. ' ' .. word(last_ms)
-end
-
--- Whether a recovery has yet to compare the grants with the journal. Until then no
--- grant is confirmed: the journal may know a newer one.
-local function is_closed(clock)
-  return string.find(clock or 'closed', 'closed', 1, true)
+-- Gives the lock to an account for a lease, unless it holds as many as it may:
+-- then returns how many these are, as a word, else nothing and the fence; neither
+-- in a recovery. `head` is account and owner, each with its line break. With a
+-- `fence` the lock was handed over under it, else it is free. A grant that
+-- `is_long` gets a journal row: then the third value is what to record in it.
+local function hold(now, expires_ms, head, fence, attempt, about, place, lease_ms, held_max, is_long)
+  local held = redis.call('ZCARD', HELD)
+  -- Locks that lapsed are still counted. They are struck out when these are as
+  -- many as the account may hold, and whenever some have come, more than these: so many
+  -- names that were used once are no more to keep than the locks that are held.
+  if held >= held_max or held % 64 == 63 then
+    held = count_live(HELD, math.floor(now / 1000))
+    if held >= held_max then
+      return word(held)
+    end
+  end
+  local condition = fence and 'XX' or 'NX'
+  fence = fence or next_fence(now)
+  if not fence then
+    return nil, nil
+  end
+  local line = is_long and journal_line(fence, '', '', expires_ms) or fence
+  local grant = head .. granted(now, fence, line, attempt, about)
+  redis.call('SET', LOCK, grant, condition, 'PX', lease_ms)
+  redis.call('ZADD', HELD, expires_ms, place)
+  -- The index lasts as long as the last lease in it, so that nothing is left of
+  -- an account that went away. GT alone would never end one that has no end yet.
+  if held == 0 then
+    redis.call('PEXPIRE', HELD, lease_ms)
+  else
+    redis.call('PEXPIRE', HELD, lease_ms, 'GT')
+  end
+  return nil, fence, is_long and {'1', '', '', grant} or {}
 end

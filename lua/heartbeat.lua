@@ -85,7 +85,7 @@ end
 redis.call('PEXPIRE', KEYS[1], lease_ms)
 -- The holder relies on the grant: the attempt that made it may not take it back
 -- any more. Where Redis may have forgotten what came after the grant, it is
--- marked as held since, see hold_on.lua.
+-- marked as held since, see regrant.lua.
 local known = tonumber(fence) < tonumber(ARGV[7]) and '!' .. ARGV[7] or ''
 local line, record = fence, {}
 if is_shorter or is_long then

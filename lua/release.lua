@@ -1,5 +1,5 @@
 -- Releases a lock for its holder: compares, and deletes. Where somebody waits, or
--- the grant has a journal row, it goes on in next.lua.
+-- the grant has a journal row, it goes on in release_slow.lua.
 --
 -- KEYS[1...10], or the first four, as in keys.lua
 -- ARGV[1] head: who asks, as in acquire.lua
@@ -12,7 +12,7 @@
 -- Returns one of
 --   {'released', backlog_us, fence, until_ms, unfinished, acquirer}   until_ms: the latest
 --                               expiry in its journal row, which is to end; '0' without
---                               one. unfinished: '1' when look.lua is to go on, as the
+--                               one. unfinished: '1' when poll_queue.lua is to go on, as the
 --                               queue has more than one script takes out of it.
 --                               acquirer: the token that had acquired it, as in the grant
 --   {'not_held', backlog_us}

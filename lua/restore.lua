@@ -2,7 +2,7 @@
 -- has an older state, and ends those that the journal knows to have ended, or to have
 -- been followed by another.
 --
--- KEYS[1] home: as in arrive.lua, KEYS[2] clock, KEYS[3] ended: as in keys.lua; then
+-- KEYS[1] home: as in register_primary.lua, KEYS[2] clock, KEYS[3] ended: as in keys.lua; then
 -- for each row KEYS[n] lock, KEYS[n + 1] held: as in keys.lua
 -- ARGV[1] home: that of the recovery that is meant
 -- ARGV[2...] for each row its place, fence, seq, the expiry in ms, and the grant as it

@@ -4,17 +4,18 @@
 
 mod account;
 mod audit;
+mod audit_query;
 mod cache;
 mod cache_key;
+mod cached_caller;
 mod caller;
 mod change;
+mod change_feed;
 mod database;
-mod directory;
 mod error;
-mod known;
-mod ledger;
+mod journal;
 mod lookup;
-mod measure;
+mod metrics;
 mod namespace;
 mod operator_request;
 mod password;
@@ -27,17 +28,16 @@ mod session;
 mod sign_up;
 mod subscription;
 mod token;
-mod trail;
+mod token_cache;
 mod usage;
-mod watch;
 
 pub use self::{
     account::{AccountInfo, NewAccount},
     audit::Recording,
+    audit_query::{AuditFilter, AuditPage, AuditRow},
     caller::{Caller, LeaseOutOfRange, NamespaceDenied, Scopes},
     change::Actor,
     database::Database,
-    directory::{Directory, FindError, Reach},
     error::AccountsError,
     namespace::NamespaceInfo,
     operator_request::{HolderInfo, NamedLock, OperatorAnswer, OperatorRequest, TakenRequest},
@@ -48,5 +48,5 @@ pub use self::{
     sign_up::Link,
     subscription::Subscription,
     token::{NewToken, Token, TokenHash, TokenInfo, TokenRequest},
-    trail::{AuditFilter, AuditPage, AuditRow},
+    token_cache::{Directory, FindError, Reach},
 };

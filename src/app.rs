@@ -1,6 +1,6 @@
 //! What handlers share.
 
-mod breaking;
+mod break_lock;
 mod operator;
 mod releases;
 
@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub use self::{
-    breaking::{BreakError, Breaking},
+    break_lock::{BreakError, Breaking},
     releases::{ForeignRelease, Releases},
 };
 

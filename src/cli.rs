@@ -13,11 +13,11 @@ mod interrupt;
 mod login;
 mod manual;
 mod profile;
+mod progress;
 mod run;
 mod screen;
 mod server;
 mod usage;
-mod waiting;
 
 use std::{
     fs::File,

@@ -27,22 +27,23 @@ mod answer;
 mod connection;
 mod error;
 mod guard;
-mod keeper;
 mod proxy;
+mod renewer;
 mod request;
 mod wait;
 
-pub use crate::moment::Moment;
+pub use crate::boot_time::BootTime;
 
 pub use self::{
     answer::{
-        Account, Acquired, Grant, Holder, Listed, NotHeld, Page, Plan, Refusal, Status, TokenInfo, clock, recovering,
+        Account, AcquireOutcome, Grant, Holder, Listed, NotHeld, Page, Plan, Refusal, Status, TokenInfo, clock,
+        recovering,
     },
     connection::{Builder, Client, parse_address},
     error::{Error, Peer, Problem},
     guard::{Changes, Lock, RELEASE_PATIENCE},
-    keeper::Loss,
     proxy::Proxy,
+    renewer::Loss,
     request::LockRequest,
     wait::{FAREWELL_TIMEOUT, Progress},
 };

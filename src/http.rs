@@ -4,21 +4,20 @@
 mod account;
 mod acquire;
 mod admin;
-mod answer;
 mod caller;
 mod client_address;
 mod connection;
+mod connection_cache;
 mod count;
 mod credentials;
 mod cursor;
 mod decode;
-mod frame;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod heartbeat;
 mod json_object;
-mod known;
 mod list;
+mod load_shed;
 mod lock;
 mod lock_path;
 mod openapi;
@@ -27,13 +26,14 @@ mod params;
 mod problem;
 mod recheck;
 mod release;
+mod request_context;
 mod request_id;
+mod responses;
 mod router;
 mod service;
-mod shed;
-mod stranger;
 mod strict;
 mod terraform;
+mod token_lookup;
 mod trace;
 
 pub use self::{

@@ -7,13 +7,13 @@
 //! - [`server`][]: listener, TLS, time-outs, drain.
 //! - [`app`][]: what handlers share.
 //! - [`lock`][]: the domain, pure: names, leases, fences, grants, outcomes.
-//! - [`keyspace`][]: where scripts run: Redis, or embedded in the process.
+//! - [`store`][]: where scripts run: Redis, or embedded in the process.
 //! - [`locks`][]: the service: one function per operation, each one script call.
 //! - [`accounts`][]: accounts, tokens, plans, namespaces, audit; the only room with SQL.
 //! - [`limits`][]: rates per token, in the pod and over all pods; failed authentication per address.
 //! - [`http`][]: the router, the middleware, extractors, problems, one file a route.
 //! - [`web`][]: the pages: documents and the account page, their templates.
-//! - [`moment`][]: a clock that nobody can set.
+//! - [`boot_time`][]: a clock that nobody can set.
 //! - [`mends`][]: which mends of the safety protocol are in force.
 //! - [`exit`][]: how a process ends, and its standard output.
 //! - [`client`][]: the client of a server, for the commands and for Rust programs.
@@ -24,18 +24,18 @@
 
 pub mod accounts;
 pub mod app;
+pub mod boot_time;
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod exit;
 pub mod http;
-pub mod keyspace;
 pub mod limits;
 pub mod lock;
 pub mod locks;
 pub mod mends;
-pub mod moment;
 pub mod operator;
 pub mod server;
+pub mod store;
 pub mod telemetry;
 pub mod web;

@@ -2,20 +2,20 @@
 //! failed authentications, lookups and connections of each client address, in this
 //! pod, and what people try on the account page.
 
-mod addresses;
-mod attempts;
-mod meter;
-mod places;
-mod rates;
-mod shares;
-mod turns;
+mod auth_failures;
+mod in_flight;
+mod login_attempts;
+mod per_key;
+mod per_key_semaphore;
+mod token_limiter;
+mod token_rates;
 
 pub use self::{
-    addresses::{Addresses, Network},
-    attempts::{Attempt, Attempts},
-    meter::Meter,
-    places::Places,
-    rates::{Admission, RateShare, Rates},
-    shares::{Share, Shares},
-    turns::{NoTurn, Turn, Turns},
+    auth_failures::{Addresses, Network},
+    in_flight::Places,
+    login_attempts::{Attempt, Attempts},
+    per_key::{Share, Shares},
+    per_key_semaphore::{NoTurn, Turn, Turns},
+    token_limiter::Meter,
+    token_rates::{Admission, RateShare, Rates},
 };

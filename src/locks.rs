@@ -3,30 +3,24 @@
 //! and reads the answer once.
 
 mod acquire;
-mod collect;
-mod crowd;
+mod grant_codec;
 mod heartbeat;
 mod history;
 mod inspect;
 mod journal;
 mod keys;
-mod line;
 mod list;
-mod page;
-mod quotas;
-mod record;
-mod recorder;
+mod merged_page;
+mod queue;
 mod recovery;
 mod release;
-mod request;
+mod requests;
+mod revert;
+mod script_args;
 mod settled;
 mod stall;
 mod store_watch;
-mod stored;
-mod undo;
-mod wait;
-mod waiters;
-mod words;
+mod usage;
 
 use std::{
     ops::Deref,
@@ -39,24 +33,25 @@ use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    keyspace::{BadReply, Keyspace, KeyspaceError, Reply, Shard},
-    lock::{Attempt, Lease, Ledger, LedgerError},
+    lock::{Attempt, Journal, JournalError, Lease},
+    store::{BadReply, Reply, Shard, Store, StoreError},
 };
 
-pub use crate::keyspace::Belonging;
+pub use crate::store::Belonging;
 
 pub use self::{
     acquire::Turn,
-    collect::Withdrawn,
-    crowd::{Crowd, Waiter},
     history::{Counts, Ending, History, Past},
     inspect::UnrecordedEnd,
-    line::Look,
     list::{Census, Cursor, ListRequest, Listing, Looked, Page},
-    request::{AcquireRequest, Answer, BreakRequest, Claimant, HeartbeatRequest, LockId, ReleaseRequest, RenewedLease},
-    wait::Waited,
+    queue::{Crowd, Look, Waited, Waiter, Withdrawn},
+    requests::{
+        AcquireRequest, Answer, BreakRequest, Claimant, HeartbeatRequest, LockId, ReleaseRequest, RenewedLease,
+    },
 };
-use self::{keys::pod_channel, quotas::Quotas, recorder::Recorder, stall::StallGuard, waiters::Waiters};
+use self::{
+    history::recorder::Recorder, keys::pod_channel, queue::registry::Waiters, stall::StallGuard, usage::Quotas,
+};
 
 /// Locks, wherever they are kept, and those who wait for them in this server.
 /// Cheap to clone, which every acquire does for the case that it has to be taken
@@ -66,8 +61,8 @@ pub struct Locks(Arc<Parts>);
 
 /// What all clones share.
 pub struct Parts {
-    keyspace: Keyspace,
-    ledger: Arc<dyn Ledger>,
+    store: Store,
+    journal: Arc<dyn Journal>,
     /// The longest lease that is not written down.
     short: Lease,
     undoings: Semaphore,
@@ -123,15 +118,15 @@ fn outcomes(operation: &'static str, outcome: &'static str) -> Counter {
 #[derive(Debug, thiserror::Error)]
 pub enum LocksError {
     #[error(transparent)]
-    Keyspace(#[from] KeyspaceError),
-    /// The keyspace came to it only after its deadline, and did nothing.
-    #[error("the keyspace was reached too late, and did nothing")]
+    Store(#[from] StoreError),
+    /// The store came to it only after its deadline, and did nothing.
+    #[error("the store was reached too late, and did nothing")]
     TooLate,
     #[error(transparent)]
     Reply(#[from] BadReply),
     /// A long lease could not be written down.
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    Journal(#[from] JournalError),
     /// The claimant may hold the lock, and it has not been put back yet after a
     /// loss.
     #[error("what is held is not known yet")]
@@ -153,9 +148,9 @@ impl Locks {
     /// How long the server waits for that when it stops.
     const FINISH_MAX: Duration = Duration::from_secs(2);
 
-    /// Locks in a keyspace, for which `waiters_max` requests may wait at once in
-    /// this server. Leases that are longer than `short` are written to the ledger.
-    pub fn new(keyspace: Keyspace, ledger: Arc<dyn Ledger>, short: Lease, waiters_max: usize) -> Self {
+    /// Locks in a store, for which `waiters_max` requests may wait at once in
+    /// this server. Leases that are longer than `short` are written to the journal.
+    pub fn new(store: Store, journal: Arc<dyn Journal>, short: Lease, waiters_max: usize) -> Self {
         Self(Arc::new(Parts {
             undoings: Semaphore::new(Self::UNDOINGS_MAX),
             undo_tasks: TaskTracker::new(),
@@ -163,29 +158,29 @@ impl Locks {
             waiters: Waiters::new(waiters_max),
             recorder: Recorder::default(),
             quotas: Quotas::default(),
-            pod: pod_channel(&keyspace, &Attempt::new().to_string()),
-            keyspace,
-            ledger,
+            pod: pod_channel(&store, &Attempt::new().to_string()),
+            store,
+            journal,
             short,
         }))
     }
 
     /// Whether locks can be asked for, as far as is known.
     pub fn is_reachable(&self) -> bool {
-        self.keyspace.is_reachable()
+        self.store.is_reachable()
     }
 
     /// Whether the locks are where the database says that they are, in some shards at
     /// least, as far as is known.
     pub fn belonging(&self) -> Belonging {
-        let all: Vec<Belonging> = self.keyspace.shards().iter().map(|shard| self.keyspace.belonging(*shard)).collect();
+        let all: Vec<Belonging> = self.store.shards().iter().map(|shard| self.store.belonging(*shard)).collect();
         let of_any = [Belonging::Ours, Belonging::Foreign].into_iter().find(|belonging| all.contains(belonging));
         of_any.unwrap_or(Belonging::Unknown)
     }
 
     /// Measures how the way to the locks stands.
     pub fn measure(&self) {
-        self.keyspace.measure();
+        self.store.measure();
     }
 
     /// Lets attempts be withdrawn for a moment longer, when no more are made, and
@@ -223,9 +218,9 @@ impl Locks {
 
     /// The time in microseconds, where a shard is, after which nobody waits for an answer
     /// to what is sent now, and nothing may be done any more.
-    fn deadline_us(&self, shard: Shard) -> Result<u64, KeyspaceError> {
-        let now_us = self.keyspace.now_us(shard);
-        let now_us = now_us.ok_or_else(|| KeyspaceError::NotSent("its time is not known yet".into()))?;
-        Ok(now_us + self.keyspace.timeout().as_micros() as u64)
+    fn deadline_us(&self, shard: Shard) -> Result<u64, StoreError> {
+        let now_us = self.store.now_us(shard);
+        let now_us = now_us.ok_or_else(|| StoreError::NotSent("its time is not known yet".into()))?;
+        Ok(now_us + self.store.timeout().as_micros() as u64)
     }
 }

@@ -2,19 +2,19 @@
 
 mod accept;
 mod admin;
+mod bootstrap;
 mod eviction;
-mod exclusive;
 mod first_account;
-mod patience;
+mod instance_lock;
+mod notice;
 #[cfg(not(fuzzing))]
 mod proxy;
 #[cfg(fuzzing)]
 pub mod proxy;
-mod signal;
-mod start;
+mod split_stream;
 mod systemd;
+mod timeouts;
 mod tls;
-mod transport;
 mod workers;
 
 use anyhow::Context;
@@ -30,7 +30,7 @@ use crate::{config::ServeSettings, http, telemetry::Metrics, web};
 
 pub use self::{
     accept::{HEAD_BYTES_MAX, serve},
-    patience::IDLE_TIMEOUT,
+    timeouts::IDLE_TIMEOUT,
     tls::{RELOAD_INTERVAL, Tls, TlsError},
     workers::Workers,
 };
@@ -102,7 +102,7 @@ pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: Canc
     let metrics = settings.admin.admin_listen.map(|_| Metrics::begin()).transpose().context("cannot measure")?;
     let workers = Workers::start(settings.listen.workers()).context("cannot start threads")?;
     let pages = Workers::start_for_pages().context("cannot start threads")?;
-    let parts = start::start(settings, address, &workers, &pages, &closing, &drained).await?;
+    let parts = bootstrap::start(settings, address, &workers, &pages, &closing, &drained).await?;
     if let Some(first) = &parts.first {
         let here = format!("{scheme}://{}", first_account::nearby(address));
         first.hand_over(settings, &settings.page.public.origin().unwrap_or(here));
@@ -119,7 +119,7 @@ pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: Canc
     parts.background.close();
     parts.background.wait().await;
     admin.wait().await;
-    parts.keyspace.leave();
+    parts.store.leave();
     workers.stop().await;
     pages.stop().await;
     tracing::info!("stopped");
@@ -132,5 +132,5 @@ pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: Canc
 /// One line that says what to change.
 pub fn check(settings: &ServeSettings) -> anyhow::Result<()> {
     Tls::load(&settings.listen.tls)?;
-    start::check(settings)
+    bootstrap::check(settings)
 }

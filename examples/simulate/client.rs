@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use lockable::{
     lock::{
-        AccountId, Acquired, Broken, Fence, Heartbeaten, Info, Label, Lease, LockName, NamespaceId, Note, Owner,
-        Payment, Refusal, Released, TokenEnd,
+        AccountId, AcquireOutcome, BreakOutcome, FencingToken, HeartbeatOutcome, Info, Label, Lease, LockName,
+        NamespaceId, Note, Owner, Payment, Refusal, ReleaseOutcome, TokenEnd,
     },
     locks::{
         AcquireRequest, Answer, BreakRequest, Claimant, HeartbeatRequest, LockId, Locks, LocksError, Looked,
@@ -91,11 +91,11 @@ impl Clients {
                     return Outcome::Void;
                 }
                 read(called, |acquired| match acquired {
-                    Acquired::Granted(grant) | Acquired::Again(grant) => {
+                    AcquireOutcome::Granted(grant) | AcquireOutcome::Again(grant) => {
                         Outcome::Granted { fence: grant.fence.as_u64(), lease_ms: grant.lease.as_ms() }
                     }
-                    Acquired::Refused(Refusal::Held(_)) => Outcome::No,
-                    Acquired::Refused(_) => Outcome::Void,
+                    AcquireOutcome::Refused(Refusal::Held(_)) => Outcome::No,
+                    AcquireOutcome::Refused(_) => Outcome::Void,
                 })
             }
             Kind::Heartbeat { lease_ms, fence } => {
@@ -103,20 +103,20 @@ impl Clients {
                 let request = HeartbeatRequest { lock, claimant, lease, fence: fence.map(fence_of), payment };
                 let handler = move |locks: Locks| async move { locks.heartbeat(&request).await };
                 read(self.cluster.call(server, hang_up, handler).await, |heartbeaten| match heartbeaten {
-                    Heartbeaten::Renewed(grant) => {
+                    HeartbeatOutcome::Renewed(grant) => {
                         Outcome::Granted { fence: grant.fence.as_u64(), lease_ms: grant.lease.as_ms() }
                     }
-                    Heartbeaten::Refused(_) => Outcome::No,
-                    Heartbeaten::RateLimited { .. } => Outcome::Void,
+                    HeartbeatOutcome::Refused(_) => Outcome::No,
+                    HeartbeatOutcome::RateLimited { .. } => Outcome::Void,
                 })
             }
             Kind::Release { fence } => {
                 let request = ReleaseRequest { lock, claimant, fence: fence.map(fence_of), token: token(), payment };
                 let handler = move |locks: Locks| async move { locks.release(&request).await };
                 read(self.cluster.call(server, hang_up, handler).await, |released| match released {
-                    Released::Released | Released::ByAnother(_) => Outcome::Released,
-                    Released::Refused(_) => Outcome::No,
-                    Released::RateLimited { .. } => Outcome::Void,
+                    ReleaseOutcome::Released | ReleaseOutcome::ByAnother(_) => Outcome::Released,
+                    ReleaseOutcome::Refused(_) => Outcome::No,
+                    ReleaseOutcome::RateLimited { .. } => Outcome::Void,
                 })
             }
             Kind::Break { fence } => {
@@ -129,8 +129,8 @@ impl Clients {
                         Ok(Answer { outcome, standing: None })
                     };
                     let outcome = read(self.cluster.call(server, None, handler).await, |broken| match broken {
-                        Broken::Broken => Outcome::Broken,
-                        Broken::Refused(_) => Outcome::No,
+                        BreakOutcome::Broken => Outcome::Broken,
+                        BreakOutcome::Refused(_) => Outcome::No,
                     });
                     if !matches!(outcome, Outcome::No) {
                         return outcome;
@@ -162,7 +162,7 @@ impl Clients {
         let request = acquire_request(self.locks[lock].clone(), claimant.clone(), 1000, self.held_max);
         let called = self.cluster.call(0, None, move |locks| acquire(locks, request, 0)).await;
         let fence = match called {
-            Called::Answered(Ok(Answer { outcome: Acquired::Granted(grant), .. })) => grant.fence.as_u64(),
+            Called::Answered(Ok(Answer { outcome: AcquireOutcome::Granted(grant), .. })) => grant.fence.as_u64(),
             Called::Answered(Ok(Answer { outcome, .. })) => return Err(format!("{outcome:?}")),
             Called::Answered(Err(error)) => return Err(error.to_string()),
             _ => return Err("no answer".into()),
@@ -198,7 +198,7 @@ impl Clients {
     }
 }
 
-async fn acquire(locks: Locks, request: AcquireRequest, wait_ms: u64) -> Result<Answer<Acquired>, LocksError> {
+async fn acquire(locks: Locks, request: AcquireRequest, wait_ms: u64) -> Result<Answer<AcquireOutcome>, LocksError> {
     match wait_ms {
         0 => locks.acquire(&request).await,
         _ => {
@@ -248,6 +248,6 @@ fn token() -> TokenEnd {
     TokenEnd::of(Uuid::nil())
 }
 
-fn fence_of(fence: u64) -> Fence {
+fn fence_of(fence: u64) -> FencingToken {
     fence.to_string().parse().unwrap()
 }

@@ -9,9 +9,9 @@ use std::{
 };
 
 use lockable::{
-    keyspace::{Keyspace, Process, Simulated},
     lock::Lease,
     locks::Locks,
+    store::{Process, Simulated, Store},
 };
 use tokio::{
     sync::oneshot,
@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ledger::{self, Database},
+    journal::{self, Database},
     world::{self, World},
 };
 
@@ -63,16 +63,16 @@ impl Cluster {
     pub fn start(&self, number: usize) {
         let process = Arc::new(Process::default());
         let way = world::Way { world: self.world.clone(), server: number };
-        let keyspace = Simulated::new(way, process.clone(), self.world.draw(u64::MAX));
-        let ledger = Arc::new(ledger::Way { database: self.database.clone(), server: number });
-        let locks = Locks::new(Keyspace::Simulated(keyspace.clone()), ledger, self.short, 100);
+        let store = Simulated::new(way, process.clone(), self.world.draw(u64::MAX));
+        let journal = Arc::new(journal::Way { database: self.database.clone(), server: number });
+        let locks = Locks::new(Store::Simulated(store.clone()), journal, self.short, 100);
         let server = Server {
             process: process.clone(),
             locks: locks.clone(),
             is_ready: Arc::default(),
             killed: CancellationToken::new(),
         };
-        tokio::spawn(process.run(keyspace.stay_connected()));
+        tokio::spawn(process.run(store.stay_connected()));
         let is_ready = server.is_ready.clone();
         tokio::spawn(process.run(async move {
             let _ = locks.recover().await;

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use super::{history::History, ledger::Database, world::World};
+use super::{history::History, journal::Database, world::World};
 
 /// "leaps that are not noticed: up to 1 s": leases lapse earlier by as much.
 const UNNOTICED_LEAP_MS: u64 = 1050;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lockable::{mends, mends::Mend, moment::Moment};
+use lockable::{boot_time::BootTime, mends, mends::Mend};
 use tokio::{
     runtime::Builder,
     task::JoinSet,
@@ -44,11 +44,11 @@ pub fn run(history: &History, off: Option<Mend>, is_traced: bool) -> Ran {
     fastrand::seed(history.seed);
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let ran = runtime.block_on(async {
-        Moment::simulate_from(Some(Instant::now()));
+        BootTime::simulate_from(Some(Instant::now()));
         play(history, is_traced).await
     });
     drop(runtime);
-    Moment::simulate_from(None);
+    BootTime::simulate_from(None);
     mends::set_off(None);
     ran
 }

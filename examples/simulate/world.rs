@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, FutureExt};
-use lockable::keyspace::{Clock, Connection, Embedded, KeyspaceError, Question, Reply, Script, Snapshot, Transport};
+use lockable::store::{Clock, Connection, Embedded, Question, Reply, Script, Snapshot, StoreError, Transport};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep, sleep_until},
@@ -215,18 +215,13 @@ impl World {
         Fate { there, back, is_lost, is_unanswered, outlives_cut: rng.bool() }
     }
 
-    async fn ask(
-        self: Arc<Self>,
-        server: usize,
-        broken: CancellationToken,
-        asked: Asked,
-    ) -> Result<Reply, KeyspaceError> {
+    async fn ask(self: Arc<Self>, server: usize, broken: CancellationToken, asked: Asked) -> Result<Reply, StoreError> {
         self.step();
         let fate = self.fate(server);
         if fate.is_lost {
             self.note((server, "lost"), || format!("s{server} -> store: {} (lost)", asked.name()));
             broken.cancelled().await;
-            return Err(KeyspaceError::NoAnswer("the connection was cut".into()));
+            return Err(StoreError::NoAnswer("the connection was cut".into()));
         }
         let (sender, receiver) = oneshot::channel();
         let (cut, world) = (broken.clone(), self.clone());
@@ -251,8 +246,8 @@ impl World {
         });
         tokio::select! {
             biased;
-            () = broken.cancelled() => Err(KeyspaceError::NoAnswer("the connection was cut".into())),
-            reply = receiver => reply.unwrap_or_else(|_| Err(KeyspaceError::NoAnswer("the store has gone".into()))),
+            () = broken.cancelled() => Err(StoreError::NoAnswer("the connection was cut".into())),
+            reply = receiver => reply.unwrap_or_else(|_| Err(StoreError::NoAnswer("the store has gone".into()))),
         }
     }
 
@@ -260,7 +255,7 @@ impl World {
         is_until(self.state().links[server].deaf_until)
     }
 
-    fn carry_out(&self, asked: &Asked) -> Result<Reply, KeyspaceError> {
+    fn carry_out(&self, asked: &Asked) -> Result<Reply, StoreError> {
         self.time.store(self.store_us(), Ordering::Relaxed);
         match asked {
             Asked::Identity => {
@@ -405,7 +400,7 @@ pub struct Way {
 }
 
 impl Transport for Way {
-    fn connect(&self) -> BoxFuture<'static, Result<Connection, KeyspaceError>> {
+    fn connect(&self) -> BoxFuture<'static, Result<Connection, StoreError>> {
         let (world, server) = (self.world.clone(), self.server);
         async move {
             world.step();
@@ -416,7 +411,7 @@ impl Transport for Way {
             }
             let mut state = world.state();
             if !state.is_up {
-                return Err(KeyspaceError::NotSent("nobody listens".into()));
+                return Err(StoreError::NotSent("nobody listens".into()));
             }
             let connection = Connection { number: 0, broken: CancellationToken::new() };
             state.connections.push((server, connection.clone()));
@@ -425,7 +420,7 @@ impl Transport for Way {
         .boxed()
     }
 
-    fn ask(&self, connection: &Connection, question: Question<'_>) -> BoxFuture<'static, Result<Reply, KeyspaceError>> {
+    fn ask(&self, connection: &Connection, question: Question<'_>) -> BoxFuture<'static, Result<Reply, StoreError>> {
         let asked = match question {
             Question::Identity => Asked::Identity,
             Question::Time => Asked::Time,

@@ -4,7 +4,7 @@ use tokio::time::timeout;
 use super::{
     AccountsError, Directory,
     change::{Actor, Change},
-    measure::measured,
+    metrics::measured,
 };
 use crate::lock::AccountId;
 

@@ -10,8 +10,8 @@ use super::{
     lookup::Changes,
 };
 use crate::{
-    keyspace::{ACCOUNTS_TAG, Keyspace, KeyspaceError, Reply, Script},
     lock::AccountId,
+    store::{ACCOUNTS_TAG, Reply, Script, Store, StoreError},
 };
 
 macro_rules! script {
@@ -27,10 +27,10 @@ static FIND: Script = script!("account_find");
 static KEEP: Script = script!("account_keep");
 static FORGET: Script = script!("account_forget");
 
-/// What is kept of tokens in the keyspace, for all servers.
+/// What is kept of tokens in the store, for all servers.
 #[derive(Clone)]
 pub(super) struct SharedCache {
-    keyspace: Keyspace,
+    store: Store,
 }
 
 /// What is kept of one token.
@@ -64,31 +64,31 @@ impl SharedCache {
     /// Of how many accounts it is kept when they changed last.
     const ACCOUNTS_MAX: usize = 10_000;
 
-    pub(super) fn new(keyspace: Keyspace) -> Self {
-        Self { keyspace }
+    pub(super) fn new(store: Store) -> Self {
+        Self { store }
     }
 
     pub(super) fn channel(&self) -> String {
         self.key("changes", "")
     }
 
-    pub(super) fn keyspace(&self) -> &Keyspace {
-        &self.keyspace
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Whether it may be away while locks are there: on another node of a cluster.
     pub(super) fn is_apart_from_locks(&self) -> bool {
-        self.keyspace.is_spread()
+        self.store.is_spread()
     }
 
     /// What is kept of a token. Nothing for an entry that no server with this key has signed,
     /// or that is older than they are kept: then somebody else has written it.
-    pub(super) async fn find(&self, hash: &TokenHash, key: &CacheKey) -> Result<Option<Entry>, KeyspaceError> {
-        if self.is_apart_from_locks() && !self.keyspace.has_accounts() {
-            return Err(KeyspaceError::NotSent("the node that has accounts is away".into()));
+    pub(super) async fn find(&self, hash: &TokenHash, key: &CacheKey) -> Result<Option<Entry>, StoreError> {
+        if self.is_apart_from_locks() && !self.store.has_accounts() {
+            return Err(StoreError::NotSent("the node that has accounts is away".into()));
         }
         let keys = [&*self.key("token", &hash.to_string()), &self.key("floor", ""), &self.key("floors", "")];
-        let reply = self.keyspace.run(&FIND, &keys, &[]).await?;
+        let reply = self.store.run(&FIND, &keys, &[]).await?;
         if reply.status() != "found" {
             return Ok(None);
         }
@@ -107,7 +107,7 @@ impl SharedCache {
         seq: i64,
         caller: &Caller,
         key: &CacheKey,
-    ) -> Result<(), KeyspaceError> {
+    ) -> Result<(), StoreError> {
         let entry = Entry { caller: caller.clone(), read_at: now_ms() };
         let Ok(entry) = serde_json::to_string(&entry) else { return Ok(()) };
         let keys = [&*self.key("token", &hash.to_string()), &self.key("floor", ""), &self.key("floors", "")];
@@ -115,11 +115,11 @@ impl SharedCache {
         let mac = key.mac(&Signed { token: hash, seq: &seq, account: &account, entry: &entry });
         let entry = format!("{mac} {entry}");
         let args = [&*seq, &Self::KEPT.as_millis().to_string(), &account, &entry];
-        self.keyspace.run(&KEEP, &keys, &args).await.map(drop)
+        self.store.run(&KEEP, &keys, &args).await.map(drop)
     }
 
     /// The number of the last change that was forgotten here.
-    pub(super) async fn last_forgotten(&self) -> Result<i64, KeyspaceError> {
+    pub(super) async fn last_forgotten(&self) -> Result<i64, StoreError> {
         self.run_forget("nothing", 0, "", None, &[]).await.map(|(revision, _)| revision)
     }
 
@@ -127,7 +127,7 @@ impl SharedCache {
     /// scripts when many accounts have changed; the last one says that it is done, and a
     /// server that stops before it leaves the rest to be forgotten again. Returns the number
     /// of the last change that had been forgotten before.
-    pub(super) async fn forget(&self, changes: &Changes) -> Result<i64, KeyspaceError> {
+    pub(super) async fn forget(&self, changes: &Changes) -> Result<i64, StoreError> {
         let notice = Notice { accounts: changes.accounts.iter().copied().collect(), plans: changes.plans };
         let message = notice.to_text();
         if changes.plans {
@@ -144,7 +144,7 @@ impl SharedCache {
     }
 
     /// Forgets a token that the database does not know any more.
-    pub(super) async fn forget_token(&self, hash: &TokenHash) -> Result<(), KeyspaceError> {
+    pub(super) async fn forget_token(&self, hash: &TokenHash) -> Result<(), StoreError> {
         self.run_forget("nothing", 0, "", Some(hash), &[]).await.map(drop)
     }
 
@@ -156,7 +156,7 @@ impl SharedCache {
         message: &str,
         token: Option<&TokenHash>,
         accounts: &[AccountId],
-    ) -> Result<(i64, i64), KeyspaceError> {
+    ) -> Result<(i64, i64), StoreError> {
         let kept = ["revision", "floor", "floors"].map(|kind| self.key(kind, ""));
         let entry = token.map(|hash| self.key("token", &hash.to_string()));
         let keys: Vec<&str> = kept.iter().chain(&entry).map(String::as_str).collect();
@@ -166,14 +166,14 @@ impl SharedCache {
         let accounts: Vec<String> = accounts.iter().map(ToString::to_string).collect();
         let args = [what, seq, &*channel, message, accounts_max, keep_ms];
         let args: Vec<&str> = args.into_iter().chain(accounts.iter().map(String::as_str)).collect();
-        let reply = self.keyspace.run(&FORGET, &keys, &args).await?;
+        let reply = self.store.run(&FORGET, &keys, &args).await?;
         let read = reply.word(1).and_then(|revision| Ok((revision, reply.word(2)?)));
-        read.map_err(|bad| KeyspaceError::Refused(bad.to_string()))
+        read.map_err(|bad| StoreError::Refused(bad.to_string()))
     }
 
     /// All of one hash slot: a script forgets an entry and its number at once.
     fn key(&self, kind: &str, rest: &str) -> String {
-        self.keyspace.key(ACCOUNTS_TAG, kind, rest)
+        self.store.key(ACCOUNTS_TAG, kind, rest)
     }
 }
 
@@ -218,8 +218,8 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         accounts::{Plan, Scopes, Token},
-        keyspace::{BootClock, Embedded},
         lock::{Label, Lease, NamespaceId, Rate},
+        store::{BootClock, Embedded},
     };
 
     pub(in crate::accounts) fn caller() -> Caller {
@@ -262,14 +262,14 @@ pub(super) mod tests {
     }
 
     impl Kept {
-        async fn keep(&self, hash: &TokenHash, seq: i64, caller: &Caller) -> Result<(), KeyspaceError> {
+        async fn keep(&self, hash: &TokenHash, seq: i64, caller: &Caller) -> Result<(), StoreError> {
             self.0.keep(hash, seq, caller, &self.1).await
         }
     }
 
     fn shared() -> Kept {
-        let keyspace = Keyspace::Embedded(Arc::new(Embedded::new(BootClock::start()).unwrap()));
-        Kept(SharedCache::new(keyspace), CacheKey::generate())
+        let store = Store::Embedded(Arc::new(Embedded::new(BootClock::start()).unwrap()));
+        Kept(SharedCache::new(store), CacheKey::generate())
     }
 
     async fn is_kept(cache: &Kept, hash: &TokenHash, caller: &Caller) -> bool {
@@ -340,8 +340,8 @@ pub(super) mod tests {
         let others = (0..SharedCache::ACCOUNTS_MAX).map(|n| AccountId(Uuid::from_u128(1 << 64 | n as u128)));
         cache.forget(&Changes { seq: 4, accounts: others.collect(), plans: false }).await.unwrap();
         assert!(!is_kept(&cache, &early_hash, &early).await, "the floor has risen to a change after it was read");
-        let kept = cache.keyspace().key(ACCOUNTS_TAG, "floors", "");
-        let reply = cache.keyspace().run(&COUNT, &[&kept], &[]).await.unwrap();
+        let kept = cache.store().key(ACCOUNTS_TAG, "floors", "");
+        let reply = cache.store().run(&COUNT, &[&kept], &[]).await.unwrap();
         assert_eq!(reply.status(), SharedCache::ACCOUNTS_MAX.to_string());
         cache.keep(&late_hash, 4, &late).await.unwrap();
         assert!(is_kept(&cache, &late_hash, &late).await);
@@ -350,7 +350,7 @@ pub(super) mod tests {
     #[tokio::test]
     async fn all_servers_are_told_once_all_is_forgotten() {
         let cache = shared();
-        let mut notices = cache.keyspace().subscribe(&cache.channel());
+        let mut notices = cache.store().subscribe(&cache.channel());
         let changes = change(1, SharedCache::CHANGED_MAX, &[]);
         cache.forget(&changes).await.unwrap();
         let notice: Notice = serde_json::from_str(&notices.try_recv().unwrap()).unwrap();

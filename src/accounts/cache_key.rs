@@ -6,7 +6,7 @@ use sha2::Sha256;
 
 use super::{AccountsError, Database, Secret, TokenHash};
 
-/// What signs entries of tokens in the keyspace. It is in the account database alone, so that
+/// What signs entries of tokens in the store. It is in the account database alone, so that
 /// whoever can write to Redis makes no token. It does not print.
 pub(super) struct CacheKey(Secret);
 

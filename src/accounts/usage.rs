@@ -5,7 +5,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Caller, Database, change::now_ms, measure::measured};
+use super::{Caller, Database, change::now_ms, metrics::measured};
 
 /// Which tokens were used in which hour, collected in memory so that no request
 /// waits for it to be written.

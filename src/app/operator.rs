@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{App, Breaking};
 use crate::{
     accounts::{AccountsError, Actor, HolderInfo, NamedLock, OperatorAnswer, OperatorRequest, TakenRequest},
-    lock::{AccountId, Broken, Holder, LockName, Owner, Payment, Standing},
+    lock::{AccountId, BreakOutcome, Holder, LockName, Owner, Payment, Standing},
     locks::{BreakRequest, ListRequest, LockId, Locks, LocksError, Looked},
 };
 
@@ -85,7 +85,7 @@ impl App {
             holder,
         };
         let broken = self.break_grant(breaking).await.map_err(|error| error.to_string())?;
-        Ok(OperatorAnswer::Broken { broken: broken == Broken::Broken })
+        Ok(OperatorAnswer::Broken { broken: broken == BreakOutcome::Broken })
     }
 
     async fn release_all(&self, account: AccountId) -> Result<OperatorAnswer, String> {

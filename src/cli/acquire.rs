@@ -9,10 +9,10 @@ use super::{
     ask::{NoAnswer, Question, Said},
     failure::Failure,
     interrupt::Interrupts,
-    waiting,
+    progress,
 };
 use crate::{
-    client::{Client, Error, Grant, LockRequest, Moment, Refusal, clock},
+    client::{BootTime, Client, Error, Grant, LockRequest, Refusal, clock},
     exit::Exit,
 };
 
@@ -89,9 +89,9 @@ async fn acquire(
 ) -> Result<Result<Grant, Box<Refusal>>, NoAnswer> {
     let mut interrupts =
         Interrupts::listen().map_err(|error| Failure::Unavailable(format!("cannot listen to signals: {error}")))?;
-    let until = Moment::now() + wait.unwrap_or_default();
+    let until = BootTime::now() + wait.unwrap_or_default();
     let acquired = tokio::select! {
-        acquired = waiting::acquire(client, request, Some(until), false) => acquired,
+        acquired = progress::acquire(client, request, Some(until), false) => acquired,
         signal = interrupts.next() => {
             client.leave(request).await;
             return Err(Failure::Exit(Exit::Signal(signal)).into());
@@ -99,9 +99,9 @@ async fn acquire(
     };
     match acquired {
         Ok(grant) => Ok(Ok(grant)),
-        Err(waiting::Ended::Failed(Error::NotAcquired(refusal))) => Ok(Err(refusal)),
-        Err(waiting::Ended::Failed(error)) => Err(error.into()),
-        Err(waiting::Ended::OwnLock) => Err(waiting::own_lock(request.name()).into()),
+        Err(progress::Ended::Failed(Error::NotAcquired(refusal))) => Ok(Err(refusal)),
+        Err(progress::Ended::Failed(error)) => Err(error.into()),
+        Err(progress::Ended::OwnLock) => Err(progress::own_lock(request.name()).into()),
     }
 }
 

@@ -29,12 +29,12 @@ use self::{
 use super::{
     args::{HoldArgs, NameArgs, duration, owner},
     failure::Failure,
-    say,
+    progress, say,
     server::{Server, ServerArgs},
-    start, waiting,
+    start,
 };
 use crate::{
-    client::{Client, Error, Grant, Lock, LockRequest, Moment},
+    client::{BootTime, Client, Error, Grant, Lock, LockRequest},
     exit::Exit,
 };
 
@@ -231,11 +231,11 @@ async fn acquire_and_run(
     let prepared = prepare(run)?;
     let Prepared { client, request, holder, .. } = &prepared;
     let until = match (run.no_wait, run.wait) {
-        (true, _) => Some(Moment::now()),
-        (false, wait) => wait.map(|wait| Moment::now() + wait),
+        (true, _) => Some(BootTime::now()),
+        (false, wait) => wait.map(|wait| BootTime::now() + wait),
     };
     let acquired = tokio::select! {
-        acquired = waiting::acquire(client, request, until, run.quiet) => acquired,
+        acquired = progress::acquire(client, request, until, run.quiet) => acquired,
         ending = interruption(watch, signals) => {
             // The lock may be ours already, though no answer has said so.
             tokio::select! {
@@ -306,20 +306,20 @@ async fn release(run: &Run, lock: Lock, signals: &mut Signals, report: &mut Repo
 fn not_acquired(
     run: &Run,
     prepared: &Prepared,
-    ended: waiting::Ended,
+    ended: progress::Ended,
     report: &mut Report,
 ) -> Result<(&'static str, Ending), Failure> {
     let name = &run.lock.name;
     match ended {
-        waiting::Ended::Failed(Error::NotAcquired(refusal)) => {
+        progress::Ended::Failed(Error::NotAcquired(refusal)) => {
             if !run.quiet {
                 say(&format!("{name} {refusal}"));
             }
             report.refused(&refusal);
             Ok(("not_acquired", Ending::Code(run.conflict_exit_code)))
         }
-        waiting::Ended::Failed(error) => Err(prepared.server.failure(&error)),
-        waiting::Ended::OwnLock => Err(waiting::own_lock(name)),
+        progress::Ended::Failed(error) => Err(prepared.server.failure(&error)),
+        progress::Ended::OwnLock => Err(progress::own_lock(name)),
     }
 }
 

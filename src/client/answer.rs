@@ -4,11 +4,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Moment;
+use super::BootTime;
 
 /// What becomes of an acquire.
 #[derive(Clone, Debug)]
-pub enum Acquired {
+pub enum AcquireOutcome {
     Granted(Grant),
     Refused(Refusal),
 }
@@ -23,7 +23,7 @@ pub struct Grant {
     pub expires_at: String,
     /// When it lapses at the earliest: the lease counts from when the server had
     /// the request, and that was after it was sent.
-    pub until: Moment,
+    pub until: BootTime,
     /// Whether the owner held the lock already when it asked: the grant is an older request's.
     pub again: bool,
     /// All that the server said.
@@ -165,7 +165,7 @@ impl LockAnswer {
     }
 
     /// What was granted or renewed by a request that was sent at `sent`.
-    pub fn grant(&self, sent: Moment) -> Option<Grant> {
+    pub fn grant(&self, sent: BootTime) -> Option<Grant> {
         let members = &self.members;
         let lease = Duration::from_millis(members.lease_ms.filter(|_| members.response)?);
         let expires_at = members.expires_at.clone()?;

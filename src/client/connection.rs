@@ -11,7 +11,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::{
-    Account, Acquired, Error, Grant, LockRequest, Moment, NotHeld, Page, Peer, Problem, Proxy, Status,
+    Account, AcquireOutcome, BootTime, Error, Grant, LockRequest, NotHeld, Page, Peer, Problem, Proxy, Status,
     answer::LockAnswer, request::milliseconds,
 };
 
@@ -60,16 +60,18 @@ impl Client {
     /// # Errors
     /// When there is neither a yes nor a no. The lock may have been granted when no
     /// answer came; asking again as the same owner finds out.
-    pub async fn acquire(&self, request: &LockRequest, wait: Duration) -> Result<Acquired, Error> {
+    pub async fn acquire(&self, request: &LockRequest, wait: Duration) -> Result<AcquireOutcome, Error> {
         let mut parameters = request.parameters(&["owner", "namespace", "lease", "note"]);
         if !wait.is_zero() {
             parameters.push(("wait", milliseconds(wait)));
         }
-        let sent = Moment::now();
+        let sent = BootTime::now();
         let answer = self.ask_about_lock(&request.path("acquire"), &parameters, wait + ANSWER_TIMEOUT).await?;
         match answer.grant(sent) {
-            Some(grant) => Ok(Acquired::Granted(grant)),
-            None => answer.refusal().map(Acquired::Refused).ok_or_else(|| self.stranger("an acquire is not answered")),
+            Some(grant) => Ok(AcquireOutcome::Granted(grant)),
+            None => {
+                answer.refusal().map(AcquireOutcome::Refused).ok_or_else(|| self.stranger("an acquire is not answered"))
+            }
         }
     }
 
@@ -85,7 +87,7 @@ impl Client {
     ) -> Result<Result<Grant, NotHeld>, Error> {
         let mut parameters = request.parameters(&["owner", "namespace", "lease"]);
         parameters.extend(fencing_token.map(|token| ("fencing_token", token.to_string())));
-        let sent = Moment::now();
+        let sent = BootTime::now();
         let answer = self.ask_about_lock(&request.path("heartbeat"), &parameters, timeout).await?;
         match (answer.grant(sent), answer.done()) {
             (Some(grant), _) => Ok(Ok(grant)),

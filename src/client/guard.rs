@@ -8,8 +8,8 @@ use tokio::{
 };
 
 use super::{
-    Client, Error, Grant, LockRequest, Loss, Moment,
-    keeper::{Hold, keep},
+    BootTime, Client, Error, Grant, LockRequest, Loss,
+    renewer::{Hold, keep},
 };
 use crate::lock::Owner;
 
@@ -34,7 +34,7 @@ impl Client {
     /// # Errors
     /// See [`Client::acquire_until`].
     pub async fn lock(&self, request: LockRequest, wait: Duration) -> Result<Lock, Error> {
-        let grant = self.acquire_until(&request, Some(Moment::now() + wait), |_| ControlFlow::Continue(())).await?;
+        let grant = self.acquire_until(&request, Some(BootTime::now() + wait), |_| ControlFlow::Continue(())).await?;
         Ok(Lock::keep(self.clone(), request, grant))
     }
 }
@@ -69,7 +69,7 @@ impl Lock {
     }
 
     /// Until when it can be relied on, if no further heartbeat is confirmed.
-    pub fn deadline(&self) -> Moment {
+    pub fn deadline(&self) -> BootTime {
         self.hold.borrow().deadline()
     }
 
@@ -116,7 +116,7 @@ impl Lock {
     pub async fn release(mut self) -> Result<bool, Error> {
         self.is_given_back = true;
         self.keeper.abort();
-        let give_up = Moment::now() + RELEASE_PATIENCE;
+        let give_up = BootTime::now() + RELEASE_PATIENCE;
         loop {
             let released = timeout(give_up.rest(), self.client.release(&self.request, Some(self.fencing_token())));
             match released.await {

@@ -2,7 +2,7 @@ use std::{future::Future, mem, ops::ControlFlow, time::Duration};
 
 use tokio::time::{sleep, timeout};
 
-use super::{Acquired, Client, Error, Grant, LockRequest, Moment, Refusal};
+use super::{AcquireOutcome, BootTime, Client, Error, Grant, LockRequest, Refusal};
 
 /// How long a server may take to hear that a client gives up.
 pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,14 +42,14 @@ impl Client {
     pub async fn acquire_until(
         &self,
         request: &LockRequest,
-        until: Option<Moment>,
+        until: Option<BootTime>,
         mut progress: impl FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Grant, Error> {
         let rest = || until.map_or(REQUEST_WAIT, |until| until.rest().min(REQUEST_WAIT));
         let mut patience = Patience::default();
         let mut is_in_line = false;
         loop {
-            let asked = Moment::now();
+            let asked = BootTime::now();
             let wait = if is_in_line { rest() } else { Duration::ZERO };
             let asking = async {
                 match wait == REQUEST_WAIT && request.owner.is_some() {
@@ -58,8 +58,8 @@ impl Client {
                 }
             };
             match self.before(until, asking).await {
-                Ok(Acquired::Granted(grant)) => return Ok(self.confirmed(request, grant, asked).await),
-                Ok(Acquired::Refused(refusal)) => {
+                Ok(AcquireOutcome::Granted(grant)) => return Ok(self.confirmed(request, grant, asked).await),
+                Ok(AcquireOutcome::Refused(refusal)) => {
                     patience.renew();
                     if rest().is_zero() || progress(Progress::InLine(&refusal)).is_break() {
                         if is_in_line {
@@ -92,10 +92,10 @@ impl Client {
     /// attempt has the time that any request has.
     async fn before<T>(
         &self,
-        until: Option<Moment>,
+        until: Option<BootTime>,
         asking: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        match until.map(Moment::rest).filter(|rest| !rest.is_zero()) {
+        match until.map(BootTime::rest).filter(|rest| !rest.is_zero()) {
             Some(rest) => timeout(rest + OVERTIME, asking).await.unwrap_or_else(|_| Err(self.silent())),
             None => asking.await,
         }
@@ -104,7 +104,11 @@ impl Client {
     /// Acquires a lock, waiting for it in requests of which each is sent before the one
     /// before ends, and takes over its position: while none is open, others are served
     /// first. Returns when one is answered other than that a later one has its position.
-    async fn acquire_in_turns(&self, request: &LockRequest, rest: impl Fn() -> Duration) -> Result<Acquired, Error> {
+    async fn acquire_in_turns(
+        &self,
+        request: &LockRequest,
+        rest: impl Fn() -> Duration,
+    ) -> Result<AcquireOutcome, Error> {
         let mut current = Box::pin(self.acquire(request, rest()));
         loop {
             if let Ok(answer) = timeout(NEXT_AFTER, &mut current).await {
@@ -118,9 +122,9 @@ impl Client {
                 answer = &mut next => return answer,
             };
             match answer {
-                Ok(Acquired::Refused(refusal)) if refusal.reason == "replaced" => current = next,
+                Ok(AcquireOutcome::Refused(refusal)) if refusal.reason == "replaced" => current = next,
                 // A server of before says so, or the next one was not there in time.
-                Ok(Acquired::Refused(refusal)) if refusal.reason == "timed_out" => current = next,
+                Ok(AcquireOutcome::Refused(refusal)) if refusal.reason == "timed_out" => current = next,
                 answer => return answer,
             }
         }
@@ -128,7 +132,7 @@ impl Client {
 
     /// A grant that was waited for counts from when it was handed over, which only
     /// the server knows: a heartbeat that is sent now says it anew.
-    async fn confirmed(&self, request: &LockRequest, grant: Grant, asked: Moment) -> Grant {
+    async fn confirmed(&self, request: &LockRequest, grant: Grant, asked: BootTime) -> Grant {
         if asked.elapsed() < grant.lease / 10 {
             return grant;
         }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::duration;
 
-/// What happens when the keyspace may have forgotten grants.
+/// What happens when the store may have forgotten grants.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Recovery")]
 pub struct RecoverySettings {

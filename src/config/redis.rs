@@ -2,9 +2,9 @@ use std::time::Duration;
 
 use super::{SecretUrl, bytes, duration};
 
-/// The keyspace.
+/// The store.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Keyspace")]
+#[command(next_help_heading = "Store")]
 pub struct RedisSettings {
     /// Redis 7.0 or newer, or Valkey: redis://, rediss://, redis+unix://, redis+sentinel: or redis+cluster: with several hosts, or file: and the path of a file that says so. Without it, locks live in this process alone
     #[arg(id = "redis-url", long, env = "LOCKABLE_REDIS_URL", hide_env_values = true, value_name = "URL")]

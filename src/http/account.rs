@@ -10,10 +10,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    answer::optional_rfc_3339,
     caller::{Authorized, Look},
     openapi::Problems,
     problem::Problem,
+    responses::optional_rfc_3339,
 };
 use crate::{
     accounts::{Caller, Plan},

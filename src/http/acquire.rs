@@ -6,17 +6,17 @@ use axum::{
 };
 
 use super::{
-    answer::{Granted, LockAnswer, NotAcquired},
     caller::{Authorized, Lock},
     connection::Connection,
     openapi::{AcquireAnswer, BodyProblems, Problems},
     params::{AcquireParams, malformed},
     problem::{Kind, Problem},
     recheck::Recheck,
+    responses::{Granted, LockAnswer, NotAcquired},
 };
 use crate::{
     app::App,
-    lock::{Acquired, Info, Lease, LockName, Refusal, TokenEnd},
+    lock::{AcquireOutcome, Info, Lease, LockName, Refusal, TokenEnd},
     locks::{AcquireRequest, Answer, Claimant, LockId},
 };
 
@@ -73,26 +73,26 @@ pub(super) async fn acquire(
         LockAnswer::no(name, namespace, strict, more)
     };
     Ok(match ask(app, connection, caller, &request, wait).await? {
-        Acquired::Granted(grant) => {
+        AcquireOutcome::Granted(grant) => {
             LockAnswer::yes(name, namespace, Granted::new(&grant, request.claimant.owner.as_ref()))
         }
-        Acquired::Again(grant) => {
+        AcquireOutcome::Again(grant) => {
             LockAnswer::yes(name, namespace, Granted::again(&grant, request.claimant.owner.as_ref()))
         }
-        Acquired::Refused(Refusal::Held(held)) => no(NotAcquired::HELD, Some(&held)),
-        Acquired::Refused(Refusal::Replaced(held)) => no(NotAcquired::REPLACED, Some(&held)),
-        Acquired::Refused(Refusal::Cancelled) => no(NotAcquired::CANCELLED, None),
-        Acquired::Refused(Refusal::TimedOut(held)) => no(NotAcquired::TIMED_OUT, held.as_ref()),
-        Acquired::Refused(Refusal::Draining(held)) => {
+        AcquireOutcome::Refused(Refusal::Held(held)) => no(NotAcquired::HELD, Some(&held)),
+        AcquireOutcome::Refused(Refusal::Replaced(held)) => no(NotAcquired::REPLACED, Some(&held)),
+        AcquireOutcome::Refused(Refusal::Cancelled) => no(NotAcquired::CANCELLED, None),
+        AcquireOutcome::Refused(Refusal::TimedOut(held)) => no(NotAcquired::TIMED_OUT, held.as_ref()),
+        AcquireOutcome::Refused(Refusal::Draining(held)) => {
             let mut answer = no(NotAcquired::DRAINING, held.as_ref());
             answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("0"));
             answer
         }
-        Acquired::Refused(Refusal::Recovering { rest }) => {
+        AcquireOutcome::Refused(Refusal::Recovering { rest }) => {
             let more = NotAcquired::recovering(rest);
             LockAnswer::no(name, namespace, strict, more)
         }
-        Acquired::Refused(refusal) => return Err(over_plan(app, caller, &refusal)),
+        AcquireOutcome::Refused(refusal) => return Err(over_plan(app, caller, &refusal)),
     })
 }
 
@@ -104,12 +104,12 @@ pub(super) async fn ask(
     caller: &Authorized<Lock>,
     request: &AcquireRequest,
     wait: Duration,
-) -> Result<Acquired, Problem> {
+) -> Result<AcquireOutcome, Problem> {
     if wait > app.wait_max {
         let cap = Lease::from_ms(app.wait_max.as_millis() as u64);
         return Err(malformed(format!("the parameter \"wait\" is malformed: its cap is {cap}")));
     }
-    let answer: Answer<Acquired> = if wait.is_zero() {
+    let answer: Answer<AcquireOutcome> = if wait.is_zero() {
         // A body may have been long in coming.
         if caller.is_outdated(app) {
             Box::pin(caller.check_again(app)).await?;
@@ -120,7 +120,7 @@ pub(super) async fn ask(
         wait_for(app, connection, caller, request, wait).await?
     };
     let acquired = caller.settle(answer);
-    if matches!(&acquired, Acquired::Refused(refusal) if !matches!(refusal, Refusal::RateLimited { .. })) {
+    if matches!(&acquired, AcquireOutcome::Refused(refusal) if !matches!(refusal, Refusal::RateLimited { .. })) {
         app.locks.note_refused(request.claimant.account);
     }
     Ok(acquired)
@@ -132,7 +132,7 @@ async fn wait_for(
     caller: &Authorized<Lock>,
     request: &AcquireRequest,
     wait: Duration,
-) -> Result<Answer<Acquired>, Problem> {
+) -> Result<Answer<AcquireOutcome>, Problem> {
     let recheck = Recheck::begin(app, caller, request).await?;
     let waiting = async {
         let waited = app.locks.acquire_in_line(request, wait, &app.draining).await?;

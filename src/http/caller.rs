@@ -12,12 +12,12 @@ use metrics::{Counter, counter};
 
 use super::{
     connection::Connection,
+    connection_cache::Known,
     credentials::{Credentials, credentials},
-    frame::Frame,
-    known::Known,
     problem::{Kind, Problem},
-    stranger::{Stranger, unanswered, unauthenticated},
+    request_context::Frame,
     strict::refuse_prefetch,
+    token_lookup::{Stranger, unanswered, unauthenticated},
 };
 use crate::{
     accounts::{Caller, FindError, LeaseOutOfRange, NamespaceDenied, Reach, Scopes},

@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{io::Interest, net::tcp::OwnedWriteHalf, time::sleep};
 
-use super::known::Known;
+use super::connection_cache::Known;
 
 /// The connection on which a request came. Cheap to clone.
 #[derive(Clone)]

@@ -21,9 +21,9 @@ use super::{
     client_address::client_address,
     credentials::{Credentials, credentials},
     cursor,
-    frame::Frame,
     lock_path::name_in,
     params::AcquireParams,
+    request_context::Frame,
     terraform,
 };
 use crate::lock::{LockName, parse_duration_ms};

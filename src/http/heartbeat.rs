@@ -1,15 +1,15 @@
 use axum::response::Response;
 
 use super::{
-    answer::{LockAnswer, NotChanged, Renewed},
     caller::{Authorized, Lock},
     openapi::{BodyProblems, HeartbeatAnswer, Problems},
     params::HeartbeatParams,
     problem::Problem,
+    responses::{LockAnswer, NotChanged, Renewed},
 };
 use crate::{
     app::App,
-    lock::{Heartbeaten, LockName},
+    lock::{HeartbeatOutcome, LockName},
     locks::{Claimant, HeartbeatRequest, LockId},
 };
 
@@ -52,8 +52,10 @@ pub(super) async fn heartbeat(
     };
     let name = &request.lock.name;
     match caller.settle(app.locks.heartbeat(&request).await?) {
-        Heartbeaten::Renewed(grant) => Ok(LockAnswer::yes(name, namespace, Renewed::new(&grant))),
-        Heartbeaten::Refused(reason) => Ok(LockAnswer::no(name, namespace, params.strict, NotChanged::from(reason))),
-        Heartbeaten::RateLimited { retry_after } => Err(caller.rate_limited(app, retry_after)),
+        HeartbeatOutcome::Renewed(grant) => Ok(LockAnswer::yes(name, namespace, Renewed::new(&grant))),
+        HeartbeatOutcome::Refused(reason) => {
+            Ok(LockAnswer::no(name, namespace, params.strict, NotChanged::from(reason)))
+        }
+        HeartbeatOutcome::RateLimited { retry_after } => Err(caller.rate_limited(app, retry_after)),
     }
 }

@@ -10,17 +10,17 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    answer::{LockAnswer, NotChanged, optional_rfc_3339, rfc_3339},
     caller::{Authorized, Look, Manage},
     lock_path::LockPath,
     openapi::{BreakAnswer, Problems},
     params::{BreakParams, InspectParams},
     problem::Problem,
+    responses::{LockAnswer, NotChanged, optional_rfc_3339, rfc_3339},
 };
 use crate::{
     accounts::Actor,
     app::{App, Breaking},
-    lock::{Broken, Fence, Holder, Namespace, NotHeld, Owner, Standing},
+    lock::{BreakOutcome, FencingToken, Holder, Namespace, NotHeld, Owner, Standing},
     locks::{Claimant, LockId, Looked},
 };
 
@@ -54,7 +54,7 @@ pub(super) struct HolderView<'a> {
     /// What the token is called with which it was acquired.
     token_label: &'a str,
     #[schema(value_type = u64, maximum = 9_007_199_254_740_991_u64)]
-    fencing_token: Fence,
+    fencing_token: FencingToken,
     #[serde(serialize_with = "rfc_3339")]
     #[schema(value_type = String, format = DateTime)]
     acquired_at: Timestamp,
@@ -141,7 +141,7 @@ pub(super) async fn break_held<P>(
     caller: &Authorized<P>,
     lock: &LockId,
     namespace: &Namespace,
-    fence: Option<Fence>,
+    fence: Option<FencingToken>,
 ) -> Result<Result<Holder, NotHeld>, Problem> {
     let account = caller.account();
     let holder = match look(app, caller, lock, None).await?.held {
@@ -158,8 +158,8 @@ pub(super) async fn break_held<P>(
         holder: holder.clone(),
     };
     Ok(match app.break_grant(breaking).await? {
-        Broken::Broken => Ok(holder),
-        Broken::Refused(reason) => Err(reason),
+        BreakOutcome::Broken => Ok(holder),
+        BreakOutcome::Refused(reason) => Err(reason),
     })
 }
 

@@ -23,12 +23,12 @@ use utoipa::{
 
 use self::exact::Exact;
 use super::{
-    account, acquire,
-    answer::{Granted, LockAnswer, NotAcquired, NotChanged, Nothing, Renewed},
-    heartbeat, list, lock,
+    account, acquire, heartbeat, list, lock,
     origin::origin,
     problem::ProblemView,
-    release, terraform,
+    release,
+    responses::{Granted, LockAnswer, NotAcquired, NotChanged, Nothing, Renewed},
+    terraform,
 };
 use crate::app::App;
 
@@ -114,7 +114,7 @@ macro_rules! answers {
 
 answers! {
     /// The lock was acquired, or was not.
-    AcquireAnswer: Acquired(Granted<'static>), NotAcquired(NotAcquired<'static>);
+    AcquireAnswer: AcquireOutcome(Granted<'static>), NotAcquired(NotAcquired<'static>);
     /// The lease was renewed, or was not.
     HeartbeatAnswer: Renewed(Renewed), NotRenewed(NotChanged);
     /// The lock was released, or was not.

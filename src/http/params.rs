@@ -11,9 +11,9 @@ use utoipa::{IntoParams, ToSchema};
 pub use self::reader::Body;
 pub(super) use self::reader::{BODY_BYTES_MAX, malformed, malformed_body, refuse_body};
 use self::reader::{HttpBody, Params};
-use super::{cursor, frame::Frame, problem::Problem};
+use super::{cursor, problem::Problem, request_context::Frame};
 use crate::{
-    lock::{Fence, Lease, LockName, Note, Owner, parse_duration_ms},
+    lock::{FencingToken, Lease, LockName, Note, Owner, parse_duration_ms},
     locks::{Cursor, Locks},
 };
 
@@ -68,7 +68,7 @@ pub(super) struct HeartbeatParams {
     /// Do it only if this is the current grant's.
     #[schema(rename = "fencing_token", value_type = Option<u64>)]
     #[param(rename = "fencing_token", value_type = Option<u64>)]
-    pub fence: Option<Fence>,
+    pub fence: Option<FencingToken>,
     /// Answer a "no" with status 423.
     #[schema(value_type = Option<bool>)]
     #[param(value_type = Option<bool>)]
@@ -90,7 +90,7 @@ pub(super) struct ReleaseParams {
     /// Do it only if this is the current grant's.
     #[schema(rename = "fencing_token", value_type = Option<u64>)]
     #[param(rename = "fencing_token", value_type = Option<u64>)]
-    pub fence: Option<Fence>,
+    pub fence: Option<FencingToken>,
     /// Answer a "no" with status 423.
     #[schema(value_type = Option<bool>)]
     #[param(value_type = Option<bool>)]
@@ -106,7 +106,7 @@ pub(super) struct BreakParams {
     pub namespace: Option<String>,
     /// Do it only if this is the current grant's.
     #[param(rename = "fencing_token", value_type = Option<u64>)]
-    pub fence: Option<Fence>,
+    pub fence: Option<FencingToken>,
 }
 
 /// What a look at one lock may be told.

@@ -8,7 +8,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{accounts::AccountsError, app::BreakError, keyspace::KeyspaceError, locks::LocksError};
+use crate::{accounts::AccountsError, app::BreakError, locks::LocksError, store::StoreError};
 
 /// An answer that is neither yes nor no (RFC 9457).
 #[derive(Clone, Debug)]
@@ -171,13 +171,13 @@ impl Problem {
 impl From<LocksError> for Problem {
     fn from(error: LocksError) -> Self {
         match error {
-            LocksError::Keyspace(error) => error.into(),
+            LocksError::Store(error) => error.into(),
             LocksError::Full => Self::unavailable("as many requests wait in this server as may"),
             LocksError::Foreign => {
                 Self::unavailable("this server is not known to work with the store that has the locks")
             }
             LocksError::Unsettled => Self::unavailable("what is held is not known yet after a loss"),
-            LocksError::Ledger(error) => {
+            LocksError::Journal(error) => {
                 tracing::warn!(%error, "a long lease was not granted");
                 Self::unavailable("a long lease could not be written down in time")
             }
@@ -211,13 +211,13 @@ impl From<BreakError> for Problem {
     }
 }
 
-impl From<KeyspaceError> for Problem {
-    fn from(error: KeyspaceError) -> Self {
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
         // That Redis is away is logged where it is noticed, once; what it refuses
         // to do is known here alone.
         match error {
-            KeyspaceError::Refused(_) => tracing::warn!(%error, "a request failed"),
-            KeyspaceError::NotSent(_) | KeyspaceError::NoAnswer(_) => tracing::debug!(%error, "a request failed"),
+            StoreError::Refused(_) => tracing::warn!(%error, "a request failed"),
+            StoreError::NotSent(_) | StoreError::NoAnswer(_) => tracing::debug!(%error, "a request failed"),
         }
         Self::unavailable("the lock store could not be asked in time")
     }

@@ -1,15 +1,15 @@
 use axum::response::Response;
 
 use super::{
-    answer::{LockAnswer, NotChanged, Nothing},
     caller::{Authorized, Lock},
     openapi::{BodyProblems, Problems, ReleaseAnswer},
     params::ReleaseParams,
     problem::Problem,
+    responses::{LockAnswer, NotChanged, Nothing},
 };
 use crate::{
     app::{App, ForeignRelease},
-    lock::{ByAnother, LockName, Namespace, Released, TokenEnd},
+    lock::{ByAnother, LockName, Namespace, ReleaseOutcome, TokenEnd},
     locks::{Claimant, LockId, ReleaseRequest},
 };
 
@@ -48,13 +48,13 @@ pub(super) async fn release(
     };
     let name = &request.lock.name;
     match caller.settle(app.locks.release(&request).await?) {
-        Released::Released => Ok(LockAnswer::yes(name, namespace, Nothing {})),
-        Released::ByAnother(by_another) => {
+        ReleaseOutcome::Released => Ok(LockAnswer::yes(name, namespace, Nothing {})),
+        ReleaseOutcome::ByAnother(by_another) => {
             audit_release(app, caller, &request, namespace, *by_another);
             Ok(LockAnswer::yes(name, namespace, Nothing {}))
         }
-        Released::Refused(reason) => Ok(LockAnswer::no(name, namespace, params.strict, NotChanged::from(reason))),
-        Released::RateLimited { retry_after } => Err(caller.rate_limited(app, retry_after)),
+        ReleaseOutcome::Refused(reason) => Ok(LockAnswer::no(name, namespace, params.strict, NotChanged::from(reason))),
+        ReleaseOutcome::RateLimited { retry_after } => Err(caller.rate_limited(app, retry_after)),
     }
 }
 

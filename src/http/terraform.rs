@@ -13,7 +13,6 @@ use utoipa::ToSchema;
 
 use super::{
     acquire::{ask, over_plan},
-    answer::{Granted, LockAnswer, NotChanged, Nothing},
     caller::{Authorized, Lock, Manage},
     connection::Connection,
     lock::{break_held, look},
@@ -22,12 +21,13 @@ use super::{
     params::{Body, LockParams, malformed_body},
     problem::{Kind, Problem, ProblemView},
     release::audit_release,
+    responses::{Granted, LockAnswer, NotChanged, Nothing},
 };
 use crate::{
     app::App,
     lock::{
-        AccountId, Acquired, Holder, Info, Lease, LockName, Namespace, NotHeld, Note, Owner, Refusal, Released,
-        TokenEnd,
+        AccountId, AcquireOutcome, Holder, Info, Lease, LockName, Namespace, NotHeld, Note, Owner, Refusal,
+        ReleaseOutcome, TokenEnd,
     },
     locks::{AcquireRequest, Claimant, LockId, ReleaseRequest},
 };
@@ -138,19 +138,19 @@ pub(super) async fn acquire(
     };
     let name = &request.lock.name;
     match ask(app, connection, caller, &request, params.wait).await? {
-        Acquired::Granted(grant) | Acquired::Again(grant) => {
+        AcquireOutcome::Granted(grant) | AcquireOutcome::Again(grant) => {
             Ok(LockAnswer::yes(name, namespace, Granted::new(&grant, request.claimant.owner.as_ref())))
         }
-        Acquired::Refused(Refusal::Held(held) | Refusal::Replaced(held) | Refusal::TimedOut(Some(held))) => {
+        AcquireOutcome::Refused(Refusal::Held(held) | Refusal::Replaced(held) | Refusal::TimedOut(Some(held))) => {
             Ok(locked(&held.holder, account.account, name))
         }
-        Acquired::Refused(Refusal::TimedOut(None) | Refusal::Cancelled | Refusal::Draining(_)) => {
+        AcquireOutcome::Refused(Refusal::TimedOut(None) | Refusal::Cancelled | Refusal::Draining(_)) => {
             Err(Problem::unavailable("the lock could not be waited for here"))
         }
-        Acquired::Refused(Refusal::Recovering { rest }) => {
+        AcquireOutcome::Refused(Refusal::Recovering { rest }) => {
             Err(Problem::unavailable("grants may have been forgotten, and none are made for now").retry_after(rest))
         }
-        Acquired::Refused(refusal) => Err(over_plan(app, caller, &refusal)),
+        AcquireOutcome::Refused(refusal) => Err(over_plan(app, caller, &refusal)),
     }
 }
 
@@ -202,13 +202,13 @@ pub(super) async fn unlock(
     let request = ReleaseRequest { lock, claimant, fence: None, token, payment: caller.payment() };
     let ReleaseRequest { lock, .. } = &request;
     match caller.settle(app.locks.release(&request).await?) {
-        Released::Released => Ok(LockAnswer::yes(&lock.name, namespace, Nothing {})),
-        Released::ByAnother(by_another) => {
+        ReleaseOutcome::Released => Ok(LockAnswer::yes(&lock.name, namespace, Nothing {})),
+        ReleaseOutcome::ByAnother(by_another) => {
             audit_release(app, caller, &request, namespace, *by_another);
             Ok(LockAnswer::yes(&lock.name, namespace, Nothing {}))
         }
-        Released::Refused(reason) => unlocked_unless_held(app, caller, lock, namespace, reason).await,
-        Released::RateLimited { retry_after } => Err(caller.rate_limited(app, retry_after)),
+        ReleaseOutcome::Refused(reason) => unlocked_unless_held(app, caller, lock, namespace, reason).await,
+        ReleaseOutcome::RateLimited { retry_after } => Err(caller.rate_limited(app, retry_after)),
     }
 }
 

@@ -11,14 +11,14 @@ use serde::Serialize;
 /// Clocks", 2014), and stays below 2^53 until the year 2255.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
-pub struct Fence(u64);
+pub struct FencingToken(u64);
 
 /// Why a text is no fencing token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a fencing token is a whole number from 1 to 9007199254740991")]
-pub struct FenceError;
+pub struct FencingTokenError;
 
-impl Fence {
+impl FencingToken {
     /// The largest integer that every JSON reader holds exactly: 2^53 - 1.
     pub const MAX: u64 = (1 << 53) - 1;
 
@@ -27,22 +27,22 @@ impl Fence {
     }
 }
 
-impl fmt::Display for Fence {
+impl fmt::Display for FencingToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl FromStr for Fence {
-    type Err = FenceError;
+impl FromStr for FencingToken {
+    type Err = FencingTokenError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if !text.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(FenceError);
+            return Err(FencingTokenError);
         }
         match text.parse() {
             Ok(n @ 1..=Self::MAX) => Ok(Self(n)),
-            _ => Err(FenceError),
+            _ => Err(FencingTokenError),
         }
     }
 }
@@ -53,9 +53,9 @@ mod tests {
 
     #[test]
     fn a_fence_is_a_positive_integer_that_json_can_hold() {
-        assert_eq!("9007199254740991".parse(), Ok(Fence(Fence::MAX)));
+        assert_eq!("9007199254740991".parse(), Ok(FencingToken(FencingToken::MAX)));
         for text in ["", "0", "-1", "+1", "1.0", "9007199254740992", "99999999999999999999"] {
-            assert_eq!(text.parse::<Fence>(), Err(FenceError), "{text:?}");
+            assert_eq!(text.parse::<FencingToken>(), Err(FencingTokenError), "{text:?}");
         }
     }
 }

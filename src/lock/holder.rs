@@ -1,11 +1,11 @@
 use jiff::Timestamp;
 
-use super::{AccountId, Fence, Info, Label, Lease, Note, Owner};
+use super::{AccountId, FencingToken, Info, Label, Lease, Note, Owner};
 
 /// What a caller was given: one successful acquire, or its renewal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    pub fence: Fence,
+    pub fence: FencingToken,
     pub lease: Lease,
     /// When the lease lapses, by Redis's clock.
     pub expires_at: Timestamp,
@@ -16,7 +16,7 @@ pub struct Grant {
 pub struct Holder {
     pub account: AccountId,
     pub owner: Option<Owner>,
-    pub fence: Fence,
+    pub fence: FencingToken,
     /// The label of the token with which the lock was acquired.
     pub label: Label,
     pub note: Note,

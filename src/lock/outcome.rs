@@ -1,10 +1,10 @@
 use std::time::Duration;
 
-use super::{Fence, Grant, Holder, Label};
+use super::{FencingToken, Grant, Holder, Label};
 
 /// What became of an acquire.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Acquired {
+pub enum AcquireOutcome {
     Granted(Grant),
     /// Its owner held the lock already, and has renewed it.
     Again(Grant),
@@ -54,14 +54,14 @@ pub struct Standing {
 
 /// What became of breaking a grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
+pub enum BreakOutcome {
     Broken,
     Refused(NotHeld),
 }
 
 /// What became of a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heartbeaten {
+pub enum HeartbeatOutcome {
     Renewed(Grant),
     Refused(NotHeld),
     RateLimited { retry_after: Duration },
@@ -69,7 +69,7 @@ pub enum Heartbeaten {
 
 /// What became of a release.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Released {
+pub enum ReleaseOutcome {
     Released,
     /// By another token of the account than the one that had acquired it.
     ByAnother(Box<ByAnother>),
@@ -82,7 +82,7 @@ pub enum Released {
 /// A grant that another token has released, and what is known of the one that had acquired it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ByAnother {
-    pub fence: Fence,
+    pub fence: FencingToken,
     pub label: Label,
     /// The end of its id.
     pub token_end: String,

@@ -2,25 +2,24 @@ use std::time::Duration;
 
 use super::{
     Locks, LocksError,
+    grant_codec::{read_held, read_time},
     journal::Change,
-    request::{AcquireRequest, Answer, Keys, read_standing, script, write_rate},
-    stored::{read_held, read_time},
-    undo::Undo,
-    words::Words,
+    requests::{AcquireRequest, Answer, Keys, read_standing, script, write_rate},
+    revert::Undo,
+    script_args::Words,
 };
 use crate::{
-    keyspace::{KeyspaceError, Reply, Script},
-    lock::{Acquired, Attempt, Grant, Held, Lease, Payment, Refusal},
+    lock::{AcquireOutcome, Attempt, Grant, Held, Lease, Payment, Refusal},
+    store::{Reply, Script, StoreError},
 };
 
-static ACQUIRE: Script =
-    script!("acquire" = "grant" "keys" "hold" "acquire" "ended" "hold_on" "tickets" "line" "places" "leave" "wait");
+static ACQUIRE: Script = script!("acquire" = "grant_codec" "keys" "grant" "acquire" "tombstone" "regrant" "entries" "queue" "positions" "leave_queue" "acquire_slow");
 
 /// How an acquire stands that may wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// It is decided.
-    Over(Acquired),
+    Over(AcquireOutcome),
     /// It is not, while somebody else holds the lock.
     Waiting(Held),
     /// It is not, since nothing is granted for so long.
@@ -37,11 +36,11 @@ impl Locks {
     /// Tries to acquire a lock, without waiting for it.
     ///
     /// # Errors
-    /// When the keyspace gave no answer in time. The lock is then not held, or
-    /// not for longer than it takes to reach the keyspace again: nobody knows
+    /// When the store gave no answer in time. The lock is then not held, or
+    /// not for longer than it takes to reach the store again: nobody knows
     /// of a grant whose answer was lost, so it is taken back. The same is done
     /// when the future is dropped before it is ready.
-    pub async fn acquire(&self, request: &AcquireRequest) -> Result<Answer<Acquired>, LocksError> {
+    pub async fn acquire(&self, request: &AcquireRequest) -> Result<Answer<AcquireOutcome>, LocksError> {
         let attempt = Attempt::new();
         let undo = Undo::armed(self, request, attempt);
         let answer = match self.ask(request, attempt, Duration::ZERO).await {
@@ -55,10 +54,10 @@ impl Locks {
         undo.disarm();
         let outcome = match answer.outcome {
             Turn::Over(acquired) => acquired,
-            Turn::Waiting(held) | Turn::Replaced(held) => Acquired::Refused(Refusal::Held(held)),
-            Turn::Cancelled => Acquired::Refused(Refusal::Cancelled),
-            Turn::Recovering { rest } => Acquired::Refused(Refusal::Recovering { rest }),
-            Turn::Gone => Acquired::Refused(Refusal::TimedOut(None)),
+            Turn::Waiting(held) | Turn::Replaced(held) => AcquireOutcome::Refused(Refusal::Held(held)),
+            Turn::Cancelled => AcquireOutcome::Refused(Refusal::Cancelled),
+            Turn::Recovering { rest } => AcquireOutcome::Refused(Refusal::Recovering { rest }),
+            Turn::Gone => AcquireOutcome::Refused(Refusal::TimedOut(None)),
         };
         Ok(Answer { outcome, standing: answer.standing })
     }
@@ -68,7 +67,7 @@ impl Locks {
     /// it that the attempt is withdrawn when its answer is lost.
     ///
     /// # Errors
-    /// When the keyspace gave no answer in time, or a long lease could not be
+    /// When the store gave no answer in time, or a long lease could not be
     /// written down.
     pub async fn ask(
         &self,
@@ -76,7 +75,7 @@ impl Locks {
         attempt: Attempt,
         wait: Duration,
     ) -> Result<Answer<Turn>, LocksError> {
-        match self.keyspace.is_spread() {
+        match self.store.is_spread() {
             // Boxed: its room would be taken in every request, also without a cluster.
             true => Box::pin(self.ask_spread(request, attempt, wait)).await,
             false => self.ask_once(request, attempt, wait).await,
@@ -92,10 +91,10 @@ impl Locks {
     ) -> Result<Answer<Turn>, LocksError> {
         let account = request.claimant.account.key_text();
         let place = request.lock.place();
-        let shard = self.keyspace.shard_of(&place);
+        let shard = self.store.shard_of(&place);
         let deadline = self.deadline(shard)?;
         let is_long = self.is_long(request.lease);
-        let mut keys = Keys::few(&self.keyspace, &place, account.as_str());
+        let mut keys = Keys::few(&self.store, &place, account.as_str());
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))
             .text(&place)
@@ -104,17 +103,17 @@ impl Locks {
             .number(deadline.us)
             .number(request.held_max)
             .write(|text| request.write_about(text));
-        let era = self.era_for(shard);
+        let epoch = self.era_for(shard);
         let few = if wait.is_zero() && !is_long && request.payment == Payment::Paid {
-            Some(deadline.settled(self.keyspace.run_replicated(&ACQUIRE, &keys.slices(), &args.slices()).await).await?)
+            Some(deadline.settled(self.store.run_replicated(&ACQUIRE, &keys.slices(), &args.slices()).await).await?)
         } else {
             None
         };
         let reply = match few.filter(Keys::were_enough) {
             Some(reply) => reply,
             None => {
-                keys.complete(&self.keyspace, &place, account.as_str(), &request.payment);
-                args.number(self.keyspace.epoch_us(shard))
+                keys.complete(&self.store, &place, account.as_str(), &request.payment);
+                args.number(self.store.epoch_us(shard))
                     .number(wait.as_millis() as u64)
                     .text(&self.pod)
                     .number(request.waiting_max)
@@ -122,7 +121,7 @@ impl Locks {
                 write_rate(&mut args, &request.payment);
                 // Boxed: its room would be taken in every request.
                 deadline
-                    .settled(Box::pin(self.keyspace.run_replicated(&ACQUIRE, &keys.slices(), &args.slices())).await)
+                    .settled(Box::pin(self.store.run_replicated(&ACQUIRE, &keys.slices(), &args.slices())).await)
                     .await?
             }
         };
@@ -134,11 +133,11 @@ impl Locks {
             return Ok(Answer { outcome: again.outcome, standing });
         }
         let outcome = read_turn(&reply, 2, request.lease)?;
-        if let Turn::Over(Acquired::Granted(grant) | Acquired::Again(grant)) = &outcome {
-            self.keyspace.note_fence(shard, grant.fence.as_u64());
+        if let Turn::Over(AcquireOutcome::Granted(grant) | AcquireOutcome::Again(grant)) = &outcome {
+            self.store.note_fence(shard, grant.fence.as_u64());
             if let Some(change) = Change::read(&reply, 4)? {
                 let of = (&request.lock, &request.claimant);
-                Box::pin(self.record_grant(era.as_ref(), of, grant, change)).await?;
+                Box::pin(self.record_grant(epoch.as_ref(), of, grant, change)).await?;
             }
             self.recorder.granted(request, &place, grant);
         }
@@ -151,10 +150,7 @@ impl LocksError {
     pub fn is_sure(&self) -> bool {
         matches!(
             self,
-            Self::TooLate
-                | Self::Foreign
-                | Self::Full
-                | Self::Keyspace(KeyspaceError::NotSent(_) | KeyspaceError::Refused(_))
+            Self::TooLate | Self::Foreign | Self::Full | Self::Store(StoreError::NotSent(_) | StoreError::Refused(_))
         )
     }
 }
@@ -165,17 +161,17 @@ pub(super) fn read_turn(reply: &Reply, index: usize, lease: Lease) -> Result<Tur
         status @ ("granted" | "again") => {
             let (fence, expires_at) = (reply.word(index)?, read_time(reply, index + 1)?);
             let grant = Grant { fence, lease, expires_at };
-            if status == "again" { Acquired::Again(grant) } else { Acquired::Granted(grant) }
+            if status == "again" { AcquireOutcome::Again(grant) } else { AcquireOutcome::Granted(grant) }
         }
         "held" | "in_line" => return Ok(Turn::Waiting(read_held(reply, index)?)),
         "recovering" => return Ok(Turn::Recovering { rest: Duration::from_millis(reply.word(index)?) }),
         "replaced" => return Ok(Turn::Replaced(read_held(reply, index)?)),
         "gone" => return Ok(Turn::Gone),
         "cancelled" => return Ok(Turn::Cancelled),
-        "over_quota" => Acquired::Refused(Refusal::OverQuota { held: reply.word(index)? }),
-        "too_many_waiting" => Acquired::Refused(Refusal::TooManyWaiting { waiting: reply.word(index)? }),
+        "over_quota" => AcquireOutcome::Refused(Refusal::OverQuota { held: reply.word(index)? }),
+        "too_many_waiting" => AcquireOutcome::Refused(Refusal::TooManyWaiting { waiting: reply.word(index)? }),
         "rate_limited" => {
-            Acquired::Refused(Refusal::RateLimited { retry_after: Duration::from_micros(reply.word(index)?) })
+            AcquireOutcome::Refused(Refusal::RateLimited { retry_after: Duration::from_micros(reply.word(index)?) })
         }
         "late" => return Err(LocksError::TooLate),
         _ => return Err(reply.bad().into()),

@@ -2,30 +2,30 @@ use std::time::Duration;
 
 use super::{
     Locks, LocksError,
+    grant_codec::read_time,
     journal::Change,
-    request::{Answer, HeartbeatRequest, Keys, RenewedLease, read_standing, script, write_fence, write_rate},
-    stored::read_time,
-    words::{KeySlices, Words},
+    requests::{Answer, HeartbeatRequest, Keys, RenewedLease, read_standing, script, write_fence, write_rate},
+    script_args::{KeySlices, Words},
 };
 use crate::{
-    keyspace::{Reply, Script},
-    lock::{Grant, Heartbeaten, Lease, NotHeld, Payment},
+    lock::{Grant, HeartbeatOutcome, Lease, NotHeld, Payment},
+    store::{Reply, Script},
 };
 
-static HEARTBEAT: Script = script!("heartbeat" = "grant" "heartbeat");
+static HEARTBEAT: Script = script!("heartbeat" = "grant_codec" "heartbeat");
 
 impl Locks {
     /// Renews the lease of a lock, if the claimant holds it.
     ///
     /// # Errors
-    /// When the keyspace gave no answer in time; the lease may be renewed then.
-    pub async fn heartbeat(&self, request: &HeartbeatRequest) -> Result<Answer<Heartbeaten>, LocksError> {
+    /// When the store gave no answer in time; the lease may be renewed then.
+    pub async fn heartbeat(&self, request: &HeartbeatRequest) -> Result<Answer<HeartbeatOutcome>, LocksError> {
         let account = request.claimant.account.key_text();
         let place = request.lock.place();
-        let shard = self.keyspace.shard_of(&place);
+        let shard = self.store.shard_of(&place);
         let deadline = self.deadline(shard)?;
-        let era = self.era_for(shard);
-        let keys = Keys::few(&self.keyspace, &place, account.as_str());
+        let epoch = self.era_for(shard);
+        let keys = Keys::few(&self.store, &place, account.as_str());
         let mut keys = KeySlices::from_iter([keys.lock(), keys.held(), keys.clock()]);
         if let Payment::Due(due) = &request.payment {
             keys.push(&due.bucket);
@@ -37,25 +37,25 @@ impl Locks {
             .write(|text| write_fence(text, request.fence))
             .number(deadline.us)
             .text(if matches!(request.lease, RenewedLease::For(lease) if self.is_long(lease)) { "1" } else { "" })
-            .number(self.keyspace.epoch_us(shard));
+            .number(self.store.epoch_us(shard));
         write_rate(&mut args, &request.payment);
         let reply = loop {
-            let reply = deadline.settled(self.keyspace.run_replicated(&HEARTBEAT, &keys, &args.slices()).await).await?;
+            let reply = deadline.settled(self.store.run_replicated(&HEARTBEAT, &keys, &args.slices()).await).await?;
             if !deadline.is_to_repeat(&reply, &request.payment).await {
                 break reply;
             }
         };
         Self::count("heartbeat", &reply);
         let mut outcome = read_heartbeaten(&reply)?;
-        if let Heartbeaten::Renewed(grant) = &mut outcome
+        if let HeartbeatOutcome::Renewed(grant) = &mut outcome
             && let Some(change) = Change::read(&reply, 5)?
         {
             let of = (&request.lock, &request.claimant);
-            if !Box::pin(self.record_renewal(era.as_ref(), of, grant, change)).await {
-                outcome = Heartbeaten::Refused(NotHeld::Free);
+            if !Box::pin(self.record_renewal(epoch.as_ref(), of, grant, change)).await {
+                outcome = HeartbeatOutcome::Refused(NotHeld::Free);
             }
         }
-        if matches!(outcome, Heartbeaten::Refused(_)) {
+        if matches!(outcome, HeartbeatOutcome::Refused(_)) {
             Self::count_lapse("holder");
         }
         Ok(Answer { outcome, standing: read_standing(&reply, &request.payment)? })
@@ -76,16 +76,16 @@ impl Locks {
     }
 }
 
-fn read_heartbeaten(reply: &Reply) -> Result<Heartbeaten, LocksError> {
+fn read_heartbeaten(reply: &Reply) -> Result<HeartbeatOutcome, LocksError> {
     Ok(match reply.status() {
-        "renewed" => Heartbeaten::Renewed(Grant {
+        "renewed" => HeartbeatOutcome::Renewed(Grant {
             fence: reply.word(2)?,
             lease: Lease::from_ms(reply.word(4)?),
             expires_at: read_time(reply, 3)?,
         }),
-        "not_held" => Heartbeaten::Refused(NotHeld::Free),
-        "held_by_another" => Heartbeaten::Refused(NotHeld::HeldByAnother),
-        "rate_limited" => Heartbeaten::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) },
+        "not_held" => HeartbeatOutcome::Refused(NotHeld::Free),
+        "held_by_another" => HeartbeatOutcome::Refused(NotHeld::HeldByAnother),
+        "rate_limited" => HeartbeatOutcome::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) },
         "unsettled" => return Err(LocksError::Unsettled),
         "late" => return Err(LocksError::TooLate),
         _ => return Err(reply.bad().into()),

@@ -2,25 +2,25 @@ use std::time::Duration;
 
 use super::{
     Ending, Locks, LocksError,
+    grant_codec::read_held,
     keys::bucket_key,
     list::Looked,
-    request::{Answer, BreakRequest, Claimant, Keys, LockId, rate_args, read_standing, script},
-    stored::read_held,
+    requests::{Answer, BreakRequest, Claimant, Keys, LockId, rate_args, read_standing, script},
 };
 use crate::{
-    keyspace::Script,
-    lock::{AccountId, Broken, Fence, NotHeld, Payment, Standing},
+    lock::{AccountId, BreakOutcome, FencingToken, NotHeld, Payment, Standing},
+    store::Script,
 };
 
 static INSPECT: Script = script!("inspect");
-static BREAK: Script = script!("break" = "grant" "keys" "tickets" "line" "ended" "break");
+static BREAK: Script = script!("break" = "grant_codec" "keys" "entries" "queue" "tombstone" "break");
 
 impl Locks {
     /// Says who holds a lock, how many wait for it, and where among them the owner
     /// stands that `asking` names.
     ///
     /// # Errors
-    /// When the keyspace gave no answer in time.
+    /// When the store gave no answer in time.
     pub async fn inspect(
         &self,
         lock: &LockId,
@@ -28,12 +28,12 @@ impl Locks {
         payment: &Payment,
     ) -> Result<Answer<Looked<Standing>>, LocksError> {
         let place = lock.to_string();
-        let keys = Keys::new(&self.keyspace, &place, "-", payment);
+        let keys = Keys::new(&self.store, &place, "-", payment);
         let [interval_us, burst_us] = rate_args(payment);
-        let bucket = bucket_key(&self.keyspace, self.keyspace.shard_of(&place), payment);
+        let bucket = bucket_key(&self.store, self.store.shard_of(&place), payment);
         let keys = [keys.lock(), keys.line(), &bucket, keys.tickets(), keys.kept()];
         let ticket = asking.map(|asking| format!("{}\n{}\n", asking.account, asking.owner_text())).unwrap_or_default();
-        let reply = self.keyspace.run(&INSPECT, &keys, &[&interval_us, &burst_us, &ticket]).await?;
+        let reply = self.store.run(&INSPECT, &keys, &[&interval_us, &burst_us, &ticket]).await?;
         let place = |index| Ok::<_, LocksError>(Some(reply.word(index)?).filter(|place| *place > 0));
         let outcome = match reply.status() {
             "held" => {
@@ -51,9 +51,9 @@ impl Locks {
     /// recorded that: until then nobody else is granted the lock.
     ///
     /// # Errors
-    /// When the keyspace or the ledger gave no answer in time; the grant may be broken
+    /// When the store or the journal gave no answer in time; the grant may be broken
     /// then.
-    pub async fn break_grant(&self, request: &BreakRequest) -> Result<Broken, LocksError> {
+    pub async fn break_grant(&self, request: &BreakRequest) -> Result<BreakOutcome, LocksError> {
         let (broken, end) = self.begin_break(request).await?;
         if let Some(end) = end {
             self.finish_break(end).await?;
@@ -65,25 +65,28 @@ impl Locks {
     /// has had that done, the lock stays closed to everybody.
     ///
     /// # Errors
-    /// When the keyspace gave no answer in time; the grant may be broken then.
-    pub async fn begin_break(&self, request: &BreakRequest) -> Result<(Broken, Option<UnrecordedEnd>), LocksError> {
+    /// When the store gave no answer in time; the grant may be broken then.
+    pub async fn begin_break(
+        &self,
+        request: &BreakRequest,
+    ) -> Result<(BreakOutcome, Option<UnrecordedEnd>), LocksError> {
         let account = request.account.to_string();
         let place = request.lock.to_string();
-        let shard = self.keyspace.shard_of(&place);
+        let shard = self.store.shard_of(&place);
         let deadline = self.deadline(shard)?;
-        let keys = Keys::new(&self.keyspace, &place, &account, &Payment::Paid);
+        let keys = Keys::new(&self.store, &place, &account, &Payment::Paid);
         let args = [&*account, &place, &request.fence.to_string(), &deadline.us.to_string()];
-        let reply = deadline.settled(self.keyspace.run(&BREAK, &keys.slices(), &args).await).await?;
+        let reply = deadline.settled(self.store.run(&BREAK, &keys.slices(), &args).await).await?;
         Self::count("break", &reply);
         if reply.status() == "broken" {
             self.recorder.ended(request.account, &place, request.fence, (self.now_ms(shard), Ending::Broken));
             let until_ms = reply.word(1)?;
             let end = UnrecordedEnd { account: request.account, place, fence: request.fence, until_ms };
-            return Ok((Broken::Broken, (until_ms > 0).then_some(end)));
+            return Ok((BreakOutcome::Broken, (until_ms > 0).then_some(end)));
         }
         let broken = match reply.status() {
-            "not_held" => Broken::Refused(NotHeld::Free),
-            "held_by_another" => Broken::Refused(NotHeld::HeldByAnother),
+            "not_held" => BreakOutcome::Refused(NotHeld::Free),
+            "held_by_another" => BreakOutcome::Refused(NotHeld::HeldByAnother),
             "unsettled" => return Err(LocksError::Unsettled),
             "late" => return Err(LocksError::TooLate),
             _ => return Err(reply.bad().into()),
@@ -94,7 +97,7 @@ impl Locks {
     /// Has the journal record that a grant was broken, and frees its lock.
     ///
     /// # Errors
-    /// When the ledger or the keyspace gave no answer in time; some server tries again
+    /// When the journal or the store gave no answer in time; some server tries again
     /// after a while.
     pub async fn finish_break(&self, end: UnrecordedEnd) -> Result<(), LocksError> {
         self.end(end.account, end.place, end.fence, end.until_ms).await
@@ -105,6 +108,6 @@ impl Locks {
 pub struct UnrecordedEnd {
     account: AccountId,
     place: String,
-    fence: Fence,
+    fence: FencingToken,
     until_ms: u64,
 }

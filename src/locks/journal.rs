@@ -10,19 +10,21 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     Claimant, LockId, Locks, LocksError,
+    grant_codec::{fence_of, in_full, seq_of},
     keys::{ended_key, held_key, lock_key},
-    request::{Keys, script},
-    stored::{fence_of, in_full, seq_of},
-    words::Words,
+    requests::{Keys, script},
+    script_args::Words,
 };
 use crate::{
-    keyspace::{BadReply, Belonging, Reply, Script, Shard},
-    lock::{AccountId, EndedGrant, Entered, Era, Fence, Grant, JournalRow, Lease, LedgerError, Payment, Written},
+    lock::{
+        AccountId, EndedGrant, Entered, Epoch, FencingToken, Grant, JournalError, JournalRow, Lease, Payment, Written,
+    },
     mends::{self, Mend},
+    store::{BadReply, Belonging, Reply, Script, Shard},
 };
 
-static SHORTEN: Script = script!("shorten" = "grant" "shorten");
-static SETTLE_END: Script = script!("settle_end" = "grant" "keys" "ended" "tickets" "line" "settle_end");
+static SHORTEN: Script = script!("shorten" = "grant_codec" "shorten");
+static SETTLE_END: Script = script!("settle_end" = "grant_codec" "keys" "tombstone" "entries" "queue" "settle_end");
 static LIST_ENDED: Script = script!("list_ended");
 
 /// How often to look for ends that the journal has not recorded, and for fences.
@@ -38,7 +40,7 @@ pub(super) struct Change {
     /// The store keeps the longer lease until the journal has the shorter one.
     is_shorter: bool,
     /// The grant's fence before it was fenced anew: that one has ended.
-    former: Option<Fence>,
+    former: Option<FencingToken>,
     record: String,
 }
 
@@ -65,26 +67,26 @@ impl Locks {
         lease > self.short
     }
 
-    /// The era of a shard in which a lease is granted that is to be recorded: to be
-    /// asked for before it is. A grant of another era is not recorded: the next
+    /// The epoch of a shard in which a lease is granted that is to be recorded: to be
+    /// asked for before it is. A grant of another epoch is not recorded: the next
     /// store may have read the journal already.
-    pub(super) fn era_for(&self, shard: Shard) -> Option<Era> {
-        self.keyspace.standing(shard).borrow().as_ref().map(|standing| standing.era.clone())
+    pub(super) fn era_for(&self, shard: Shard) -> Option<Epoch> {
+        self.store.standing(shard).borrow().as_ref().map(|standing| standing.epoch.clone())
     }
 
     /// Records a grant, or its renewal by the same owner. It is to be boxed: its room
     /// would be taken in every request, most of which ask for short leases.
     pub(super) async fn record_grant(
         &self,
-        era: Option<&Era>,
+        epoch: Option<&Epoch>,
         (lock, claimant): (&LockId, &Claimant),
         grant: &Grant,
         change: Change,
     ) -> Result<(), LocksError> {
-        match self.record(era, (lock, claimant), grant, change).await? {
+        match self.record(epoch, (lock, claimant), grant, change).await? {
             Written::Recorded => Ok(()),
-            Written::Outdated => Err(LedgerError::Away("another renewal was recorded first".into()).into()),
-            Written::Ended => Err(LedgerError::Ended.into()),
+            Written::Outdated => Err(JournalError::Away("another renewal was recorded first".into()).into()),
+            Written::Ended => Err(JournalError::Ended.into()),
         }
     }
 
@@ -93,15 +95,15 @@ impl Locks {
     /// whether the grant is still held.
     pub(super) async fn record_renewal(
         &self,
-        era: Option<&Era>,
+        epoch: Option<&Epoch>,
         (lock, claimant): (&LockId, &Claimant),
         grant: &mut Grant,
         change: Change,
     ) -> bool {
-        let error = match self.record(era, (lock, claimant), grant, change).await {
+        let error = match self.record(epoch, (lock, claimant), grant, change).await {
             Ok(Written::Recorded) => return true,
             Ok(Written::Ended) => return false,
-            Ok(Written::Outdated) => LedgerError::Away("another renewal was recorded first".into()),
+            Ok(Written::Outdated) => JournalError::Away("another renewal was recorded first".into()),
             Err(error) => error,
         };
         if self.is_long(grant.lease) {
@@ -116,18 +118,18 @@ impl Locks {
 
     async fn record(
         &self,
-        era: Option<&Era>,
+        epoch: Option<&Epoch>,
         (lock, claimant): (&LockId, &Claimant),
         grant: &Grant,
         change: Change,
-    ) -> Result<Written, LedgerError> {
-        let era = era.ok_or_else(|| LedgerError::Away("the keyspace is not known yet".into()))?;
+    ) -> Result<Written, JournalError> {
+        let epoch = epoch.ok_or_else(|| JournalError::Away("the store is not known yet".into()))?;
         let place = lock.place();
-        let shard = self.keyspace.shard_of(&place);
+        let shard = self.store.shard_of(&place);
         let (fence, expires_ms) = (grant.fence, grant.expires_at.as_millisecond() as u64);
         let row = JournalRow { place, fence, seq: change.seq, expires_ms, record: in_full(&change.record) };
-        let written = timeout(RECORDED_WITHIN, self.write_row(era, shard, &row, change.former)).await;
-        let written = written.unwrap_or_else(|_| Err(LedgerError::Away("the journal took too long".into())))?;
+        let written = timeout(RECORDED_WITHIN, self.write_row(epoch, shard, &row, change.former)).await;
+        let written = written.unwrap_or_else(|_| Err(JournalError::Away("the journal took too long".into())))?;
         if change.is_shorter
             && written == Written::Recorded
             && let Err(error) = self.shorten(shard, claimant, &row).await
@@ -139,25 +141,25 @@ impl Locks {
 
     async fn write_row(
         &self,
-        era: &Era,
+        epoch: &Epoch,
         shard: Shard,
         row: &JournalRow,
-        former: Option<Fence>,
-    ) -> Result<Written, LedgerError> {
-        let written = match self.ledger.write(era, row).await {
-            // A database that was restored from a backup knows an earlier era.
-            Err(LedgerError::Superseded) => {
-                let entered = self.ledger.enter(era, self.short.as_duration()).await?;
+        former: Option<FencingToken>,
+    ) -> Result<Written, JournalError> {
+        let written = match self.journal.write(epoch, row).await {
+            // A database that was restored from a backup knows an earlier epoch.
+            Err(JournalError::Superseded) => {
+                let entered = self.journal.enter(epoch, self.short.as_duration()).await?;
                 if let Entered::Behind { .. } | Entered::Elsewhere = entered {
-                    return Err(LedgerError::Superseded);
+                    return Err(JournalError::Superseded);
                 }
-                self.ledger.write(era, row).await?
+                self.journal.write(epoch, row).await?
             }
             written => written?,
         };
         if let Some(fence) = former {
             let former = EndedGrant { tag: shard.tag, place: row.place.clone(), fence, until_ms: row.expires_ms };
-            self.ledger.end(&former, self.now_ms(shard)).await?;
+            self.journal.end(&former, self.now_ms(shard)).await?;
         }
         Ok(written)
     }
@@ -167,8 +169,8 @@ impl Locks {
     /// carried out after this, when another heartbeat may have been confirmed.
     async fn shorten(&self, shard: Shard, claimant: &Claimant, row: &JournalRow) -> Result<(), LocksError> {
         let deadline = self.deadline(shard)?;
-        let held = held_key(&self.keyspace, shard, claimant.account.key_text().as_str());
-        let keys = [lock_key(&self.keyspace, &row.place), held];
+        let held = held_key(&self.store, shard, claimant.account.key_text().as_str());
+        let keys = [lock_key(&self.store, &row.place), held];
         let mut args = Words::new();
         args.write(|text| claimant.write_head(text))
             .text(&row.place)
@@ -176,13 +178,13 @@ impl Locks {
             .number(row.seq)
             .number(row.expires_ms)
             .number(deadline.us);
-        deadline.settled(self.keyspace.run(&SHORTEN, &[&keys[0], &keys[1]], &args.slices()).await).await?;
+        deadline.settled(self.store.run(&SHORTEN, &[&keys[0], &keys[1]], &args.slices()).await).await?;
         Ok(())
     }
 
     /// Records that a grant has ended, in the background. If that fails, some server
     /// finds the grant among the ended ones in the store and tries again.
-    pub(super) fn end_in_background(&self, account: AccountId, place: String, fence: Fence, until_ms: u64) {
+    pub(super) fn end_in_background(&self, account: AccountId, place: String, fence: FencingToken, until_ms: u64) {
         if until_ms == 0 {
             return;
         }
@@ -193,7 +195,7 @@ impl Locks {
                 tracing::debug!(%error, "the end of a grant could not be recorded yet");
             }
         };
-        self.undo_tasks.spawn(self.keyspace.on_process(ending));
+        self.undo_tasks.spawn(self.store.on_process(ending));
     }
 
     /// Records that a grant has ended; then its lock is free, also if the grant was broken,
@@ -202,28 +204,28 @@ impl Locks {
         &self,
         account: AccountId,
         place: String,
-        fence: Fence,
+        fence: FencingToken,
         until_ms: u64,
     ) -> Result<(), LocksError> {
-        let shard = self.keyspace.shard_of(&place);
+        let shard = self.store.shard_of(&place);
         let ended = EndedGrant { tag: shard.tag, place, fence, until_ms };
-        self.ledger.end(&ended, self.now_ms(shard)).await?;
+        self.journal.end(&ended, self.now_ms(shard)).await?;
         let account = account.key_text();
-        let keys = Keys::new(&self.keyspace, &ended.place, account.as_str(), &Payment::Paid);
+        let keys = Keys::new(&self.store, &ended.place, account.as_str(), &Payment::Paid);
         let args = [&*ended.place, &fence.to_string(), account.as_str(), &until_ms.to_string()];
-        self.keyspace.run(&SETTLE_END, &keys.slices(), &args).await?;
+        self.store.run(&SETTLE_END, &keys.slices(), &args).await?;
         Ok(())
     }
 
     /// Records what other servers have not: ends of grants, and how far fences have
     /// risen.
     pub(super) async fn follow_store(&self) {
-        let shards = self.keyspace.shards();
+        let shards = self.store.shards();
         let mut seen: Vec<(Vec<(String, u64)>, u64)> = shards.iter().map(|_| Default::default()).collect();
         loop {
             sleep(ROUND).await;
             for (shard, (earlier, noted)) in shards.iter().zip(&mut seen) {
-                if !self.keyspace.is_there(*shard) || self.keyspace.belonging(*shard) != Belonging::Ours {
+                if !self.store.is_there(*shard) || self.store.belonging(*shard) != Belonging::Ours {
                     continue;
                 }
                 if mends::is_on(Mend::EndSurvives) {
@@ -232,10 +234,10 @@ impl Locks {
                         Err(error) => tracing::debug!(%error, "ends of grants could not be recorded yet"),
                     }
                 }
-                let fence = self.keyspace.last_fence(*shard);
+                let fence = self.store.last_fence(*shard);
                 if mends::is_on(Mend::FenceFloor)
                     && fence > *noted
-                    && self.ledger.note_fence(shard.tag, fence).await.is_ok()
+                    && self.journal.note_fence(shard.tag, fence).await.is_ok()
                 {
                     *noted = fence;
                 }
@@ -246,8 +248,8 @@ impl Locks {
     /// Records the ends that were found in the round before, too: younger ones are
     /// under way in the server that ended them. Returns all that are there.
     async fn record_ends(&self, shard: Shard, earlier: &[(String, u64)]) -> Result<Vec<(String, u64)>, LocksError> {
-        let key = ended_key(&self.keyspace, shard);
-        let reply = self.keyspace.run(&LIST_ENDED, &[&key], &[&ENDS_A_ROUND.to_string()]).await?;
+        let key = ended_key(&self.store, shard);
+        let reply = self.store.run(&LIST_ENDED, &[&key], &[&ENDS_A_ROUND.to_string()]).await?;
         let mut ends = Vec::new();
         for at in (1..=reply.texts(1).count()).step_by(2) {
             ends.push((reply.text(at + 1)?.to_owned(), reply.word(at)?));
@@ -264,7 +266,7 @@ impl Locks {
 
     /// The store's time in milliseconds since 1970, as far as is known.
     pub(super) fn now_ms(&self, shard: Shard) -> u64 {
-        self.keyspace.now_us(shard).unwrap_or_default() / 1000
+        self.store.now_us(shard).unwrap_or_default() / 1000
     }
 }
 

@@ -7,20 +7,20 @@ use futures_util::future::try_join_all;
 
 use super::{
     Locks, LocksError,
+    grant_codec::read_holder,
     keys::{bucket_key, held_key, lock_key, waiting_key},
-    page::Found,
-    request::{Answer, LockId, rate_args, read_standing, script},
-    stored::read_holder,
+    merged_page::Found,
+    requests::{Answer, LockId, rate_args, read_standing, script},
 };
 use crate::{
-    keyspace::{Reply, Script, Shard},
     lock::{AccountId, Holder, NamespaceId, Payment},
     mends::{self, Mend},
+    store::{Reply, Script, Shard},
 };
 
 static LIST: Script = script!("list");
-static GRANTS: Script = script!("grants");
-static CENSUS: Script = script!("census");
+static GRANTS: Script = script!("read_grants");
+static CENSUS: Script = script!("usage");
 
 /// Which locks of an account to list.
 #[derive(Clone, Debug)]
@@ -98,7 +98,7 @@ impl Listing<'_> {
     /// has to be paid for by permits. There it always is.
     ///
     /// # Errors
-    /// When the keyspace gave no answer in time.
+    /// When the store gave no answer in time.
     pub async fn step(&mut self, payment: &Payment) -> Result<Answer<Looked<()>>, LocksError> {
         let mut standing = None;
         if self.found.is_empty() {
@@ -125,7 +125,7 @@ impl Listing<'_> {
     /// Finds places of locks, behind what was read.
     async fn find(&mut self, payment: &Payment) -> Result<Answer<Looked<()>>, LocksError> {
         let (locks, wanted) = (self.locks, self.wanted());
-        let shards = locks.keyspace.shards();
+        let shards = locks.store.shards();
         let asking =
             shards.iter().map(|shard| locks.find_places(*shard, &self.request, self.end.as_ref(), wanted, payment));
         let found = try_join_all(asking).await?;
@@ -159,8 +159,8 @@ impl Locks {
     /// Takes a lock from the index of an account, unless the account holds it.
     pub(super) async fn correct_index(&self, shard: Shard, account: &str, place: &str) -> Result<(), LocksError> {
         if mends::is_on(Mend::IndexCorrected) {
-            let keys = [held_key(&self.keyspace, shard, account), lock_key(&self.keyspace, place)];
-            self.keyspace.run(&GRANTS, &[&keys[0], &keys[1]], &[account, place]).await?;
+            let keys = [held_key(&self.store, shard, account), lock_key(&self.store, place)];
+            self.store.run(&GRANTS, &[&keys[0], &keys[1]], &[account, place]).await?;
         }
         Ok(())
     }
@@ -187,7 +187,7 @@ impl Locks {
     /// Lists a page of locks that an account holds, without counting it.
     ///
     /// # Errors
-    /// When the keyspace gave no answer in time.
+    /// When the store gave no answer in time.
     pub async fn list_uncounted(&self, request: ListRequest) -> Result<Page, LocksError> {
         let mut listing = self.list(request);
         while !listing.is_done() {
@@ -199,10 +199,10 @@ impl Locks {
     /// Counts what an account holds and waits for.
     ///
     /// # Errors
-    /// When the keyspace gave no answer in time.
+    /// When the store gave no answer in time.
     pub async fn census(&self, account: AccountId, payment: &Payment) -> Result<Answer<Looked<Census>>, LocksError> {
         let account = account.to_string();
-        let asking = self.keyspace.shards().iter().map(|shard| self.census_in(*shard, &account, payment));
+        let asking = self.store.shards().iter().map(|shard| self.census_in(*shard, &account, payment));
         let mut all = try_join_all(asking).await?.into_iter();
         let Some(mut sum) = all.next() else { return Err(Reply::default().bad().into()) };
         for Answer { outcome, .. } in all {
@@ -220,10 +220,10 @@ impl Locks {
         account: &str,
         payment: &Payment,
     ) -> Result<Answer<Looked<Census>>, LocksError> {
-        let (held, waiting) = (held_key(&self.keyspace, shard, account), waiting_key(&self.keyspace, shard, account));
-        let keys = [&*held, &waiting, &bucket_key(&self.keyspace, shard, payment)];
+        let (held, waiting) = (held_key(&self.store, shard, account), waiting_key(&self.store, shard, account));
+        let keys = [&*held, &waiting, &bucket_key(&self.store, shard, payment)];
         let [interval_us, burst_us] = rate_args(payment);
-        let reply = self.keyspace.run(&CENSUS, &keys, &[&interval_us, &burst_us]).await?;
+        let reply = self.store.run(&CENSUS, &keys, &[&interval_us, &burst_us]).await?;
         let outcome = match reply.status() {
             "counted" => Looked::Found(Census { held: reply.word(2)?, waiting: reply.word(3)? }),
             "rate_limited" => Looked::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) },
@@ -240,7 +240,7 @@ impl Locks {
         limit: usize,
         payment: &Payment,
     ) -> Result<Reply, LocksError> {
-        let held = held_key(&self.keyspace, shard, &request.account.to_string());
+        let held = held_key(&self.store, shard, &request.account.to_string());
         let [interval_us, burst_us] = rate_args(payment);
         let namespace = request.namespace.map(|namespace| namespace.to_string()).unwrap_or_default();
         let (after_ms, after_place) = match after {
@@ -257,7 +257,7 @@ impl Locks {
             &after_ms.to_string(),
             after_place,
         ];
-        Ok(self.keyspace.run(&LIST, &[&held, &bucket_key(&self.keyspace, shard, payment)], &args).await?)
+        Ok(self.store.run(&LIST, &[&held, &bucket_key(&self.store, shard, payment)], &args).await?)
     }
 
     /// Reads the grants of these places. One that was released meanwhile is left
@@ -281,11 +281,11 @@ impl Locks {
         account: &str,
         places: &[&&str],
     ) -> Result<Vec<Option<(LockId, Holder)>>, LocksError> {
-        let mut keys = vec![held_key(&self.keyspace, shard, account)];
-        keys.extend(places.iter().map(|place| lock_key(&self.keyspace, place)));
+        let mut keys = vec![held_key(&self.store, shard, account)];
+        keys.extend(places.iter().map(|place| lock_key(&self.store, place)));
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let args: Vec<&str> = std::iter::once(account).chain(places.iter().map(|place| **place)).collect();
-        let reply = self.keyspace.run(&GRANTS, &keys, &args).await?;
+        let reply = self.store.run(&GRANTS, &keys, &args).await?;
         let read = places.iter().enumerate().map(|(at, place)| {
             let index = 1 + 3 * at;
             if reply.text(index + 2)?.is_empty() {
@@ -306,7 +306,7 @@ impl Locks {
     ) -> HashMap<Shard, (Vec<usize>, Vec<&'a T>)> {
         let mut parts = HashMap::<_, (Vec<usize>, Vec<&T>)>::new();
         for (at, one) in all.iter().enumerate() {
-            let part = parts.entry(self.keyspace.shard_of(&place(one))).or_default();
+            let part = parts.entry(self.store.shard_of(&place(one))).or_default();
             part.0.push(at);
             part.1.push(one);
         }

@@ -1,5 +1,5 @@
-//! What happens after the keyspace may have forgotten grants: nothing is granted
-//! until those of long leases have been put back from the ledger, and all others
+//! What happens after the store may have forgotten grants: nothing is granted
+//! until those of long leases have been put back from the journal, and all others
 //! have lapsed.
 
 use std::time::Duration;
@@ -10,19 +10,19 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     LockId, Locks, LocksError,
+    grant_codec::held_since,
     journal::row_of,
     keys::{clock_key, ended_key, held_key, home_key, lock_key},
-    request::script,
-    stored::held_since,
+    requests::script,
 };
 use crate::{
-    keyspace::{Arrival, Keyspace, Script, Shard, Standing, State},
-    lock::{Entered, Era, JournalRow},
+    lock::{Entered, Epoch, JournalRow},
     mends::{self, Mend},
+    store::{Arrival, Script, Shard, Standing, State, Store},
 };
 
-static RESTORE: Script = script!("restore" = "grant" "restore");
-static REOPEN: Script = script!("reopen");
+static RESTORE: Script = script!("restore" = "grant_codec" "restore");
+static REOPEN: Script = script!("end_recovery");
 
 impl Locks {
     /// How much longer a recovery lasts than the longest lease that is not
@@ -48,7 +48,7 @@ impl Locks {
 
     /// Sees to it that every recovery comes to its end.
     pub(super) async fn recover_always(&self) {
-        let mend_all = join_all(self.keyspace.shards().iter().map(|shard| self.mend_always(*shard)));
+        let mend_all = join_all(self.store.shards().iter().map(|shard| self.mend_always(*shard)));
         tokio::join!(
             mend_all,
             self.sweep_always(),
@@ -61,9 +61,9 @@ impl Locks {
     /// Takes note of the end of a recovery in an embedded store: nobody else asks it how the
     /// grants stand, as is done with Redis once a second.
     async fn note_end_of_recovery(&self) {
-        let Keyspace::Embedded(_) = self.keyspace else { return };
-        let shard = self.keyspace.shard_of("");
-        let mut standing = self.keyspace.standing(shard);
+        let Store::Embedded(_) = self.store else { return };
+        let shard = self.store.shard_of("");
+        let mut standing = self.store.standing(shard);
         let rest = |standing: &Option<Standing>| match standing.as_ref().map(|standing| standing.state) {
             Some(State::Waiting { until }) => Some(until),
             _ => None,
@@ -76,7 +76,7 @@ impl Locks {
             };
             // The store rounds to milliseconds.
             sleep_until(waiting.unwrap_or_else(Instant::now) + Duration::from_millis(2)).await;
-            if let Err(error) = self.keyspace.arrive(shard, Arrival::Look).await {
+            if let Err(error) = self.store.arrive(shard, Arrival::Look).await {
                 tracing::debug!(%error, "the store could not be asked how its grants stand");
             }
         }
@@ -85,42 +85,42 @@ impl Locks {
     /// How much longer nothing is granted, in some shard at least, as far as is
     /// known; `None` when locks are.
     pub fn recovery_rest(&self) -> Option<Duration> {
-        self.keyspace.recovery_rest()
+        self.store.recovery_rest()
     }
 
     /// When a lock can be granted again at the earliest, in a recovery; `None` when it can be
     /// now, as far as is known.
     pub fn recovering_until(&self, lock: &LockId) -> Option<Timestamp> {
-        Some(Timestamp::now() + self.keyspace.recovery_rest_in(self.keyspace.shard_of(&lock.place()))?)
+        Some(Timestamp::now() + self.store.recovery_rest_in(self.store.shard_of(&lock.place()))?)
     }
 
     /// The same for the lock that has to wait longest.
     pub fn all_recovered_at(&self) -> Option<Timestamp> {
-        Some(Timestamp::now() + self.keyspace.recovery_rest()?)
+        Some(Timestamp::now() + self.store.recovery_rest()?)
     }
 
     /// Finds out whether grants may have been forgotten, and puts back what is
     /// known of them if so.
     ///
     /// # Errors
-    /// When the keyspace or the ledger could not be asked.
+    /// When the store or the journal could not be asked.
     pub async fn recover(&self) -> Result<(), LocksError> {
-        let recovering = self.keyspace.shards().iter().copied().map(|shard| self.recover_in(shard));
+        let recovering = self.store.shards().iter().copied().map(|shard| self.recover_in(shard));
         let recovered: Vec<_> = stream::iter(recovering).buffer_unordered(Self::SHARDS_AT_ONCE).collect().await;
         recovered.into_iter().try_for_each(|recovered| recovered.map(drop))
     }
 
     /// The same, for one shard.
     pub(super) async fn recover_in(&self, shard: Shard) -> Result<Standing, LocksError> {
-        let mut standing = self.keyspace.arrive(shard, Arrival::Look).await?;
-        let mut entered = self.enter(shard, &standing.era).await?;
-        while let (State::Closed, Some(floor_us)) = (standing.state, self.floor(shard, &standing.era, &entered)) {
+        let mut standing = self.store.arrive(shard, Arrival::Look).await?;
+        let mut entered = self.enter(shard, &standing.epoch).await?;
+        while let (State::Closed, Some(floor_us)) = (standing.state, self.floor(shard, &standing.epoch, &entered)) {
             let arrival = match entered {
                 Entered::Behind { .. } => Arrival::Above(floor_us),
                 _ => Arrival::GoOnAbove(floor_us),
             };
-            standing = self.keyspace.arrive(shard, arrival).await?;
-            entered = self.enter(shard, &standing.era).await?;
+            standing = self.store.arrive(shard, arrival).await?;
+            entered = self.enter(shard, &standing.epoch).await?;
         }
         let (wait, last) = match entered {
             _ if standing.state != State::Closed => return Ok(standing),
@@ -129,42 +129,42 @@ impl Locks {
             Entered::First => (Duration::ZERO, 0),
             Entered::HandedOver { last } => (Duration::ZERO, last.as_u64()),
             Entered::Again { short, .. } => {
-                let last = if mends::is_on(Mend::FenceFloor) { standing.era.epoch_us } else { 0 };
+                let last = if mends::is_on(Mend::FenceFloor) { standing.epoch.epoch_us } else { 0 };
                 let wait = short + Self::RECOVERY_MARGIN;
                 (if mends::is_on(Mend::RecoveryWait) { wait } else { Duration::ZERO }, last)
             }
         };
         let is_handed_over = wait.is_zero() && mends::is_on(Mend::RecoveryWait);
-        // Grants of this era may have a fence just above its epoch, which nobody has noted
+        // Grants of this epoch may have a fence just above its epoch, which nobody has noted
         // when the next loss comes.
         if mends::is_on(Mend::FloorNoted) {
-            self.ledger.note_fence(shard.tag, last.max(standing.era.epoch_us)).await?;
+            self.journal.note_fence(shard.tag, last.max(standing.epoch.epoch_us)).await?;
         }
-        let restored = self.restore(shard, &standing.era, is_handed_over).await?;
-        self.reopen(shard, &standing.era, wait, last).await?;
+        let restored = self.restore(shard, &standing.epoch, is_handed_over).await?;
+        self.reopen(shard, &standing.epoch, wait, last).await?;
         if restored > 0 {
             tracing::info!(grants = restored, "put back grants of long leases");
         }
-        Ok(self.keyspace.arrive(shard, Arrival::Look).await?)
+        Ok(self.store.arrive(shard, Arrival::Look).await?)
     }
 
     /// What the epoch has to be above: another epoch, and all fences that were given
     /// before. Nothing if it is.
-    fn floor(&self, shard: Shard, era: &Era, entered: &Entered) -> Option<u64> {
+    fn floor(&self, shard: Shard, epoch: &Epoch, entered: &Entered) -> Option<u64> {
         match entered {
             Entered::Behind { epoch_us } => Some(*epoch_us),
             Entered::Again { last, .. } if mends::is_on(Mend::FenceFloor) => {
                 // The last ones may not have been noted yet.
-                let floor_us = self.keyspace.last_fence(shard).max(*last) + Self::FENCES_UNNOTED;
-                (floor_us >= era.epoch_us).then_some(floor_us)
+                let floor_us = self.store.last_fence(shard).max(*last) + Self::FENCES_UNNOTED;
+                (floor_us >= epoch.epoch_us).then_some(floor_us)
             }
             _ => None,
         }
     }
 
-    /// Enters the ledger, and takes note of it if the grants are where it says now.
-    pub(super) async fn enter(&self, shard: Shard, era: &Era) -> Result<Entered, LocksError> {
-        let entered = self.ledger.enter(era, self.short.as_duration()).await?;
+    /// Enters the journal, and takes note of it if the grants are where it says now.
+    pub(super) async fn enter(&self, shard: Shard, epoch: &Epoch) -> Result<Entered, LocksError> {
+        let entered = self.journal.enter(epoch, self.short.as_duration()).await?;
         if !matches!(entered, Entered::Behind { .. } | Entered::Elsewhere) {
             self.note_ours(shard);
         }
@@ -172,14 +172,14 @@ impl Locks {
     }
 
     async fn mend_always(&self, shard: Shard) {
-        let mut standing = self.keyspace.standing(shard);
+        let mut standing = self.store.standing(shard);
         let mut complaint = String::new();
         loop {
             let closed =
                 standing.wait_for(|standing| standing.as_ref().is_some_and(|standing| standing.state == State::Closed));
             let is_news = match closed.await {
                 Ok(standing) => standing.as_ref().is_some_and(|standing| standing.is_news),
-                // The keyspace is gone, and the process with it.
+                // The store is gone, and the process with it.
                 Err(_) => return,
             };
             if !is_news && complaint.is_empty() {
@@ -199,33 +199,32 @@ impl Locks {
     }
 
     /// With `is_handed_over` nothing was lost since the grants were recorded.
-    async fn restore(&self, shard: Shard, era: &Era, is_handed_over: bool) -> Result<u64, LocksError> {
-        let now_ms = self.keyspace.now_us(shard).unwrap_or_default() / 1000;
+    async fn restore(&self, shard: Shard, epoch: &Epoch, is_handed_over: bool) -> Result<u64, LocksError> {
+        let now_ms = self.store.now_us(shard).unwrap_or_default() / 1000;
         let (mut after, mut restored) = (String::new(), 0);
         loop {
-            let mut grants = self.ledger.page(era.tag, now_ms, &after).await?;
+            let mut grants = self.journal.page(epoch.tag, now_ms, &after).await?;
             let Some(last) = grants.last() else { return Ok(restored) };
             after.clone_from(&last.place);
             // Those from when locks were spread otherwise are of all shards.
-            grants.retain(|grant| self.keyspace.shard_of(&grant.place) == shard);
+            grants.retain(|grant| self.store.shard_of(&grant.place) == shard);
             if is_handed_over {
                 for grant in grants.iter_mut().filter(|grant| !grant.record.is_empty()) {
-                    grant.record = held_since(&grant.record, era.epoch_us);
+                    grant.record = held_since(&grant.record, epoch.epoch_us);
                 }
             }
             for batch in grants.chunks(Self::BATCH) {
-                restored += self.restore_batch(shard, era, batch).await?;
+                restored += self.restore_batch(shard, epoch, batch).await?;
             }
         }
     }
 
-    async fn restore_batch(&self, shard: Shard, era: &Era, grants: &[JournalRow]) -> Result<u64, LocksError> {
-        let mut keys =
-            vec![home_key(&self.keyspace, shard), clock_key(&self.keyspace, shard), ended_key(&self.keyspace, shard)];
-        let mut args = vec![era.to_string()];
+    async fn restore_batch(&self, shard: Shard, epoch: &Epoch, grants: &[JournalRow]) -> Result<u64, LocksError> {
+        let mut keys = vec![home_key(&self.store, shard), clock_key(&self.store, shard), ended_key(&self.store, shard)];
+        let mut args = vec![epoch.to_string()];
         for grant in grants {
             let account = grant.record.split('\n').next().unwrap_or_default();
-            keys.extend([lock_key(&self.keyspace, &grant.place), held_key(&self.keyspace, shard, account)]);
+            keys.extend([lock_key(&self.store, &grant.place), held_key(&self.store, shard, account)]);
             let numbers = [grant.fence.as_u64(), grant.seq, grant.expires_ms].map(|number| number.to_string());
             args.push(grant.place.clone());
             args.extend(numbers);
@@ -233,7 +232,7 @@ impl Locks {
         }
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let reply = self.keyspace.run_replicated(&RESTORE, &keys, &args).await?;
+        let reply = self.store.run_replicated(&RESTORE, &keys, &args).await?;
         match reply.status() {
             "restored" => {
                 for at in (2..2 + reply.texts(2).count()).step_by(2) {
@@ -247,11 +246,11 @@ impl Locks {
         }
     }
 
-    async fn reopen(&self, shard: Shard, era: &Era, wait: Duration, last: u64) -> Result<(), LocksError> {
-        let keys = [home_key(&self.keyspace, shard), clock_key(&self.keyspace, shard)];
+    async fn reopen(&self, shard: Shard, epoch: &Epoch, wait: Duration, last: u64) -> Result<(), LocksError> {
+        let keys = [home_key(&self.store, shard), clock_key(&self.store, shard)];
         let wait_ms = wait.as_millis().to_string();
-        let args = [&*era.to_string(), &wait_ms, &last.to_string()];
-        let reply = self.keyspace.run_replicated(&REOPEN, &[&keys[0], &keys[1]], &args).await?;
+        let args = [&*epoch.to_string(), &wait_ms, &last.to_string()];
+        let reply = self.store.run_replicated(&REOPEN, &[&keys[0], &keys[1]], &args).await?;
         match reply.status() {
             "open" | "waiting" | "over" => Ok(()),
             _ => Err(reply.bad().into()),
@@ -261,13 +260,13 @@ impl Locks {
     async fn sweep_always(&self) {
         loop {
             sleep(Self::SWEEP_INTERVAL).await;
-            let now_us = self.keyspace.shards().iter().filter_map(|shard| self.keyspace.now_us(*shard)).min();
+            let now_us = self.store.shards().iter().filter_map(|shard| self.store.now_us(*shard)).min();
             let Some(now_us) = now_us else { continue };
             // A store whose clock runs ahead must not have rows swept that it would need
             // once the clock is right again.
             let now_us = now_us.min(Timestamp::now().as_microsecond() as u64);
-            if let Err(error) = self.ledger.sweep(Self::swept_before_ms(now_us)).await {
-                tracing::debug!(%error, "the ledger could not be swept");
+            if let Err(error) = self.journal.sweep(Self::swept_before_ms(now_us)).await {
+                tracing::debug!(%error, "the journal could not be swept");
             }
         }
     }
@@ -277,24 +276,24 @@ impl Locks {
         (now_us / 1000).saturating_sub(Self::SWEEP_AFTER.as_millis() as u64)
     }
 
-    /// Leaves the grants of an embedded keyspace to the process that comes next.
+    /// Leaves the grants of an embedded store to the process that comes next.
     pub(super) async fn hand_over(&self) {
-        let Keyspace::Embedded(embedded) = &self.keyspace else { return };
-        let shard = self.keyspace.shard_of("");
-        let standing = self.keyspace.standing(shard);
-        let Some(era) = standing.borrow().as_ref().map(|standing| standing.era.clone()) else { return };
-        let prefix = lock_key(&self.keyspace, "");
+        let Store::Embedded(embedded) = &self.store else { return };
+        let shard = self.store.shard_of("");
+        let standing = self.store.standing(shard);
+        let Some(epoch) = standing.borrow().as_ref().map(|standing| standing.epoch.clone()) else { return };
+        let prefix = lock_key(&self.store, "");
         let grants = embedded.texts(&prefix).into_iter().filter_map(|kept| {
             let place = kept.key.strip_prefix(&prefix)?;
             row_of(place, kept.expires_ms?, &kept.value)
         });
         // In a recovery it is no fence alone, and what is forgotten by then must
         // lapse in the next process, too.
-        let clock = embedded.texts(&clock_key(&self.keyspace, shard)).pop();
+        let clock = embedded.texts(&clock_key(&self.store, shard)).pop();
         let Some(last) = clock.and_then(|clock| clock.value.parse::<u64>().ok()) else { return };
         // Before the first grant there is no fence yet, and the epoch is below each that follows.
-        let Ok(last) = last.max(era.epoch_us).to_string().parse() else { return };
-        if let Err(error) = self.ledger.hand_over(&era, last, grants.collect()).await {
+        let Ok(last) = last.max(epoch.epoch_us).to_string().parse() else { return };
+        if let Err(error) = self.journal.hand_over(&epoch, last, grants.collect()).await {
             tracing::warn!(%error, "locks are not kept for the next start");
         }
     }

@@ -2,27 +2,28 @@ use std::time::Duration;
 
 use super::{
     Ending, Locks, LocksError,
-    request::{Answer, Keys, ReleaseRequest, read_standing, script, write_fence, write_rate},
+    grant_codec::read_acquirer,
+    requests::{Answer, Keys, ReleaseRequest, read_standing, script, write_fence, write_rate},
+    script_args::Words,
     settled::Deadline,
-    stored::read_acquirer,
-    words::Words,
 };
 use crate::{
-    keyspace::{Reply, Script},
-    lock::{ByAnother, Fence, Label, NotHeld, Payment, Released},
+    lock::{ByAnother, FencingToken, Label, NotHeld, Payment, ReleaseOutcome},
+    store::{Reply, Script},
 };
 
-static RELEASE: Script = script!("release" = "grant" "keys" "release" "tickets" "line" "ended" "next");
+static RELEASE: Script =
+    script!("release" = "grant_codec" "keys" "release" "entries" "queue" "tombstone" "release_slow");
 
 impl Locks {
     /// Releases a lock, if the claimant holds it; the first in line has it then.
     /// An owner that stands in line itself leaves it.
     ///
     /// # Errors
-    /// When the keyspace gave no answer in time; the lock may be released then.
-    pub async fn release(&self, request: &ReleaseRequest) -> Result<Answer<Released>, LocksError> {
+    /// When the store gave no answer in time; the lock may be released then.
+    pub async fn release(&self, request: &ReleaseRequest) -> Result<Answer<ReleaseOutcome>, LocksError> {
         let place = request.lock.place();
-        let shard = self.keyspace.shard_of(&place);
+        let shard = self.store.shard_of(&place);
         let deadline = self.deadline(shard)?;
         let mut reply = self.ask_release(request, &place, deadline).await?;
         while deadline.is_to_repeat(&reply, &request.payment).await {
@@ -40,7 +41,7 @@ impl Locks {
             by_another = read_by_another(request, reply.text(5)?, fence);
         }
         let outcome = match by_another {
-            Some(by_another) => Released::ByAnother(by_another),
+            Some(by_another) => ReleaseOutcome::ByAnother(by_another),
             None => read_released(&reply)?,
         };
         Ok(Answer { outcome, standing: read_standing(&reply, &request.payment)? })
@@ -53,7 +54,7 @@ impl Locks {
         deadline: Deadline,
     ) -> Result<Reply, LocksError> {
         let account = request.claimant.account.key_text();
-        let mut keys = Keys::few(&self.keyspace, place, account.as_str());
+        let mut keys = Keys::few(&self.store, place, account.as_str());
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))
             .text(place)
@@ -61,21 +62,21 @@ impl Locks {
             .number(deadline.us);
         // Whoever waits here is to have the lock at once.
         if request.payment == Payment::Paid && !self.waiters.has_line(&request.lock) {
-            let reply = deadline.settled(self.keyspace.run(&RELEASE, &keys.slices(), &args.slices()).await).await?;
+            let reply = deadline.settled(self.store.run(&RELEASE, &keys.slices(), &args.slices()).await).await?;
             if Keys::were_enough(&reply) {
                 return Ok(reply);
             }
         }
-        keys.complete(&self.keyspace, place, account.as_str(), &request.payment);
+        keys.complete(&self.store, place, account.as_str(), &request.payment);
         write_rate(&mut args, &request.payment);
         // Boxed: its room would be taken in every request.
-        deadline.settled(Box::pin(self.keyspace.run(&RELEASE, &keys.slices(), &args.slices())).await).await
+        deadline.settled(Box::pin(self.store.run(&RELEASE, &keys.slices(), &args.slices())).await).await
     }
 }
 
 /// Nothing for a grant of the token that releases it, and for one that an earlier version has
 /// made.
-fn read_by_another(request: &ReleaseRequest, acquirer: &str, fence: Fence) -> Option<Box<ByAnother>> {
+fn read_by_another(request: &ReleaseRequest, acquirer: &str, fence: FencingToken) -> Option<Box<ByAnother>> {
     if acquirer.ends_with(request.token.as_str()) {
         return None;
     }
@@ -84,12 +85,12 @@ fn read_by_another(request: &ReleaseRequest, acquirer: &str, fence: Fence) -> Op
     Some(Box::new(ByAnother { fence, label, token_end: token_end.to_owned() }))
 }
 
-fn read_released(reply: &Reply) -> Result<Released, LocksError> {
+fn read_released(reply: &Reply) -> Result<ReleaseOutcome, LocksError> {
     Ok(match reply.status() {
-        "released" => Released::Released,
-        "not_held" => Released::Refused(NotHeld::Free),
-        "held_by_another" => Released::Refused(NotHeld::HeldByAnother),
-        "rate_limited" => Released::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) },
+        "released" => ReleaseOutcome::Released,
+        "not_held" => ReleaseOutcome::Refused(NotHeld::Free),
+        "held_by_another" => ReleaseOutcome::Refused(NotHeld::HeldByAnother),
+        "rate_limited" => ReleaseOutcome::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) },
         "unsettled" => return Err(LocksError::Unsettled),
         "late" => return Err(LocksError::TooLate),
         _ => return Err(reply.bad().into()),

@@ -8,9 +8,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Locks, LocksError};
 use crate::{
-    keyspace::{Belonging, KeyspaceError, Reply, Shard},
-    lock::{Fence, Payment},
+    lock::{FencingToken, Payment},
     mends::{self, Mend},
+    store::{Belonging, Reply, Shard, StoreError},
 };
 
 /// By when a command is carried out, or never.
@@ -37,13 +37,13 @@ impl Locks {
         if self.stall_guard.is_suspect(now) {
             return Err(LocksError::TooLate);
         }
-        if self.keyspace.belonging(shard) != Belonging::Ours {
+        if self.store.belonging(shard) != Belonging::Ours {
             return Err(LocksError::Foreign);
         }
         // The store's time is known to be at least this, so the deadline has passed
         // there when as much time has passed here.
-        let us = if mends::is_on(Mend::Deadline) { self.deadline_us(shard)? } else { Fence::MAX };
-        Ok(Deadline { us, over: now + self.keyspace.timeout() + Self::ROUNDING })
+        let us = if mends::is_on(Mend::Deadline) { self.deadline_us(shard)? } else { FencingToken::MAX };
+        Ok(Deadline { us, over: now + self.store.timeout() + Self::ROUNDING })
     }
 }
 
@@ -65,8 +65,8 @@ impl Deadline {
 
     /// Returns what became of a command, but not before it is sure that the command
     /// is not carried out later.
-    pub(super) async fn settled<T>(self, outcome: Result<T, KeyspaceError>) -> Result<T, LocksError> {
-        if matches!(outcome, Err(KeyspaceError::NoAnswer(_))) && mends::is_on(Mend::AnswerSettled) {
+    pub(super) async fn settled<T>(self, outcome: Result<T, StoreError>) -> Result<T, LocksError> {
+        if matches!(outcome, Err(StoreError::NoAnswer(_))) && mends::is_on(Mend::AnswerSettled) {
             // Boxed: its room would be taken in every request.
             Box::pin(sleep_until(self.over)).await;
         }

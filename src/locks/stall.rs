@@ -79,7 +79,7 @@ impl Locks {
         let parts = std::sync::Arc::downgrade(&self.0);
         // There all processes share a thread, and each has to stand still by itself.
         #[cfg(feature = "simulation")]
-        if let crate::keyspace::Keyspace::Simulated(simulated) = &self.keyspace {
+        if let crate::store::Store::Simulated(simulated) = &self.store {
             tokio::spawn(simulated.process().run(simulation::tick_while_there(parts)));
             return;
         }

@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{Locks, LocksError};
 use crate::{
-    keyspace::{Arrival, Belonging, Keyspace, Shard, Standing, State},
-    lock::{Era, LedgerError, StoreRow},
+    lock::{Epoch, JournalError, StoreRow},
+    store::{Arrival, Belonging, Shard, Standing, State, Store},
 };
 
 /// How often the database is asked.
@@ -36,7 +36,7 @@ const LISTEN_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why a server must not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
+pub enum StoreConflict {
     #[error(
         "other servers with this database keep the locks in another store: LOCKABLE_REDIS_URL, the database number in it, \
          or LOCKABLE_REDIS_PREFIX is not theirs; to move the locks, stop all servers first"
@@ -55,7 +55,7 @@ struct Watched {
     reached: Instant,
     /// The store that this server has claimed last: it may be emptied again before it is
     /// entered.
-    claimed: Option<Era>,
+    claimed: Option<Epoch>,
 }
 
 /// How the store of a shard compares with what the database says.
@@ -74,18 +74,18 @@ enum Compared {
 impl Locks {
     /// Compares the store with the one that the database names, for ever.
     pub(super) async fn watch_store(&self) {
-        if let Keyspace::Embedded(_) = self.keyspace {
+        if let Store::Embedded(_) = self.store {
             // The one process that has the database has the store in it.
             return;
         }
         let watch = |shard: &Shard| Watched::new(*shard);
-        let mut watched: Vec<Watched> = self.keyspace.shards().iter().map(watch).collect();
+        let mut watched: Vec<Watched> = self.store.shards().iter().map(watch).collect();
         let mut compared = Instant::now();
         loop {
             sleep(ROUND).await;
             if compared.elapsed() > STOOD_STILL {
-                for shard in self.keyspace.shards() {
-                    self.keyspace.set_belonging(*shard, Belonging::Unknown);
+                for shard in self.store.shards() {
+                    self.store.set_belonging(*shard, Belonging::Unknown);
                 }
             }
             if let Err(error) = self.compare_all(&mut watched).await {
@@ -95,20 +95,20 @@ impl Locks {
         }
     }
 
-    async fn compare_all(&self, watched: &mut [Watched]) -> Result<(), LedgerError> {
-        let rows = self.ledger.stores().await?;
+    async fn compare_all(&self, watched: &mut [Watched]) -> Result<(), JournalError> {
+        let rows = self.journal.stores().await?;
         let mut beats = Vec::new();
         for watched in watched {
-            if self.keyspace.is_there(watched.shard) {
+            if self.store.is_there(watched.shard) {
                 watched.reached = Instant::now();
             }
-            let Some(standing) = self.keyspace.standing(watched.shard).borrow().clone() else { continue };
+            let Some(standing) = self.store.standing(watched.shard).borrow().clone() else { continue };
             let (own, others) = self.find(&rows, watched.shard);
             if let Err(error) = self.follow(watched, &standing, own, &others).await {
                 tracing::debug!(%error, "the store could not be entered into the database");
             }
-            if let Some(own) = own.filter(|own| own.store == standing.era.store && others.is_empty())
-                && own.epoch_us <= standing.era.epoch_us
+            if let Some(own) = own.filter(|own| own.store == standing.epoch.store && others.is_empty())
+                && own.epoch_us <= standing.epoch.epoch_us
                 && watched.reached.elapsed() < BEATS_WITHOUT_STORE
             {
                 // One server says it for all.
@@ -122,7 +122,7 @@ impl Locks {
             }
         }
         if !beats.is_empty() {
-            self.ledger.beat(&beats).await?;
+            self.journal.beat(&beats).await?;
         }
         Ok(())
     }
@@ -130,18 +130,18 @@ impl Locks {
     /// What the database says of a shard, and of stores that have locks spread otherwise.
     fn find<'a>(&self, rows: &'a [StoreRow], shard: Shard) -> (Option<&'a StoreRow>, Vec<&'a StoreRow>) {
         let own = rows.iter().find(|row| row.tag == shard.tag);
-        let is_known = |row: &StoreRow| self.keyspace.shards().iter().any(|shard| shard.tag == row.tag);
+        let is_known = |row: &StoreRow| self.store.shards().iter().any(|shard| shard.tag == row.tag);
         (own, rows.iter().filter(|row| !row.store.is_empty() && !is_known(row)).collect())
     }
 
     fn compare(&self, standing: &Standing, own: Option<&StoreRow>, others: &[&StoreRow]) -> Compared {
-        let era = &standing.era;
+        let epoch = &standing.epoch;
         match own {
             _ if !others.is_empty() => Compared::Foreign { is_behind: false },
-            Some(own) if own.store != era.store => Compared::Foreign { is_behind: false },
+            Some(own) if own.store != epoch.store => Compared::Foreign { is_behind: false },
             _ if standing.state == State::Closed => Compared::ToRecover,
-            Some(own) if own.epoch_us > era.epoch_us => Compared::Foreign { is_behind: true },
-            Some(own) if own.epoch_us == era.epoch_us && own.short >= self.short.as_duration() => Compared::Same,
+            Some(own) if own.epoch_us > epoch.epoch_us => Compared::Foreign { is_behind: true },
+            Some(own) if own.epoch_us == epoch.epoch_us && own.short >= self.short.as_duration() => Compared::Same,
             _ => Compared::ToEnter,
         }
     }
@@ -157,12 +157,12 @@ impl Locks {
         match self.compare(standing, own, others) {
             Compared::Same => self.note_ours(shard),
             Compared::ToEnter => {
-                self.enter(shard, &standing.era).await?;
+                self.enter(shard, &standing.epoch).await?;
             }
             Compared::ToRecover => {}
             Compared::Foreign { is_behind } => {
-                // Another server may have begun the era, and this one not have heard of it.
-                if self.keyspace.arrive(shard, Arrival::Look).await?.era == standing.era {
+                // Another server may have begun the epoch, and this one not have heard of it.
+                if self.store.arrive(shard, Arrival::Look).await?.epoch == standing.epoch {
                     self.stand_aside(watched, standing, (own, others), is_behind).await?;
                 }
                 return Ok(());
@@ -185,12 +185,12 @@ impl Locks {
         let rows: Vec<StoreRow> = own.into_iter().chain(others.iter().copied()).cloned().collect();
         // This server worked with the named store: its own has lost its data, or was
         // passed over.
-        let known = self.keyspace.ours(shard).into_iter().chain(watched.claimed.clone());
+        let known = self.store.ours(shard).into_iter().chain(watched.claimed.clone());
         let before = own.and_then(|own| known.into_iter().find(|before| own.store == before.store));
         // Emptied under its process: nobody can find there what it had.
         let is_emptied = !is_behind
             && others.is_empty()
-            && before.as_ref().is_some_and(|before| before.process == standing.era.process);
+            && before.as_ref().is_some_and(|before| before.process == standing.epoch.process);
         let patience = match &before {
             _ if is_emptied || rows.iter().all(|row| row.store.is_empty()) => Duration::ZERO,
             Some(_) => CLAIM_AFTER_LOSS,
@@ -205,29 +205,29 @@ impl Locks {
         }
         // Closed first: what opens it again is a recovery alone, whoever goes on with this.
         if standing.state != State::Closed {
-            self.keyspace.arrive(shard, Arrival::Anew(&standing.era)).await?;
+            self.store.arrive(shard, Arrival::Anew(&standing.epoch)).await?;
         }
         let is_closed = |shard: &Shard| {
-            self.keyspace.standing(*shard).borrow().as_ref().is_some_and(|standing| standing.state == State::Closed)
+            self.store.standing(*shard).borrow().as_ref().is_some_and(|standing| standing.state == State::Closed)
         };
-        let can_claim = is_closed(&shard) && (others.is_empty() || self.keyspace.shards().iter().all(is_closed));
+        let can_claim = is_closed(&shard) && (others.is_empty() || self.store.shards().iter().all(is_closed));
         if can_claim && self.claim(standing, &rows).await? {
-            watched.claimed = Some(standing.era.clone());
+            watched.claimed = Some(standing.epoch.clone());
             self.recover_in(shard).await?;
         }
         Ok(())
     }
 
     /// Claims that this store has the grants from now on, and no other.
-    async fn claim(&self, standing: &Standing, rows: &[StoreRow]) -> Result<bool, LedgerError> {
-        let tag = standing.era.tag;
+    async fn claim(&self, standing: &Standing, rows: &[StoreRow]) -> Result<bool, JournalError> {
+        let tag = standing.epoch.tag;
         for other in rows.iter().filter(|row| row.tag != tag) {
-            if !self.ledger.claim(other, "").await? {
+            if !self.journal.claim(other, "").await? {
                 return Ok(false);
             }
         }
         let claimed = match rows.iter().find(|row| row.tag == tag) {
-            Some(own) => self.ledger.claim(own, &standing.era.store).await?,
+            Some(own) => self.journal.claim(own, &standing.epoch.store).await?,
             None => true,
         };
         if claimed {
@@ -240,41 +240,41 @@ impl Locks {
     }
 
     pub(super) fn note_ours(&self, shard: Shard) {
-        if self.keyspace.belonging(shard) == Belonging::Foreign {
+        if self.store.belonging(shard) == Belonging::Foreign {
             tracing::warn!(shard = shard.tag, "the database names the store of this server again");
         }
-        self.keyspace.set_belonging(shard, Belonging::Ours);
+        self.store.set_belonging(shard, Belonging::Ours);
     }
 
     fn note_foreign(&self, shard: Shard) {
-        if self.keyspace.belonging(shard) != Belonging::Foreign {
+        if self.store.belonging(shard) != Belonging::Foreign {
             tracing::error!(
                 shard = shard.tag,
                 "the database names another store than this server works with, which grants and confirms nothing now; \
                  see docs/operations.md#one-database-one-store"
             );
         }
-        self.keyspace.set_belonging(shard, Belonging::Foreign);
+        self.store.set_belonging(shard, Belonging::Foreign);
     }
 
     /// Finds out whether other servers work with another store.
     ///
     /// # Errors
-    /// When they do: this server must not start. When the ledger could not be asked it is
+    /// When they do: this server must not start. When the journal could not be asked it is
     /// not known, and nothing is granted before it is.
-    pub async fn check_store_at_start(&self) -> Result<(), StoreError> {
-        if let Keyspace::Embedded(_) = self.keyspace {
+    pub async fn check_store_at_start(&self) -> Result<(), StoreConflict> {
+        if let Store::Embedded(_) = self.store {
             return Ok(());
         }
         let begun = Instant::now();
         let mut before = None;
         loop {
-            let Ok(rows) = self.ledger.stores().await else { return Ok(()) };
+            let Ok(rows) = self.journal.stores().await else { return Ok(()) };
             let mut foreign = self.foreign_rows(&rows);
             if !foreign.is_empty() {
-                // The era may have begun just now, and in the store of this server.
-                for shard in self.keyspace.shards().iter().filter(|shard| self.keyspace.is_there(**shard)) {
-                    drop(self.keyspace.arrive(*shard, Arrival::Look).await);
+                // The epoch may have begun just now, and in the store of this server.
+                for shard in self.store.shards().iter().filter(|shard| self.store.is_there(**shard)) {
+                    drop(self.store.arrive(*shard, Arrival::Look).await);
                 }
                 foreign = self.foreign_rows(&rows);
             }
@@ -285,7 +285,7 @@ impl Locks {
             let has_beaten =
                 |row: &StoreRow| before.iter().any(|before| before.tag == row.tag && before.beat != row.beat);
             if foreign.iter().any(has_beaten) {
-                return Err(StoreError::InUse);
+                return Err(StoreConflict::InUse);
             }
             if begun.elapsed() > LISTEN_AT_START {
                 return Ok(());
@@ -297,14 +297,14 @@ impl Locks {
     /// The rows by which others have the grants of some shard.
     fn foreign_rows(&self, rows: &[StoreRow]) -> Vec<StoreRow> {
         let of_shard = |shard: &Shard| {
-            let standing = self.keyspace.standing(*shard).borrow().clone()?;
+            let standing = self.store.standing(*shard).borrow().clone()?;
             let (own, others) = self.find(rows, *shard);
             match self.compare(&standing, own, &others) {
                 Compared::Foreign { .. } => Some(own.into_iter().chain(others).cloned().collect::<Vec<_>>()),
                 Compared::Same | Compared::ToEnter | Compared::ToRecover => None,
             }
         };
-        self.keyspace.shards().iter().filter_map(of_shard).flatten().collect()
+        self.store.shards().iter().filter_map(of_shard).flatten().collect()
     }
 }
 

@@ -16,10 +16,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Tls,
     eviction::OpenConnections,
-    patience::{Patient, Requests},
+    notice::Notice,
     proxy,
-    signal::Signal,
-    transport::Transport,
+    split_stream::Transport,
+    timeouts::{Patient, Requests},
     workers::{Dealt, Workers},
 };
 use crate::{
@@ -63,8 +63,8 @@ pub async fn serve(
         proxy_protocol: settings.proxy_protocol,
         clients: Shares::new(settings.connections_per_address),
         open: Arc::default(),
-        finish: Signal::default(),
-        close: Signal::default(),
+        finish: Notice::default(),
+        close: Notice::default(),
     };
     let (finish, close) = (connections.finish.clone(), connections.close.clone());
 
@@ -188,9 +188,9 @@ struct Connections<S> {
     clients: Arc<Shares<Network>>,
     open: Arc<OpenConnections>,
     /// Finish the request at hand, then close.
-    finish: Signal,
+    finish: Notice,
     /// Close at once.
-    close: Signal,
+    close: Notice,
 }
 
 impl<S: Service> Connections<S> {

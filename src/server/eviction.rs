@@ -11,7 +11,7 @@ use std::{
 
 use metrics::counter;
 
-use super::patience::Requests;
+use super::timeouts::Requests;
 use crate::http::Connection;
 
 /// The connections that are open, in the order in which they were accepted.

@@ -59,7 +59,7 @@ fn begin_at_zero() {
         ("lockable_unauthenticated_total", None, &[]),
         ("lockable_recoveries_total", None, &[]),
         ("lockable_lapses_total", Some("noticed_by"), &["holder", "line"]),
-        ("lockable_keyspace_errors_total", Some("kind"), &["not_sent", "no_answer", "refused"]),
+        ("lockable_store_errors_total", Some("kind"), &["not_sent", "no_answer", "refused"]),
         ("lockable_database_errors_total", Some("kind"), &["error", "too_slow"]),
     ] {
         match label {
@@ -96,11 +96,11 @@ fn describe() {
         "From handing a lock over to its being collected"
     );
     describe_histogram!(
-        "lockable_keyspace_duration_seconds",
+        "lockable_store_duration_seconds",
         Unit::Seconds,
         "How long scripts took, the way to Redis included"
     );
-    describe_counter!("lockable_keyspace_errors_total", "Scripts without an answer, by what is known of them");
+    describe_counter!("lockable_store_errors_total", "Scripts without an answer, by what is known of them");
     describe_counter!("lockable_token_lookups_total", "Where it was found whose a token is");
     describe_counter!(
         "lockable_releases_unrecorded_total",
@@ -117,7 +117,7 @@ fn describe() {
     );
     describe_counter!("lockable_rate_limited_total", "Requests refused because their account's rate was used up");
     describe_counter!("lockable_unauthenticated_total", "Requests without a token that anybody has");
-    describe_gauge!("lockable_keyspace_up", "Whether locks can be asked for: 1, or 0 while Redis is away");
+    describe_gauge!("lockable_store_up", "Whether locks can be asked for: 1, or 0 while Redis is away");
     describe_gauge!("lockable_recovering", "Whether grants may have been forgotten, so that none are made: 1, or 0");
     describe_gauge!(
         "lockable_store_foreign",

@@ -1,6 +1,6 @@
 use axum::response::Redirect;
 
-use super::member::Member;
+use super::session::Member;
 
 /// `GET /account`: where the documents send everybody.
 pub(super) async fn account(_member: Member) -> Redirect {

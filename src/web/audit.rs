@@ -17,11 +17,11 @@ use tokio::{
 
 use super::{
     aside::parts,
-    member::Member,
-    page::Page,
+    error::Trouble,
+    layout::{Section, Shell},
+    session::Member,
+    template::Page,
     time::Moment,
-    trouble::Trouble,
-    view::{Section, Shell},
 };
 use crate::{
     accounts::{AccountsError, AuditFilter, AuditRow},

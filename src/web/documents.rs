@@ -8,10 +8,10 @@ use axum::{
 };
 
 use super::{
+    layout::Shell,
     markdown::{Rendered, render},
-    page::Page,
     problems::no_page,
-    view::Shell,
+    template::Page,
 };
 use crate::http::{Explained, explained_problems};
 

@@ -7,9 +7,9 @@ use axum::{
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    member::{Member, NoMember},
-    trouble::Trouble,
-    visitor::Visitor,
+    browser::Visitor,
+    error::Trouble,
+    session::{Member, NoMember},
 };
 use crate::{accounts::Secret, app::App, http::Body};
 

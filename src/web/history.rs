@@ -4,17 +4,17 @@ use askama::Template;
 use axum::extract::{Query, State};
 
 use super::{
-    breaking::{OneLock, held},
+    break_lock::{OneLock, held},
+    error::Trouble,
+    layout::{Section, Shell},
     locks::HolderView,
-    member::Member,
-    page::Page,
+    session::Member,
+    template::Page,
     time::Moment,
-    trouble::Trouble,
-    view::{Section, Shell},
 };
 use crate::{
     app::App,
-    lock::Fence,
+    lock::FencingToken,
     locks::{Ending, History, Past},
 };
 
@@ -32,7 +32,7 @@ struct PastView {
     owner: String,
     label: String,
     note: String,
-    fence: Fence,
+    fence: FencingToken,
     since: Moment,
     until: Option<Moment>,
     how: &'static str,
@@ -55,7 +55,7 @@ pub(super) async fn history(
 }
 
 impl PastView {
-    fn new(past: &Past, history: &History, current: Option<Fence>) -> Self {
+    fn new(past: &Past, history: &History, current: Option<FencingToken>) -> Self {
         let how = match past.ended {
             Some((_, Ending::Released)) => "released",
             Some((_, Ending::Broken)) => "broken",

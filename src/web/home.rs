@@ -1,11 +1,11 @@
 use askama::Template;
 
 use super::{
-    member::{Member, NoMember},
-    page::Page,
-    trouble::Trouble,
-    view::{Section, Shell},
-    visitor::Visitor,
+    browser::Visitor,
+    error::Trouble,
+    layout::{Section, Shell},
+    session::{Member, NoMember},
+    template::Page,
 };
 
 #[derive(Template)]

@@ -9,11 +9,11 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
+    browser::Visitor,
+    error::{Trouble, sentence},
     form::Form,
-    page::Page,
-    trouble::{Trouble, sentence},
-    view::Shell,
-    visitor::Visitor,
+    layout::Shell,
+    template::Page,
 };
 use crate::{
     accounts::{AccountsError, Link, Password, Secret},

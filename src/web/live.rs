@@ -13,9 +13,9 @@ use tokio::{
 
 use super::{
     aside::parts,
+    error::Trouble,
     locks::{LocksQuery, Rows},
-    member::Member,
-    trouble::Trouble,
+    session::Member,
 };
 use crate::{
     accounts::Secret,

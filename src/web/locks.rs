@@ -5,11 +5,11 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 
 use super::{
-    member::{Member, find_namespace, name_of},
-    page::Page,
+    error::Trouble,
+    layout::{Section, Shell},
+    session::{Member, find_namespace, name_of},
+    template::Page,
     time::Moment,
-    trouble::Trouble,
-    view::{Section, Shell},
 };
 use crate::{
     app::App,

@@ -4,9 +4,9 @@ use axum::{extract::State, response::Redirect};
 use serde::Deserialize;
 
 use super::{
+    error::Trouble,
     form::Form,
-    member::{Member, find_namespace},
-    trouble::Trouble,
+    session::{Member, find_namespace},
 };
 use crate::{app::App, limits::Attempt, lock::NamespaceId, locks::ListRequest};
 

@@ -6,11 +6,11 @@ use serde::Deserialize;
 
 use super::{
     chart::Chart,
+    error::Trouble,
     form::Form,
-    member::Member,
-    page::Page,
-    trouble::Trouble,
-    view::{Section, Shell},
+    layout::{Section, Shell},
+    session::Member,
+    template::Page,
 };
 use crate::{
     accounts::{NamespaceInfo, Plan},

@@ -5,7 +5,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{page::Page, trouble::Trouble, view::Shell};
+use super::{error::Trouble, layout::Shell, template::Page};
 use crate::http::{Explained, explained_problems, not_found};
 
 #[derive(Template)]

@@ -4,7 +4,7 @@ use askama::Template;
 use axum::extract::State;
 use serde_json::Value;
 
-use super::{page::Page, view::Shell};
+use super::{layout::Shell, template::Page};
 use crate::{app::App, http::description};
 
 #[derive(Template)]

@@ -10,12 +10,12 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
+    error::{Trouble, sentence},
     form::Form,
-    member::Member,
-    page::Page,
+    layout::{Section, Shell},
+    session::Member,
+    template::Page,
     time::Moment,
-    trouble::{Trouble, sentence},
-    view::{Section, Shell},
 };
 use crate::{
     accounts::{AccountsError, Password, SessionInfo},

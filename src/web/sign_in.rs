@@ -8,7 +8,7 @@ use axum::{
 };
 use serde::Deserialize;
 
-use super::{form::Form, member::Member, page::Page, trouble::Trouble, view::Shell, visitor::Visitor};
+use super::{browser::Visitor, error::Trouble, form::Form, layout::Shell, session::Member, template::Page};
 use crate::{accounts::Password, app::App, limits::Attempt};
 
 #[derive(Template)]

@@ -10,11 +10,11 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
+    browser::Visitor,
+    error::{Trouble, sentence},
     form::Form,
-    page::Page,
-    trouble::{Trouble, sentence},
-    view::Shell,
-    visitor::Visitor,
+    layout::Shell,
+    template::Page,
 };
 use crate::{
     accounts::{AccountsError, Password},

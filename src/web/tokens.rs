@@ -8,12 +8,12 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
+    error::Trouble,
     form::Form,
-    member::Member,
-    page::Page,
+    layout::{Section, Shell},
+    session::Member,
+    template::Page,
     time::Moment,
-    trouble::Trouble,
-    view::{Section, Shell},
 };
 use crate::{
     accounts::{NewToken, Scopes, TokenInfo, TokenRequest},

@@ -1,5 +1,5 @@
 //! Random sequences of operations, with time moving, on a small model, on the
-//! embedded keyspace and on a real Redis: all three agree, word for word.
+//! embedded store and on a real Redis: all three agree, word for word.
 
 mod rules;
 
@@ -14,15 +14,15 @@ use std::{
 
 use lockable::{
     config::RedisSettings,
-    keyspace::{Clock, Embedded, Keyspace, Redis},
     lock::{
-        AccountId, Acquired, Attempt, Fence, Heartbeaten, Info, Label, Lease, LockName, NamespaceId, Note, Owner,
-        Payment, Rate, RateDue, Released, TokenEnd,
+        AccountId, AcquireOutcome, Attempt, FencingToken, HeartbeatOutcome, Info, Label, Lease, LockName, NamespaceId,
+        Note, Owner, Payment, Rate, RateDue, ReleaseOutcome, TokenEnd,
     },
     locks::{
         AcquireRequest, Answer, Claimant, HeartbeatRequest, LockId, Locks, Look, ReleaseRequest, RenewedLease, Turn,
         Withdrawn,
     },
+    store::{Clock, Embedded, Redis, Store},
 };
 use proptest::{
     collection::vec,
@@ -33,7 +33,7 @@ use uuid::Uuid;
 
 use self::rules::Model;
 use crate::support::{
-    ledger::new_locks,
+    journal::new_locks,
     redis::{FakeClock, RedisServer},
 };
 
@@ -136,8 +136,8 @@ enum Seen {
     Collected(Turn),
     Looked(Look),
     Withdrawn(bool),
-    Heartbeaten(Answer<Heartbeaten>),
-    Released(Answer<Released>),
+    HeartbeatOutcome(Answer<HeartbeatOutcome>),
+    Released(Answer<ReleaseOutcome>),
 }
 
 #[derive(Clone, Default)]
@@ -161,10 +161,10 @@ fn lock(index: usize) -> LockId {
 }
 
 /// The bucket stands in the hash slot of the locks, as the keys of each
-/// keyspace are called.
-fn payment(due: bool, keyspace: &Keyspace) -> Payment {
+/// store are called.
+fn payment(due: bool, store: &Store) -> Payment {
     match due {
-        true => Payment::Due(RateDue { bucket: keyspace.key("0", "rate", "token").into(), rate: RATE }),
+        true => Payment::Due(RateDue { bucket: store.key("0", "rate", "token").into(), rate: RATE }),
         false => Payment::Paid,
     }
 }
@@ -174,11 +174,11 @@ const DEFAULT_LEASE: Lease = Lease::from_secs(60);
 /// The longest lease of a heartbeat that asks for none.
 const LEASE_MAX: Lease = Lease::from_secs(1800);
 
-/// A keyspace, its locks, and the model, all at one time.
+/// A store, its locks, and the model, all at one time.
 struct Trial {
-    keyspaces: Vec<(&'static str, Keyspace, Locks)>,
+    stores: Vec<(&'static str, Store, Locks)>,
     model: Model,
-    fences: HashMap<usize, Vec<Fence>>,
+    fences: HashMap<usize, Vec<FencingToken>>,
     attempts: Vec<(usize, AcquireRequest, Attempt)>,
 }
 
@@ -202,10 +202,11 @@ impl Trial {
         }
         let of_model = self.ask(step, None).await;
         let granted = match (&of_model, step) {
-            (Seen::Asked(Answer { outcome: Turn::Over(Acquired::Granted(grant)), .. }), Step::Ask { lock, .. }) => {
-                Some((*lock, grant.fence))
-            }
-            (Seen::Collected(Turn::Over(Acquired::Granted(grant))), Step::Collect { ago, .. }) => {
+            (
+                Seen::Asked(Answer { outcome: Turn::Over(AcquireOutcome::Granted(grant)), .. }),
+                Step::Ask { lock, .. },
+            ) => Some((*lock, grant.fence)),
+            (Seen::Collected(Turn::Over(AcquireOutcome::Granted(grant))), Step::Collect { ago, .. }) => {
                 self.attempt(*ago).map(|(lock, _, _)| (*lock, grant.fence))
             }
             _ => None,
@@ -217,9 +218,9 @@ impl Trial {
                 fences.push(fence);
             }
         }
-        for at in 0..self.keyspaces.len() {
-            let seen = self.ask_keyspace(step, at).await;
-            prop_assert_eq!(&seen, &of_model, "{} differs at {:?}", self.keyspaces[at].0, step);
+        for at in 0..self.stores.len() {
+            let seen = self.ask_store(step, at).await;
+            prop_assert_eq!(&seen, &of_model, "{} differs at {:?}", self.stores[at].0, step);
         }
         Ok(())
     }
@@ -228,14 +229,14 @@ impl Trial {
         self.attempts.iter().rev().nth(ago)
     }
 
-    async fn ask_keyspace(&mut self, step: &Step, at: usize) -> Seen {
-        let (_, keyspace, locks) = self.keyspaces[at].clone();
-        self.ask(step, Some((&keyspace, &locks))).await
+    async fn ask_store(&mut self, step: &Step, at: usize) -> Seen {
+        let (_, store, locks) = self.stores[at].clone();
+        self.ask(step, Some((&store, &locks))).await
     }
 
-    async fn ask(&mut self, step: &Step, on: Option<(&Keyspace, &Locks)>) -> Seen {
+    async fn ask(&mut self, step: &Step, on: Option<(&Store, &Locks)>) -> Seen {
         let pay = |due: bool| match on {
-            Some((keyspace, _)) => payment(due, keyspace),
+            Some((store, _)) => payment(due, store),
             None if due => Payment::Due(RateDue { bucket: "".into(), rate: RATE }),
             None => Payment::Paid,
         };
@@ -292,7 +293,7 @@ impl Trial {
                     fence: picked(index, fence),
                     payment: pay(due),
                 };
-                Seen::Heartbeaten(match on {
+                Seen::HeartbeatOutcome(match on {
                     Some((_, locks)) => locks.heartbeat(&request).await.unwrap(),
                     None => self.model.heartbeat(&request),
                 })
@@ -316,7 +317,7 @@ impl Trial {
 }
 
 #[test]
-fn a_model_the_embedded_keyspace_and_redis_agree() {
+fn a_model_the_embedded_store_and_redis_agree() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (server, clock) = RedisServer::builder().start_with_clock(START_US);
     let settings = RedisSettings {
@@ -329,24 +330,24 @@ fn a_model_the_embedded_keyspace_and_redis_agree() {
         pool_size: 1,
         embedded_memory: u64::MAX,
     };
-    let redis = Keyspace::Redis(runtime.block_on(Redis::start(&settings, &[runtime.handle().clone()])).unwrap());
+    let redis = Store::Redis(runtime.block_on(Redis::start(&settings, &[runtime.handle().clone()])).unwrap());
 
     let mut runner = TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&steps(), |steps| runtime.block_on(run(&steps, &server, &clock, &redis)));
     outcome.unwrap();
 }
 
-async fn run(steps: &[Step], server: &RedisServer, clock: &FakeClock, redis: &Keyspace) -> Result<(), TestCaseError> {
+async fn run(steps: &[Step], server: &RedisServer, clock: &FakeClock, redis: &Store) -> Result<(), TestCaseError> {
     server.cli(&["FLUSHALL"]);
     let hand = Hand(Arc::new(AtomicU64::new(clock.now_us())));
-    let embedded = Keyspace::Embedded(Arc::new(Embedded::new(hand.clone()).unwrap()));
-    let keyspaces = [("the embedded keyspace", embedded), ("Redis", redis.clone())];
+    let embedded = Store::Embedded(Arc::new(Embedded::new(hand.clone()).unwrap()));
+    let stores = [("the embedded store", embedded), ("Redis", redis.clone())];
     let mut founded = Vec::new();
-    for (name, keyspace) in keyspaces {
-        founded.push((name, keyspace.clone(), new_locks(keyspace).await));
+    for (name, store) in stores {
+        founded.push((name, store.clone(), new_locks(store).await));
     }
     let mut trial =
-        Trial { keyspaces: founded, model: Model::at(clock.now_us()), fences: HashMap::new(), attempts: Vec::new() };
+        Trial { stores: founded, model: Model::at(clock.now_us()), fences: HashMap::new(), attempts: Vec::new() };
     for step in steps {
         // No two scripts run within a microsecond: positions in a queue are unlike.
         let us = if let Step::Pass { us } = step { *us } else { 1 };

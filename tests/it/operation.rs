@@ -81,7 +81,7 @@ async fn a_lapse_is_counted_by_who_notices_it() {
     let waiting = client.clone();
     let waiter = tokio::spawn(async move { waiting.get("/v1/acquire/lapses?owner=b&wait=20s").await });
     // The line has been looked after meanwhile.
-    let looks = "lockable_keyspace_duration_seconds_count{script=\"look\"}";
+    let looks = "lockable_store_duration_seconds_count{script=\"look\"}";
     eventually(async || pod.metric(looks).await.is_some()).await;
     assert_eq!(answer("/v1/heartbeat/lapses?owner=a&lease=2s").await, true);
     assert_eq!(lapses().await, (0.0, 0.0));
@@ -129,7 +129,7 @@ async fn metrics_say_what_goes_on_and_name_nobody() {
     for series in [
         r#"lockable_http_requests_total{method="other",route="/v1/acquire/{*name}",status="405"}"#,
         r#"lockable_http_requests_total{method="GET",route="-",status="404"}"#,
-        r#"lockable_keyspace_duration_seconds_count{script="acquire"}"#,
+        r#"lockable_store_duration_seconds_count{script="acquire"}"#,
         r#"lockable_token_lookups_total{source="database"}"#,
         "lockable_connections",
         "process_resident_memory_bytes",

@@ -54,7 +54,7 @@ fn assert_refused(answer: &Answer, reason: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_came_first_has_it_first_on_every_keyspace() {
+async fn who_came_first_has_it_first_on_every_store() {
     let cluster = Cluster::start(2).await;
     let account = cluster.account("business").await;
     let embedded = Pod::start().await;

@@ -254,7 +254,7 @@ async fn what_was_used_up_at_one_server_is_refused_by_another() {
 }
 
 /// Twenty pollers use up the rate of a small plan; the holder of the same token renews
-/// and releases its lock all the same, on each keyspace.
+/// and releases its lock all the same, on each store.
 #[tokio::test(flavor = "multi_thread")]
 async fn polls_of_a_token_never_starve_its_heartbeats_and_releases() {
     let (cluster, embedded) = (Cluster::start(1).await, Pod::start().await);

@@ -3,7 +3,7 @@
 
 mod clock;
 mod journal;
-mod ledger;
+mod journal_lag;
 mod store;
 
 use std::time::{Duration, Instant};
@@ -233,6 +233,6 @@ async fn a_history_that_is_renamed_is_no_loss() {
     while !renamed() {
         assert_ne!(reason(&client, "/v1/acquire/any?lease=1s&owner=ana").await, "recovering");
     }
-    assert_eq!(home().trim().rsplit_once(' ').unwrap().1, epoch, "the era goes on");
+    assert_eq!(home().trim().rsplit_once(' ').unwrap().1, epoch, "the epoch goes on");
     assert_eq!(client.get("/v1/acquire/any?lease=1s&owner=ana").await.json["response"], true);
 }

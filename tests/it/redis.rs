@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lockable::{
     config::RedisSettings,
-    keyspace::{Keyspace, Redis, Script, StartError},
+    store::{Redis, Script, StartError, Store},
 };
 
 use tokio::runtime::Handle;
@@ -26,12 +26,12 @@ fn settings(url: &str) -> RedisSettings {
     }
 }
 
-async fn keyspace(url: &str) -> Result<Keyspace, StartError> {
-    Redis::start(&settings(url), &[Handle::current()]).await.map(Keyspace::Redis)
+async fn store(url: &str) -> Result<Store, StartError> {
+    Redis::start(&settings(url), &[Handle::current()]).await.map(Store::Redis)
 }
 
-async fn echoes(keyspace: &Keyspace) -> bool {
-    keyspace.run(&ECHO, &["k"], &["v"]).await.is_ok_and(|reply| reply.text(2).is_ok_and(|word| word == "42"))
+async fn echoes(store: &Store) -> bool {
+    store.run(&ECHO, &["k"], &["v"]).await.is_ok_and(|reply| reply.text(2).is_ok_and(|word| word == "42"))
 }
 
 #[tokio::test]
@@ -49,13 +49,13 @@ async fn redis_is_reached_by_password_database_and_socket() {
         (format!("redis://ana:pass@127.0.0.1:{port}/3"), "ana", "pass", "3"),
         (format!("redis+unix://{socket}?user=ana&pass=pass&db=2"), "ana", "pass", "2"),
     ] {
-        let keyspace = keyspace(&url).await.unwrap();
-        keyspace.run(&LEAVE, &["left"], &[&url]).await.unwrap();
+        let store = store(&url).await.unwrap();
+        store.run(&LEAVE, &["left"], &[&url]).await.unwrap();
         let found = server.cli(&["--user", user, "--pass", password, "-n", database, "GET", "left"]);
         assert_eq!(found.trim(), url);
     }
     for url in [format!("redis://127.0.0.1:{port}"), format!("redis://ana:wr0ng@127.0.0.1:{port}")] {
-        let error = keyspace(&url).await.err().unwrap();
+        let error = store(&url).await.err().unwrap();
         assert!(matches!(error, StartError::Password(_)), "{error}");
         assert!(!error.to_string().contains("wr0ng"), "{error}");
     }
@@ -81,10 +81,10 @@ async fn redis_is_reached_over_tls_and_a_stranger_is_not_trusted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_come_again_after_a_restart() {
     let mut server = RedisServer::start();
-    let keyspace = keyspace(&server.url()).await.unwrap();
-    let (mut news, mut other) = (keyspace.subscribe("news"), keyspace.subscribe("other"));
+    let store = store(&server.url()).await.unwrap();
+    let (mut news, mut other) = (store.subscribe("news"), store.subscribe("other"));
     let mut heard = async || {
-        let _ = keyspace.run(&SHOUT, &["news"], &["hello"]).await;
+        let _ = store.run(&SHOUT, &["news"], &["hello"]).await;
         tokio::time::timeout(Duration::from_millis(50), news.recv()).await == Ok(Some("hello".into()))
     };
     eventually(&mut heard).await;
@@ -110,8 +110,8 @@ async fn a_demoted_master_is_left_and_found_again_when_promoted() {
 async fn a_server_that_is_away_at_the_start_is_waited_for() {
     let mut server = RedisServer::start();
     server.stop();
-    let keyspace = keyspace(&server.url()).await.unwrap();
-    assert!(!echoes(&keyspace).await);
+    let store = store(&server.url()).await.unwrap();
+    assert!(!echoes(&store).await);
     server.restart();
-    eventually(async || echoes(&keyspace).await).await;
+    eventually(async || echoes(&store).await).await;
 }

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Cgroup;
-use crate::client::Moment;
+use crate::client::BootTime;
 
 /// How long a killed process may be there still: freeing much memory takes time.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
@@ -185,8 +185,8 @@ fn table_of_ps() -> io::Result<Vec<Process>> {
 #[derive(Debug)]
 pub(super) struct Sweep {
     spared: Vec<i32>,
-    kill_at: Moment,
-    kill_begun: Option<Moment>,
+    kill_at: BootTime,
+    kill_begun: Option<BootTime>,
     is_asked: bool,
     pause: Duration,
     /// Several looks in a row at which there was nothing.
@@ -204,12 +204,12 @@ pub(super) enum Left {
 
 impl Sweep {
     /// With `kill_at` in the past there is no SIGTERM.
-    pub fn new(spared: Vec<i32>, kill_at: Moment) -> Self {
+    pub fn new(spared: Vec<i32>, kill_at: BootTime) -> Self {
         Self { spared, kill_at, kill_begun: None, is_asked: false, pause: PAUSE_MIN, looks_without: 0 }
     }
 
     /// Sends SIGKILL then, if it was to be later.
-    pub fn hurry(&mut self, kill_at: Moment) {
+    pub fn hurry(&mut self, kill_at: BootTime) {
         self.kill_at = self.kill_at.min(kill_at);
     }
 
@@ -237,7 +237,7 @@ impl Sweep {
             let denied = signal_all(processes, Signal::KILL);
             // It does not answer by whether it was permitted.
             let patience = if cgroup.is_some() { CGROUP_PATIENCE } else { Duration::ZERO };
-            let begun = *self.kill_begun.get_or_insert_with(Moment::now);
+            let begun = *self.kill_begun.get_or_insert_with(BootTime::now);
             cgroup.inspect(|cgroup| cgroup.kill());
             let is_denied_by_all = !there.is_empty() && denied.len() == there.len() && begun.elapsed() >= patience;
             if is_denied_by_all || begun.elapsed() > KILL_PATIENCE {

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     cli::say,
-    client::{Lock, Moment},
+    client::{BootTime, Lock},
 };
 
 /// `EX_IOERR`: the command was stopped, or the lock was lost under it.
@@ -155,7 +155,7 @@ impl Held<'_> {
             self.watch.order(&Order::SignalAll(libc::SIGCONT));
         } else if self.ended.is_some() && caught.is_ending() {
             if caught.is_urgent() {
-                self.watch.order(&Order::End(Moment::now().as_nanos()));
+                self.watch.order(&Order::End(BootTime::now().as_nanos()));
             }
         } else if !self.has_reached_command(caught) {
             self.watch.order(&Order::Signal(number));
@@ -177,12 +177,12 @@ impl Held<'_> {
         }
     }
 
-    fn kill_at(&self) -> Moment {
-        (Moment::now() + self.kill_after).min(self.deadline().max(Moment::now()))
+    fn kill_at(&self) -> BootTime {
+        (BootTime::now() + self.kill_after).min(self.deadline().max(BootTime::now()))
     }
 
     /// When everything must have ended: a little before the lock can be granted to others.
-    fn deadline(&self) -> Moment {
+    fn deadline(&self) -> BootTime {
         self.lock.deadline() - KILL_MARGIN.min(self.lock.grant().lease / 40)
     }
 

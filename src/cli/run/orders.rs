@@ -9,7 +9,7 @@ use super::descendants::{Ending, Process};
 /// From `lockable run` to its watchdog.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
-    /// The lock is held until then, in nanoseconds of a [`Moment`](crate::client::Moment). The
+    /// The lock is held until then, in nanoseconds of a [`BootTime`](crate::client::BootTime). The
     /// watchdog confirms it.
     Until(u64),
     /// Run the command.

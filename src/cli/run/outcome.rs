@@ -2,25 +2,25 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     cli::say_plainly,
-    client::{Grant, Loss, Moment, Refusal},
+    client::{BootTime, Grant, Loss, Refusal},
 };
 
 /// What became of a run, for `--json`.
 pub(super) struct Report {
     is_asked: bool,
-    begun: Moment,
-    acquired: Option<Moment>,
+    begun: BootTime,
+    acquired: Option<BootTime>,
     members: Map<String, Value>,
 }
 
 impl Report {
     pub fn new(is_asked: bool, name: &str) -> Self {
         let members = Map::from_iter([("name".to_owned(), name.into())]);
-        Self { is_asked, begun: Moment::now(), acquired: None, members }
+        Self { is_asked, begun: BootTime::now(), acquired: None, members }
     }
 
     pub fn acquired(&mut self, grant: &Grant, holder: &str) {
-        self.acquired = Some(Moment::now());
+        self.acquired = Some(BootTime::now());
         self.set("namespace", grant.namespace());
         self.set("holder", holder);
         self.set("fencing_token", grant.fencing_token);
@@ -54,7 +54,7 @@ impl Report {
         if !self.is_asked {
             return;
         }
-        let acquired = self.acquired.unwrap_or_else(Moment::now);
+        let acquired = self.acquired.unwrap_or_else(BootTime::now);
         self.set("outcome", outcome);
         self.set("exit_code", exit_code);
         self.set("waited_ms", acquired.since(self.begun).as_millis() as u64);

@@ -19,7 +19,7 @@ use super::{
     orders::{Inbox, Order, Report, send},
     signals, watchdog,
 };
-use crate::{cli::say, client::Moment};
+use crate::{cli::say, client::BootTime};
 
 /// How long the watchdog may take to confirm an order.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(5);
@@ -67,7 +67,7 @@ pub(super) struct Watch {
 
 struct Unconfirmed {
     nanos: u64,
-    due: Moment,
+    due: BootTime,
     is_second_try: bool,
 }
 
@@ -85,14 +85,14 @@ impl Watch {
     }
 
     /// Tells until when the lock can be relied on.
-    pub fn until(&mut self, deadline: Moment) {
+    pub fn until(&mut self, deadline: BootTime) {
         self.tell_until(deadline.as_nanos(), false);
     }
 
     fn tell_until(&mut self, nanos: u64, is_second_try: bool) {
         self.order(&Order::Until(nanos));
         if is_second_try || self.unconfirmed.is_none() {
-            self.unconfirmed = Some(Unconfirmed { nanos, due: Moment::now() + CONFIRM_PATIENCE, is_second_try });
+            self.unconfirmed = Some(Unconfirmed { nanos, due: BootTime::now() + CONFIRM_PATIENCE, is_second_try });
         }
     }
 
@@ -157,7 +157,7 @@ impl Watch {
     pub async fn end(self) {
         // With them it learns that this is the end.
         drop((self.orders, self.socket));
-        let give_up = Moment::now() + END_PATIENCE;
+        let give_up = BootTime::now() + END_PATIENCE;
         while !give_up.rest().is_zero() {
             let mut is_gone = false;
             let has_children = reap(|pid, _| is_gone |= pid == self.pid.as_raw());
@@ -170,7 +170,7 @@ impl Watch {
 
     /// Ends everything in the place of a watchdog that cannot: what it has started are children
     /// of this process as soon as the watchdog is dead.
-    pub async fn end_without(&mut self, kill_at: Moment) -> (Option<Ending>, Report) {
+    pub async fn end_without(&mut self, kill_at: BootTime) -> (Option<Ending>, Report) {
         let _ = kill(self.pid, Signal::SIGKILL);
         let cgroup = Cgroup::of(self.pid.as_raw());
         let mut sweep = Sweep::new(self.spared.clone(), kill_at);
@@ -190,7 +190,7 @@ impl Watch {
     }
 }
 
-pub(super) async fn reached(moment: Option<Moment>) {
+pub(super) async fn reached(moment: Option<BootTime>) {
     match moment {
         Some(moment) => moment.reached().await,
         None => std::future::pending().await,

@@ -29,7 +29,7 @@ use super::{
     orders::{Inbox, Order, Report, Start, send},
     signals::{self, Caught},
 };
-use crate::{cli::say, client::Moment};
+use crate::{cli::say, client::BootTime};
 
 /// How long `lockable run` has to end the command by itself.
 const HEAD_START: Duration = Duration::from_millis(500);
@@ -50,11 +50,11 @@ struct Watchdog {
     /// `--on-lost ignore`
     is_toothless: bool,
     leaves_background: bool,
-    deadline: Option<Moment>,
+    deadline: Option<BootTime>,
     kill_after: Duration,
     grace: Duration,
     /// The last signal that the command was sent, when, and whether it came to this process.
-    passed_on: Option<(i32, Moment, bool)>,
+    passed_on: Option<(i32, BootTime, bool)>,
 }
 
 enum Stage {
@@ -153,7 +153,7 @@ impl Watchdog {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Until(nanos) => {
-                self.deadline = Some(Moment::from_nanos(nanos));
+                self.deadline = Some(BootTime::from_nanos(nanos));
                 self.report(&Report::Until(nanos));
             }
             Order::Start(start) => self.start(&start),
@@ -163,7 +163,7 @@ impl Watchdog {
                     signal_all(descendants(&[]), signal);
                 }
             }
-            Order::End(kill_at) => self.end(Moment::from_nanos(kill_at)),
+            Order::End(kill_at) => self.end(BootTime::from_nanos(kill_at)),
         }
     }
 
@@ -177,7 +177,7 @@ impl Watchdog {
         // It may have been stopped since `lockable run` looked.
         if self.deadline.is_some_and(|deadline| (deadline - self.kill_after).rest().is_zero()) {
             self.report(&Report::Expired);
-            self.end(Moment::now());
+            self.end(BootTime::now());
         } else {
             self.command.start(&start.environment);
         }
@@ -185,12 +185,13 @@ impl Watchdog {
 
     /// Sends the command a signal that came to this process or to `lockable run` alone.
     fn pass_on(&mut self, number: i32, is_own: bool) {
-        let is_second =
-            |(last, at, was_own): (i32, Moment, bool)| last == number && was_own != is_own && at.elapsed() < ONE_SIGNAL;
+        let is_second = |(last, at, was_own): (i32, BootTime, bool)| {
+            last == number && was_own != is_own && at.elapsed() < ONE_SIGNAL
+        };
         if self.has_ended || self.passed_on.is_some_and(is_second) {
             return;
         }
-        self.passed_on = Some((number, Moment::now(), is_own));
+        self.passed_on = Some((number, BootTime::now(), is_own));
         if signals::send(self.command.pid, number) == Err(nix::errno::Errno::EPERM) {
             let command = descendants(&[]).into_iter().find(|process| process.pid == self.command.pid);
             if let Some(command) = command {
@@ -205,10 +206,10 @@ impl Watchdog {
             return;
         }
         match self.stage {
-            Stage::Waiting => self.end(Moment::now()),
+            Stage::Waiting => self.end(BootTime::now()),
             Stage::Running if self.is_toothless => self.stage = Stage::Over,
             Stage::Running => {
-                let kill_at = Moment::now() + self.kill_after;
+                let kill_at = BootTime::now() + self.kill_after;
                 self.end(self.deadline.map_or(kill_at, |deadline| deadline.min(kill_at)));
             }
             Stage::Ending(_) | Stage::Over => {}
@@ -237,8 +238,8 @@ impl Watchdog {
                 self.report(&Report::Gone);
                 self.stage = Stage::Over;
             }
-            Stage::Running => self.end(Moment::now() + self.grace),
-            Stage::Waiting => self.end(Moment::now()),
+            Stage::Running => self.end(BootTime::now() + self.grace),
+            Stage::Waiting => self.end(BootTime::now()),
             Stage::Ending(_) | Stage::Over => {}
         }
         has_children
@@ -250,7 +251,7 @@ impl Watchdog {
         match &mut self.stage {
             Stage::Running if is_due => {
                 self.report(&Report::Ending);
-                self.end(deadline.min(Moment::now() + self.kill_after));
+                self.end(deadline.min(BootTime::now() + self.kill_after));
             }
             Stage::Ending(sweep) if deadline.rest().is_zero() => sweep.hurry(deadline),
             _ => {}
@@ -258,11 +259,11 @@ impl Watchdog {
     }
 
     /// When the command is ended unless `lockable run` has begun to.
-    fn last_moment(&self, deadline: Moment) -> Moment {
+    fn last_moment(&self, deadline: BootTime) -> BootTime {
         deadline - self.kill_after + HEAD_START.min(self.kill_after / 2)
     }
 
-    fn end(&mut self, kill_at: Moment) {
+    fn end(&mut self, kill_at: BootTime) {
         match &mut self.stage {
             Stage::Ending(sweep) => sweep.hurry(kill_at),
             Stage::Over => {}

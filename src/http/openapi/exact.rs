@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::patterns;
 use crate::{
     http::cursor,
-    lock::{DURATION_MS_MAX, Fence, Lease, LockName, Note, Owner},
+    lock::{DURATION_MS_MAX, FencingToken, Lease, LockName, Note, Owner},
     locks::Locks,
 };
 
@@ -49,7 +49,7 @@ impl Exact {
             "wait": { "type": "string", "pattern": patterns::duration_up_to(wait_ms) },
             "note": { "type": "string", "maxLength": Note::BYTES_MAX, "pattern": patterns::note() },
             "strict": { "type": "boolean", "default": false },
-            "fencing_token": { "type": "integer", "minimum": 1, "maximum": Fence::MAX },
+            "fencing_token": { "type": "integer", "minimum": 1, "maximum": FencingToken::MAX },
             "prefix": { "type": "string", "maxLength": LockName::BYTES_MAX },
             "limit": { "type": "integer", "minimum": 1, "maximum": Locks::PAGE_MAX, "default": 100 },
             "cursor": { "type": "string", "pattern": cursor::PATTERN },
@@ -63,7 +63,7 @@ impl Exact {
         let text = json!({ "type": "integer", "minimum": i64::MIN, "maximum": u64::MAX });
         let seconds = |max_ms: u64| json!({ "type": "integer", "minimum": 0, "maximum": max_ms / 1000 });
         let flag = json!({ "type": "boolean" });
-        let digits = json!({ "type": "string", "pattern": patterns::positive(Fence::MAX) });
+        let digits = json!({ "type": "string", "pattern": patterns::positive(FencingToken::MAX) });
         for (name, others) in [
             ("owner", vec![text.clone(), flag.clone()]),
             ("note", vec![text.clone(), flag.clone()]),

@@ -11,9 +11,9 @@ use tokio::time::timeout;
 
 use crate::http::{
     decode::decode_pairs,
-    frame::Frame,
     json_object::members,
     problem::{Kind, Problem},
+    request_context::Frame,
 };
 
 /// The longest body of a request, in bytes.

@@ -8,8 +8,8 @@ use std::{
 use jiff::Timestamp;
 use lockable::{
     lock::{
-        AccountId, Acquired, Attempt, Fence, Grant, Heartbeaten, Held, Holder, Lease, NotHeld, Payment, RateStanding,
-        Refusal, Released,
+        AccountId, AcquireOutcome, Attempt, FencingToken, Grant, HeartbeatOutcome, Held, Holder, Lease, NotHeld,
+        Payment, RateStanding, Refusal, ReleaseOutcome,
     },
     locks::{AcquireRequest, Answer, Claimant, HeartbeatRequest, LockId, Look, ReleaseRequest, RenewedLease, Turn},
 };
@@ -84,7 +84,7 @@ impl Model {
         let standing = match self.charge(&request.payment) {
             Ok(standing) => standing,
             Err((standing, retry_after)) => {
-                let outcome = Turn::Over(Acquired::Refused(Refusal::RateLimited { retry_after }));
+                let outcome = Turn::Over(AcquireOutcome::Refused(Refusal::RateLimited { retry_after }));
                 return Answer { outcome, standing: Some(standing) };
             }
         };
@@ -113,7 +113,7 @@ impl Model {
             false if wait.is_zero() => Turn::Waiting(held),
             false => match self.stand_in_line(request, attempt, wait) {
                 Ok(()) => Turn::Waiting(held),
-                Err(waiting) => Turn::Over(Acquired::Refused(Refusal::TooManyWaiting { waiting })),
+                Err(waiting) => Turn::Over(AcquireOutcome::Refused(Refusal::TooManyWaiting { waiting })),
             },
         }
     }
@@ -142,7 +142,7 @@ impl Model {
                 if !is_collected_before && rest > request.lease.as_duration() {
                     let expires_at = self.now() + rest;
                     self.lock(lock).held.as_mut().unwrap().attempt.clear();
-                    return Turn::Over(Acquired::Again(Grant { fence, lease: request.lease, expires_at }));
+                    return Turn::Over(AcquireOutcome::Again(Grant { fence, lease: request.lease, expires_at }));
                 }
                 return self.hold_on(request, fence, if is_collected_before { &attempt } else { "" });
             }
@@ -205,12 +205,12 @@ impl Model {
         Look::Held { rest, waiting, to_collect }
     }
 
-    pub fn heartbeat(&mut self, request: &HeartbeatRequest) -> Answer<Heartbeaten> {
+    pub fn heartbeat(&mut self, request: &HeartbeatRequest) -> Answer<HeartbeatOutcome> {
         self.forget_lapsed();
         let standing = match self.charge(&request.payment) {
             Ok(standing) => standing,
             Err((standing, retry_after)) => {
-                return Answer { outcome: Heartbeaten::RateLimited { retry_after }, standing: Some(standing) };
+                return Answer { outcome: HeartbeatOutcome::RateLimited { retry_after }, standing: Some(standing) };
             }
         };
         let now = self.now();
@@ -223,21 +223,21 @@ impl Model {
                 let expires_at = now + lease.as_duration();
                 holding.holder.expires_at = expires_at;
                 holding.attempt = String::new();
-                Heartbeaten::Renewed(Grant { fence: holding.holder.fence, lease, expires_at })
+                HeartbeatOutcome::Renewed(Grant { fence: holding.holder.fence, lease, expires_at })
             }
-            Ok(_) => Heartbeaten::Refused(NotHeld::Free),
-            Err(reason) => Heartbeaten::Refused(reason),
+            Ok(_) => HeartbeatOutcome::Refused(NotHeld::Free),
+            Err(reason) => HeartbeatOutcome::Refused(reason),
         };
         Answer { outcome, standing }
     }
 
-    pub fn release(&mut self, request: &ReleaseRequest) -> Answer<Released> {
+    pub fn release(&mut self, request: &ReleaseRequest) -> Answer<ReleaseOutcome> {
         let ReleaseRequest { lock, claimant, .. } = request;
         self.forget_lapsed();
         let standing = match self.charge(&request.payment) {
             Ok(standing) => standing,
             Err((standing, retry_after)) => {
-                return Answer { outcome: Released::RateLimited { retry_after }, standing: Some(standing) };
+                return Answer { outcome: ReleaseOutcome::RateLimited { retry_after }, standing: Some(standing) };
             }
         };
         let is_owners = self.lock(lock).held.as_ref().is_some_and(|held| held.claimant == *claimant);
@@ -253,10 +253,10 @@ impl Model {
                 }
                 self.lock(lock).held = None;
                 self.settled(lock);
-                Released::Released
+                ReleaseOutcome::Released
             }
-            Ok(_) => Released::Refused(NotHeld::Free),
-            Err(reason) => Released::Refused(reason),
+            Ok(_) => ReleaseOutcome::Refused(NotHeld::Free),
+            Err(reason) => ReleaseOutcome::Refused(reason),
         };
         if !is_owners && claimant.owner.is_some() && request.fence.is_none() {
             self.cancel(lock, claimant, false);
@@ -299,7 +299,12 @@ impl Model {
         }
     }
 
-    fn find(&mut self, lock: &LockId, claimant: &Claimant, fence: Option<Fence>) -> Result<&mut Holding, NotHeld> {
+    fn find(
+        &mut self,
+        lock: &LockId,
+        claimant: &Claimant,
+        fence: Option<FencingToken>,
+    ) -> Result<&mut Holding, NotHeld> {
         let holding = self.lock(lock).held.as_mut().ok_or(NotHeld::Free)?;
         let is_meant = holding.claimant == *claimant && fence.is_none_or(|fence| fence == holding.holder.fence);
         if is_meant { Ok(holding) } else { Err(NotHeld::HeldByAnother) }
@@ -326,13 +331,13 @@ impl Model {
         self.lock(lock).held.as_ref()
     }
 
-    fn hold(&mut self, request: &AcquireRequest, attempt: &str, fence: Option<Fence>) -> Turn {
+    fn hold(&mut self, request: &AcquireRequest, attempt: &str, fence: Option<FencingToken>) -> Turn {
         let account = request.claimant.account;
         let of_account =
             |lock: &&Lock| lock.held.as_ref().is_some_and(|held| held.is_collected && held.claimant.account == account);
         let held = self.locks.values().filter(of_account).count() as u64;
         if held >= HELD_MAX {
-            return Turn::Over(Acquired::Refused(Refusal::OverQuota { held }));
+            return Turn::Over(AcquireOutcome::Refused(Refusal::OverQuota { held }));
         }
         let fence = fence.unwrap_or_else(|| self.next_fence());
         let expires_at = self.now() + request.lease.as_duration();
@@ -346,31 +351,31 @@ impl Model {
             asked: request.is_lease_asked.then_some(request.lease),
         };
         self.lock(&request.lock).held = Some(holding);
-        Turn::Over(Acquired::Granted(Grant { fence, lease: request.lease, expires_at }))
+        Turn::Over(AcquireOutcome::Granted(Grant { fence, lease: request.lease, expires_at }))
     }
 
     /// Who holds too many locks lets the next one have it.
-    fn hold_handed_over(&mut self, request: &AcquireRequest, attempt: &str, fence: Fence) -> Turn {
+    fn hold_handed_over(&mut self, request: &AcquireRequest, attempt: &str, fence: FencingToken) -> Turn {
         let AcquireRequest { lock, claimant, .. } = request;
         let before = self.lock(lock).held.as_ref().unwrap().attempt.clone();
         self.stop_waiting(claimant, &before);
         self.drop_ticket(lock, claimant);
         let turn = self.hold(request, attempt, Some(fence));
-        if matches!(turn, Turn::Over(Acquired::Refused(_))) {
+        if matches!(turn, Turn::Over(AcquireOutcome::Refused(_))) {
             self.lock(lock).held = None;
             self.settled(lock);
         }
         turn
     }
 
-    fn hold_on(&mut self, request: &AcquireRequest, fence: Fence, attempt: &str) -> Turn {
+    fn hold_on(&mut self, request: &AcquireRequest, fence: FencingToken, attempt: &str) -> Turn {
         let expires_at = self.now() + request.lease.as_duration();
         let holding = self.lock(&request.lock).held.as_mut().unwrap();
         holding.holder.expires_at = expires_at;
         holding.asked = request.is_lease_asked.then_some(request.lease).or(holding.asked);
         attempt.clone_into(&mut holding.attempt);
         let grant = Grant { fence, lease: request.lease, expires_at };
-        Turn::Over(if attempt.is_empty() { Acquired::Again(grant) } else { Acquired::Granted(grant) })
+        Turn::Over(if attempt.is_empty() { AcquireOutcome::Again(grant) } else { AcquireOutcome::Granted(grant) })
     }
 
     fn stand_in_line(&mut self, request: &AcquireRequest, attempt: &str, wait: Duration) -> Result<(), u64> {
@@ -467,7 +472,7 @@ impl Model {
         Held { holder, rest }
     }
 
-    fn holder(&self, request: &AcquireRequest, fence: Fence, expires_at: Timestamp) -> Holder {
+    fn holder(&self, request: &AcquireRequest, fence: FencingToken, expires_at: Timestamp) -> Holder {
         Holder {
             account: request.claimant.account,
             owner: request.claimant.owner.clone(),
@@ -480,7 +485,7 @@ impl Model {
         }
     }
 
-    fn next_fence(&mut self) -> Fence {
+    fn next_fence(&mut self) -> FencingToken {
         self.last_fence = self.now_us.max(self.last_fence + 1);
         self.last_fence.to_string().parse().unwrap()
     }

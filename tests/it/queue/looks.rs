@@ -6,7 +6,7 @@ use crate::support::{Cluster, Pod, eventually};
 /// How often a server has run a script.
 async fn runs(pod: &Pod, script: &str) -> u64 {
     let metrics = pod.admin().get("/metrics").await.text;
-    let series = format!("lockable_keyspace_duration_seconds_count{{script=\"{script}\"}} ");
+    let series = format!("lockable_store_duration_seconds_count{{script=\"{script}\"}} ");
     let line = metrics.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok());
     line.unwrap_or_default()
 }

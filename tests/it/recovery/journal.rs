@@ -101,7 +101,7 @@ async fn no_grant_is_confirmed_before_it_was_compared_with_the_journal() {
     let newer = "UPDATE journal SET fence = fence + 1, record = replace(replace(record, 'ana', 'bob'), fence::text, \
                  (fence + 1)::text) WHERE place LIKE '%stale'";
     cluster.postgres.query(newer).unwrap();
-    let no_recovery = cluster.postgres.lock_table("keyspaces", "ACCESS EXCLUSIVE").await;
+    let no_recovery = cluster.postgres.lock_table("stores", "ACCESS EXCLUSIVE").await;
     cluster.redis.restart();
     eventually(async || reason(&client, "/v1/acquire/other").await == "recovering").await;
     for name in ["stale", "kept"] {
@@ -143,7 +143,7 @@ async fn fences_do_not_fall_when_a_clock_that_ran_ahead_is_lost() {
     eventually(async || reason(&client, "/v1/acquire/any?lease=1s").await == "recovering").await;
     let right = fence(&pod).await;
     assert!(right > ahead, "{right}, {ahead}");
-    let noted = || postgres.query("SELECT last_fence FROM keyspaces").unwrap().trim().parse::<u64>().unwrap();
+    let noted = || postgres.query("SELECT last_fence FROM stores").unwrap().trim().parse::<u64>().unwrap();
     eventually(async || noted() >= right).await;
     pod.kill();
     redis.cli(&["FLUSHALL"]);

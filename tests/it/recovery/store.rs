@@ -120,7 +120,7 @@ async fn a_server_says_which_leases_it_leaves_unwritten_before_it_grants() {
     let proxy = Proxy::start(cluster.redis.port()).await;
     proxy.refuse();
     let late = Pod::builder().env("LOCKABLE_REDIS_URL", &proxy.url()).database(&cluster.postgres.url).start().await;
-    let short_ms = || cluster.postgres.query("SELECT short_ms FROM keyspaces").unwrap().trim().to_owned();
+    let short_ms = || cluster.postgres.query("SELECT short_ms FROM stores").unwrap().trim().to_owned();
     assert_eq!(short_ms(), "1000");
     proxy.pass();
     let client = late.client(&token);
@@ -142,7 +142,7 @@ async fn an_empty_database_is_no_first_start_for_a_redis_with_grants() {
     assert_eq!(client.get("/v1/acquire/any?lease=1s").await.json["response"], true);
     cluster.pods[0].kill();
     cluster.redis.restart();
-    cluster.postgres.query("DELETE FROM keyspaces; DELETE FROM journal").unwrap();
+    cluster.postgres.query("DELETE FROM stores; DELETE FROM journal").unwrap();
     let started = Instant::now();
     let pod = pod_at(&cluster.redis.url(), &cluster.postgres.url).start().await;
     assert!(reopened(&client.at(&pod.origin()), started).await + Duration::from_secs(1) >= RECOVERY);

@@ -8,7 +8,7 @@ pub mod collector;
 pub mod command;
 pub mod history;
 pub mod holders;
-pub mod ledger;
+pub mod journal;
 pub mod page;
 pub mod pod;
 pub mod postgres;

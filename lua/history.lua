@@ -1,8 +1,0 @@
--- Reads what is on record of a lock.
---
--- KEYS[1] history, KEYS[2] recorded: as in record.lua
--- ARGV[1] place
---
--- Returns {'found', grants, gap_ms}   both as in record.lua, '' for none
-local grants = redis.call('HGET', KEYS[1], ARGV[1])
-return {'found', grants or '', redis.call('ZSCORE', KEYS[2], '') or ''}

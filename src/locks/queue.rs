@@ -1,0 +1,14 @@
+//! The queue of a lock: requests that wait, in order.
+
+mod claim;
+pub(super) mod registry;
+mod view;
+mod wait;
+mod watch;
+
+pub use self::{
+    claim::Withdrawn,
+    view::{Crowd, Waiter},
+    wait::Waited,
+    watch::Look,
+};

@@ -1,0 +1,108 @@
+//! What is written down of long leases: without the database in which it stands,
+//! with an old one, and what has ended before it was struck out there.
+
+use std::time::Instant;
+
+use super::{reason, reopened};
+use crate::support::{Cluster, Pod, eventually, postgres::Postgres, redis::RedisServer};
+
+/// The journal cannot record ends for a while, the server that was to is killed, and
+/// Redis restarts with all of its data.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_is_not_restored_though_the_journal_does_not_know() {
+    let redis = RedisServer::builder().args(&["--appendonly", "yes"]);
+    let mut cluster = Cluster::start_with(1, redis, &[("LOCKABLE_JOURNAL_ABOVE", "1s")]).await;
+    let account = cluster.account("business").await;
+    let boss = ["token", "create", "--account", &account.email, "--scope", "manage", "--label", "boss"];
+    let boss = cluster.operator(&boss).await["token"].as_str().unwrap().to_owned();
+    let [client, boss] = [&account.token, &boss].map(|token| cluster.pods[0].client(token));
+    for name in ["released", "wanted", "broken", "kept"] {
+        let granted = client.get(&format!("/v1/acquire/{name}?lease=1h&owner=ana")).await;
+        assert_eq!(granted.json["response"], true, "{}", granted.text);
+    }
+    let waiting = client.clone();
+    let waiter = tokio::spawn(async move { waiting.get("/v1/acquire/wanted?wait=50s&owner=bob&lease=1s").await });
+    eventually(async || client.get("/v1/locks/wanted").await.json["waiting"] == 1).await;
+
+    let journal_stands_still = cluster.postgres.lock_table("journal", "SHARE").await;
+    for name in ["released", "wanted"] {
+        assert_eq!(client.get(&format!("/v1/release/{name}?owner=ana")).await.json["response"], true);
+    }
+    assert_eq!(waiter.await.unwrap().json["response"], true);
+    boss.request("DELETE", "/v1/locks/broken", &[]).await.assert_problem(503, "unavailable");
+    let lost = client.get("/v1/heartbeat/broken?owner=ana").await;
+    assert_eq!(lost.json["reason"], "not_held", "{}", lost.text);
+    assert_eq!(reason(&client, "/v1/acquire/broken?owner=bob&lease=1s").await, "held", "the journal would restore it");
+    // The server that ended them is gone before it could record that.
+    cluster.pods[0].kill();
+    cluster.redis.restart();
+    let pod = Pod::builder().redis(&cluster.redis).database(&cluster.postgres.url);
+    cluster.pods[0] = pod.env("LOCKABLE_JOURNAL_ABOVE", "1s").start().await;
+    let client = cluster.pods[0].client(&account.token);
+    reopened(&client, Instant::now()).await;
+    for name in ["released", "wanted"] {
+        let granted = client.get(&format!("/v1/acquire/{name}?owner=bob&lease=1s")).await;
+        assert_eq!(granted.json["response"], true, "{name}: {}", granted.text);
+    }
+    for name in ["kept", "broken"] {
+        assert_eq!(reason(&client, &format!("/v1/acquire/{name}?owner=bob&lease=1s")).await, "held", "{name}");
+    }
+    journal_stands_still.end();
+    eventually(async || client.get("/v1/acquire/broken?owner=bob&lease=1s").await.json["response"] == true).await;
+    let ended = "SELECT count(*) FROM journal WHERE ended_at IS NOT NULL";
+    eventually(async || cluster.postgres.query(ended).unwrap().trim() == "3").await;
+    eventually(async || cluster.redis.cli(&["EXISTS", "lockable:1:{0}:ended:"]).trim() == "0").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_database_short_leases_go_on_and_long_ones_are_renewed_for_a_short_time() {
+    let redis = RedisServer::start();
+    let mut postgres = Postgres::own().await;
+    let pod = Pod::builder().redis(&redis).database(&postgres.url).env("LOCKABLE_JOURNAL_ABOVE", "5s").start().await;
+    let client = pod.client(&pod.account("business").await.token);
+    assert_eq!(client.get("/v1/acquire/long?lease=1h").await.json["lease_ms"], 3_600_000);
+    postgres.stop();
+    assert_eq!(client.get("/v1/acquire/short?lease=5s").await.json["response"], true);
+    client.get("/v1/acquire/longer?lease=6s").await.assert_problem(503, "unavailable");
+    let now_ms = || jiff::Timestamp::now().as_millisecond();
+    let asked_ms = now_ms();
+    let renewed = client.get("/v1/heartbeat/long?lease=1h").await;
+    let promised: jiff::Timestamp = renewed.json["expires_at"].as_str().unwrap().parse().unwrap();
+    assert!((asked_ms + 5000..=now_ms() + 5000).contains(&promised.as_millisecond()), "{}", renewed.text);
+    assert_eq!(
+        (&renewed.json["response"], &renewed.json["lease_ms"]),
+        (&true.into(), &5000.into()),
+        "{}",
+        renewed.text
+    );
+    // What could not be written down was taken back.
+    eventually(async || client.get("/v1/acquire/longer?lease=5s").await.json["response"] == true).await;
+    // A loss now cannot end before the database says what was written.
+    redis.cli(&["FLUSHALL"]);
+    assert_eq!(reason(&client, "/v1/acquire/any?lease=1s").await, "recovering");
+    client.get("/v1/heartbeat/long?lease=1h").await.assert_problem(503, "unavailable");
+    client.get("/v1/release/long").await.assert_problem(503, "unavailable");
+    postgres.start();
+    eventually(async || client.get("/v1/heartbeat/long?lease=1h").await.json["lease_ms"] == 3_600_000).await;
+    reopened(&client, Instant::now()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_put_back_takes_long_leases_again() {
+    let cluster = Cluster::start_careful(1).await;
+    let client = cluster.pods[0].client(&cluster.account("business").await.token);
+    assert_eq!(client.get("/v1/acquire/before?lease=1h").await.json["response"], true);
+    for before in ["UPDATE stores SET epoch = 1, founded = 1", "DELETE FROM stores"] {
+        cluster.postgres.query(before).unwrap();
+        let granted = client.get("/v1/acquire/after?lease=1h&owner=ana").await;
+        assert_eq!(granted.json["response"], true, "{before}: {}", granted.text);
+    }
+    // What a later epoch has written nobody else may write over. If nobody works in that
+    // epoch, the server begins one that is later still.
+    cluster.postgres.query("UPDATE stores SET epoch = 9000000000000000").unwrap();
+    client.get("/v1/acquire/late?lease=1h").await.assert_problem(503, "unavailable");
+    eventually(async || client.get("/v1/acquire/late?lease=1s").await.status == 503).await;
+    client.get("/v1/heartbeat/after?lease=1h&owner=ana").await.assert_problem(503, "unavailable");
+    reopened(&client, Instant::now()).await;
+    assert_eq!(client.get("/v1/heartbeat/after?lease=1h&owner=ana").await.json["lease_ms"], 3_600_000);
+}
