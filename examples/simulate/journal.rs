@@ -70,9 +70,9 @@ impl Database {
     }
 
     /// Whether the journal knows that a grant has ended.
-    pub fn has_ended(&self, place: &str, fence: u64) -> bool {
+    pub fn has_ended(&self, lock_key: &str, fence: u64) -> bool {
         let tables = self.tables();
-        tables.journal.get(&(place.to_owned(), fence)).is_some_and(|row| row.ended_ms.is_some())
+        tables.journal.get(&(lock_key.to_owned(), fence)).is_some_and(|row| row.ended_ms.is_some())
     }
 
     /// Carries a statement out, whoever waits for it.
@@ -126,7 +126,7 @@ impl Tables {
         if !is_newest && mends::is_on(Mend::EpochWrites) {
             return 0;
         }
-        let key = (row.place.clone(), row.fence.as_u64());
+        let key = (row.lock_key.clone(), row.fence.as_u64());
         let new = Row { seq: row.seq, expires_ms: row.expires_ms, ended_ms: None, record: row.record.clone() };
         match self.journal.get_mut(&key) {
             Some(row) if row.ended_ms.is_some() => 0,
@@ -143,13 +143,13 @@ impl Tables {
     }
 
     /// `STATE`: the newest epoch, and whether the grant has ended if it has a row.
-    fn state(&self, place: &str, fence: u64) -> Option<(u64, Option<bool>)> {
-        let row = self.journal.get(&(place.to_owned(), fence));
+    fn state(&self, lock_key: &str, fence: u64) -> Option<(u64, Option<bool>)> {
+        let row = self.journal.get(&(lock_key.to_owned(), fence));
         self.store.as_ref().map(|store| (store.epoch, row.map(|row| row.ended_ms.is_some())))
     }
 
     fn end(&mut self, ended: EndedGrant, now_ms: u64) {
-        let key = (ended.place, ended.fence.as_u64());
+        let key = (ended.lock_key, ended.fence.as_u64());
         if !mends::is_on(Mend::EndKept) {
             self.journal.remove(&key);
             return;
@@ -164,14 +164,14 @@ impl Tables {
 
     fn page(&self, now_ms: u64, after: &str) -> Vec<JournalRow> {
         let mut rows: Vec<JournalRow> = Vec::new();
-        for ((place, fence), row) in &self.journal {
-            if place.as_str() <= after {
+        for ((lock_key, fence), row) in &self.journal {
+            if lock_key.as_str() <= after {
                 continue;
             }
-            // The keys are in order: a later fence of the place follows.
-            rows.pop_if(|before| before.place == *place);
+            // The keys are in order: a later fence of the lock key follows.
+            rows.pop_if(|before| before.lock_key == *lock_key);
             rows.push(JournalRow {
-                place: place.clone(),
+                lock_key: lock_key.clone(),
                 fence: fence_of(*fence),
                 seq: row.seq,
                 expires_ms: row.expires_ms,
@@ -179,7 +179,7 @@ impl Tables {
             });
         }
         rows.retain(|found| {
-            let row = &self.journal[&(found.place.clone(), found.fence.as_u64())];
+            let row = &self.journal[&(found.lock_key.clone(), found.fence.as_u64())];
             row.ended_ms.unwrap_or(row.expires_ms) + RECENT_END.as_millis() as u64 > now_ms
         });
         rows.truncate(PAGE);
@@ -235,8 +235,8 @@ impl Journal for Way {
             if self.database.clone().statement(self.server, "write", work).await? > 0 {
                 return Ok(Written::Recorded);
             }
-            let (place, fence) = (row.place.clone(), row.fence.as_u64());
-            let work = move |tables: &mut Tables| tables.state(&place, fence);
+            let (lock_key, fence) = (row.lock_key.clone(), row.fence.as_u64());
+            let work = move |tables: &mut Tables| tables.state(&lock_key, fence);
             match self.database.clone().statement(self.server, "state", work).await? {
                 Some((newest, Some(false))) if newest == epoch => Ok(Written::Outdated),
                 Some((newest, Some(true))) if newest == epoch => Ok(Written::Ended),

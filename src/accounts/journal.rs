@@ -22,23 +22,23 @@ const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Only the process that has the grants may write them: its row is held until
 /// that is done, so that none is written behind the back of the next one, which
 /// reads them after it has entered.
-const WRITE: &str = "INSERT INTO journal (place, fence, tag, seq, expires_at, record) \
+const WRITE: &str = "INSERT INTO journal (lock_key, fence, tag, seq, expires_at, record) \
     SELECT $1, $2, tag, $3, $4, $5 FROM stores WHERE tag = $6 AND epoch = $7";
 /// Statements arrive in any order: the change with the largest number stays.
-const ON_CONFLICT: &str = " ON CONFLICT (place, fence) DO UPDATE SET tag = excluded.tag, seq = excluded.seq, \
+const ON_CONFLICT: &str = " ON CONFLICT (lock_key, fence) DO UPDATE SET tag = excluded.tag, seq = excluded.seq, \
     expires_at = excluded.expires_at, record = excluded.record WHERE journal.ended_at IS NULL AND journal.seq < excluded.seq";
 const STATE: &str = "SELECT epoch, (SELECT CASE WHEN ended_at IS NULL THEN 0 ELSE 1 END FROM journal \
-    WHERE place = $2 AND fence = $3) AS ended FROM stores WHERE tag = $1";
+    WHERE lock_key = $2 AND fence = $3) AS ended FROM stores WHERE tag = $1";
 /// The row stays, without its grant. A grant that has ended can have no row yet, while
 /// the statement that writes it is on its way.
-const END: &str = "INSERT INTO journal (place, fence, tag, seq, expires_at, ended_at, record) \
-    VALUES ($1, $2, $3, 0, $4, $5, '') ON CONFLICT (place, fence) DO UPDATE SET ended_at = excluded.ended_at, record = '' \
+const END: &str = "INSERT INTO journal (lock_key, fence, tag, seq, expires_at, ended_at, record) \
+    VALUES ($1, $2, $3, 0, $4, $5, '') ON CONFLICT (lock_key, fence) DO UPDATE SET ended_at = excluded.ended_at, record = '' \
     WHERE journal.ended_at IS NULL";
-const PAGE_OF: &str = "SELECT place, fence, seq, expires_at, record FROM journal AS entry \
-    WHERE (tag = $1 OR tag = $5 OR $1 = $5) AND place > $2 \
+const PAGE_OF: &str = "SELECT lock_key, fence, seq, expires_at, record FROM journal AS entry \
+    WHERE (tag = $1 OR tag = $5 OR $1 = $5) AND lock_key > $2 \
     AND (ended_at IS NULL AND expires_at > $3 OR ended_at > $3) \
-    AND NOT EXISTS (SELECT 1 FROM journal AS later WHERE later.place = entry.place AND later.fence > entry.fence) \
-    ORDER BY place LIMIT $4";
+    AND NOT EXISTS (SELECT 1 FROM journal AS later WHERE later.lock_key = entry.lock_key AND later.fence > entry.fence) \
+    ORDER BY lock_key LIMIT $4";
 
 /// Whoever has all locks in one slot, and whoever has spread them over many, comes
 /// after the other, whose grants may not have lapsed: then it is not the first.
@@ -62,7 +62,7 @@ impl Journal for Database {
 
     fn end<'a>(&'a self, grant: &'a EndedGrant, now_ms: u64) -> BoxFuture<'a, Result<(), JournalError>> {
         let ended = sqlx::query(END)
-            .bind(&grant.place)
+            .bind(&grant.lock_key)
             .bind(grant.fence.as_u64() as i64)
             .bind(grant.tag)
             .bind(grant.until_ms as i64)
@@ -112,8 +112,8 @@ impl Journal for Database {
 
     fn beat<'a>(&'a self, stores: &'a [&'a str]) -> BoxFuture<'a, Result<(), JournalError>> {
         Box::pin(in_time("journal_beat", async move {
-            let places: Vec<String> = (1..=stores.len()).map(|number| format!("${number}")).collect();
-            let statement = format!("UPDATE stores SET beat = beat + 1 WHERE store IN ({})", places.join(", "));
+            let parameters: Vec<String> = (1..=stores.len()).map(|number| format!("${number}")).collect();
+            let statement = format!("UPDATE stores SET beat = beat + 1 WHERE store IN ({})", parameters.join(", "));
             let query = sqlx::query(sqlx::AssertSqlSafe(statement));
             let query = stores.iter().fold(query, |query, store| query.bind(*store));
             Ok(query.execute(self.pool()).await.map(drop)?)
@@ -155,7 +155,7 @@ impl Database {
         if written.execute(self.pool()).await?.rows_affected() > 0 {
             return Ok(Some(Written::Recorded));
         }
-        let state = sqlx::query(STATE).bind(epoch.tag).bind(&row.place).bind(row.fence.as_u64() as i64);
+        let state = sqlx::query(STATE).bind(epoch.tag).bind(&row.lock_key).bind(row.fence.as_u64() as i64);
         let Some(state) = state.fetch_optional(self.pool()).await? else { return Ok(None) };
         if state.try_get::<i64, _>("epoch")? != epoch.epoch_us as i64 {
             return Ok(None);
@@ -242,7 +242,7 @@ impl Database {
         sqlx::query("DELETE FROM journal WHERE tag = $1").bind(epoch.tag).execute(&mut *transaction).await?;
         for grant in &grants {
             let insert =
-                "INSERT INTO journal (place, fence, seq, expires_at, record, tag) VALUES ($1, $2, $3, $4, $5, $6)";
+                "INSERT INTO journal (lock_key, fence, seq, expires_at, record, tag) VALUES ($1, $2, $3, $4, $5, $6)";
             bind_row(sqlx::query(insert), grant).bind(epoch.tag).execute(&mut *transaction).await?;
         }
         Ok(transaction.commit().await?)
@@ -254,12 +254,12 @@ fn bind_row<'q>(
     row: &'q JournalRow,
 ) -> Query<'q, Any, sqlx::any::AnyArguments> {
     let (fence, seq) = (row.fence.as_u64() as i64, row.seq as i64);
-    query.bind(&row.place).bind(fence).bind(seq).bind(row.expires_ms as i64).bind(&row.record)
+    query.bind(&row.lock_key).bind(fence).bind(seq).bind(row.expires_ms as i64).bind(&row.record)
 }
 
 fn read_row(row: &AnyRow) -> Result<JournalRow, AccountsError> {
     Ok(JournalRow {
-        place: row.try_get("place")?,
+        lock_key: row.try_get("lock_key")?,
         fence: read_fence(row.try_get("fence")?)?,
         seq: row.try_get::<i64, _>("seq")? as u64,
         expires_ms: row.try_get::<i64, _>("expires_at")? as u64,

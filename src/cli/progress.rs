@@ -186,7 +186,7 @@ impl Wait<'_> {
         if let Some(until) = until {
             return format!("{waited}, which {}", recovering(until));
         }
-        let position = status.as_ref().and_then(|status| Some((status.place?, status.waiting)));
+        let position = status.as_ref().and_then(|status| Some((status.position?, status.waiting)));
         let position = position.map(|(position, waiting)| format!(", position {position} of {waiting}"));
         let holder = holder.as_ref().map(|holder| {
             let note = if holder.note.is_empty() { String::new() } else { format!(" ({})", holder.note) };

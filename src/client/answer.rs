@@ -69,7 +69,7 @@ pub struct Status {
     pub waiting: u64,
     /// Which of them the owner is who asks, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub place: Option<u64>,
+    pub position: Option<u64>,
     /// When it can be granted at the earliest, after a loss of data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovering_until: Option<String>,

@@ -5,13 +5,13 @@ use crate::locks::Cursor;
 /// What a cursor looks like: when the last lock lapses, and where it is, in hexadecimal digits.
 pub const PATTERN: &str = "^[0-9]{1,15}-(?:[0-9a-f]{2}){0,512}$";
 
-const PLACE_BYTES_MAX: usize = 512;
+const LOCK_KEY_BYTES_MAX: usize = 512;
 const DIGITS_MAX: usize = 15;
 
 /// A cursor as clients have it, who are to know nothing of its inside.
 pub fn text(cursor: &Cursor) -> String {
     let mut text = format!("{}-", cursor.expires_ms);
-    for byte in cursor.place.bytes() {
+    for byte in cursor.lock_key.bytes() {
         // Writing to a text cannot fail.
         let _ = write!(text, "{byte:02x}");
     }
@@ -24,21 +24,22 @@ pub fn text(cursor: &Cursor) -> String {
 /// When it is of another form than those that servers make.
 pub fn parse(text: String) -> Result<Cursor, &'static str> {
     let inside = || {
-        let (expires_ms, place) = text.split_once('-')?;
+        let (expires_ms, lock_key) = text.split_once('-')?;
         let is_number = (1..=DIGITS_MAX).contains(&expires_ms.len()) && expires_ms.bytes().all(|b| b.is_ascii_digit());
         let is_lower_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        let is_place = place.len() % 2 == 0 && place.len() / 2 <= PLACE_BYTES_MAX && place.bytes().all(is_lower_hex);
-        if !is_number || !is_place {
+        let is_lock_key =
+            lock_key.len() % 2 == 0 && lock_key.len() / 2 <= LOCK_KEY_BYTES_MAX && lock_key.bytes().all(is_lower_hex);
+        if !is_number || !is_lock_key {
             return None;
         }
-        let bytes = place
+        let bytes = lock_key
             .as_bytes()
             .chunks(2)
             .filter_map(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
         let bytes: Vec<u8> = bytes.collect();
-        // A place that no server has named is between others, as any text is.
-        let place = String::from_utf8_lossy(&bytes).into_owned();
-        Some(Cursor { expires_ms: expires_ms.parse().ok()?, place })
+        // A lock key that no server has named is between others, as any text is.
+        let lock_key = String::from_utf8_lossy(&bytes).into_owned();
+        Some(Cursor { expires_ms: expires_ms.parse().ok()?, lock_key })
     };
     inside().ok_or("it is none that this server made")
 }
@@ -49,9 +50,9 @@ mod tests {
 
     #[test]
     fn a_cursor_survives_its_text() {
-        let cursor = Cursor { expires_ms: 1_795_000_000_000, place: "-/team/é:x".into() };
+        let cursor = Cursor { expires_ms: 1_795_000_000_000, lock_key: "-/team/é:x".into() };
         assert_eq!(parse(text(&cursor)), Ok(cursor));
-        let longest = Cursor { expires_ms: 1, place: "x".repeat(PLACE_BYTES_MAX) };
+        let longest = Cursor { expires_ms: 1, lock_key: "x".repeat(LOCK_KEY_BYTES_MAX) };
         assert_eq!(parse(text(&longest)), Ok(longest));
         for text in ["", "!", "1", "-", "-61", "1-6", "1-6G", "1-6A", "+1-61", "1234567890123456-61", "1--1"] {
             assert!(parse(text.into()).is_err(), "{text}");

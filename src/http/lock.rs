@@ -38,7 +38,7 @@ pub(super) struct LockView<'a> {
     /// Which of them the `owner` is that the request names, from 1; left out when
     /// it does not wait.
     #[serde(skip_serializing_if = "Option::is_none")]
-    place: Option<u64>,
+    position: Option<u64>,
     /// During a recovery, when the lock can be granted again at the earliest; left out
     /// otherwise.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_rfc_3339")]
@@ -95,7 +95,7 @@ pub(super) async fn inspect(
     let namespace = caller.namespace(params.namespace.as_deref())?;
     let lock = LockId { namespace: namespace.id, name };
     let asking = params.owner.map(|owner| Claimant { account: caller.account().account, owner: Some(owner) });
-    let Standing { held, waiting, place } = look(&app, &caller, &lock, asking.as_ref()).await?;
+    let Standing { held, waiting, position } = look(&app, &caller, &lock, asking.as_ref()).await?;
     let of_caller = held.as_ref().map(|held| &held.holder).filter(|holder| holder.account == caller.account().account);
     let view = LockView {
         name: lock.name.as_str(),
@@ -103,7 +103,7 @@ pub(super) async fn inspect(
         held: held.is_some(),
         holder: of_caller.map(HolderView::new),
         waiting,
-        place,
+        position,
         recovering_until: app.locks.recovering_until(&lock),
     };
     Ok(Json(view).into_response())

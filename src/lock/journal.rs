@@ -40,7 +40,7 @@ pub trait Journal: Send + Sync {
 
     /// Some of the grants that have not been followed by another of their lock, and have
     /// neither lapsed nor ended more than [`RECENT_END`] before `now_ms`, in
-    /// the order of their places and behind `after`; none at the end. Among those of the
+    /// the order of their lock keys and behind `after`; none at the end. Among those of the
     /// tag are some of others where locks were spread over tags otherwise when they
     /// were written.
     ///
@@ -148,7 +148,7 @@ pub const RECENT_END: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalRow {
     /// Which lock it is of: namespace and name.
-    pub place: String,
+    pub lock_key: String,
     pub fence: FencingToken,
     /// Rises with every change of the grant.
     pub seq: u64,
@@ -163,7 +163,7 @@ pub struct JournalRow {
 pub struct EndedGrant {
     /// The hash tag of its slot.
     pub tag: &'static str,
-    pub place: String,
+    pub lock_key: String,
     pub fence: FencingToken,
     /// The latest expiry that its row can have.
     pub until_ms: u64,

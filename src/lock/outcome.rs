@@ -48,8 +48,8 @@ pub struct Standing {
     pub held: Option<Held>,
     /// How many stand in line for it.
     pub waiting: u64,
-    /// Which of them the owner is whose place was asked for, from 1, if any.
-    pub place: Option<u64>,
+    /// Which of them the owner is whose position was asked for, from 1, if any.
+    pub position: Option<u64>,
 }
 
 /// What became of breaking a grant.

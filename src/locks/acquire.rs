@@ -24,7 +24,7 @@ pub enum Turn {
     Waiting(Held),
     /// It is not, since nothing is granted for so long.
     Recovering { rest: Duration },
-    /// Another request of the same owner has its place.
+    /// Another request of the same owner has its lock key.
     Replaced(Held),
     /// It does not stand in line, and the lock is not held for it.
     Gone,
@@ -90,14 +90,14 @@ impl Locks {
         wait: Duration,
     ) -> Result<Answer<Turn>, LocksError> {
         let account = request.claimant.account.key_text();
-        let place = request.lock.place();
-        let shard = self.store.shard_of(&place);
+        let lock_key = request.lock.lock_key();
+        let shard = self.store.shard_of(&lock_key);
         let deadline = self.deadline(shard)?;
         let is_long = self.is_long(request.lease);
-        let mut keys = Keys::few(&self.store, &place, account.as_str());
+        let mut keys = Keys::few(&self.store, &lock_key, account.as_str());
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))
-            .text(&place)
+            .text(&lock_key)
             .number(request.lease.as_ms())
             .text(attempt.key_text().as_str())
             .number(deadline.us)
@@ -112,7 +112,7 @@ impl Locks {
         let reply = match few.filter(Keys::were_enough) {
             Some(reply) => reply,
             None => {
-                keys.complete(&self.store, &place, account.as_str(), &request.payment);
+                keys.complete(&self.store, &lock_key, account.as_str(), &request.payment);
                 args.number(self.store.epoch_us(shard))
                     .number(wait.as_millis() as u64)
                     .text(&self.pod)
@@ -139,7 +139,7 @@ impl Locks {
                 let of = (&request.lock, &request.claimant);
                 Box::pin(self.record_grant(epoch.as_ref(), of, grant, change)).await?;
             }
-            self.recorder.granted(request, &place, grant);
+            self.recorder.granted(request, &lock_key, grant);
         }
         Ok(Answer { outcome, standing })
     }

@@ -21,18 +21,18 @@ impl Locks {
     /// When the store gave no answer in time; the lease may be renewed then.
     pub async fn heartbeat(&self, request: &HeartbeatRequest) -> Result<Answer<HeartbeatOutcome>, LocksError> {
         let account = request.claimant.account.key_text();
-        let place = request.lock.place();
-        let shard = self.store.shard_of(&place);
+        let lock_key = request.lock.lock_key();
+        let shard = self.store.shard_of(&lock_key);
         let deadline = self.deadline(shard)?;
         let epoch = self.era_for(shard);
-        let keys = Keys::few(&self.store, &place, account.as_str());
+        let keys = Keys::few(&self.store, &lock_key, account.as_str());
         let mut keys = KeySlices::from_iter([keys.lock(), keys.held(), keys.clock()]);
         if let Payment::Due(due) = &request.payment {
             keys.push(&due.bucket);
         }
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))
-            .text(&place)
+            .text(&lock_key)
             .write(|text| self.write_lease(text, request.lease))
             .write(|text| write_fence(text, request.fence))
             .number(deadline.us)

@@ -27,19 +27,21 @@ impl Locks {
         asking: Option<&Claimant>,
         payment: &Payment,
     ) -> Result<Answer<Looked<Standing>>, LocksError> {
-        let place = lock.to_string();
-        let keys = Keys::new(&self.store, &place, "-", payment);
+        let lock_key = lock.to_string();
+        let keys = Keys::new(&self.store, &lock_key, "-", payment);
         let [interval_us, burst_us] = rate_args(payment);
-        let bucket = bucket_key(&self.store, self.store.shard_of(&place), payment);
+        let bucket = bucket_key(&self.store, self.store.shard_of(&lock_key), payment);
         let keys = [keys.lock(), keys.line(), &bucket, keys.tickets(), keys.kept()];
         let ticket = asking.map(|asking| format!("{}\n{}\n", asking.account, asking.owner_text())).unwrap_or_default();
         let reply = self.store.run(&INSPECT, &keys, &[&interval_us, &burst_us, &ticket]).await?;
-        let place = |index| Ok::<_, LocksError>(Some(reply.word(index)?).filter(|place| *place > 0));
+        let position = |index| Ok::<_, LocksError>(Some(reply.word(index)?).filter(|position| *position > 0));
         let outcome = match reply.status() {
-            "held" => {
-                Looked::Found(Standing { held: Some(read_held(&reply, 2)?), waiting: reply.word(5)?, place: place(6)? })
-            }
-            "free" => Looked::Found(Standing { held: None, waiting: reply.word(2)?, place: place(3)? }),
+            "held" => Looked::Found(Standing {
+                held: Some(read_held(&reply, 2)?),
+                waiting: reply.word(5)?,
+                position: position(6)?,
+            }),
+            "free" => Looked::Found(Standing { held: None, waiting: reply.word(2)?, position: position(3)? }),
             "rate_limited" => Looked::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) },
             _ => return Err(reply.bad().into()),
         };
@@ -71,17 +73,17 @@ impl Locks {
         request: &BreakRequest,
     ) -> Result<(BreakOutcome, Option<UnrecordedEnd>), LocksError> {
         let account = request.account.to_string();
-        let place = request.lock.to_string();
-        let shard = self.store.shard_of(&place);
+        let lock_key = request.lock.to_string();
+        let shard = self.store.shard_of(&lock_key);
         let deadline = self.deadline(shard)?;
-        let keys = Keys::new(&self.store, &place, &account, &Payment::Paid);
-        let args = [&*account, &place, &request.fence.to_string(), &deadline.us.to_string()];
+        let keys = Keys::new(&self.store, &lock_key, &account, &Payment::Paid);
+        let args = [&*account, &lock_key, &request.fence.to_string(), &deadline.us.to_string()];
         let reply = deadline.settled(self.store.run(&BREAK, &keys.slices(), &args).await).await?;
         Self::count("break", &reply);
         if reply.status() == "broken" {
-            self.recorder.ended(request.account, &place, request.fence, (self.now_ms(shard), Ending::Broken));
+            self.recorder.ended(request.account, &lock_key, request.fence, (self.now_ms(shard), Ending::Broken));
             let until_ms = reply.word(1)?;
-            let end = UnrecordedEnd { account: request.account, place, fence: request.fence, until_ms };
+            let end = UnrecordedEnd { account: request.account, lock_key, fence: request.fence, until_ms };
             return Ok((BreakOutcome::Broken, (until_ms > 0).then_some(end)));
         }
         let broken = match reply.status() {
@@ -100,14 +102,14 @@ impl Locks {
     /// When the journal or the store gave no answer in time; some server tries again
     /// after a while.
     pub async fn finish_break(&self, end: UnrecordedEnd) -> Result<(), LocksError> {
-        self.end(end.account, end.place, end.fence, end.until_ms).await
+        self.end(end.account, end.lock_key, end.fence, end.until_ms).await
     }
 }
 
 /// A grant that was broken, which the journal has yet to record.
 pub struct UnrecordedEnd {
     account: AccountId,
-    place: String,
+    lock_key: String,
     fence: FencingToken,
     until_ms: u64,
 }

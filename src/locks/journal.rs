@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     Claimant, LockId, Locks, LocksError,
     grant_codec::{fence_of, in_full, seq_of},
-    keys::{ended_key, held_key, lock_key},
+    keys::{ended_key, grant_key, held_key},
     requests::{Keys, script},
     script_args::Words,
 };
@@ -124,10 +124,10 @@ impl Locks {
         change: Change,
     ) -> Result<Written, JournalError> {
         let epoch = epoch.ok_or_else(|| JournalError::Away("the store is not known yet".into()))?;
-        let place = lock.place();
-        let shard = self.store.shard_of(&place);
+        let lock_key = lock.lock_key();
+        let shard = self.store.shard_of(&lock_key);
         let (fence, expires_ms) = (grant.fence, grant.expires_at.as_millisecond() as u64);
-        let row = JournalRow { place, fence, seq: change.seq, expires_ms, record: in_full(&change.record) };
+        let row = JournalRow { lock_key, fence, seq: change.seq, expires_ms, record: in_full(&change.record) };
         let written = timeout(RECORDED_WITHIN, self.write_row(epoch, shard, &row, change.former)).await;
         let written = written.unwrap_or_else(|_| Err(JournalError::Away("the journal took too long".into())))?;
         if change.is_shorter
@@ -158,7 +158,7 @@ impl Locks {
             written => written?,
         };
         if let Some(fence) = former {
-            let former = EndedGrant { tag: shard.tag, place: row.place.clone(), fence, until_ms: row.expires_ms };
+            let former = EndedGrant { tag: shard.tag, lock_key: row.lock_key.clone(), fence, until_ms: row.expires_ms };
             self.journal.end(&former, self.now_ms(shard)).await?;
         }
         Ok(written)
@@ -170,10 +170,10 @@ impl Locks {
     async fn shorten(&self, shard: Shard, claimant: &Claimant, row: &JournalRow) -> Result<(), LocksError> {
         let deadline = self.deadline(shard)?;
         let held = held_key(&self.store, shard, claimant.account.key_text().as_str());
-        let keys = [lock_key(&self.store, &row.place), held];
+        let keys = [grant_key(&self.store, &row.lock_key), held];
         let mut args = Words::new();
         args.write(|text| claimant.write_head(text))
-            .text(&row.place)
+            .text(&row.lock_key)
             .number(row.fence.as_u64())
             .number(row.seq)
             .number(row.expires_ms)
@@ -184,14 +184,14 @@ impl Locks {
 
     /// Records that a grant has ended, in the background. If that fails, some server
     /// finds the grant among the ended ones in the store and tries again.
-    pub(super) fn end_in_background(&self, account: AccountId, place: String, fence: FencingToken, until_ms: u64) {
+    pub(super) fn end_in_background(&self, account: AccountId, lock_key: String, fence: FencingToken, until_ms: u64) {
         if until_ms == 0 {
             return;
         }
         let locks = self.clone();
         let ending = async move {
             let Ok(_permit) = locks.undoings.try_acquire() else { return };
-            if let Err(error) = locks.end(account, place, fence, until_ms).await {
+            if let Err(error) = locks.end(account, lock_key, fence, until_ms).await {
                 tracing::debug!(%error, "the end of a grant could not be recorded yet");
             }
         };
@@ -203,16 +203,16 @@ impl Locks {
     pub(super) async fn end(
         &self,
         account: AccountId,
-        place: String,
+        lock_key: String,
         fence: FencingToken,
         until_ms: u64,
     ) -> Result<(), LocksError> {
-        let shard = self.store.shard_of(&place);
-        let ended = EndedGrant { tag: shard.tag, place, fence, until_ms };
+        let shard = self.store.shard_of(&lock_key);
+        let ended = EndedGrant { tag: shard.tag, lock_key, fence, until_ms };
         self.journal.end(&ended, self.now_ms(shard)).await?;
         let account = account.key_text();
-        let keys = Keys::new(&self.store, &ended.place, account.as_str(), &Payment::Paid);
-        let args = [&*ended.place, &fence.to_string(), account.as_str(), &until_ms.to_string()];
+        let keys = Keys::new(&self.store, &ended.lock_key, account.as_str(), &Payment::Paid);
+        let args = [&*ended.lock_key, &fence.to_string(), account.as_str(), &until_ms.to_string()];
         self.store.run(&SETTLE_END, &keys.slices(), &args).await?;
         Ok(())
     }
@@ -257,9 +257,9 @@ impl Locks {
         for (entry, until_ms) in ends.iter().filter(|end| earlier.contains(end)) {
             let mut fields = entry.splitn(3, ' ');
             let mut field = || fields.next().unwrap_or_default();
-            let (fence, account, place) = (field().parse(), field().parse(), field().to_owned());
+            let (fence, account, lock_key) = (field().parse(), field().parse(), field().to_owned());
             let (Ok(fence), Ok(account)) = (fence, account) else { continue };
-            self.end(account, place, fence, *until_ms).await?;
+            self.end(account, lock_key, fence, *until_ms).await?;
         }
         Ok(ends)
     }
@@ -272,7 +272,7 @@ impl Locks {
 
 /// A grant as the store has it, in the form in which the journal has it; none for one
 /// that was never collected.
-pub(super) fn row_of(place: &str, expires_ms: u64, record: &str) -> Option<JournalRow> {
+pub(super) fn row_of(lock_key: &str, expires_ms: u64, record: &str) -> Option<JournalRow> {
     let fence = fence_of(record)?;
-    Some(JournalRow { place: place.to_owned(), fence, seq: seq_of(record), expires_ms, record: in_full(record) })
+    Some(JournalRow { lock_key: lock_key.to_owned(), fence, seq: seq_of(record), expires_ms, record: in_full(record) })
 }

@@ -20,8 +20,8 @@ pub(super) fn home_key(store: &Store, shard: Shard) -> String {
     store.key(shard.tag, "home", "")
 }
 
-pub(super) fn lock_key(store: &Store, place: &str) -> String {
-    store.key(store.shard_of(place).tag, "l", place)
+pub(super) fn grant_key(store: &Store, lock_key: &str) -> String {
+    store.key(store.shard_of(lock_key).tag, "l", lock_key)
 }
 
 /// The locks that an account holds in a shard.
@@ -29,7 +29,7 @@ pub(super) fn held_key(store: &Store, shard: Shard, account: &str) -> String {
     store.key(shard.tag, "held", account)
 }
 
-/// What is on record of an account's locks, see `lua/write_history.lua`: in one place,
+/// What is on record of an account's locks, see `lua/write_history.lua`: in one lock key,
 /// wherever they are.
 pub(super) fn history_key(store: &Store, account: &str) -> String {
     store.key(store.shard_of(account).tag, "history", account)

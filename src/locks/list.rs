@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use super::{
     Locks, LocksError,
     grant_codec::read_holder,
-    keys::{bucket_key, held_key, lock_key, waiting_key},
+    keys::{bucket_key, grant_key, held_key, waiting_key},
     merged_page::Found,
     requests::{Answer, LockId, rate_args, read_standing, script},
 };
@@ -40,7 +40,7 @@ pub struct ListRequest {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     pub expires_ms: u64,
-    pub place: String,
+    pub lock_key: String,
 }
 
 /// What became of a request to look.
@@ -109,8 +109,8 @@ impl Listing<'_> {
             }
         }
         let part: Vec<Cursor> = self.found.drain(..self.found.len().min(Locks::STEP_LOCKS)).collect();
-        let places: Vec<&str> = part.iter().map(|cursor| cursor.place.as_str()).collect();
-        self.page.locks.extend(self.locks.read_grants(self.request.account, &places).await?);
+        let lock_keys: Vec<&str> = part.iter().map(|cursor| cursor.lock_key.as_str()).collect();
+        self.page.locks.extend(self.locks.read_grants(self.request.account, &lock_keys).await?);
         self.page.next = if self.found.is_empty() { self.end.clone() } else { part.last().cloned() };
         self.steps += 1;
         self.is_done = self.wanted() == 0 || self.page.next.is_none() || self.steps >= Locks::STEPS_MAX;
@@ -122,20 +122,20 @@ impl Listing<'_> {
         self.request.limit.clamp(1, Locks::PAGE_MAX).saturating_sub(self.page.locks.len())
     }
 
-    /// Finds places of locks, behind what was read.
+    /// Finds lock keys of locks, behind what was read.
     async fn find(&mut self, payment: &Payment) -> Result<Answer<Looked<()>>, LocksError> {
         let (locks, wanted) = (self.locks, self.wanted());
         let shards = locks.store.shards();
         let asking =
-            shards.iter().map(|shard| locks.find_places(*shard, &self.request, self.end.as_ref(), wanted, payment));
+            shards.iter().map(|shard| locks.find_lock_keys(*shard, &self.request, self.end.as_ref(), wanted, payment));
         let found = try_join_all(asking).await?;
         let Some(first) = found.first() else { return Err(Reply::default().bad().into()) };
         let standing = read_standing(first, payment)?;
         let outcome = match first.status() {
             "found" => {
                 let found: Vec<Found> = found.iter().map(Found::read).collect::<Result<_, _>>()?;
-                let (places, end) = Found::merge(found, wanted);
-                (self.found, self.end) = (places.into(), end);
+                let (lock_keys, end) = Found::merge(found, wanted);
+                (self.found, self.end) = (lock_keys.into(), end);
                 Looked::Found(())
             }
             "rate_limited" => Looked::RateLimited { retry_after: Duration::from_micros(first.word(2)?) },
@@ -153,14 +153,14 @@ impl Locks {
     /// In how many steps a page is read. One with a prefix that few locks have may end
     /// before it is full.
     pub const STEPS_MAX: u32 = 60;
-    /// How many places a script looks at for locks that are to be listed.
+    /// How many lock keys a script looks at for locks that are to be listed.
     const SCAN_MAX: usize = 50;
 
     /// Takes a lock from the index of an account, unless the account holds it.
-    pub(super) async fn correct_index(&self, shard: Shard, account: &str, place: &str) -> Result<(), LocksError> {
+    pub(super) async fn correct_index(&self, shard: Shard, account: &str, lock_key: &str) -> Result<(), LocksError> {
         if mends::is_on(Mend::IndexCorrected) {
-            let keys = [held_key(&self.store, shard, account), lock_key(&self.store, place)];
-            self.store.run(&GRANTS, &[&keys[0], &keys[1]], &[account, place]).await?;
+            let keys = [held_key(&self.store, shard, account), grant_key(&self.store, lock_key)];
+            self.store.run(&GRANTS, &[&keys[0], &keys[1]], &[account, lock_key]).await?;
         }
         Ok(())
     }
@@ -232,7 +232,7 @@ impl Locks {
         Ok(Answer { outcome, standing: read_standing(&reply, payment)? })
     }
 
-    async fn find_places(
+    async fn find_lock_keys(
         &self,
         shard: Shard,
         request: &ListRequest,
@@ -244,7 +244,7 @@ impl Locks {
         let [interval_us, burst_us] = rate_args(payment);
         let namespace = request.namespace.map(|namespace| namespace.to_string()).unwrap_or_default();
         let (after_ms, after_place) = match after {
-            Some(cursor) => (cursor.expires_ms, cursor.place.as_str()),
+            Some(cursor) => (cursor.expires_ms, cursor.lock_key.as_str()),
             None => (0, ""),
         };
         let args = [
@@ -260,13 +260,13 @@ impl Locks {
         Ok(self.store.run(&LIST, &[&held, &bucket_key(&self.store, shard, payment)], &args).await?)
     }
 
-    /// Reads the grants of these places. One that was released meanwhile is left
+    /// Reads the grants of these lock keys. One that was released meanwhile is left
     /// out.
-    async fn read_grants(&self, account: AccountId, places: &[&str]) -> Result<Vec<(LockId, Holder)>, LocksError> {
+    async fn read_grants(&self, account: AccountId, lock_keys: &[&str]) -> Result<Vec<(LockId, Holder)>, LocksError> {
         let account = account.to_string();
-        let asking = self.by_shard(places, |place| (*place).to_owned());
-        let asking = asking.into_iter().map(async |(shard, (at, places))| {
-            let read = self.read_grants_in(shard, &account, &places).await?;
+        let asking = self.by_shard(lock_keys, |lock_key| (*lock_key).to_owned());
+        let asking = asking.into_iter().map(async |(shard, (at, lock_keys))| {
+            let read = self.read_grants_in(shard, &account, &lock_keys).await?;
             Ok::<_, LocksError>(at.into_iter().zip(read))
         });
         let mut read: Vec<_> = try_join_all(asking).await?.into_iter().flatten().collect();
@@ -274,39 +274,39 @@ impl Locks {
         Ok(read.into_iter().filter_map(|(_, read)| read).collect())
     }
 
-    /// The same for places of one shard; nothing for one that was released.
+    /// The same for lock keys of one shard; nothing for one that was released.
     async fn read_grants_in(
         &self,
         shard: Shard,
         account: &str,
-        places: &[&&str],
+        lock_keys: &[&&str],
     ) -> Result<Vec<Option<(LockId, Holder)>>, LocksError> {
         let mut keys = vec![held_key(&self.store, shard, account)];
-        keys.extend(places.iter().map(|place| lock_key(&self.store, place)));
+        keys.extend(lock_keys.iter().map(|lock_key| grant_key(&self.store, lock_key)));
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let args: Vec<&str> = std::iter::once(account).chain(places.iter().map(|place| **place)).collect();
+        let args: Vec<&str> = std::iter::once(account).chain(lock_keys.iter().map(|lock_key| **lock_key)).collect();
         let reply = self.store.run(&GRANTS, &keys, &args).await?;
-        let read = places.iter().enumerate().map(|(at, place)| {
+        let read = lock_keys.iter().enumerate().map(|(at, lock_key)| {
             let index = 1 + 3 * at;
             if reply.text(index + 2)?.is_empty() {
                 return Ok(None);
             }
-            let lock = place.parse().map_err(|_| reply.bad())?;
+            let lock = lock_key.parse().map_err(|_| reply.bad())?;
             Ok(Some((lock, read_holder(&reply, index + 2, index + 1)?)))
         });
         read.collect()
     }
 
-    /// Parts what is asked for by the shards where it is, with the place that each
+    /// Parts what is asked for by the shards where it is, with the lock key that each
     /// had among all.
     pub(super) fn by_shard<'a, T>(
         &self,
         all: &'a [T],
-        place: impl Fn(&T) -> String,
+        lock_key: impl Fn(&T) -> String,
     ) -> HashMap<Shard, (Vec<usize>, Vec<&'a T>)> {
         let mut parts = HashMap::<_, (Vec<usize>, Vec<&T>)>::new();
         for (at, one) in all.iter().enumerate() {
-            let part = parts.entry(self.store.shard_of(&place(one))).or_default();
+            let part = parts.entry(self.store.shard_of(&lock_key(one))).or_default();
             part.0.push(at);
             part.1.push(one);
         }

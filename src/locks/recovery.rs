@@ -12,7 +12,7 @@ use super::{
     LockId, Locks, LocksError,
     grant_codec::held_since,
     journal::row_of,
-    keys::{clock_key, ended_key, held_key, home_key, lock_key},
+    keys::{clock_key, ended_key, grant_key, held_key, home_key},
     requests::script,
 };
 use crate::{
@@ -91,7 +91,7 @@ impl Locks {
     /// When a lock can be granted again at the earliest, in a recovery; `None` when it can be
     /// now, as far as is known.
     pub fn recovering_until(&self, lock: &LockId) -> Option<Timestamp> {
-        Some(Timestamp::now() + self.store.recovery_rest_in(self.store.shard_of(&lock.place()))?)
+        Some(Timestamp::now() + self.store.recovery_rest_in(self.store.shard_of(&lock.lock_key()))?)
     }
 
     /// The same for the lock that has to wait longest.
@@ -205,9 +205,9 @@ impl Locks {
         loop {
             let mut grants = self.journal.page(epoch.tag, now_ms, &after).await?;
             let Some(last) = grants.last() else { return Ok(restored) };
-            after.clone_from(&last.place);
+            after.clone_from(&last.lock_key);
             // Those from when locks were spread otherwise are of all shards.
-            grants.retain(|grant| self.store.shard_of(&grant.place) == shard);
+            grants.retain(|grant| self.store.shard_of(&grant.lock_key) == shard);
             if is_handed_over {
                 for grant in grants.iter_mut().filter(|grant| !grant.record.is_empty()) {
                     grant.record = held_since(&grant.record, epoch.epoch_us);
@@ -224,9 +224,9 @@ impl Locks {
         let mut args = vec![epoch.to_string()];
         for grant in grants {
             let account = grant.record.split('\n').next().unwrap_or_default();
-            keys.extend([lock_key(&self.store, &grant.place), held_key(&self.store, shard, account)]);
+            keys.extend([grant_key(&self.store, &grant.lock_key), held_key(&self.store, shard, account)]);
             let numbers = [grant.fence.as_u64(), grant.seq, grant.expires_ms].map(|number| number.to_string());
-            args.push(grant.place.clone());
+            args.push(grant.lock_key.clone());
             args.extend(numbers);
             args.push(grant.record.clone());
         }
@@ -282,10 +282,10 @@ impl Locks {
         let shard = self.store.shard_of("");
         let standing = self.store.standing(shard);
         let Some(epoch) = standing.borrow().as_ref().map(|standing| standing.epoch.clone()) else { return };
-        let prefix = lock_key(&self.store, "");
+        let prefix = grant_key(&self.store, "");
         let grants = embedded.texts(&prefix).into_iter().filter_map(|kept| {
-            let place = kept.key.strip_prefix(&prefix)?;
-            row_of(place, kept.expires_ms?, &kept.value)
+            let lock_key = kept.key.strip_prefix(&prefix)?;
+            row_of(lock_key, kept.expires_ms?, &kept.value)
         });
         // In a recovery it is no fence alone, and what is forgotten by then must
         // lapse in the next process, too.

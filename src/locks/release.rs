@@ -22,19 +22,19 @@ impl Locks {
     /// # Errors
     /// When the store gave no answer in time; the lock may be released then.
     pub async fn release(&self, request: &ReleaseRequest) -> Result<Answer<ReleaseOutcome>, LocksError> {
-        let place = request.lock.place();
-        let shard = self.store.shard_of(&place);
+        let lock_key = request.lock.lock_key();
+        let shard = self.store.shard_of(&lock_key);
         let deadline = self.deadline(shard)?;
-        let mut reply = self.ask_release(request, &place, deadline).await?;
+        let mut reply = self.ask_release(request, &lock_key, deadline).await?;
         while deadline.is_to_repeat(&reply, &request.payment).await {
-            reply = Box::pin(self.ask_release(request, &place, deadline)).await?;
+            reply = Box::pin(self.ask_release(request, &lock_key, deadline)).await?;
         }
         Self::count("release", &reply);
         let mut by_another = None;
         if reply.status() == "released" {
             let fence = reply.word(2)?;
-            self.recorder.ended(request.claimant.account, &place, fence, (self.now_ms(shard), Ending::Released));
-            self.end_in_background(request.claimant.account, place, fence, reply.word(3)?);
+            self.recorder.ended(request.claimant.account, &lock_key, fence, (self.now_ms(shard), Ending::Released));
+            self.end_in_background(request.claimant.account, lock_key, fence, reply.word(3)?);
             if !reply.text(4)?.is_empty() {
                 self.look_in_background(request.lock.clone());
             }
@@ -50,14 +50,14 @@ impl Locks {
     async fn ask_release(
         &self,
         request: &ReleaseRequest,
-        place: &str,
+        lock_key: &str,
         deadline: Deadline,
     ) -> Result<Reply, LocksError> {
         let account = request.claimant.account.key_text();
-        let mut keys = Keys::few(&self.store, place, account.as_str());
+        let mut keys = Keys::few(&self.store, lock_key, account.as_str());
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))
-            .text(place)
+            .text(lock_key)
             .write(|text| write_fence(text, request.fence))
             .number(deadline.us);
         // Whoever waits here is to have the lock at once.
@@ -67,7 +67,7 @@ impl Locks {
                 return Ok(reply);
             }
         }
-        keys.complete(&self.store, place, account.as_str(), &request.payment);
+        keys.complete(&self.store, lock_key, account.as_str(), &request.payment);
         write_rate(&mut args, &request.payment);
         // Boxed: its room would be taken in every request.
         deadline.settled(Box::pin(self.store.run(&RELEASE, &keys.slices(), &args.slices())).await).await

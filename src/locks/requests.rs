@@ -9,7 +9,7 @@ use crate::{
     store::{BadReply, Reply, Store},
 };
 
-/// Which lock is meant. Its text is its place in the index of held locks.
+/// Which lock is meant. Its text is its member in the index of held locks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LockId {
     pub namespace: NamespaceId,
@@ -131,39 +131,39 @@ impl AcquireRequest {
 }
 
 impl LockId {
-    /// Its place. Written by hand: every request needs it, and formatting costs
+    /// Its lock key. Written by hand: every request needs it, and formatting costs
     /// more.
-    pub(super) fn place(&self) -> String {
+    pub(super) fn lock_key(&self) -> String {
         let (namespace, name) = (self.namespace.key_text(), self.name.as_str());
-        let mut place = String::with_capacity(namespace.as_str().len() + 1 + name.len());
+        let mut lock_key = String::with_capacity(namespace.as_str().len() + 1 + name.len());
         for part in [namespace.as_str(), "/", name] {
-            place.push_str(part);
+            lock_key.push_str(part);
         }
-        place
+        lock_key
     }
 }
 
 impl fmt::Display for LockId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.place())
+        f.write_str(&self.lock_key())
     }
 }
 
-/// Reads a place.
+/// Reads a lock key.
 impl FromStr for LockId {
-    type Err = NotAPlace;
+    type Err = InvalidLockKey;
 
-    fn from_str(place: &str) -> Result<Self, Self::Err> {
-        let (namespace, name) = place.split_once('/').ok_or(NotAPlace)?;
-        let namespace = namespace.parse().map_err(|_| NotAPlace)?;
-        Ok(Self { namespace, name: LockName::parse(name).map_err(|_| NotAPlace)? })
+    fn from_str(lock_key: &str) -> Result<Self, Self::Err> {
+        let (namespace, name) = lock_key.split_once('/').ok_or(InvalidLockKey)?;
+        let namespace = namespace.parse().map_err(|_| InvalidLockKey)?;
+        Ok(Self { namespace, name: LockName::parse(name).map_err(|_| InvalidLockKey)? })
     }
 }
 
-/// A text that is no place of a lock.
+/// A text that is no lock key of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this is no place of a lock")]
-pub struct NotAPlace;
+#[error("this is no lock_key of a lock")]
+pub struct InvalidLockKey;
 
 /// A script made of files, one behind the other, the prelude first. A file that
 /// returns where there is nothing more to do spares Redis the setting up of what
@@ -199,32 +199,32 @@ impl Keys {
         reply.status() != "too_few_keys"
     }
 
-    pub(super) fn new(store: &Store, place: &str, account: &str, payment: &Payment) -> Self {
-        let mut keys = Self::few(store, place, account);
-        keys.complete(store, place, account, payment);
+    pub(super) fn new(store: &Store, lock_key: &str, account: &str, payment: &Payment) -> Self {
+        let mut keys = Self::few(store, lock_key, account);
+        keys.complete(store, lock_key, account, payment);
         keys
     }
 
     /// The first of them, which are enough for most requests: each key takes Redis a
     /// quarter of a microsecond, of the ten that a request takes.
-    pub(super) fn few(store: &Store, place: &str, account: &str) -> Self {
+    pub(super) fn few(store: &Store, lock_key: &str, account: &str) -> Self {
         let mut keys = Self { names: Words::new(), bucket: None };
-        keys.add(store, place, [("l", place), ("clock", ""), ("held", account), ("line", place)]);
+        keys.add(store, lock_key, [("l", lock_key), ("clock", ""), ("held", account), ("line", lock_key)]);
         keys
     }
 
     /// Adds the others.
-    pub(super) fn complete(&mut self, store: &Store, place: &str, account: &str, payment: &Payment) {
-        let others = [("tickets", place), ("kept", place), ("pods", ""), ("waiting", account), ("ended", "")];
-        self.add(store, place, others);
+    pub(super) fn complete(&mut self, store: &Store, lock_key: &str, account: &str, payment: &Payment) {
+        let others = [("tickets", lock_key), ("kept", lock_key), ("pods", ""), ("waiting", account), ("ended", "")];
+        self.add(store, lock_key, others);
         self.bucket = match payment {
             Payment::Due(due) => Some(due.bucket.clone()),
             Payment::Paid => None,
         };
     }
 
-    fn add<const N: usize>(&mut self, store: &Store, place: &str, keys: [(&str, &str); N]) {
-        let tag = store.shard_of(place).tag;
+    fn add<const N: usize>(&mut self, store: &Store, lock_key: &str, keys: [(&str, &str); N]) {
+        let tag = store.shard_of(lock_key).tag;
         for (kind, of) in keys {
             self.names.write(|text| store.write_key(text, tag, kind, of));
         }

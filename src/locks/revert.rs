@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Withdraws an attempt when it is dropped, unless disarmed before: a grant whose
-/// answer nobody has must not stay for a lease, nor a place in line for a wait.
+/// answer nobody has must not stay for a lease, nor a lock key in line for a wait.
 pub(super) struct Undo<'a> {
     armed: Option<(&'a Locks, &'a AcquireRequest, Attempt)>,
 }
@@ -88,10 +88,10 @@ impl Undoing {
             match self.locks.withdraw(&self.lock, &self.claimant, self.attempt).await {
                 Ok(withdrawn) => {
                     if let Withdrawn::Released(fence, until_ms) = withdrawn {
-                        let (account, place) = (self.claimant.account, self.lock.to_string());
-                        let now_ms = self.locks.now_ms(self.locks.store.shard_of(&place));
-                        self.locks.recorder.ended(account, &place, fence, (now_ms, Ending::TakenBack));
-                        self.locks.end_in_background(account, place, fence, until_ms);
+                        let (account, lock_key) = (self.claimant.account, self.lock.to_string());
+                        let now_ms = self.locks.now_ms(self.locks.store.shard_of(&lock_key));
+                        self.locks.recorder.ended(account, &lock_key, fence, (now_ms, Ending::TakenBack));
+                        self.locks.end_in_background(account, lock_key, fence, until_ms);
                     }
                     return withdrawn;
                 }

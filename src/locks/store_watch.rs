@@ -4,7 +4,7 @@
 //! prefix or an older copy it would grant locks that others hold.
 //!
 //! Servers that work with the named store say so in the database (a *beat*). Only when
-//! nobody does any more may another store be claimed in its place, and then a recovery
+//! nobody does any more may another store be claimed in its stead, and then a recovery
 //! begins there.
 
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::{
 /// How often the database is asked.
 const ROUND: Duration = Duration::from_millis(500);
 /// How long nobody must have worked with the named store before a server claims its own
-/// in its place.
+/// in its stead.
 const CLAIM_AFTER: Duration = Duration::from_secs(10);
 /// The same for a server that worked with the named store itself, which has lost its
 /// data or was passed over.
@@ -233,7 +233,7 @@ impl Locks {
         if claimed {
             tracing::warn!(
                 shard = tag,
-                "nobody works with the store that the database names any more; this one takes its place, and begins a recovery"
+                "nobody works with the store that the database names any more; this one takes its lock_key, and begins a recovery"
             );
         }
         Ok(claimed)

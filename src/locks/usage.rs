@@ -115,7 +115,7 @@ impl Locks {
     }
 
     /// Collects a lock in a cluster, see [`Locks::collect`]. Whoever is over its
-    /// quota loses its place, so there must be no doubt.
+    /// quota loses its lock key, so there must be no doubt.
     pub(super) async fn collect_spread(
         &self,
         request: &AcquireRequest,
@@ -158,7 +158,7 @@ impl Locks {
     }
 
     fn shard_of(&self, request: &AcquireRequest) -> Shard {
-        self.store.shard_of(&request.lock.place())
+        self.store.shard_of(&request.lock.lock_key())
     }
 
     /// Counts what an account has, unless somebody else has begun to meanwhile:

@@ -1,5 +1,5 @@
 //! How the locks of a cluster are spread: each is in one of a fixed number of
-//! shards, by its place, and each shard has a hash tag of its own. A store that
+//! shards, by its lock key, and each shard has a hash tag of its own. A store that
 //! is no cluster has one shard, of which nobody need know.
 
 use std::sync::LazyLock;
@@ -44,12 +44,12 @@ impl Shard {
         &SPREAD
     }
 
-    /// The shard of a place, or of whatever else is to be spread, among these: the
+    /// The shard of a lock key, or of whatever else is to be spread, among these: the
     /// one in whose range of slots Redis would put it.
-    pub(super) fn of(place: &str, shards: &'static [Self]) -> Self {
+    pub(super) fn of(lock_key: &str, shards: &'static [Self]) -> Self {
         match shards {
             [only] => *only,
-            shards => shards.get(number_of(place)).copied().unwrap_or(Self::ONLY),
+            shards => shards.get(number_of(lock_key)).copied().unwrap_or(Self::ONLY),
         }
     }
 
@@ -139,7 +139,7 @@ mod tests {
     /// Servers of all versions must look for a lock in the same shard.
     #[test]
     fn places_have_their_shard_for_ever() {
-        let tag_of = |place| Shard::of(place, Shard::spread()).tag;
+        let tag_of = |lock_key| Shard::of(lock_key, Shard::spread()).tag;
         assert_eq!(["-/deploy", "-/état", "-/a/b"].map(tag_of), ["114", "107", "53"]);
         assert_eq!(Shard::of("-/deploy", Shard::only()), Shard::ONLY);
     }

@@ -225,14 +225,15 @@ async fn an_owner_can_ask_for_its_place() {
         let ana = stand_in_line(&client, "place", "owner=ana").await;
         let nobody = stand_in_line(&client, "place", "").await;
         let bob = stand_in_line(&client, "place", "owner=bob").await;
-        let place = async |query: &str| client.get(&format!("/v1/locks/place{query}")).await.json["place"].clone();
+        let position =
+            async |query: &str| client.get(&format!("/v1/locks/place{query}")).await.json["position"].clone();
         for (query, expected) in [("?owner=ana", Some(1)), ("?owner=bob", Some(3)), ("?owner=eve", None), ("", None)] {
-            assert_eq!(place(query).await.as_u64(), expected, "{query}");
+            assert_eq!(position(query).await.as_u64(), expected, "{query}");
         }
         release(&client, "place").await;
         assert_granted(&ana.await.unwrap());
-        eventually(async || place("?owner=bob").await == 2).await;
-        assert!(place("?owner=ana").await.is_null(), "who holds it does not wait");
+        eventually(async || position("?owner=bob").await == 2).await;
+        assert!(position("?owner=ana").await.is_null(), "who holds it does not wait");
         assert_eq!(client.get("/v1/release/place?owner=ana").await.json["response"], true);
         nobody.await.unwrap();
         release(&client, "place").await;

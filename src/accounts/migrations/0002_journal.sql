@@ -24,7 +24,7 @@ CREATE TABLE stores (
 -- A row for each grant. A row that has ended stays for a while, so that a statement
 -- that arrives late does not bring the grant back.
 CREATE TABLE journal (
-    place TEXT NOT NULL,
+    lock_key TEXT NOT NULL,
     fence BIGINT NOT NULL,
     tag TEXT NOT NULL,
     -- The number of the change that is recorded here: it rises with each.
@@ -32,7 +32,7 @@ CREATE TABLE journal (
     expires_at BIGINT NOT NULL,
     ended_at BIGINT,
     record TEXT NOT NULL,
-    PRIMARY KEY (place, fence)
+    PRIMARY KEY (lock_key, fence)
 );
 CREATE INDEX journal_expires_at ON journal (expires_at);
 CREATE INDEX journal_ended_at ON journal (ended_at);

@@ -36,7 +36,7 @@ pub(in crate::locks) struct Noted {
 
 /// What goes into the history of a lock.
 pub(in crate::locks) struct Event {
-    pub(in crate::locks) place: String,
+    pub(in crate::locks) lock_key: String,
     pub(in crate::locks) text: String,
 }
 
@@ -54,7 +54,7 @@ impl Recorder {
         part.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(in crate::locks) fn granted(&self, request: &AcquireRequest, place: &str, grant: &Grant) {
+    pub(in crate::locks) fn granted(&self, request: &AcquireRequest, lock_key: &str, grant: &Grant) {
         let acquired_ms = grant.expires_at.as_millisecond() - grant.lease.as_ms() as i64;
         self.note(request.claimant.account, |noted, is_full| {
             noted.counts.acquired += 1;
@@ -65,7 +65,7 @@ impl Recorder {
             let (fence, owner) = (grant.fence, request.claimant.owner_text());
             let text =
                 format!("{fence}\n{acquired_ms}\n\n\n{owner}\n{}\n{}", request.label.as_str(), request.note.as_str());
-            noted.grants.push(Event { place: place.to_owned(), text });
+            noted.grants.push(Event { lock_key: lock_key.to_owned(), text });
             1
         });
     }
@@ -74,7 +74,7 @@ impl Recorder {
     pub(in crate::locks) fn ended(
         &self,
         account: AccountId,
-        place: &str,
+        lock_key: &str,
         fence: FencingToken,
         (at_ms, how): (u64, Ending),
     ) {
@@ -84,7 +84,7 @@ impl Recorder {
                 return 0;
             }
             let text = format!("{fence}\n{at_ms}\n{}", how.word());
-            noted.ends.push(Event { place: place.to_owned(), text });
+            noted.ends.push(Event { lock_key: lock_key.to_owned(), text });
             1
         });
     }
@@ -171,7 +171,7 @@ mod tests {
     }
 
     fn noted(grants: usize, ends: usize) -> Noted {
-        let events = |count| (0..count).map(|_| Event { place: String::new(), text: String::new() }).collect();
+        let events = |count| (0..count).map(|_| Event { lock_key: String::new(), text: String::new() }).collect();
         let counts = Counts { acquired: 1, refused: 20, limited: 300 };
         Noted { counts, grants: events(grants), earlier_ends: events(ends), ..Noted::default() }
     }

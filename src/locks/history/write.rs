@@ -95,8 +95,8 @@ impl Locks {
             &recorded_key(&self.store, &account),
             &activity_key(&self.store, &account),
         ];
-        let grants = noted.grants.iter().map(|event| ["granted", &event.place, &event.text]);
-        let ends = noted.earlier_ends.iter().map(|event| ["ended", &event.place, &event.text]);
+        let grants = noted.grants.iter().map(|event| ["granted", &event.lock_key, &event.text]);
+        let ends = noted.earlier_ends.iter().map(|event| ["ended", &event.lock_key, &event.text]);
         let events: Vec<[&str; 3]> = grants.chain(ends).collect();
         // There may be none, and something to be counted all the same.
         let mut counts = noted.counts;

@@ -21,7 +21,7 @@ pub enum Withdrawn {
     /// The lock, under this fence; with the latest expiry in its journal row, 0 without
     /// one.
     Released(FencingToken, u64),
-    /// A place in line.
+    /// A lock key in line.
     Left,
     Absent,
 }
@@ -47,14 +47,14 @@ impl Locks {
         is_over: bool,
     ) -> Result<Turn, LocksError> {
         let account = request.claimant.account.key_text();
-        let place = request.lock.place();
-        let shard = self.store.shard_of(&place);
+        let lock_key = request.lock.lock_key();
+        let shard = self.store.shard_of(&lock_key);
         let deadline = self.deadline(shard)?;
         let epoch = self.era_for(shard);
-        let keys = Keys::new(&self.store, &place, account.as_str(), &Payment::Paid);
+        let keys = Keys::new(&self.store, &lock_key, account.as_str(), &Payment::Paid);
         let mut args = Words::new();
         args.write(|text| request.claimant.write_head(text))
-            .text(&place)
+            .text(&lock_key)
             .number(request.lease.as_ms())
             .text(attempt.key_text().as_str())
             .number(deadline.us)
@@ -75,13 +75,13 @@ impl Locks {
                 let of = (&request.lock, &request.claimant);
                 Box::pin(self.record_grant(epoch.as_ref(), of, grant, change)).await?;
             }
-            self.recorder.granted(request, &place, grant);
+            self.recorder.granted(request, &lock_key, grant);
         }
         Ok(turn)
     }
 
     /// Takes back one attempt, however far it came and however late: no other is
-    /// touched. The place of an owner is kept for a while. Returns what there
+    /// touched. The lock key of an owner is kept for a while. Returns what there
     /// was of it.
     ///
     /// # Errors
@@ -93,10 +93,10 @@ impl Locks {
         attempt: Attempt,
     ) -> Result<Withdrawn, LocksError> {
         let account = claimant.account.key_text();
-        let place = lock.place();
-        let keys = Keys::new(&self.store, &place, account.as_str(), &Payment::Paid);
+        let lock_key = lock.lock_key();
+        let keys = Keys::new(&self.store, &lock_key, account.as_str(), &Payment::Paid);
         let mut args = Words::new();
-        args.write(|text| claimant.write_head(text)).text(&place).text(attempt.key_text().as_str());
+        args.write(|text| claimant.write_head(text)).text(&lock_key).text(attempt.key_text().as_str());
         let reply = self.store.run(&WITHDRAW, &keys.slices(), &args.slices()).await?;
         match reply.status() {
             "released" => Ok(Withdrawn::Released(reply.word(1)?, reply.word(2)?)),

@@ -47,7 +47,7 @@ pub(in crate::locks) struct Line {
     changed: Notify,
 }
 
-/// A waiting request's place in this server. Dropping it gives it up.
+/// A waiting request's lock key in this server. Dropping it gives it up.
 pub(in crate::locks) struct Seat {
     waiters: Arc<Waiters>,
     waiter: Arc<Waiter>,

@@ -44,11 +44,11 @@ impl Locks {
     /// When the store gave no answer in time.
     pub async fn crowds(&self, account: AccountId, locks: &[LockId]) -> Result<Vec<Crowd>, LocksError> {
         let asking = self.by_shard(locks, LockId::to_string);
-        let found = try_join_all(asking.into_values().map(async |(places, locks)| {
-            Ok::<_, LocksError>(places.into_iter().zip(self.crowds_in(account, &locks).await?))
+        let found = try_join_all(asking.into_values().map(async |(lock_keys, locks)| {
+            Ok::<_, LocksError>(lock_keys.into_iter().zip(self.crowds_in(account, &locks).await?))
         }));
         let mut found: Vec<_> = found.await?.into_iter().flatten().collect();
-        found.sort_by_key(|(place, _)| *place);
+        found.sort_by_key(|(lock_key, _)| *lock_key);
         Ok(found.into_iter().map(|(_, crowd)| crowd).collect())
     }
 

@@ -136,7 +136,7 @@ impl Locks {
     /// A fence is the time at which its lock was handed over, in microseconds,
     /// unless the store's clock was set back before.
     fn measure_handover(&self, lock: &LockId, grant: &Grant) {
-        let shard = self.store.shard_of(&lock.place());
+        let shard = self.store.shard_of(&lock.lock_key());
         let now_us = self.store.now_us(shard).unwrap_or_default();
         let passed = Duration::from_micros(now_us.saturating_sub(grant.fence.as_u64()));
         histogram!("lockable_handover_duration_seconds").record(passed);

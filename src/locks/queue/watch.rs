@@ -143,7 +143,7 @@ impl Locks {
             match self.announce(shard).await {
                 Ok(was_alive) => {
                     if !(was_alive && is_sure) {
-                        self.waiters.wake_all(|lock| self.store.shard_of(&lock.place()) == shard);
+                        self.waiters.wake_all(|lock| self.store.shard_of(&lock.lock_key()) == shard);
                     }
                     is_sure = true;
                 }

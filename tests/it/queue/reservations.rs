@@ -74,14 +74,14 @@ async fn who_comes_back_in_time_stands_where_it_stood() {
         assert_granted(&client.get("/v1/acquire/back?owner=holder").await);
         assert_refused(&client.get("/v1/acquire/back?owner=ana&wait=1ms").await, "timed_out");
         let bob = stand_in_line(&client, "back", "owner=bob").await;
-        let place =
-            async |owner: &str| client.get(&format!("/v1/locks/back?owner={owner}")).await.json["place"].clone();
-        assert_eq!((place("ana").await, place("bob").await), (1.into(), 1.into()), "nobody waits for ana");
+        let position =
+            async |owner: &str| client.get(&format!("/v1/locks/back?owner={owner}")).await.json["position"].clone();
+        assert_eq!((position("ana").await, position("bob").await), (1.into(), 1.into()), "nobody waits for ana");
         let ana = {
             let client = client.clone();
             tokio::spawn(async move { client.get("/v1/acquire/back?owner=ana&wait=50s").await })
         };
-        eventually(async || place("bob").await == 2).await;
+        eventually(async || position("bob").await == 2).await;
         assert_eq!(client.get("/v1/release/back?owner=holder").await.json["response"], true);
         assert_granted(&ana.await.unwrap());
         assert_eq!(client.get("/v1/release/back?owner=ana").await.json["response"], true);

@@ -99,7 +99,7 @@ async fn no_grant_is_confirmed_before_it_was_compared_with_the_journal() {
     }
     // As if the lock had been granted to another owner since, and Redis lost that.
     let newer = "UPDATE journal SET fence = fence + 1, record = replace(replace(record, 'ana', 'bob'), fence::text, \
-                 (fence + 1)::text) WHERE place LIKE '%stale'";
+                 (fence + 1)::text) WHERE lock_key LIKE '%stale'";
     cluster.postgres.query(newer).unwrap();
     let no_recovery = cluster.postgres.lock_table("stores", "ACCESS EXCLUSIVE").await;
     cluster.redis.restart();
