@@ -1,13 +1,13 @@
 # syntax=docker/dockerfile:1
 
-# The program for a container: one file on a base with nothing but certificates,
-# no shell, and a user who is not root.
+# The container image: one binary on a minimal base with certificates, without a shell, run
+# by a user who is not root.
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 
-# Dependencies first, in a layer of their own: they change seldom, and take most
-# of the time.
+# Build the dependencies first, in a separate layer: they rarely change and take most of the
+# build time.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src benches examples/simulate \
     && echo 'fn main() {}' >src/main.rs \
@@ -25,12 +25,12 @@ RUN mkdir -p src benches examples/simulate \
 
 COPY src src
 COPY lua lua
-# Pages are made from these.
+# The pages include these.
 COPY askama.toml README.md ./
 COPY docs docs
 COPY benches benches
 COPY examples examples
-# What was built above is older than no file of the program.
+# Cargo must see the sources as newer than the dummy build above.
 RUN touch src/main.rs src/lib.rs \
     && cargo build --release --locked --bin lockable
 
@@ -42,10 +42,10 @@ ENV LOCKABLE_LISTEN=0.0.0.0:8080 \
     LOCKABLE_ADMIN_LISTEN=0.0.0.0:9090 \
     LOCKABLE_LOG_FORMAT=json
 EXPOSE 8080 9090
-# Without settings accounts are kept in /home/nonroot, and so is the first token
-# (lockable.db.first-token; docker cp has it out), so a volume belongs there:
-# without one they go with the container, and on a read-only root it does not start.
-# A new volume elsewhere belongs to root, and cannot be written.
+# By default the accounts and the first token (lockable.db.first-token; fetch it with
+# docker cp) are in /home/nonroot. Mount a volume there: without one the accounts are
+# deleted with the container, and with a read-only root the server does not start. A new
+# volume at another path belongs to root and is not writable.
 
 HEALTHCHECK --interval=5s --timeout=3s --start-period=10s CMD ["/usr/local/bin/lockable", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/lockable"]

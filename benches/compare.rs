@@ -1,10 +1,10 @@
-//! What a request costs on top of what nobody can avoid: axum with a small answer
-//! and no Redis, Lockable on Redis and embedded, and nginx with Lua and resty-redis
-//! where it is installed, by turns on one machine.
+//! The cost of a request compared with a baseline: axum with a small response and no Redis,
+//! Lockable on Redis and embedded, and nginx with Lua and resty-redis if installed, measured in
+//! turn on one machine.
 //!
-//! `cargo bench --bench compare`, with arguments for the seconds of a turn and the
-//! number of rounds. Needs wrk and redis-server; nginx is compared where Debian's
-//! `nginx-light`, `libnginx-mod-http-lua` and `lua-nginx-redis` are there.
+//! `cargo bench --bench compare [SECONDS] [ROUNDS]`: seconds per measurement and number of rounds.
+//! Needs wrk and redis-server; nginx needs Debian's `nginx-light`, `libnginx-mod-http-lua` and
+//! `lua-nginx-redis`.
 
 #![allow(
     clippy::expect_used,
@@ -13,7 +13,7 @@
     clippy::print_stderr,
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a program for a person at a terminal"
+    reason = "an interactive program that panics on errors"
 )]
 
 mod common;
@@ -29,25 +29,25 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use common::{
     Servers,
-    bare::{Bare, serve_if_asked},
+    bare::{BareAxum, serve_if_bare},
     cpu_of, free_port,
 };
 
-/// How many connections ask at once.
+/// The numbers of concurrent connections.
 const CONNECTIONS: [u32; 2] = [64, 8];
 
-/// Who is measured.
+/// A server under test.
 struct Contender {
     name: &'static str,
     address: String,
     authorization: Option<String>,
-    /// What serves, and Redis if it is needed, by their process ids.
+    /// The process ids of the server, and of Redis if it is used.
     server: Vec<u32>,
     redis: Option<u32>,
 }
 
-/// What one turn has shown.
-struct Turn {
+/// The result of one measurement.
+struct Measurement {
     per_second: f64,
     p50_us: f64,
     p99_us: f64,
@@ -56,11 +56,11 @@ struct Turn {
 }
 
 fn main() {
-    serve_if_asked();
+    serve_if_bare();
     let mut arguments = env::args().skip(1).filter_map(|argument| argument.parse::<u32>().ok());
     let (seconds, rounds) = (arguments.next().unwrap_or(5), arguments.next().unwrap_or(3));
 
-    let (bare, bare_on_one) = (Bare::start(), Bare::start_on_one_thread());
+    let (bare, bare_on_one) = (BareAxum::start(), BareAxum::start_on_one_thread());
     let on_redis = Servers::start(1, &[]);
     let embedded = Servers::start_embedded();
     let nginx = Nginx::start();
@@ -72,22 +72,22 @@ fn main() {
     ];
     contenders.extend(nginx.as_ref().map(Nginx::contender));
     if nginx.is_none() {
-        println!("nginx is not compared: it, its module for Lua or resty-redis is not installed");
+        println!("nginx is skipped: nginx, its Lua module or resty-redis is not installed");
     }
 
-    let mut turns = BTreeMap::<(u32, usize), Vec<Turn>>::new();
+    let mut measurements = BTreeMap::<(u32, usize), Vec<Measurement>>::new();
     for round in 0..rounds {
         for connections in CONNECTIONS {
             for (at, contender) in contenders.iter().enumerate() {
-                let turn = contender.take_turn(connections, seconds, round);
-                turns.entry((connections, at)).or_default().push(turn);
+                let measurement = contender.measure(connections, seconds, round);
+                measurements.entry((connections, at)).or_default().push(measurement);
             }
         }
     }
-    report(&contenders, &turns, seconds, rounds);
+    report(&contenders, &measurements, seconds, rounds);
 }
 
-fn axum(name: &'static str, bare: &Bare) -> Contender {
+fn axum(name: &'static str, bare: &BareAxum) -> Contender {
     Contender { name, address: bare.address.clone(), authorization: None, server: vec![bare.process.id()], redis: None }
 }
 
@@ -102,7 +102,7 @@ fn lockable(name: &'static str, servers: &Servers) -> Contender {
 }
 
 impl Contender {
-    fn take_turn(&self, connections: u32, seconds: u32, round: u32) -> Turn {
+    fn measure(&self, connections: u32, seconds: u32, round: u32) -> Measurement {
         let used =
             || (self.server.iter().map(|id| cpu_of(*id)).sum::<Duration>(), self.redis.map(cpu_of).unwrap_or_default());
         let before = used();
@@ -116,8 +116,9 @@ impl Contender {
         let after = used();
         let text = String::from_utf8(ran.stdout).unwrap();
         assert!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{}: {text}", self.name);
-        let line =
-            |start: &str| text.lines().find_map(|line| line.trim().strip_prefix(start)).expect("wrk says it").trim();
+        let line = |start: &str| {
+            text.lines().find_map(|line| line.trim().strip_prefix(start)).expect("wrk prints this line").trim()
+        };
         let requests: f64 = text
             .lines()
             .find(|line| line.contains(" requests in "))
@@ -128,7 +129,7 @@ impl Contender {
             .parse()
             .unwrap();
         let per_request = |used: Duration| used.as_secs_f64() * 1e6 / requests;
-        Turn {
+        Measurement {
             per_second: line("Requests/sec:").parse().unwrap(),
             p50_us: microseconds(line("50%")),
             p99_us: microseconds(line("99%")),
@@ -138,7 +139,7 @@ impl Contender {
     }
 }
 
-/// A time as wrk writes it.
+/// Parses a time of wrk's output.
 fn microseconds(text: &str) -> f64 {
     let at = text.find(|c: char| c.is_alphabetic()).unwrap();
     let (number, unit) = text.split_at(at);
@@ -147,20 +148,25 @@ fn microseconds(text: &str) -> f64 {
             "us" => 1.0,
             "ms" => 1e3,
             "s" => 1e6,
-            other => panic!("wrk has a unit {other}"),
+            other => panic!("unknown unit {other} in the output of wrk"),
         }
 }
 
-/// Prints the medians, and what they are beside those of the bare server.
-fn report(contenders: &[Contender], turns: &BTreeMap<(u32, usize), Vec<Turn>>, seconds: u32, rounds: u32) {
-    println!("acquire and release by turns on fresh names, {rounds} rounds of {seconds} s each, by turns; medians");
+/// Prints the medians, and their ratios to those of the bare server.
+fn report(
+    contenders: &[Contender],
+    measurements: &BTreeMap<(u32, usize), Vec<Measurement>>,
+    seconds: u32,
+    rounds: u32,
+) {
+    println!("acquire and release alternately on fresh names, {rounds} rounds of {seconds} s per server; medians");
     for connections in CONNECTIONS {
         println!("\n{connections} connections");
         println!(
             "{:20} {:>10} {:>9} {:>9} {:>12} {:>12} {:>10} {:>10}",
             "", "requests/s", "p50 µs", "p99 µs", "server µs/rq", "Redis µs/rq", "x bare rq/s", "x bare CPU"
         );
-        let medians: Vec<_> = (0..contenders.len()).map(|at| Median::of(&turns[&(connections, at)])).collect();
+        let medians: Vec<_> = (0..contenders.len()).map(|at| Median::of(&measurements[&(connections, at)])).collect();
         for (contender, median) in contenders.iter().zip(&medians) {
             let Median { per_second, p50_us, p99_us, server_us, redis_us } = median;
             let redis = if contender.redis.is_some() { format!("{redis_us:.1}") } else { "-".into() };
@@ -183,23 +189,23 @@ struct Median {
 }
 
 impl Median {
-    fn of(turns: &[Turn]) -> Self {
-        let median = |of: fn(&Turn) -> f64| {
-            let mut values: Vec<f64> = turns.iter().map(of).collect();
+    fn of(measurements: &[Measurement]) -> Self {
+        let median = |of: fn(&Measurement) -> f64| {
+            let mut values: Vec<f64> = measurements.iter().map(of).collect();
             values.sort_by(f64::total_cmp);
             values[values.len() / 2]
         };
         Self {
-            per_second: median(|turn| turn.per_second),
-            p50_us: median(|turn| turn.p50_us),
-            p99_us: median(|turn| turn.p99_us),
-            server_us: median(|turn| turn.server_us),
-            redis_us: median(|turn| turn.redis_us),
+            per_second: median(|measurement| measurement.per_second),
+            p50_us: median(|measurement| measurement.p50_us),
+            p99_us: median(|measurement| measurement.p99_us),
+            server_us: median(|measurement| measurement.server_us),
+            redis_us: median(|measurement| measurement.redis_us),
         }
     }
 }
 
-/// nginx with Lua and resty-redis, which runs the same kind of scripts in Redis.
+/// nginx with Lua and resty-redis, which runs similar scripts in Redis.
 struct Nginx {
     process: Child,
     redis: Child,
@@ -207,7 +213,7 @@ struct Nginx {
     _folder: tempfile::TempDir,
 }
 
-/// Where Debian's packages have them.
+/// The files of Debian's packages.
 const MODULES: [&str; 3] = [
     "/usr/share/nginx/modules/ndk_http_module.so",
     "/usr/share/nginx/modules/ngx_http_lua_module.so",
@@ -235,7 +241,7 @@ impl Nginx {
     }
 
     fn contender(&self) -> Contender {
-        // The master does nothing; its children work.
+        // The master process is idle; its children serve.
         let children = format!("/proc/{0}/task/{0}/children", self.process.id());
         let server = fs::read_to_string(children).unwrap().split_whitespace().map(|id| id.parse().unwrap()).collect();
         Contender {
@@ -250,7 +256,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // So that its children end with it.
+        // SIGTERM, so that its children end, too.
         let _ = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status();
         let _ = self.process.wait();
         let _ = self.redis.kill();

@@ -1,9 +1,8 @@
-//! What a request costs Redis: its processor, beside the least that a lock can
-//! be, and its memory.
+//! The cost of a request in Redis: CPU time, compared with a minimal lock script, and memory.
 //!
-//! `cargo bench --bench scripts`, with an argument for how many locks. All
-//! scripts take the same way there, those of the server with what the server
-//! sends. They take turns, since neighbours on a processor cost either alike.
+//! `cargo bench --bench scripts -- [LOCKS]`. All scripts use the same connection, the server's
+//! with the server's arguments. They alternate, so that noise of the machine affects all of
+//! them alike.
 
 #![allow(
     clippy::disallowed_methods,
@@ -11,7 +10,7 @@
     clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a program for a person at a terminal"
+    reason = "a command-line program"
 )]
 
 mod common;
@@ -30,16 +29,16 @@ use futures_util::future::join_all;
 use lockable::{
     config::RedisSettings,
     lock::{
-        AccountId, AcquireOutcome, HeartbeatOutcome, Info, Label, Lease, LockName, NamespaceId, Note, Owner, Payment,
-        Rate, RateDue, ReleaseOutcome, TokenEnd,
+        AccountId, AcquireOutcome, HeartbeatOutcome, Info, Label, Lease, LockName, NamespaceId, Note, Owner, Rate,
+        RateBucket, RateCharge, ReleaseOutcome, TokenEnd,
     },
-    locks::{AcquireRequest, Claimant, HeartbeatRequest, LockId, Locks, ReleaseRequest, RenewedLease},
+    locks::{AcquireRequest, Claimant, HeartbeatRequest, LockKey, Locks, ReleaseRequest, RenewedLease},
     store::{Redis, Script, Store},
 };
 use uuid::Uuid;
 
 const ROUNDS: u32 = 5;
-/// How many commands are on their way at a time.
+/// Numbers of concurrent commands.
 const DEPTHS: [usize; 2] = [1, 16];
 
 static SET: Script = Script::new(
@@ -57,13 +56,13 @@ static DELETE: Script = Script::new(
      return {'held'}",
 );
 
-/// Who asks: nobody of ours, one whose requests are paid for, and one whose rate
-/// is charged by the script.
+/// The script: a minimal one, the server's without a rate, and the server's with a rate to
+/// charge.
 #[derive(Clone, Copy)]
-enum Way {
-    Bare,
-    Paid,
-    Due,
+enum Variant {
+    Minimal,
+    Unlimited,
+    RateLimited,
 }
 
 #[derive(Clone, Copy)]
@@ -73,8 +72,7 @@ enum Operation {
     Release,
 }
 
-/// The first heartbeat says that its holder knows of the grant; all others do
-/// nothing but renew.
+/// The first heartbeat also removes the attempt from the grant; the others renew only.
 const OPERATIONS: [(&str, Operation); 4] = [
     ("acquire", Operation::Acquire),
     ("first heartbeat", Operation::Heartbeat),
@@ -110,7 +108,7 @@ async fn main() {
     let bench = Bench { redis, port, store, locks, count };
     bench.measure_memory().await;
     for depth in DEPTHS {
-        bench.measure_processor(depth).await;
+        bench.measure_cpu(depth).await;
     }
 }
 
@@ -123,70 +121,71 @@ impl Drop for Bench {
 
 impl Bench {
     async fn measure_memory(&self) {
-        // Scripts are loaded, and buffers are there.
+        // Loads the scripts and allocates buffers.
         for (_, operation) in OPERATIONS {
-            self.run(Way::Paid, operation, 16).await;
+            self.run(Variant::Unlimited, operation, 16).await;
         }
         let before = self.memory();
         for (what, operation) in [("held", Operation::Acquire), ("renewed", Operation::Heartbeat)] {
-            self.run(Way::Paid, operation, 16).await;
-            println!("memory of a lock, {what}: {:.0} bytes", (self.memory() - before) / self.count as f64);
+            self.run(Variant::Unlimited, operation, 16).await;
+            println!("memory of a {what} lock: {:.0} bytes", (self.memory() - before) / self.count as f64);
         }
-        self.run(Way::Paid, Operation::Release, 16).await;
+        self.run(Variant::Unlimited, Operation::Release, 16).await;
     }
 
-    async fn measure_processor(&self, depth: usize) {
-        let ways = [Way::Bare, Way::Paid, Way::Due];
-        let mut spent = [[Duration::ZERO; OPERATIONS.len()]; 3];
+    async fn measure_cpu(&self, depth: usize) {
+        let variants = [Variant::Minimal, Variant::Unlimited, Variant::RateLimited];
+        let mut cpu_time = [[Duration::ZERO; OPERATIONS.len()]; 3];
         for _ in 0..ROUNDS {
-            for (way, spent) in ways.iter().zip(&mut spent) {
-                for ((_, operation), spent) in OPERATIONS.into_iter().zip(spent) {
+            for (variant, cpu_time) in variants.iter().zip(&mut cpu_time) {
+                for ((_, operation), cpu_time) in OPERATIONS.into_iter().zip(cpu_time) {
                     let before = cpu(&self.redis);
-                    self.run(*way, operation, depth).await;
-                    *spent += cpu(&self.redis).saturating_sub(before);
+                    self.run(*variant, operation, depth).await;
+                    *cpu_time += cpu(&self.redis).saturating_sub(before);
                 }
             }
         }
-        println!("processor of Redis for a command, {depth} at a time");
+        println!("Redis CPU time per command, {depth} concurrent");
         for (at, (operation, _)) in OPERATIONS.iter().enumerate() {
-            let each = spent.map(|spent| spent[at].as_secs_f64() * 1e6 / (self.count * ROUNDS as usize) as f64);
-            let [bare, paid, due] = each;
+            let each =
+                cpu_time.map(|cpu_time| cpu_time[at].as_secs_f64() * 1e6 / (self.count * ROUNDS as usize) as f64);
+            let [minimal, unlimited, limited] = each;
             println!(
-                "  {operation:15}  bare {bare:5.2} µs, paid {paid:5.2} µs ({:.2}), rate due {due:5.2} µs ({:.2})",
-                paid / bare,
-                due / bare
+                "  {operation:15}  minimal {minimal:5.2} µs, without rate {unlimited:5.2} µs ({:.2}), with rate {limited:5.2} µs ({:.2})",
+                unlimited / minimal,
+                limited / minimal
             );
         }
     }
 
-    async fn run(&self, way: Way, operation: Operation, depth: usize) {
+    async fn run(&self, variant: Variant, operation: Operation, depth: usize) {
         for first in (0..self.count).step_by(depth) {
             let numbers = first..self.count.min(first + depth);
-            join_all(numbers.map(|number| self.ask(way, operation, number))).await;
+            join_all(numbers.map(|number| self.send(variant, operation, number))).await;
         }
     }
 
-    async fn ask(&self, way: Way, operation: Operation, number: usize) {
+    async fn send(&self, variant: Variant, operation: Operation, number: usize) {
         let name = format!("{number:040}");
         let owner = Uuid::from_u128(number as u128).to_string();
-        if matches!(way, Way::Bare) {
+        if matches!(variant, Variant::Minimal) {
             let key = self.store.key("0", "bare", &name);
             let (script, args): (_, &[&str]) = match operation {
                 Operation::Acquire => (&SET, &[&owner, "60000"]),
                 Operation::Heartbeat => (&EXTEND, &[&owner, "60000"]),
                 Operation::Release => (&DELETE, &[&owner]),
             };
-            assert_ne!(self.store.run(script, &[&key], args).await.unwrap().status(), "held");
+            assert_ne!(self.store.eval(script, &[&key], args).await.unwrap().status(), "held");
             return;
         }
-        let payment = match way {
-            Way::Due => Payment::Due(RateDue {
-                bucket: self.store.key("0", "rate", "token").into(),
+        let charge = match variant {
+            Variant::RateLimited => RateCharge::InScript(RateBucket {
+                key: self.store.key("0", "rate", "token").into(),
                 rate: Rate { per_second: 1_000_000, burst: 1_000_000 },
             }),
-            _ => Payment::Paid,
+            _ => RateCharge::Done,
         };
-        let lock = LockId { namespace: NamespaceId::Public, name: LockName::parse(name).unwrap() };
+        let lock = LockKey { namespace: NamespaceId::Public, name: LockName::parse(name).unwrap() };
         let account = AccountId(Uuid::from_u128(7));
         let claimant = Claimant { account, owner: Some(Owner::parse(owner).unwrap()) };
         let lease = Lease::from_secs(60);
@@ -205,26 +204,26 @@ impl Bench {
                     info,
                     held_max,
                     waiting_max,
-                    payment,
+                    charge,
                 };
                 let answer = self.locks.acquire(&request).await.unwrap();
                 assert!(matches!(answer.outcome, AcquireOutcome::Granted(_)));
             }
             Operation::Heartbeat => {
                 let lease = RenewedLease::For(lease);
-                let request = HeartbeatRequest { lock, claimant, lease, fence: None, payment };
+                let request = HeartbeatRequest { lock, claimant, lease, fence: None, charge };
                 let answer = self.locks.heartbeat(&request).await.unwrap();
                 assert!(matches!(answer.outcome, HeartbeatOutcome::Renewed(_)));
             }
             Operation::Release => {
-                let request = ReleaseRequest { lock, claimant, fence: None, token: TokenEnd::of(Uuid::nil()), payment };
+                let request = ReleaseRequest { lock, claimant, fence: None, token: TokenEnd::of(Uuid::nil()), charge };
                 let answer = self.locks.release(&request).await.unwrap();
                 assert_eq!(answer.outcome, ReleaseOutcome::Released);
             }
         }
     }
 
-    /// What Redis has in use, in bytes, by its own account.
+    /// The memory that Redis uses, in bytes.
     fn memory(&self) -> f64 {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.write_all(b"INFO memory\r\nQUIT\r\n").unwrap();

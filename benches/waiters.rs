@@ -1,14 +1,9 @@
-//! What a waiting request costs: 10,000 of them on one server, each on its own
-//! connection, all for one lock or each for its own.
+//! The cost of a queued request: 10,000 of them on one server, each on its own connection, all
+//! for one lock or each for another one.
 //!
-//! `cargo bench --bench waiters`, with an argument for how many wait.
+//! `cargo bench --bench waiters -- [REQUESTS]`.
 
-#![allow(
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a program for a person at a terminal"
-)]
+#![allow(clippy::indexing_slicing, clippy::print_stdout, clippy::unwrap_used, reason = "a command-line program")]
 
 mod common;
 
@@ -16,22 +11,22 @@ use std::time::{Duration, Instant};
 
 use common::{
     Connection, Servers,
-    bare::{Bare, serve_if_asked},
+    bare::{BareAxum, serve_if_bare},
     cpu, figures, memory_kib,
 };
 
-const WATCHED: Duration = Duration::from_secs(10);
+const IDLE_TIME: Duration = Duration::from_secs(10);
 
 fn main() {
-    serve_if_asked();
+    serve_if_bare();
     tokio::runtime::Runtime::new().unwrap().block_on(measure());
 }
 
 async fn measure() {
     let waiters: usize = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(10_000);
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    println!("a connection to bare axum: {:.1} KiB", idle_bare_kib(waiters).await);
-    for (title, locks) in [("all for one lock", 1), ("each for a lock of its own", waiters)] {
+    println!("memory per connection of a bare axum server: {:.1} KiB", idle_bare_kib(waiters).await);
+    for (title, locks) in [("all for one lock", 1), ("each for another lock", waiters)] {
         let servers = Servers::start(
             1,
             &[
@@ -41,11 +36,11 @@ async fn measure() {
             ],
         );
         let (address, token, pod) = (&servers.addresses[0], &servers.token, &servers.pods[0]);
-        let mut beside = Connection::open(address, token).await;
+        let mut control = Connection::open(address, token).await;
         for lock in 0..locks {
-            assert_eq!(beside.get(&format!("/v1/acquire/lock-{lock}?lease=1h")).await["response"], true);
+            assert_eq!(control.get(&format!("/v1/acquire/lock-{lock}?lease=1h")).await["response"], true);
         }
-        // Connections that wait for nothing cost something, too.
+        // Idle connections use memory, too.
         let before_kib = memory_kib(pod);
         let mut connections = Vec::new();
         for _ in 0..waiters {
@@ -54,21 +49,21 @@ async fn measure() {
             connections.push(connection);
         }
         let idle_kib = memory_kib(pod);
-        // Not all at once: a server sheds those of a crowd beyond LOCKABLE_REQUESTS.
+        // In batches: a server rejects concurrent requests beyond LOCKABLE_REQUESTS.
         let mut waiting = 0;
-        for crowd in connections.chunks_mut(1000) {
-            for connection in crowd {
+        for batch in connections.chunks_mut(1000) {
+            for connection in batch {
                 connection.send(&format!("/v1/acquire/lock-{}?wait=9m", waiting % locks)).await;
                 waiting += 1;
             }
-            while beside.get("/v1/account").await["requests_waiting"] != waiting {
+            while control.get("/v1/account").await["requests_waiting"] != waiting {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
         let waiting_kib = memory_kib(pod);
 
         let (pod_before, redis_before, begin) = (cpu(pod), cpu(servers.redis.as_ref().unwrap()), Instant::now());
-        tokio::time::sleep(WATCHED).await;
+        tokio::time::sleep(IDLE_TIME).await;
         let share = |before: Duration, after: Duration| {
             after.saturating_sub(before).as_secs_f64() / begin.elapsed().as_secs_f64() * 100.0
         };
@@ -76,25 +71,22 @@ async fn measure() {
             (share(pod_before, cpu(pod)), share(redis_before, cpu(servers.redis.as_ref().unwrap())));
         let mut times = Vec::new();
         for _ in 0..2000 {
-            let asked = Instant::now();
-            assert_eq!(beside.get("/v1/heartbeat/lock-0?lease=1h").await["response"], true);
-            times.push(asked.elapsed());
+            let sent_at = Instant::now();
+            assert_eq!(control.get("/v1/heartbeat/lock-0?lease=1h").await["response"], true);
+            times.push(sent_at.elapsed());
         }
         let each = |from: u64, to: u64| (to.saturating_sub(from)) as f64 / waiters as f64;
-        println!("{waiters} waiting requests, {title}");
-        println!(
-            "  memory of the server: {before_kib} KiB before, {:.1} KiB for each connection,",
-            each(before_kib, idle_kib)
-        );
-        println!("  {:.1} KiB more while it waits", each(idle_kib, waiting_kib));
-        println!("  while nothing happens: server {pod_share:.1} %, Redis {redis_share:.1} % of a processor");
-        println!("  a heartbeat beside them: {}", figures(times));
+        println!("{waiters} queued requests, {title}");
+        println!("  server memory: {before_kib} KiB before, {:.1} KiB per connection,", each(before_kib, idle_kib));
+        println!("  {:.1} KiB more per queued request", each(idle_kib, waiting_kib));
+        println!("  CPU while idle: server {pod_share:.1} %, Redis {redis_share:.1} %");
+        println!("  heartbeat latency meanwhile: {}", figures(times));
     }
 }
 
-/// The memory of a server that does nothing but answer, for each connection.
+/// The memory per connection of a minimal axum server.
 async fn idle_bare_kib(count: usize) -> f64 {
-    let bare = Bare::start();
+    let bare = BareAxum::start();
     let mut connections = Vec::new();
     Connection::open(&bare.address, "").await.get("/").await;
     let before_kib = memory_kib(&bare.process);

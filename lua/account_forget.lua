@@ -1,32 +1,33 @@
--- Forgets what is kept of tokens after a change, and tells all servers. They
--- learn of it from the account database, too: the message is a hint. What is kept
--- of other accounts stays, however many tokens the changed ones have.
+-- Invalidates cached token entries after a change of accounts, and notifies all
+-- servers. The message is a hint: servers read changes from the account database,
+-- too. Entries of other accounts stay cached, however many tokens the changed
+-- accounts have.
 --
--- KEYS[1] revision  string: the number of the last change that was forgotten
+-- KEYS[1] revision  string: the number of the last invalidated change
 -- KEYS[2] floor, KEYS[3] floors: as in account_find.lua
--- KEYS[4]           one entry to forget; left out where there is none
--- ARGV[1] what: 'accounts' of a change, of which more follow; 'change' for the last
---         of them; 'all' for a change that may concern all accounts; 'nothing' to
---         ask for the last change that was forgotten
+-- KEYS[4]           optional: an entry to delete
+-- ARGV[1] scope: 'accounts' for one part of a change, when more parts follow;
+--         'change' for the last part; 'all' for a change that may concern all
+--         accounts; 'nothing' to read the revision only
 -- ARGV[2] seq: the number of the change
--- ARGV[3] channel, ARGV[4] message: what to tell; nothing when empty
--- ARGV[5] accounts_max: of how many accounts to keep the number of their last
---         change. For the others the floor rises: tokens that were last read from
---         the database before that are read again
--- ARGV[6] keep_ms: for how long an entry is kept
--- ARGV[7...] the accounts that have changed
+-- ARGV[3] channel, ARGV[4] message: what to publish; '' for nothing
+-- ARGV[5] accounts_max: the size limit of `floors`. When it evicts an account,
+--         `floor` rises to the number of that account: entries of all accounts
+--         that are older than this are read from the database again
+-- ARGV[6] ttl_ms: the lifetime of a cached entry
+-- ARGV[7...] the changed accounts
 --
--- Returns {'forgotten', revision, before}   what it is now, and was before
-local what, seq = ARGV[1], tonumber(ARGV[2])
+-- Returns {'forgotten', revision, before}   the revision now, and before this call
+local scope, seq = ARGV[1], tonumber(ARGV[2])
 local before = tonumber(redis.call('GET', KEYS[1]) or 0)
 local revision = before
 local floor = tonumber(redis.call('GET', KEYS[2]) or 0)
 
--- With its memory full Redis lets a script go on that has begun with deleting:
--- a token can be revoked then, too.
+-- When its memory is full, Redis lets a script write after its first deletion. So
+-- deletions come first, and a token can be revoked with a full memory.
 local function put(key, number)
   redis.call('DEL', key)
-  redis.call('SET', key, word(number))
+  redis.call('SET', key, format_int(number))
 end
 
 if KEYS[4] then
@@ -35,12 +36,12 @@ end
 for at = 7, #ARGV do
   if tonumber(redis.call('ZSCORE', KEYS[3], ARGV[at]) or 0) < seq then
     redis.call('ZREM', KEYS[3], ARGV[at])
-    redis.call('ZADD', KEYS[3], word(seq), ARGV[at])
+    redis.call('ZADD', KEYS[3], format_int(seq), ARGV[at])
   end
 end
-local too_many = redis.call('ZCARD', KEYS[3]) - tonumber(ARGV[5])
-if too_many > 0 then
-  local oldest = redis.call('ZRANGE', KEYS[3], 0, word(too_many - 1), 'WITHSCORES')
+local excess = redis.call('ZCARD', KEYS[3]) - tonumber(ARGV[5])
+if excess > 0 then
+  local oldest = redis.call('ZRANGE', KEYS[3], 0, format_int(excess - 1), 'WITHSCORES')
   for at = 1, #oldest, 2 do
     redis.call('ZREM', KEYS[3], oldest[at])
     if tonumber(oldest[at + 1]) > floor then
@@ -50,14 +51,14 @@ if too_many > 0 then
   end
 end
 redis.call('PEXPIRE', KEYS[3], ARGV[6])
-if (what == 'change' or what == 'all') and seq > revision then
+if (scope == 'change' or scope == 'all') and seq > revision then
   revision = seq
   put(KEYS[1], revision)
 end
-if what == 'all' and seq > floor then
+if scope == 'all' and seq > floor then
   put(KEYS[2], seq)
 end
 if ARGV[4] ~= '' then
   redis.call('PUBLISH', ARGV[3], ARGV[4])
 end
-return {'forgotten', word(revision), word(before)}
+return {'forgotten', format_int(revision), format_int(before)}

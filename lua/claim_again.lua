@@ -2,18 +2,19 @@
 
 -- Renews the lease for a queued request whose owner already holds the lock: the first answer was
 -- lost, or another request of the owner was granted first. Returns the reply of claim.lua.
-local function collected_again(now, head, grant, own_attempt, place, lease_ms, epoch_us, is_long, about)
-  local fence, _, until_ms, _, attempt = read_grant(grant, #head + 1)
-  local kept, rest_ms = '', redis.call('PTTL', LOCK)
+local function claim_again(now, holder_prefix, grant, own_attempt, lock_key, lease_ms, epoch_us, is_journaled, metadata)
+  local fence, _, until_ms, _, attempt = read_grant(grant, #holder_prefix + 1)
+  local kept_attempt, ttl_ms = '', redis.call('PTTL', LOCK)
   if attempt == own_attempt then
-    kept = attempt
+    kept_attempt = attempt
   -- mend: LaterLeaseKept
-  elseif rest_ms > tonumber(lease_ms) and (tonumber(fence) >= tonumber(epoch_us) or attempt == '!' .. epoch_us) then
-    -- That lease was confirmed after this request was sent: it is not shortened.
-    lease_ms, about, is_long = word(rest_ms), '', is_long or until_ms ~= ''
+  elseif ttl_ms > tonumber(lease_ms) and (tonumber(fence) >= tonumber(epoch_us) or attempt == '!' .. epoch_us) then
+    -- The longer lease was confirmed after this request was sent: it is not shortened.
+    lease_ms, metadata, is_journaled = format_int(ttl_ms), '', is_journaled or until_ms ~= ''
   -- mend end
   end
-  local expires_ms, record = word(math.floor(now / 1000) + tonumber(lease_ms)), nil
-  fence, record = hold_on(now, expires_ms, head, grant, kept, place, lease_ms, epoch_us, is_long, about)
-  return {kept == '' and 'again' or 'granted', fence, expires_ms, unpack(record)}
+  local expires_ms, change = format_int(math.floor(now / 1000) + tonumber(lease_ms)), nil
+  fence, change =
+    regrant(now, expires_ms, holder_prefix, grant, kept_attempt, lock_key, lease_ms, epoch_us, is_journaled, metadata)
+  return {kept_attempt == '' and 'again' or 'granted', fence, expires_ms, unpack(change)}
 end

@@ -1,24 +1,24 @@
--- The tickets of those who wait for a lock. It stands behind keys.lua.
+-- The queue entries of a lock. Included after keys.lua.
 
--- How long a position with an owner is reserved after its request has ended.
-local KEEP_MS = 10000
+-- The lifetime of an owner's reservation after its request has ended.
+local RESERVE_MS = 10000
 
--- What is kept of a ticket: attempt, pod, position and the rest; nothing for none.
-local function read_ticket(ticket)
-  return string.match(redis.call('HGET', TICKETS, ticket) or '', '^([^\n]*)\n([^\n]*)\n([^\n]*)\n(.*)$')
+-- The fields of an entry: attempt, pod, position and metadata; nil without an entry.
+local function read_entry(entry)
+  return string.match(redis.call('HGET', ENTRIES, entry) or '', '^([^\n]*)\n([^\n]*)\n([^\n]*)\n(.*)$')
 end
 
--- Takes a ticket out of the line.
-local function drop_ticket(ticket)
-  redis.call('ZREM', LINE, ticket)
-  redis.call('HDEL', TICKETS, ticket)
-  redis.call('ZREM', KEPT, ticket)
+-- Deletes an entry, queued or reserved.
+local function remove_entry(entry)
+  redis.call('ZREM', QUEUE, entry)
+  redis.call('HDEL', ENTRIES, entry)
+  redis.call('ZREM', RESERVED, entry)
 end
 
--- Reserves the position of an owner who has no request open, until then.
-local function reserve(ticket, attempt, pod, position, about, until_ms)
-  redis.call('ZREM', LINE, ticket)
-  redis.call('HSET', TICKETS, ticket, table.concat({attempt, pod, position, about}, '\n'))
-  redis.call('ZADD', KEPT, word(until_ms), ticket)
-  redis.call('PEXPIRE', KEPT, word(redis.call('PTTL', TICKETS)))
+-- Turns the entry of an owner without an open request into a reservation until `until_ms`.
+local function reserve(entry, attempt, pod, position, metadata, until_ms)
+  redis.call('ZREM', QUEUE, entry)
+  redis.call('HSET', ENTRIES, entry, table.concat({attempt, pod, position, metadata}, '\n'))
+  redis.call('ZADD', RESERVED, format_int(until_ms), entry)
+  redis.call('PEXPIRE', RESERVED, format_int(redis.call('PTTL', ENTRIES)))
 end

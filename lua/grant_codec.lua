@@ -1,36 +1,37 @@
--- Grants as they are stored: the one place that takes one apart. It stands behind
--- prelude.lua; keys.lua describes the fields.
+-- Decodes and changes stored grants; no other file parses one past its holder. Included
+-- after prelude.lua. keys.lua describes the fields.
 
--- The fields of a grant from its fence on, which begins at `from`: fence, seq and
--- until_ms of its journal row ('' without one), mark, attempt, and the rest.
+-- The fields of a grant from its fence on, which begins at byte `from`: the fence, seq
+-- and until_ms of its journal row ('' without one), the mark, the attempt, and the tail:
+-- the time with the requested lease, token, note and info.
 local function read_grant(grant, from)
   return string.match(grant, '^(%d+) ?(%d*) ?(%d*)\n([?#]?)([^\n]*)\n(.*)$', from)
 end
 
--- The lease in ms that a grant's holder asked for last, '' for none: it stands behind the
--- time of the grant, with which `rest` begins.
-local function asked_lease(rest)
-  return string.match(rest, '^%d*@?(%d*)')
+-- The last lease in ms that the holder requested, '' for none. In `tail`, it follows
+-- the time of the grant.
+local function requested_lease(tail)
+  return string.match(tail, '^%d*@?(%d*)')
 end
 
--- The same grant, for another lease; `rest` stays as it is when that is no other.
-local function with_lease(rest, lease_ms)
-  if asked_lease(rest) == lease_ms then
-    return rest
+-- The tail with another requested lease.
+local function with_lease(tail, lease_ms)
+  if requested_lease(tail) == lease_ms then
+    return tail
   end
-  return (string.gsub(rest, '^(%d*)@?%d*', '%1@' .. lease_ms, 1))
+  return (string.gsub(tail, '^(%d*)@?%d*', '%1@' .. lease_ms, 1))
 end
 
--- The line with the fence of a grant whose change the journal is to record. The
--- sequence number orders the changes of one grant wherever they are written, and
--- until_ms is the latest expiry that any of them has named.
+-- The fence line of a grant with a journal row, after one more change. The sequence
+-- number orders the changes of one grant in every place that stores them, and until_ms
+-- is the latest expiry of all changes.
 local function journal_line(fence, seq, until_ms, expires_ms)
   local last_ms = math.max(tonumber(until_ms) or 0, tonumber(expires_ms))
-  return fence .. ' ' .. word((tonumber(seq) or 0) + 1) .. ' ' .. word(last_ms)
+  return fence .. ' ' .. format_int((tonumber(seq) or 0) + 1) .. ' ' .. format_int(last_ms)
 end
 
--- Whether a recovery has yet to compare the grants with the journal. Until then no
--- grant is confirmed: the journal may know a newer one.
+-- Whether a recovery is in its closed phase, before the grants are compared with the
+-- journal. No grant is confirmed in it: the journal may have a newer one.
 local function is_closed(clock)
   return string.find(clock or 'closed', 'closed', 1, true)
 end

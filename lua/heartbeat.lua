@@ -1,29 +1,30 @@
 -- Renews the lease of a lock for its holder.
 --
 -- KEYS[1] lock, KEYS[2] held, KEYS[3] clock, KEYS[4] bucket: as in keys.lua
--- ARGV[1] head: who asks, as in acquire.lua
--- ARGV[2] place: what stands in `held`
--- ARGV[3] lease_ms; or '?' and, with spaces between, the lease in ms of those who never asked
---         for one, the longest one, and the longest that the journal need not know of: then
---         it is the lease that the holder asked for last
--- ARGV[4] fence: that of the grant to renew, or '' for whichever is current
--- ARGV[5] deadline_us: the time after which nothing may be done any more, lest a
---         heartbeat that was held up makes a longer lease shorter
--- ARGV[6] '1' when the journal is to know of such a lease; '' when not
+-- ARGV[1] holder_prefix: as in acquire.lua
+-- ARGV[2] lock_key: the member of `held`
+-- ARGV[3] lease_ms; or, to renew by the lease that the holder requested last, '?' and
+--         three leases in ms, separated by spaces: the default for holders that never
+--         requested one, the maximum, and the longest lease that is not journaled
+-- ARGV[4] fence: the fence of the grant to renew, or '' for the current one
+-- ARGV[5] deadline_us: the script changes nothing after this time, so that a delayed
+--         heartbeat cannot shorten a lease
+-- ARGV[6] '1' when the journal records grants of this lease, '' otherwise
 -- ARGV[7] epoch_us: as in acquire.lua
--- ARGV[8] interval_us, ARGV[9] burst_us: the rate; left out when already paid, and
---         the bucket with it
+-- ARGV[8] interval_us, ARGV[9] burst_us: the rate; omitted, with the bucket, when
+--         already paid
 --
 -- Returns one of
---   {'renewed', backlog_us, fence, expires_ms, lease_ms}   and what the journal is to
---                               record, as in acquire.lua
+--   {'renewed', backlog_us, fence, expires_ms, lease_ms}   with the journal's fields as
+--                               in acquire.lua
 --   {'not_held', backlog_us}
 --   {'held_by_another', backlog_us}   also when the fence is not the current one
---   {'unsettled', backlog_us}   it is not known yet whether the journal has a newer
---                               grant, or this one; its lease goes on meanwhile
+--   {'unsettled', backlog_us}   a recovery has not compared the grants with the journal
+--                               yet, which may have a newer grant, or this one. The
+--                               lease is extended meanwhile, but not confirmed
 --   {'rate_limited', backlog_us, retry_after_us}
 --   {'late', '0'}
--- where backlog_us is how far the bucket's time lies ahead, '0' when paid.
+-- backlog_us: the time until the account's rate is unused again, '0' when already paid.
 local now = time_us()
 if now > tonumber(ARGV[5]) then
   return {'late', '0'}
@@ -34,27 +35,27 @@ if refusal then
 end
 
 local grant = redis.call('GET', KEYS[1])
-local head = ARGV[1]
-local fence, seq, until_ms, mark, attempt, rest, reason, is_changed
-if grant and string.sub(grant, 1, #head) == head then
-  fence, seq, until_ms, mark, attempt, rest = read_grant(grant, #head + 1)
+local holder_prefix = ARGV[1]
+local fence, seq, until_ms, mark, attempt, tail, reason, is_changed
+if grant and string.sub(grant, 1, #holder_prefix) == holder_prefix then
+  fence, seq, until_ms, mark, attempt, tail = read_grant(grant, #holder_prefix + 1)
 end
 if not grant then
   reason = 'not_held'
 elseif not fence or (ARGV[4] ~= '' and ARGV[4] ~= fence) then
   reason = 'held_by_another'
 elseif mark ~= '' then
-  -- What waits to be collected is held by nobody yet, what was broken not any more.
+  -- The grant is not claimed yet, or broken.
   reason = 'not_held'
 end
-local lease_ms, is_long = ARGV[3], ARGV[6] == '1'
+local lease_ms, is_journaled = ARGV[3], ARGV[6] == '1'
 if not reason and string.sub(lease_ms, 1, 1) == '?' then
   local default_ms, max_ms, short_ms = string.match(lease_ms, '^%?(%d+) (%d+) (%d+)$')
-  lease_ms = word(math.min(tonumber(asked_lease(rest)) or tonumber(default_ms), tonumber(max_ms)))
-  is_long = tonumber(lease_ms) > tonumber(short_ms)
+  lease_ms = format_int(math.min(tonumber(requested_lease(tail)) or tonumber(default_ms), tonumber(max_ms)))
+  is_journaled = tonumber(lease_ms) > tonumber(short_ms)
 elseif not reason then
-  is_changed = asked_lease(rest) ~= lease_ms
-  rest = with_lease(rest, lease_ms)
+  is_changed = requested_lease(tail) ~= lease_ms
+  tail = with_lease(tail, lease_ms)
 end
 -- mend: ClosedIsUnsettled
 if is_closed(redis.call('GET', KEYS[3])) then
@@ -69,37 +70,37 @@ if reason then
   return {reason, backlog}
 end
 
-local asked_ms, is_shorter = lease_ms, false
-local expires_ms = word(math.floor(now / 1000) + tonumber(lease_ms))
+local confirmed_ms, is_shorter = lease_ms, false
+local expires_ms = format_int(math.floor(now / 1000) + tonumber(lease_ms))
 -- mend: ShorteningJournaled
--- A lease that gets shorter than its journal row stays as it is until the row is
--- shorter, too: otherwise the lock could be granted to another holder while a
--- recovery would still restore this one.
+-- A lease is shortened in the journal first, here afterwards, by shorten.lua. In the
+-- other order, the lock could be granted to another holder while a recovery would still
+-- restore this grant.
 if until_ms ~= '' and tonumber(until_ms) > tonumber(expires_ms) then
   is_shorter = true
-  lease_ms = word(math.max(redis.call('PTTL', KEYS[1]), tonumber(lease_ms)))
+  lease_ms = format_int(math.max(redis.call('PTTL', KEYS[1]), tonumber(lease_ms)))
 end
 -- mend end
--- PEXPIRE stands first: with its memory full Redis lets a script go on that has
--- begun to write, but not begin with a write that may need memory.
+-- PEXPIRE comes first: when its memory is full, Redis refuses a script whose first write
+-- needs memory, and accepts such writes after another write.
 redis.call('PEXPIRE', KEYS[1], lease_ms)
--- The holder relies on the grant: the attempt that made it may not take it back
--- any more. Where Redis may have forgotten what came after the grant, it is
--- marked as held since, see regrant.lua.
-local known = tonumber(fence) < tonumber(ARGV[7]) and '!' .. ARGV[7] or ''
-local line, record = fence, {}
-if is_shorter or is_long then
-  line = journal_line(fence, seq, until_ms, expires_ms)
-  grant = head .. line .. '\n' .. known .. '\n' .. rest
-  record = {word((tonumber(seq) or 0) + 1), is_shorter and '1' or '', '', grant}
-  --@off AttemptForgotten: record[4] = head .. line .. '\n' .. attempt .. '\n' .. rest
+-- The holder relies on the grant from here on: the attempt that made it is removed, so
+-- that it cannot be reverted. A grant from before the last recovery is marked as
+-- confirmed since, see regrant.lua.
+local confirmed = tonumber(fence) < tonumber(ARGV[7]) and '!' .. ARGV[7] or ''
+local fence_line, change = fence, {}
+if is_shorter or is_journaled then
+  fence_line = journal_line(fence, seq, until_ms, expires_ms)
+  grant = holder_prefix .. fence_line .. '\n' .. confirmed .. '\n' .. tail
+  change = {format_int((tonumber(seq) or 0) + 1), is_shorter and '1' or '', '', grant}
+  --@off AttemptForgotten: change[4] = holder_prefix .. fence_line .. '\n' .. attempt .. '\n' .. tail
   redis.call('SET', KEYS[1], grant, 'PX', lease_ms)
-elseif attempt ~= known or is_changed then
+elseif attempt ~= confirmed or is_changed then
   if until_ms ~= '' then
-    line = fence .. ' ' .. seq .. ' ' .. until_ms
+    fence_line = fence .. ' ' .. seq .. ' ' .. until_ms
   end
-  redis.call('SET', KEYS[1], head .. line .. '\n' .. known .. '\n' .. rest, 'PX', lease_ms)
+  redis.call('SET', KEYS[1], holder_prefix .. fence_line .. '\n' .. confirmed .. '\n' .. tail, 'PX', lease_ms)
 end
-redis.call('ZADD', KEYS[2], 'XX', word(math.floor(now / 1000) + tonumber(lease_ms)), ARGV[2])
+redis.call('ZADD', KEYS[2], 'XX', format_int(math.floor(now / 1000) + tonumber(lease_ms)), ARGV[2])
 redis.call('PEXPIRE', KEYS[2], lease_ms, 'GT')
-return {'renewed', backlog, fence, expires_ms, asked_ms, unpack(record)}
+return {'renewed', backlog, fence, expires_ms, confirmed_ms, unpack(change)}

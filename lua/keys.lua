@@ -1,77 +1,74 @@
--- The keys of the scripts that grant, release or wait: the same for all of them,
--- in the same order. They stand here, once, behind prelude.lua. Each takes Redis a
--- while with every request, so acquire.lua and release.lua may be given the first
--- four alone, for a request that is paid for and does not wait. Where these are not
--- enough they return {'too_few_keys', '0'}, and have done nothing.
+-- The keys of all scripts that grant, release or queue, in one order. Included after
+-- prelude.lua. Each key adds to the time that Redis spends on a request: so acquire.lua
+-- and release.lua accept the first four alone for a request that is paid for and does
+-- not wait. When these do not suffice, the scripts return {'too_few_keys', '0'} and
+-- change nothing.
 --
--- KEYS[1] lock     string: the grant, one field to a line: account, owner,
---                  fence, attempt, time of the grant in ms, token, note, info. Of
---                  the token its label and, behind a tab, the end of its id.
---                  The time is '' where it is that of the fence; behind it stand '@'
---                  and the lease in ms that the holder asked for last, if it did. What
---                  is '' at the end is left out. Behind the fence of a grant
---                  that has a row in the journal stand the sequence number of
---                  its last change there and the latest expiry in ms that a
---                  change has named, each after a space. With a '?' before the
---                  attempt it was handed to a waiter who has yet to collect it;
---                  with a '#' it was broken, and the lock is free once the
---                  journal has recorded that. The attempt is '' once its owner
---                  has shown that it knows of the grant; '!' and an epoch if it
---                  has sent a heartbeat since that recovery began. Every byte of
---                  this key and its value is there for each lock that is held,
---                  so its kind is called 'l'
--- KEYS[2] clock    string: the last fence given in this hash slot. In a recovery
---                  it goes on with a space, and 'closed' until what is known of
---                  long leases has been put back, then the time in ms until
---                  which nothing is granted. It is never absent, unless all that
---                  stood here was lost: then nothing is granted either
--- KEYS[3] held     sorted set: the places of the locks that the account holds in
---                  this hash slot, by the time in ms at which they lapse
--- KEYS[4] line     sorted set: the tickets for which a request is open, by their
---                  position, the time in us at which each was drawn. A ticket is
---                  account, owner and attempt; the attempt is '' for one with an
---                  owner, who has one position however often it asks
--- KEYS[5] tickets  hash: of each ticket its attempt, its pod, and its position, ''
---                  while it stands in `line`, 'x' when its owner has cancelled it
---                  and its request does not know yet; then, as in a grant, the lease
---                  that is asked for behind '@', token, note and info. The other two keys
---                  lapse with this one
--- KEYS[6] kept     sorted set: the tickets of owners without an open request, whose
---                  positions are reserved, by the time in ms until which they are.
---                  Nobody waits for them: they are passed over
--- KEYS[7] pods     sorted set: servers, by the time in ms until which they count
---                  as alive. A server is called as the channel it listens to
--- KEYS[8] waiting  sorted set: the attempts with which the account waits, by the
---                  time in ms at which they are over, come what may
--- KEYS[9] ended    sorted set: grants that have ended and whose journal row may not
---                  say so yet, as fence, account and place with spaces between, by
---                  the latest expiry in ms that the row can have. A recovery does
---                  not restore them
--- KEYS[10] bucket  string: the account's rate, see prelude.lua; left out where the
---                  request is paid for, as what few requests need costs all
-local LOCK, CLOCK, HELD, LINE, TICKETS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local KEPT, PODS, WAITING, ENDED, BUCKET = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+-- KEYS[1] lock     string: the grant, one field a line: account, owner, fence,
+--                  attempt, time of the grant in ms, token, note, info.
+--                  - fence: for a grant with a journal row, followed by the sequence
+--                    number of its last change there and the latest expiry in ms of
+--                    all its changes, each after a space
+--                  - attempt: '?' before it marks a hand-over that the queued request
+--                    has not claimed yet, '#' a broken grant, whose lock becomes free
+--                    when the journal has recorded the end. The attempt is '' once its
+--                    owner has confirmed the grant, and '!' with an epoch once it has
+--                    sent a heartbeat after the recovery of that epoch
+--                  - time: '' when it equals the fence; then '@' and the last lease
+--                    in ms that the holder requested, if any
+--                  - token: its label, a tab, and the end of its id
+--                  Empty fields at the end are omitted. Redis stores every byte of this
+--                  key and value for each held lock, so the kind of the key is 'l'
+-- KEYS[2] clock    string: the last fence of this hash slot. In a recovery, a space and
+--                  'closed' follow until the journaled grants are restored, then a space
+--                  and the time in ms of the first new grant. Without this key, the
+--                  data is lost, and nothing is granted
+-- KEYS[3] held     sorted set: the lock keys that the account holds in this hash slot,
+--                  by the expiry in ms
+-- KEYS[4] queue    sorted set: the entries with an open request, by their position: the
+--                  time in us at which the entry was added. An entry is account, owner
+--                  and attempt; the attempt is '' for an owner, which has one position,
+--                  however many requests it sends
+-- KEYS[5] entries  hash: of each entry, queued or reserved, the attempt, the pod, the
+--                  position and the metadata. The position is '' while the entry is in
+--                  `queue`, and 'x' after its owner has cancelled it, until its request
+--                  has read that. The metadata are as in a grant: '@' and the requested
+--                  lease, token, note, info. `queue` and `reserved` expire with this key
+-- KEYS[6] reserved sorted set: the reservations, which are entries of owners without an
+--                  open request, by their expiry in ms. A hand-over skips them
+-- KEYS[7] pods     sorted set: the channels of servers, by the time in ms until which
+--                  the server counts as alive
+-- KEYS[8] waiting  sorted set: the attempts of the account that wait, by the time in ms
+--                  after which the wait is over in any case
+-- KEYS[9] ended    sorted set: the tombstones, one for each ended grant whose journal row
+--                  may lack the end: fence, account and lock key, separated by spaces,
+--                  by the latest expiry in ms of the row. A recovery does not restore
+--                  these grants
+-- KEYS[10] bucket  string: the account's rate, see prelude.lua; omitted when the request
+--                  is paid for, which nearly all requests are
+local LOCK, CLOCK, HELD, QUEUE, ENTRIES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local RESERVED, PODS, WAITING, ENDED, BUCKET = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 
--- Counts the members of an account's index that have not lapsed, and takes out of it those
--- that have: a few of them, so that no script takes long, however many lapse at once.
+-- Counts the unexpired members of an account's index, and removes up to 128 expired ones:
+-- the limit bounds the time of the script.
 local function count_live(index, now_ms)
-  local most = 128
-  local gone = redis.call('ZRANGEBYSCORE', index, '-inf', word(now_ms - 1), 'LIMIT', '0', word(most))
-  for _, member in ipairs(gone) do
+  local max = 128
+  local expired = redis.call('ZRANGEBYSCORE', index, '-inf', format_int(now_ms - 1), 'LIMIT', '0', format_int(max))
+  for _, member in ipairs(expired) do
     redis.call('ZREM', index, member)
   end
-  if #gone < most then
+  if #expired < max then
     return redis.call('ZCARD', index)
   end
-  return redis.call('ZCOUNT', index, word(now_ms), '+inf')
+  return redis.call('ZCOUNT', index, format_int(now_ms), '+inf')
 end
 
--- A hybrid logical clock: a fence rises even when the time is set back. In a
--- recovery there is none to be had.
+-- The next fence, by a hybrid logical clock: fences rise even when the time is set back.
+-- Returns nil in a recovery.
 local function next_fence(now)
-  -- The time is nearly always what the clock is to say, so it is set to that in
-  -- the same call that reads it, and corrected where it must not say so.
-  local fence = word(now)
+  -- The time nearly always exceeds the last fence, so one SET with GET writes it and reads
+  -- the last fence. The other cases restore or correct the key.
+  local fence = format_int(now)
   local clock = redis.call('SET', CLOCK, fence, 'GET')
   local last = tonumber(clock)
   if last and last < now then
@@ -89,7 +86,7 @@ local function next_fence(now)
     end
     last = tonumber(given)
   end
-  fence = word(math.max(now, last + 1))
+  fence = format_int(math.max(now, last + 1))
   redis.call('SET', CLOCK, fence)
   return fence
 end

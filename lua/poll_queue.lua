@@ -1,15 +1,16 @@
--- Looks after a line for a server that has waiters in it: a lock whose lease
--- has lapsed is handed to the first of them.
+-- Polls the queue of a lock for a server with queued requests, and hands the lock over
+-- to the first entry if its lease has expired.
 --
--- KEYS[1...10] as in keys.lua; nothing of an account is touched
+-- KEYS[1...10] as in keys.lua, of which the account's keys are not used
 --
 -- Returns one of
---   {'held', rest_ms, waiting, attempt, handed_over}
---                       how many tickets wait, the attempt that has the lock to
---                       collect, or '', and '1' if it was handed over here
---   {'recovering', rest_ms, waiting}      nobody may have it yet
---   {'free', '0'}                         nobody holds it, and nobody waits
---   {'busy', '0'}                         look again, as in acquire.lua
+--   {'held', ttl_ms, waiting, attempt, handed_over}
+--                       waiting: the number of entries. attempt: the attempt that can
+--                       claim the lock, '' for none. handed_over: '1' if this call has
+--                       handed the lock over, '0' otherwise
+--   {'recovering', remaining_ms, waiting}   a recovery prevents all grants
+--   {'free', '0'}                           no grant, and an empty queue
+--   {'busy', '0'}                           call again, as in acquire.lua
 local now = time_us()
 local grant, handed_over = redis.call('GET', LOCK), '0'
 if not grant then
@@ -21,13 +22,13 @@ if not grant then
   end
 end
 if not grant then
-  local waiting = redis.call('ZCARD', LINE)
-  local recovery_ms = waiting > 0 and rest_of_recovery(now)
+  local waiting = redis.call('ZCARD', QUEUE)
+  local recovery_ms = waiting > 0 and recovery_remaining_ms(now)
   if recovery_ms then
-    return {'recovering', word(recovery_ms), word(waiting)}
+    return {'recovering', format_int(recovery_ms), format_int(waiting)}
   end
   return {'free', '0'}
 end
-sweep(math.floor(now / 1000))
+expire_reservations(math.floor(now / 1000))
 local attempt = string.match(grant, '^[^\n]*\n[^\n]*\n%d+[^\n]*\n%?([^\n]*)') or ''
-return {'held', word(redis.call('PTTL', LOCK)), word(redis.call('ZCARD', LINE)), attempt, handed_over}
+return {'held', format_int(redis.call('PTTL', LOCK)), format_int(redis.call('ZCARD', QUEUE)), attempt, handed_over}

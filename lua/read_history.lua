@@ -1,7 +1,7 @@
--- Reads what is on record of a lock.
+-- Reads the history of a lock.
 --
 -- KEYS[1] history, KEYS[2] recorded: as in write_history.lua
--- ARGV[1] place
+-- ARGV[1] lock_key
 --
 -- Returns {'found', grants, gap_ms}   both as in write_history.lua, '' for none
 local grants = redis.call('HGET', KEYS[1], ARGV[1])

@@ -1,56 +1,57 @@
--- What it is to hold on to a lock. It stands behind grant.lua and tombstone.lua.
+-- Renews a grant when its holder acquires the lock again. Included after grant.lua and
+-- tombstone.lua.
 
--- Renews the lease of a lock for its holder, who has asked for it once more. The
--- attempt that made the grant may take it back only if it is the same that asks
--- now; else none may, neither that one, whose answer may have been lost, nor this
--- one, since the holder may rely on an answer to the first: then `attempt` is ''.
--- With a lease in `about`, see acquire.lua, its holder asks for that one from then on.
--- Returns the fence, and what the journal is to record, see acquire.lua.
+-- Renews the lease of the current grant. `attempt` is the attempt that may still revert
+-- the grant: the attempt that made it, if the same one asks again. It is '' when another
+-- one asks: then the holder may rely on the answer to either, and neither may revert it.
+-- A lease in `metadata`, see acquire.lua, becomes the requested lease of the grant.
+-- Returns the fence, and the journal's fields as in acquire.lua.
 --
--- A grant from before `epoch_us`, the time of the last recovery, is fenced anew,
--- unless its attempt says that its holder has sent a heartbeat since: its release
--- may have been lost, and with it grants that came after.
-local function hold_on(now, expires_ms, head, grant, attempt, place, lease_ms, epoch_us, is_long, about)
-  local fence, seq, until_ms, _, before, rest = read_grant(grant, #head + 1)
-  local asked_ms = asked_lease(about)
-  if asked_ms ~= '' then
-    rest = with_lease(rest, asked_ms)
+-- A grant from before `epoch_us`, the time of the last recovery, gets a new fence: Redis
+-- may have lost its release, and later grants with it. A heartbeat of the holder since
+-- the recovery, marked in the attempt, rules that out: the grant keeps its fence.
+local function regrant(
+  now, expires_ms, holder_prefix, grant, attempt, lock_key, lease_ms, epoch_us, is_journaled, metadata)
+  local fence, seq, until_ms, _, before, tail = read_grant(grant, #holder_prefix + 1)
+  local requested_ms = requested_lease(metadata)
+  if requested_ms ~= '' then
+    tail = with_lease(tail, requested_ms)
   end
   local former = ''
-  -- mend: FencedAnew
+  -- mend: Refenced
   if tonumber(fence) < tonumber(epoch_us) and before ~= '!' .. epoch_us then
-    if not string.find(rest, '^%d') then
-      -- The time of the grant does not change with its fence.
-      rest = word(math.floor(tonumber(fence) / 1000)) .. rest
+    if not string.find(tail, '^%d') then
+      -- The grant keeps its time, which was omitted because it equaled the former fence.
+      tail = format_int(math.floor(tonumber(fence) / 1000)) .. tail
     end
     former = fence
     fence = next_fence(now)
   end
   -- mend end
   -- mend: ShorteningJournaled
-  -- The lock must not be free before the journal knows: see heartbeat.lua.
+  -- A lease is shortened in the journal first, see heartbeat.lua.
   local is_shorter = until_ms ~= '' and tonumber(until_ms) > tonumber(expires_ms)
   if is_shorter then
-    lease_ms = word(math.max(redis.call('PTTL', LOCK), tonumber(lease_ms)))
+    lease_ms = format_int(math.max(redis.call('PTTL', LOCK), tonumber(lease_ms)))
   end
   -- mend end
   --@off ShorteningJournaled: local is_shorter = false
-  local is_recorded = is_long or is_shorter or (until_ms ~= '' and former ~= '')
-  local line = fence
-  if is_recorded then
-    line = journal_line(fence, seq, until_ms, expires_ms)
+  local has_change = is_journaled or is_shorter or (until_ms ~= '' and former ~= '')
+  local fence_line = fence
+  if has_change then
+    fence_line = journal_line(fence, seq, until_ms, expires_ms)
   elseif until_ms ~= '' then
-    line = fence .. ' ' .. seq .. ' ' .. until_ms
+    fence_line = fence .. ' ' .. seq .. ' ' .. until_ms
   end
-  grant = head .. line .. '\n' .. attempt .. '\n' .. rest
+  grant = holder_prefix .. fence_line .. '\n' .. attempt .. '\n' .. tail
   redis.call('SET', LOCK, grant, 'PX', lease_ms)
-  redis.call('ZADD', HELD, 'XX', word(math.floor(now / 1000) + tonumber(lease_ms)), place)
+  redis.call('ZADD', HELD, 'XX', format_int(math.floor(now / 1000) + tonumber(lease_ms)), lock_key)
   redis.call('PEXPIRE', HELD, lease_ms, 'GT')
   if former ~= '' and until_ms ~= '' then
-    end_grant(now, head, place, former, until_ms)
+    add_tombstone(now, holder_prefix, lock_key, former, until_ms)
   end
-  if not is_recorded then
+  if not has_change then
     return fence, {}
   end
-  return fence, {word((tonumber(seq) or 0) + 1), is_shorter and '1' or '', former, grant}
+  return fence, {format_int((tonumber(seq) or 0) + 1), is_shorter and '1' or '', former, grant}
 end

@@ -1,27 +1,30 @@
--- Releases a lock for its holder: compares, and deletes. Where somebody waits, or
--- the grant has a journal row, it goes on in release_slow.lua.
+-- Releases a lock for its holder: compares, and deletes. release_slow.lua is the
+-- continuation of this file in the same script: it handles locks with a queue and
+-- grants with a journal row.
 --
 -- KEYS[1...10], or the first four, as in keys.lua
--- ARGV[1] head: who asks, as in acquire.lua
--- ARGV[2] place: what stands in `held`
--- ARGV[3] fence: that of the grant to release, or '' for whichever is current
--- ARGV[4] deadline_us: the time after which nothing may be done any more, lest a
---         release that was held up takes away a newer grant of the same holder
--- ARGV[5] interval_us, ARGV[6] burst_us: the rate; left out when already paid
+-- ARGV[1] holder_prefix: as in acquire.lua
+-- ARGV[2] lock_key: the member of `held`
+-- ARGV[3] fence: the fence of the grant to release, or '' for the current one
+-- ARGV[4] deadline_us: the script changes nothing after this time, so that a delayed
+--         release cannot end a newer grant of the same holder
+-- ARGV[5] interval_us, ARGV[6] burst_us: the rate; omitted when already paid
 --
 -- Returns one of
---   {'released', backlog_us, fence, until_ms, unfinished, acquirer}   until_ms: the latest
---                               expiry in its journal row, which is to end; '0' without
---                               one. unfinished: '1' when poll_queue.lua is to go on, as the
---                               queue has more than one script takes out of it.
---                               acquirer: the token that had acquired it, as in the grant
+--   {'released', backlog_us, fence, until_ms, unfinished, acquirer}
+--                               until_ms: the latest expiry in the journal row of the
+--                               grant, which the server must end; '0' without a row.
+--                               unfinished: '1' when the server must call poll_queue.lua
+--                               to finish the hand-over, see 'busy' in acquire.lua.
+--                               acquirer: the token that acquired the lock, as in the
+--                               grant
 --   {'not_held', backlog_us}
 --   {'held_by_another', backlog_us}   also when the fence is not the current one
 --   {'unsettled', backlog_us}   as in heartbeat.lua
 --   {'rate_limited', backlog_us, retry_after_us}
 --   {'late', '0'}
 --   {'too_few_keys', '0'}
--- where backlog_us is how far the bucket's time lies ahead, '0' when paid.
+-- backlog_us: the time until the account's rate is unused again, '0' when already paid.
 local now = time_us()
 if now > tonumber(ARGV[4]) then
   return {'late', '0'}
@@ -32,38 +35,39 @@ if refusal then
   return refusal
 end
 
-local head = ARGV[1]
+local holder_prefix = ARGV[1]
 local grant = redis.call('GET', LOCK)
-local fence, until_ms, mark, attempt, rest, reason, _
-if grant and string.sub(grant, 1, #head) == head then
-  fence, _, until_ms, mark, attempt, rest = read_grant(grant, #head + 1)
+local fence, until_ms, mark, attempt, tail, reason, _
+if grant and string.sub(grant, 1, #holder_prefix) == holder_prefix then
+  fence, _, until_ms, mark, attempt, tail = read_grant(grant, #holder_prefix + 1)
 end
 -- mend: ClosedIsUnsettled
 if is_closed(redis.call('GET', CLOCK)) then
   return {'unsettled', backlog}
 end
 -- mend end
-local has_line = redis.call('EXISTS', LINE) == 1
-local has_owner = string.sub(head, -2) ~= '\n\n'
--- In a recovery an owner that holds the lock may have asked for it again, and stand in line.
-local may_wait = has_owner and ARGV[3] == '' and (not fence or mark == '?' or has_line)
-if not TICKETS and (has_line or may_wait or mark == '?' or (until_ms or '') ~= '') then
+local has_queue = redis.call('EXISTS', QUEUE) == 1
+local has_owner = string.sub(holder_prefix, -2) ~= '\n\n'
+-- In a recovery, an owner that holds the lock can be in the queue, too: an acquire of its
+-- own lock waits then.
+local may_wait = has_owner and ARGV[3] == '' and (not fence or mark == '?' or has_queue)
+if not ENTRIES and (has_queue or may_wait or mark == '?' or (until_ms or '') ~= '') then
   return {'too_few_keys', '0'}
 end
 if may_wait then
-  -- An owner that waits and releases does not want the lock any more.
-  local record = redis.call('HGET', TICKETS, head)
-  local attempt, pod, position, about = string.match(record or '', '^([^\n]*)\n([^\n]*)\n([^\n]*)\n(.*)$')
-  if attempt then
-    redis.call('ZREM', LINE, head)
-    redis.call('ZREM', KEPT, head)
-    redis.call('ZREM', WAITING, attempt)
+  -- The release of an owner that waits cancels its queued request.
+  local fields = redis.call('HGET', ENTRIES, holder_prefix)
+  local waiting, pod, position, metadata = string.match(fields or '', '^([^\n]*)\n([^\n]*)\n([^\n]*)\n(.*)$')
+  if waiting then
+    redis.call('ZREM', QUEUE, holder_prefix)
+    redis.call('ZREM', RESERVED, holder_prefix)
+    redis.call('ZREM', WAITING, waiting)
     if position == '' or mark == '?' then
-      -- Its request is open, and must not come back.
-      redis.call('HSET', TICKETS, head, table.concat({attempt, pod, 'x', about}, '\n'))
-      redis.pcall('PUBLISH', pod, attempt)
+      -- The request is open: 'x' prevents that it returns to the queue.
+      redis.call('HSET', ENTRIES, holder_prefix, table.concat({waiting, pod, 'x', metadata}, '\n'))
+      redis.pcall('PUBLISH', pod, waiting)
     else
-      redis.call('HDEL', TICKETS, head)
+      redis.call('HDEL', ENTRIES, holder_prefix)
     end
   end
 end
@@ -71,11 +75,9 @@ if not fence then
   reason = grant and 'held_by_another' or 'not_held'
 elseif ARGV[3] ~= '' and ARGV[3] ~= fence then
   reason = 'held_by_another'
-elseif mark == '?' and not has_owner then
-  -- Without an owner whoever asks is not the waiter, who has no answer yet, but
-  -- somebody who held the lock before.
-  reason = 'not_held'
-elseif mark == '#' then
+elseif (mark == '?' and not has_owner) or mark == '#' then
+  -- '?' without an owner: the queued request has no answer yet, so this release is one of
+  -- an earlier holder. '#': the grant is broken.
   reason = 'not_held'
 end
 if reason then
@@ -88,7 +90,7 @@ if mark == '?' then
 end
 redis.call('DEL', LOCK)
 redis.call('ZREM', HELD, ARGV[2])
-local acquirer = string.match(rest, '^[^\n]*\n([^\n]*)') or ''
-if not has_line and until_ms == '' then
+local acquirer = string.match(tail, '^[^\n]*\n([^\n]*)') or ''
+if not has_queue and until_ms == '' then
   return {'released', backlog, fence, '0', '', acquirer}
 end

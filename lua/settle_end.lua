@@ -1,19 +1,19 @@
--- Forgets that a grant has ended, once its journal row says so, and frees the lock
--- if the grant is still there: broken, which keeps its lock closed until then, or
--- restored by a recovery that has read the row before.
+-- Removes the tombstone of an ended grant, after its journal row has recorded the end,
+-- and frees the lock if it still has the grant: a broken grant keeps its lock closed
+-- until then, and a recovery that read the row earlier has restored the grant.
 --
 -- KEYS[1...10] as in keys.lua
--- ARGV[1] place: what stands in `held`
--- ARGV[2] fence, ARGV[3] account, ARGV[4] until_ms: those of the grant, as in keys.lua
+-- ARGV[1] lock_key: the member of `held`
+-- ARGV[2] fence, ARGV[3] account, ARGV[4] until_ms: of the grant, as in keys.lua
 --
 -- Returns one of
 --   {'settled'}
 --   {'closed'}   a recovery is comparing the grants with the journal, and may restore
---                this one; any server settles it afterwards
+--                this one; the tombstone stays, for any server to settle afterwards
 local now = time_us()
 -- mend: EndSettled
 if is_closed(redis.call('GET', CLOCK)) then
-  end_grant(now, ARGV[3] .. '\n', ARGV[1], ARGV[2], ARGV[4])
+  add_tombstone(now, ARGV[3] .. '\n', ARGV[1], ARGV[2], ARGV[4])
   return {'closed'}
 end
 -- mend end

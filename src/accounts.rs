@@ -1,6 +1,5 @@
-//! Accounts, tokens, plans, namespaces and the audit log: the only room with
-//! SQL. [`Database`] is for those who change them, [`Directory`] for those who
-//! want to know whose a token is, thousands of times a second.
+//! Accounts, tokens, plans, namespaces and the audit log: the only module with SQL. [`Database`]
+//! reads and changes them; [`TokenCache`] resolves tokens, thousands of times per second.
 
 mod account;
 mod audit;
@@ -33,20 +32,20 @@ mod usage;
 
 pub use self::{
     account::{AccountInfo, NewAccount},
-    audit::Recording,
-    audit_query::{AuditFilter, AuditPage, AuditRow},
+    audit::PendingAuditRow,
+    audit_query::{AuditFilter, AuditRow, AuditRows},
     caller::{Caller, LeaseOutOfRange, NamespaceDenied, Scopes},
     change::Actor,
     database::Database,
     error::AccountsError,
     namespace::NamespaceInfo,
-    operator_request::{HolderInfo, NamedLock, OperatorAnswer, OperatorRequest, TakenRequest},
+    operator_request::{ClaimedRequest, HolderInfo, NamedLock, OperatorAnswer, OperatorRequest},
     password::{Password, PasswordError},
     plan::{Plan, PlanChange},
     secret::Secret,
     session::{Origin, Session, SessionInfo},
-    sign_up::Link,
+    sign_up::SignUpLink,
     subscription::Subscription,
     token::{NewToken, Token, TokenHash, TokenInfo, TokenRequest},
-    token_cache::{Directory, FindError, Reach},
+    token_cache::{LookupDepth, TokenCache, TokenLookupError},
 };

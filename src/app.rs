@@ -1,4 +1,4 @@
-//! What handlers share.
+//! The state that all handlers share.
 
 mod break_lock;
 mod operator;
@@ -11,91 +11,87 @@ use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    accounts::{Database, Directory, TokenHash},
-    limits::{Addresses, Attempts, Places, Rates, Shares, Turns},
+    accounts::{Database, TokenCache, TokenHash},
+    limits::{AccountRates, ActionRateLimiter, AuthFailureLimiter, InFlightLimit, PerKeyLimit, PerKeySemaphore},
     lock::AccountId,
     locks::Locks,
 };
 
 pub use self::{
-    break_lock::{BreakError, Breaking},
-    releases::{ForeignRelease, Releases},
+    break_lock::{AuditedBreak, BreakError},
+    releases::{ReleaseAudit, ReleaseByOtherToken},
 };
 
-/// Everything that a request may need, made once at the start.
+/// The shared state, created once at the start.
 pub struct App {
     pub locks: Locks,
-    pub directory: Arc<Directory>,
-    /// The accounts themselves, for the account page.
+    pub token_cache: Arc<TokenCache>,
+    /// The account database, for the pages.
     pub database: Database,
-    /// The rates of tokens.
-    pub rates: Rates,
-    /// Lookups of tokens that memory does not know, of each one at a time.
-    pub lookups: Arc<Turns<TokenHash>>,
-    /// How many callers of queued requests are checked again at once.
+    /// The request rates of accounts.
+    pub account_rates: AccountRates,
+    /// Lookups of tokens that are not in memory: one at a time per token.
+    pub token_lookups: Arc<PerKeySemaphore<TokenHash>>,
+    /// Limits concurrent rechecks of the callers of queued requests.
     pub rechecks: Arc<Semaphore>,
-    /// Failed authentications of client addresses.
-    pub addresses: Addresses,
-    /// Sessions of client addresses that nobody has. Counted apart: a job with a wrong token
-    /// must not keep people behind its address from their page.
-    pub sessions: Addresses,
-    /// What people try on the account page.
-    pub attempts: Attempts,
-    /// Releases to be recorded in the audit log.
-    pub releases: Releases,
-    pub page: Page,
-    /// Networks of proxies whose `X-Forwarded-For` is believed.
+    /// Failed authentications with tokens, per client address.
+    pub auth_failures: AuthFailureLimiter,
+    /// Invalid session cookies, per client address. Counted separately: a job with a wrong token must not
+    /// block the pages of people behind the same address.
+    pub session_failures: AuthFailureLimiter,
+    /// The rates of costly actions, such as sign-ins.
+    pub action_rates: ActionRateLimiter,
+    /// Records releases by other tokens in the audit log.
+    pub release_audit: ReleaseAudit,
+    pub pages: PageResources,
+    /// Networks of proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// How long a request may take in all, beside what it waits for a lock.
+    /// The timeout of a request, without its wait for a lock.
     pub request_timeout: Duration,
-    /// Places for requests that are worked on.
-    pub requests: Arc<Places>,
-    /// Whether requests are counted: only where somebody can fetch the figures.
-    pub measures: bool,
-    /// For how long a request may wait for a lock.
+    /// Limits the requests in flight.
+    pub in_flight: Arc<InFlightLimit>,
+    /// Whether request metrics are recorded: only with an admin listener that serves them.
+    pub records_metrics: bool,
+    /// The longest wait of a request for a lock.
     pub wait_max: Duration,
-    /// Cancelled when the server is to stop: nobody waits any more then.
+    /// Cancelled when the server begins to stop; queued requests then return.
     pub draining: CancellationToken,
 }
 
-/// What the account page has to know.
-pub struct Page {
-    /// Where clients reach the service, without a slash at its end; by default
-    /// where a request came in.
+/// The settings and limits of the pages.
+pub struct PageResources {
+    /// The public URL without a final slash. `None`: the one of each request.
     pub origin: Option<String>,
-    /// Whether everybody comes by HTTPS, to this server or to what is before it.
+    /// Whether all clients use HTTPS, to this server or to a proxy in front of it.
     pub is_https: bool,
-    /// Whether anybody may make an account, and on which plan.
+    /// Whether people may sign up, and the plan of their accounts.
     pub can_sign_up: bool,
     pub sign_up_plan: String,
-    /// Places for browsers that look at locks live, of each account and of all.
-    pub live_of: Arc<Shares<AccountId>>,
-    pub live: Arc<Semaphore>,
-    /// Where pages of accounts are made: away from the threads that serve heartbeats.
+    /// Limit the live views of locks, per account and in all.
+    pub live_views_per_account: Arc<PerKeyLimit<AccountId>>,
+    pub live_views: Arc<Semaphore>,
+    /// The runtime that renders pages, separate from the threads that serve heartbeats.
     pub runtime: Handle,
-    /// Turns of an account's members to have a page made.
-    pub making_of: Arc<Turns<AccountId>>,
-    /// Places for files that are made while they are fetched, of each account and of all.
-    pub files_of: Arc<Shares<AccountId>>,
-    pub files: Arc<Semaphore>,
+    /// Limits concurrent page renders per account.
+    pub renders_per_account: Arc<PerKeySemaphore<AccountId>>,
+    /// Limit the streamed downloads, per account and in all.
+    pub downloads_per_account: Arc<PerKeyLimit<AccountId>>,
+    pub downloads: Arc<Semaphore>,
 }
 
 impl App {
-    /// How many callers of queued requests are checked again at once: each may ask the
-    /// database, which others need, too.
-    pub const RECHECKS_AT_ONCE: usize = 4;
+    /// The number of concurrent rechecks: each may query the database, which other requests need, too.
+    pub const RECHECKS_MAX: usize = 4;
 }
 
-impl Page {
-    /// How many browsers of an account may look at locks live at once, and how
-    /// many of all accounts, in one server.
-    pub const LIVE_OF_ACCOUNT_MAX: u32 = 20;
-    pub const LIVE_MAX: usize = 1_000;
-    /// How many pages of an account are made at once, and how many more requests for
-    /// one wait for their turn.
-    pub const MADE_AT_ONCE: usize = 4;
-    pub const MADE_AND_WAITING_MAX: usize = 50;
-    /// How many files of an account are fetched at once, and how many of all accounts.
-    pub const FILES_OF_ACCOUNT_MAX: u32 = 2;
-    pub const FILES_MAX: usize = 100;
+impl PageResources {
+    /// The live views of one account, and of all accounts, in one server.
+    pub const LIVE_VIEWS_PER_ACCOUNT_MAX: u32 = 20;
+    pub const LIVE_VIEWS_MAX: usize = 1_000;
+    /// The concurrent page renders of one account, and its renders and queued requests together.
+    pub const RENDERS_PER_ACCOUNT_MAX: usize = 4;
+    pub const RENDERS_QUEUE_MAX: usize = 50;
+    /// The concurrent downloads of one account, and of all accounts.
+    pub const DOWNLOADS_PER_ACCOUNT_MAX: u32 = 2;
+    pub const DOWNLOADS_MAX: usize = 100;
 }

@@ -1,21 +1,20 @@
-//! Time on a clock that nobody can set.
+//! Time on a clock that cannot be set.
 
 use std::{ops, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// How long a timer may sleep before it looks at the clock again: timers stand
-/// still while the machine sleeps, and leases do not.
-const TICK: Duration = Duration::from_millis(100);
+/// How often a timer reads the clock: timers stop while the machine sleeps, and leases do not.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const CLOCK: ClockId = ClockId::CLOCK_BOOTTIME;
-/// Elsewhere it is this one that goes on while the machine sleeps.
+/// On other systems, this clock includes the time that the machine sleeps.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const CLOCK: ClockId = ClockId::CLOCK_MONOTONIC;
 
-/// A time on a clock that nobody can set, and that goes on while the machine
-/// sleeps. The same in all processes of the machine.
+/// A time on a clock that cannot be set and that includes the time that the machine sleeps. All
+/// processes of the machine share it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootTime(Duration);
 
@@ -25,26 +24,26 @@ impl BootTime {
         if let Some(origin) = SIMULATED.get() {
             return Self(origin.elapsed());
         }
-        // It fails only for clocks that the system does not have.
+        // Fails only for clocks that the system lacks.
         Self(clock_gettime(CLOCK).map_or(Duration::ZERO, Into::into))
     }
 
-    /// How long it is until then; nothing once it has passed.
-    pub fn rest(self) -> Duration {
+    /// The time until this time; zero after it.
+    pub fn remaining(self) -> Duration {
         self.0.saturating_sub(Self::now().0)
     }
 
-    /// How long ago it was; nothing while it is to come.
+    /// The time since this time; zero before it.
     pub fn elapsed(self) -> Duration {
         Self::now().0.saturating_sub(self.0)
     }
 
-    /// How long after `earlier` it is; nothing if it is not.
+    /// The time from `earlier` to this time; zero if this time is earlier.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// Nanoseconds since the machine was started, for another process.
+    /// Nanoseconds since the machine's start, for another process.
     pub fn as_nanos(self) -> u64 {
         self.0.as_nanos() as u64
     }
@@ -53,14 +52,14 @@ impl BootTime {
         Self(Duration::from_nanos(nanos))
     }
 
-    /// Is ready at this time, or at once when the machine wakes up after it.
+    /// Waits until this time. If the machine sleeps meanwhile, it ends within a tenth of a second of the wake-up.
     pub async fn reached(self) {
         loop {
-            let rest = self.rest();
-            if rest.is_zero() {
+            let remaining = self.remaining();
+            if remaining.is_zero() {
                 return;
             }
-            tokio::time::sleep(rest.min(TICK)).await;
+            tokio::time::sleep(remaining.min(POLL_INTERVAL)).await;
         }
     }
 }
@@ -72,7 +71,7 @@ thread_local! {
 
 #[cfg(feature = "simulation")]
 impl BootTime {
-    /// Has this thread's moments counted from there, on the runtime's clock.
+    /// Makes this thread count from `origin`, on the runtime's clock.
     pub fn simulate_from(origin: Option<tokio::time::Instant>) {
         SIMULATED.set(origin);
     }

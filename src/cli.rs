@@ -1,23 +1,30 @@
-//! Commands that ask a server over HTTP, one file each.
+//! The client commands, one file each.
 
-mod account;
 mod acquire;
 mod args;
-mod ask;
+mod break_lock;
 mod completions;
 mod doctor;
 mod enclosing;
-mod failure;
+mod error;
 mod healthcheck;
+mod heartbeat;
+mod history;
+mod hold;
 mod interrupt;
+mod list;
 mod login;
 mod manual;
 mod profile;
 mod progress;
+mod release;
 mod run;
-mod screen;
 mod server;
+mod server_command;
+mod status;
+mod status_line;
 mod usage;
+mod whoami;
 
 use std::{
     fs::File,
@@ -28,123 +35,129 @@ use clap::Subcommand;
 use tokio::runtime::{self, Runtime};
 
 use self::{
-    account::{History, Whoami},
-    acquire::{Acquire, Hold},
-    ask::{Ask, Break, Heartbeat, List, Release, Stat},
-    doctor::Doctor,
-    failure::Failure,
-    login::{Login, Logout},
+    acquire::AcquireArgs,
+    break_lock::BreakArgs,
+    doctor::DoctorArgs,
+    error::CliError,
+    heartbeat::HeartbeatArgs,
+    history::HistoryArgs,
+    hold::HoldArgs,
+    list::ListArgs,
+    login::{LoginArgs, LogoutArgs},
+    release::ReleaseArgs,
+    server_command::ServerCommand,
+    status::StatusArgs,
+    whoami::WhoamiArgs,
 };
 pub use self::{
     completions::completions,
     healthcheck::{Healthcheck, healthcheck},
     manual::manual,
-    run::Run,
+    run::RunArgs,
     usage::{parse, without_empty_variables},
 };
 use crate::exit::Exit;
 
 const YES: u8 = 0;
 const NO: u8 = 1;
-/// `EX_UNAVAILABLE` of sysexits.h: the server said neither yes nor no.
-const FAILED: u8 = 69;
-/// How many files a command needs at most before it asks the server: the runtime panics when
-/// it cannot have its own.
+/// `EX_UNAVAILABLE` of sysexits.h: the server is unreachable, or returned an error.
+const UNAVAILABLE: u8 = 69;
+/// The number of file descriptors that a command needs before its first request: without them,
+/// building the runtime panics.
 const FILES_NEEDED: usize = 8;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-   0  yes
-   1  no
-   2  wrong usage, or no server or token
-  69  the server could not be asked, or said neither yes nor no
-  74  the answer could not be written
+   0  yes: the lock was acquired, renewed or released, or it is held (status)
+   1  no: the lock was not acquired, is not held by this owner, or is free (status)
+   2  usage error, or no server or token
+  69  the server is unreachable, or returned an error
+  74  standard output cannot be written
 
-The token is read from LOCKABLE_AUTH_TOKEN, from the file of --token-file, or from lockable login; never from the command line, which others can read.";
+The token is read from LOCKABLE_AUTH_TOKEN, from --token-file, or from lockable login. There is no option for the token itself, because other users can read the command line of a process.";
 
-/// What a client of a server can do.
+/// The client commands.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
-    Run(Run),
+    Run(RunArgs),
     /// Acquire a lock, which the caller renews and releases
     #[command(after_help = EXIT_CODES)]
-    Acquire(Ask<Acquire>),
+    Acquire(ServerCommand<AcquireArgs>),
     /// Renew the lease of a lock
     #[command(after_help = EXIT_CODES)]
-    Heartbeat(Ask<Heartbeat>),
+    Heartbeat(ServerCommand<HeartbeatArgs>),
     /// Release a lock, or leave its queue
     #[command(after_help = EXIT_CODES)]
-    Release(Ask<Release>),
-    /// Keep a lock for a while, as a person does during maintenance
+    Release(ServerCommand<ReleaseArgs>),
+    /// Hold a lock for a fixed time, for example during maintenance
     #[command(after_help = EXIT_CODES)]
-    Hold(Ask<Hold>),
-    /// Show who holds a lock: yes if somebody does
+    Hold(ServerCommand<HoldArgs>),
+    /// Show a lock's holder and the length of its queue
     #[command(after_help = EXIT_CODES)]
-    Status(Ask<Stat>),
+    Status(ServerCommand<StatusArgs>),
     /// List the locks that the account holds
     #[command(after_help = EXIT_CODES)]
-    List(Ask<List>),
-    /// End a grant of the account; recorded in the audit log
+    List(ServerCommand<ListArgs>),
+    /// End a grant of the account by force; the audit log records it
     #[command(after_help = EXIT_CODES)]
-    Break(Ask<Break>),
-    History(History),
-    Login(Login),
-    Logout(Logout),
-    Whoami(Whoami),
-    Doctor(Doctor),
+    Break(ServerCommand<BreakArgs>),
+    History(HistoryArgs),
+    Login(LoginArgs),
+    Logout(LogoutArgs),
+    Whoami(WhoamiArgs),
+    Doctor(DoctorArgs),
 }
 
-/// Carries out a command.
+/// Executes a client command.
 pub fn main(command: &ClientCommand) -> Exit {
-    if let ClientCommand::Run(run) = command {
-        return run::main(run);
+    if let ClientCommand::Run(args) = command {
+        return run::main(args);
     }
-    let runtime = match start() {
+    let runtime = match start_runtime() {
         Ok(runtime) => runtime,
-        Err(failure) => return failure.report(),
+        Err(error) => return error.report(),
     };
-    let answered = runtime.block_on(async {
+    let result = runtime.block_on(async {
         match command {
-            ClientCommand::Run(run) => Ok(run::main(run)),
-            ClientCommand::Acquire(ask) => ask.answer().await,
-            ClientCommand::Heartbeat(ask) => ask.answer().await,
-            ClientCommand::Release(ask) => ask.answer().await,
-            ClientCommand::Hold(ask) => ask.answer().await,
-            ClientCommand::Status(ask) => ask.answer().await,
-            ClientCommand::List(ask) => ask.answer().await,
-            ClientCommand::Break(ask) => ask.answer().await,
-            ClientCommand::History(history) => account::history(history).await,
-            ClientCommand::Login(login) => login::login(login).await,
-            ClientCommand::Logout(logout) => login::logout(logout),
-            ClientCommand::Whoami(whoami) => account::whoami(whoami).await,
-            ClientCommand::Doctor(doctor) => doctor::doctor(doctor).await,
+            ClientCommand::Run(args) => Ok(run::main(args)),
+            ClientCommand::Acquire(command) => command.run().await,
+            ClientCommand::Heartbeat(command) => command.run().await,
+            ClientCommand::Release(command) => command.run().await,
+            ClientCommand::Hold(command) => command.run().await,
+            ClientCommand::Status(command) => command.run().await,
+            ClientCommand::List(command) => command.run().await,
+            ClientCommand::Break(command) => command.run().await,
+            ClientCommand::History(args) => history::history(args).await,
+            ClientCommand::Login(args) => login::login(args).await,
+            ClientCommand::Logout(args) => login::logout(args),
+            ClientCommand::Whoami(args) => whoami::whoami(args).await,
+            ClientCommand::Doctor(args) => doctor::doctor(args).await,
         }
     });
-    answered.unwrap_or_else(|failure| failure.report())
+    result.unwrap_or_else(|error| error.report())
 }
 
-/// A runtime for one thread.
-fn start() -> Result<Runtime, Failure> {
-    let cannot = |error: io::Error| Failure::Unavailable(format!("cannot start: {error}"));
+/// Starts a runtime of one thread.
+fn start_runtime() -> Result<Runtime, CliError> {
+    let unavailable = |error: io::Error| CliError::Unavailable(format!("cannot start the runtime: {error}"));
     let files = (0..FILES_NEEDED).map(|_| File::open("/dev/null")).collect::<io::Result<Vec<_>>>();
-    drop(files.map_err(cannot)?);
-    runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)
+    drop(files.map_err(unavailable)?);
+    runtime::Builder::new_current_thread().enable_all().build().map_err(unavailable)
 }
 
-/// Writes a message to standard error, if it is open.
-fn say(words: &str) {
-    say_plainly(&format!("lockable: {}", plain(words)));
+/// Writes a message to standard error; ignores a closed standard error.
+fn print_message(message: &str) {
+    print_line(&format!("lockable: {}", sanitized(message)));
 }
 
-fn say_plainly(line: &str) {
+fn print_line(line: &str) {
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// A text that comes in part from elsewhere, without the control characters that a terminal
-/// would carry out.
-fn plain(words: &str) -> String {
-    words
-        .chars()
+/// Replaces control characters, which a terminal would execute, in a text that is partly from
+/// elsewhere.
+fn sanitized(text: &str) -> String {
+    text.chars()
         .map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c })
         .collect()
 }

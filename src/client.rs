@@ -1,4 +1,4 @@
-//! The client of a Lockable server, for Rust programs and for the commands.
+//! The client of a Lockable server, for Rust programs and for the command line.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -19,9 +19,9 @@
 //! # }
 //! ```
 //!
-//! A [`Lock`] is renewed until it is released or dropped. Whoever holds one must
-//! stop when [`Lock::lost`] says so; what cannot be stopped is protected by its
-//! [fencing token](Lock::fencing_token).
+//! A [`LockGuard`] renews the lease until it is released or dropped. The holder must stop its work
+//! when [`LockGuard::lost`] returns. Its [fencing token](LockGuard::fencing_token) protects work that
+//! cannot be stopped.
 
 mod answer;
 mod connection;
@@ -36,14 +36,14 @@ pub use crate::boot_time::BootTime;
 
 pub use self::{
     answer::{
-        Account, AcquireOutcome, Grant, Holder, Listed, NotHeld, Page, Plan, Refusal, Status, TokenInfo, clock,
+        Account, AcquireOutcome, Grant, Holder, ListedLock, NotHeld, Page, Plan, Refusal, Status, TokenInfo, clock,
         recovering,
     },
     connection::{Builder, Client, parse_address},
     error::{Error, Peer, Problem},
-    guard::{Changes, Lock, RELEASE_PATIENCE},
+    guard::{LockEvents, LockGuard, RELEASE_TIMEOUT},
     proxy::Proxy,
     renewer::Loss,
     request::LockRequest,
-    wait::{FAREWELL_TIMEOUT, Progress},
+    wait::{CANCEL_TIMEOUT, Progress},
 };

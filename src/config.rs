@@ -1,5 +1,5 @@
-//! Every setting: its flag, its variable, its default and its unit. One struct
-//! per concern; each is read from flags first, then from the environment.
+//! Every setting with its flag, environment variable, default and unit: one struct per topic. A
+//! flag overrides the environment variable.
 
 mod admin;
 mod database;
@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use crate::lock::parse_duration_ms;
 
-/// What `lockable serve` needs to know.
+/// The settings of `lockable serve`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeSettings {
     #[command(flatten)]
@@ -54,17 +54,17 @@ pub struct ServeSettings {
     pub traces: TraceSettings,
 }
 
-/// Reads a duration in the form that the API has for it, such as `500ms`.
+/// Parses a duration in the API's syntax, such as `500ms`.
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration_ms(text).map(Duration::from_millis).map_err(|error| error.to_string())
 }
 
-/// Reads an amount of memory: a number of bytes, or one with the unit KiB, MiB or GiB.
+/// Parses a memory size: a number of bytes, or a number with the unit KiB, MiB or GiB.
 fn bytes(text: &str) -> Result<u64, String> {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1)];
     let read = units.into_iter().find_map(|(unit, size)| Some((text.strip_suffix(unit)?.parse::<u64>().ok()?, size)));
     let bytes = read.and_then(|(number, size)| number.checked_mul(size)).filter(|bytes| *bytes > 0);
-    bytes.ok_or_else(|| "a whole number of bytes above 0, or one with KiB, MiB or GiB".into())
+    bytes.ok_or_else(|| "expected a whole number of bytes above 0, optionally with the unit KiB, MiB or GiB".into())
 }
 
 #[cfg(test)]
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_a_number_of_bytes_with_or_without_a_unit() {
+    fn memory_size_is_parsed_with_and_without_unit() {
         for (text, expected) in [("1", 1), ("4096", 4096), ("64KiB", 65_536), ("256MiB", 1 << 28), ("2GiB", 1 << 31)] {
             assert_eq!(bytes(text), Ok(expected), "{text}");
         }

@@ -1,6 +1,6 @@
 //! How the process ends, and standard output that may be closed or full.
 
-#![expect(clippy::print_stderr, reason = "the last message of a process is for the person who runs it")]
+#![expect(clippy::print_stderr, reason = "the last message of the process goes to its user")]
 
 use std::{
     io::{self, ErrorKind, Write},
@@ -10,14 +10,14 @@ use std::{
 use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
 use rlimit::{Resource, setrlimit};
 
-/// `EX_IOERR` of sysexits.h: the output could not be written.
+/// `EX_IOERR` of sysexits.h: standard output cannot be written.
 const OUTPUT_FAILED: u8 = 74;
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Code(u8),
-    /// As if the signal had not been caught: a shell then ends its loop or script, too.
+    /// Dies of the signal as if it had not been caught, so that a shell ends its loop or script, too.
     Signal(Signal),
 }
 
@@ -25,7 +25,7 @@ impl Exit {
     pub const SUCCESS: Self = Self::Code(0);
     pub const FAILURE: Self = Self::Code(1);
 
-    /// Ends the process if it ends by a signal, else returns its exit code.
+    /// Dies of the signal, or returns the exit code.
     pub fn report(self) -> ExitCode {
         match self {
             Self::Code(code) => ExitCode::from(code),
@@ -37,8 +37,8 @@ impl Exit {
 /// Writes a text to standard output.
 ///
 /// # Errors
-/// How the process is to end when the output is lost: silently of SIGPIPE when the reader is gone
-/// any more, as `cat` does; otherwise after a message.
+/// How the process must end when the output is lost: of SIGPIPE without a message if the reader
+/// has closed the pipe, as `cat` does; otherwise after a message.
 pub fn print(text: &str) -> Result<(), Exit> {
     print_bytes(text.as_bytes())
 }
@@ -52,7 +52,7 @@ pub fn print_bytes(bytes: &[u8]) -> Result<(), Exit> {
     output.write_all(bytes).and_then(|()| output.flush()).map_err(|error| unwritten(&error))
 }
 
-/// How a process ends that could not write its output for this reason.
+/// How the process must end after this error on standard output; prints a message for it.
 pub fn unwritten(error: &io::Error) -> Exit {
     if error.kind() == ErrorKind::BrokenPipe {
         return Exit::Signal(Signal::SIGPIPE);
@@ -61,19 +61,19 @@ pub fn unwritten(error: &io::Error) -> Exit {
     Exit::Code(OUTPUT_FAILED)
 }
 
-/// Ends the process with a signal. Returns the code that a shell has for it when the signal is
-/// blocked from outside and does not end the process.
-fn die_of(ending: Signal) -> ExitCode {
-    // The memory of this process has the token in it.
+/// Dies of a signal. If the signal has no effect, as in the first process of a container, returns
+/// the exit code that a shell reports for it.
+fn die_of(signal_number: Signal) -> ExitCode {
+    // A core dump would contain the token.
     let _ = setrlimit(Resource::CORE, 0, 0);
-    set_default(ending);
-    let _ = SigSet::from(ending).thread_unblock();
-    let _ = raise(ending);
-    ExitCode::from(128 + ending as u8)
+    set_default(signal_number);
+    let _ = SigSet::from(signal_number).thread_unblock();
+    let _ = raise(signal_number);
+    ExitCode::from(128 + signal_number as u8)
 }
 
 #[expect(unsafe_code, reason = "the disposition of a signal belongs to the whole process")]
-fn set_default(ending: Signal) {
+fn set_default(signal_number: Signal) {
     // SAFETY: the default action runs no code of this process.
-    let _ = unsafe { signal(ending, SigHandler::SigDfl) };
+    let _ = unsafe { signal(signal_number, SigHandler::SigDfl) };
 }

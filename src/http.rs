@@ -1,5 +1,5 @@
-//! HTTP: the router, the middleware, extractors, problems, one file a route.
-//! Status codes are known here alone.
+//! The HTTP API: router, middleware, extractors, problems, and one file per route. No other module of
+//! the API knows status codes.
 
 mod account;
 mod acquire;
@@ -44,7 +44,7 @@ pub use self::{
     openapi::description,
     origin::{is_secure, origin},
     params::Body,
-    problem::{Explained, Problem, explained_problems},
+    problem::{Problem, ProblemExplanation, problem_explanations},
     router::{Api, not_found, service},
     service::Service,
 };

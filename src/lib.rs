@@ -2,25 +2,26 @@
 //!
 //! # Layout
 //!
-//! - [`config`][]: every setting, with its variable, default and unit.
-//! - [`telemetry`][]: logs and metrics.
-//! - [`server`][]: listener, TLS, time-outs, drain.
-//! - [`app`][]: what handlers share.
-//! - [`lock`][]: the domain, pure: names, leases, fences, grants, outcomes.
-//! - [`store`][]: where scripts run: Redis, or embedded in the process.
-//! - [`locks`][]: the service: one function per operation, each one script call.
-//! - [`accounts`][]: accounts, tokens, plans, namespaces, audit; the only room with SQL.
-//! - [`limits`][]: rates per token, in the pod and over all pods; failed authentication per address.
-//! - [`http`][]: the router, the middleware, extractors, problems, one file a route.
-//! - [`web`][]: the pages: documents and the account page, their templates.
-//! - [`boot_time`][]: a clock that nobody can set.
-//! - [`mends`][]: which mends of the safety protocol are in force.
-//! - [`exit`][]: how a process ends, and its standard output.
-//! - [`client`][]: the client of a server, for the commands and for Rust programs.
-//! - [`cli`][]: the commands that ask a server.
-//! - [`operator`][]: the operator's commands, which work on the account database.
+//! - [`config`][]: all settings with their environment variables, defaults and units.
+//! - [`telemetry`][]: logs, metrics and traces.
+//! - [`server`][]: listener, TLS, timeouts, graceful shutdown.
+//! - [`app`][]: state and operations that the API and the pages share.
+//! - [`lock`][]: the domain types, without I/O: names, leases, fencing tokens, grants, outcomes.
+//! - [`store`][]: runs Lua scripts in Redis or in the embedded store.
+//! - [`locks`][]: the lock service: acquire, heartbeat, release, queue, recovery, history.
+//! - [`accounts`][]: accounts, tokens, plans, namespaces and the audit log; the only module with
+//!   SQL.
+//! - [`limits`][]: rate limits per token, failed authentications per address, requests in flight.
+//! - [`http`][]: the HTTP API: router, middleware, extractors, problem details, one file per route.
+//! - [`web`][]: the documentation pages and the account page, with their templates.
+//! - [`boot_time`][]: the system's boot-time clock, which no user can set.
+//! - [`mends`][]: switches for parts of the safety protocol, for the simulation's self-test.
+//! - [`exit`][]: exit codes and standard output of the commands.
+//! - [`client`][]: the Rust client of the API.
+//! - [`cli`][]: the commands that call a server.
+//! - [`operator`][]: the operator's commands, which use the account database.
 //!
-//! The scripts that decide about locks stand in `lua/`, one file per operation.
+//! The Lua scripts in `lua/` decide on locks, one file per operation.
 
 pub mod accounts;
 pub mod app;

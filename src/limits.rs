@@ -1,21 +1,21 @@
-//! What one client may cost: the rate of each account, over all pods together,
-//! failed authentications, lookups and connections of each client address, in this
-//! pod, and what people try on the account page.
+//! Limits on the cost of one client: request rates of accounts and of costly actions, counted over
+//! all pods, and failed authentications, lookups and connections of client addresses, counted in
+//! this pod.
 
+mod account_rate_limiter;
+mod account_rates;
+mod action_rates;
 mod auth_failures;
 mod in_flight;
-mod login_attempts;
 mod per_key;
 mod per_key_semaphore;
-mod token_limiter;
-mod token_rates;
 
 pub use self::{
-    auth_failures::{Addresses, Network},
-    in_flight::Places,
-    login_attempts::{Attempt, Attempts},
-    per_key::{Share, Shares},
-    per_key_semaphore::{NoTurn, Turn, Turns},
-    token_limiter::Meter,
-    token_rates::{Admission, RateShare, Rates},
+    account_rate_limiter::AccountRateLimiter,
+    account_rates::{AccountRates, Admission, RateClass},
+    action_rates::{ActionRateLimiter, LimitedAction},
+    auth_failures::{AuthFailureLimiter, Network},
+    in_flight::InFlightLimit,
+    per_key::{PerKeyLimit, PerKeyPermit},
+    per_key_semaphore::{PerKeyAcquireError, PerKeySemaphore, PerKeySemaphorePermit},
 };

@@ -1,5 +1,5 @@
-//! The domain, pure: what a lock is called, who holds it, for how long, and
-//! under which fencing token. This room names no other room of the crate.
+//! The domain types: names, owners, leases, fencing tokens, outcomes, and the journal's
+//! interface. This module depends on no other module of the crate.
 
 mod fence;
 mod holder;
@@ -15,12 +15,14 @@ mod text;
 pub use fence::{FencingToken, FencingTokenError};
 pub use holder::{Grant, Holder};
 pub use identity::{AccountId, Attempt, Info, KeyText, Label, Note, Owner, TextError, TokenEnd};
-pub use journal::{EndedGrant, Entered, Epoch, Journal, JournalError, JournalRow, RECENT_END, StoreRow, Written};
+pub use journal::{
+    EndedGrant, Epoch, EpochStart, Journal, JournalError, JournalRow, RECENT_END, StoreRow, WriteOutcome,
+};
 pub use lease::{DURATION_MS_MAX, DurationError, Lease, parse_duration_ms};
 pub use name::{LockName, NameError};
 pub use namespace::{Namespace, NamespaceError, NamespaceId};
 pub use outcome::{
-    AcquireOutcome, BreakOutcome, ByAnother, HeartbeatOutcome, Held, NotHeld, Refusal, ReleaseOutcome, Standing,
+    AcquireOutcome, BreakOutcome, ByAnother, HeartbeatOutcome, Held, LockState, NotHeld, Refusal, ReleaseOutcome,
 };
-pub use rate::{Payment, Rate, RateDue, RateStanding};
+pub use rate::{Rate, RateBucket, RateCharge, RateStatus};
 pub use text::{is_invisible, is_unprintable};

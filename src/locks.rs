@@ -1,6 +1,5 @@
-//! The service: one function per operation, each one script call. What is
-//! decided about a lock is decided in `lua/`; this room says who asks for what,
-//! and reads the answer once.
+//! The lock service: one function per operation. The scripts in `lua/` make every
+//! decision about a lock; this module builds their arguments and decodes their replies.
 
 mod acquire;
 mod grant_codec;
@@ -37,63 +36,63 @@ use crate::{
     store::{BadReply, Reply, Shard, Store, StoreError},
 };
 
-pub use crate::store::Belonging;
+pub use crate::store::StoreMatch;
 
 pub use self::{
-    acquire::Turn,
-    history::{Counts, Ending, History, Past},
-    inspect::UnrecordedEnd,
-    list::{Census, Cursor, ListRequest, Listing, Looked, Page},
-    queue::{Crowd, Look, Waited, Waiter, Withdrawn},
+    acquire::AcquireProgress,
+    history::{ActivityCounts, GrantEnd, History, PastGrant},
+    inspect::UnjournaledEnd,
+    list::{Cursor, ListRequest, Listing, LockPage, ReadOutcome, Usage},
+    queue::{QueueState, Reverted, UnconfirmedOutcome, Waiter, WaiterList},
     requests::{
-        AcquireRequest, Answer, BreakRequest, Claimant, HeartbeatRequest, LockId, ReleaseRequest, RenewedLease,
+        AcquireRequest, BreakRequest, Claimant, HeartbeatRequest, LockKey, ReleaseRequest, RenewedLease, WithRate,
     },
 };
 use self::{
-    history::recorder::Recorder, keys::pod_channel, queue::registry::Waiters, stall::StallGuard, usage::Quotas,
+    history::buffer::HistoryBuffer, keys::server_channel, queue::registry::WaitRegistry, stall::StallGuard,
+    usage::UsageCache,
 };
 
-/// Locks, wherever they are kept, and those who wait for them in this server.
-/// Cheap to clone, which every acquire does for the case that it has to be taken
-/// back.
+/// The locks of a store, and the requests that wait for them in this server. Cheap to
+/// clone: a background task that reverts an acquire owns a clone.
 #[derive(Clone)]
-pub struct Locks(Arc<Parts>);
+pub struct Locks(Arc<LocksInner>);
 
-/// What all clones share.
-pub struct Parts {
+/// State that all clones share.
+pub struct LocksInner {
     store: Store,
     journal: Arc<dyn Journal>,
-    /// The longest lease that is not written down.
-    short: Lease,
-    undoings: Semaphore,
-    undo_tasks: TaskTracker,
+    /// The journal records leases longer than this.
+    journal_above: Lease,
+    revert_permits: Semaphore,
+    background_tasks: TaskTracker,
     stall_guard: StallGuard,
-    waiters: Arc<Waiters>,
-    recorder: Recorder,
-    /// What accounts have in the shards of a cluster.
-    quotas: Quotas,
-    /// The channel on which this server is told of its waiters. It has a new one
+    waiters: Arc<WaitRegistry>,
+    history_buffer: HistoryBuffer,
+    /// Usage of accounts in the shards of a cluster.
+    usage_cache: UsageCache,
+    /// The pub/sub channel on which this server receives messages about its waiters; new
     /// with each start.
-    pod: String,
+    channel: String,
 }
 
 impl Deref for Locks {
-    type Target = Parts;
+    type Target = LocksInner;
 
-    fn deref(&self) -> &Parts {
+    fn deref(&self) -> &LocksInner {
         &self.0
     }
 }
 
-/// What scripts say that requests about locks run, for counting them without a
-/// copy of the word.
+/// The statuses that scripts return for lock requests, as static label values of the
+/// request counter.
 const OUTCOMES: &[&str] = &[
     "granted",
     "again",
     "busy",
     "cancelled",
     "held",
-    "in_line",
+    "queued",
     "recovering",
     "unsettled",
     "replaced",
@@ -113,91 +112,93 @@ fn outcomes(operation: &'static str, outcome: &'static str) -> Counter {
     counter!("lockable_lock_requests_total", "operation" => operation, "outcome" => outcome)
 }
 
-/// Why an operation has no outcome. It may have been carried out, unless its
-/// function says otherwise.
+/// Why an operation has no outcome. The store may have executed the command unless
+/// [`is_sure`](Self::is_sure) returns `true`.
 #[derive(Debug, thiserror::Error)]
 pub enum LocksError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The store came to it only after its deadline, and did nothing.
-    #[error("the store was reached too late, and did nothing")]
+    /// The command reached the store after its deadline, and changed nothing.
+    #[error("the command reached the store after its deadline and changed nothing")]
     TooLate,
     #[error(transparent)]
     Reply(#[from] BadReply),
-    /// A long lease could not be written down.
+    /// The journal did not record a long lease.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The claimant may hold the lock, and it has not been put back yet after a
-    /// loss.
-    #[error("what is held is not known yet")]
+    /// A recovery has not compared the grant with the journal yet; the claimant may hold
+    /// the lock.
+    #[error("a recovery has not restored all grants yet")]
     Unsettled,
-    /// The store is not the one that the database names, as far as is known. Nothing was
-    /// done.
+    /// The database is not known to name this store. Nothing was done.
     #[error("the database names another store")]
     Foreign,
-    /// As many requests wait in this server as may. Nothing was done.
-    #[error("too many requests wait in this server")]
+    /// This server's limit of queued requests is reached. Nothing was done.
+    #[error("this server's limit of queued requests is reached")]
     Full,
 }
 
 impl Locks {
-    /// How many attempts without an answer are withdrawn at a time. What more
-    /// there are were granted is left to lapse.
-    pub const UNDOINGS_MAX: usize = 10_000;
+    /// How many unanswered attempts are reverted at a time. Grants of further attempts
+    /// stay until their leases expire.
+    pub const REVERTS_MAX: usize = 10_000;
 
-    /// How long the server waits for that when it stops.
+    /// How long a stopping server waits for reverts.
     const FINISH_MAX: Duration = Duration::from_secs(2);
 
-    /// Locks in a store, for which `waiters_max` requests may wait at once in
-    /// this server. Leases that are longer than `short` are written to the journal.
-    pub fn new(store: Store, journal: Arc<dyn Journal>, short: Lease, waiters_max: usize) -> Self {
-        Self(Arc::new(Parts {
-            undoings: Semaphore::new(Self::UNDOINGS_MAX),
-            undo_tasks: TaskTracker::new(),
+    /// Creates the service for a store. At most `waiters_max` requests wait at once in this
+    /// server; the journal records leases longer than `journal_above`.
+    pub fn new(store: Store, journal: Arc<dyn Journal>, journal_above: Lease, waiters_max: usize) -> Self {
+        Self(Arc::new(LocksInner {
+            revert_permits: Semaphore::new(Self::REVERTS_MAX),
+            background_tasks: TaskTracker::new(),
             stall_guard: StallGuard::default(),
-            waiters: Waiters::new(waiters_max),
-            recorder: Recorder::default(),
-            quotas: Quotas::default(),
-            pod: pod_channel(&store, &Attempt::new().to_string()),
+            waiters: WaitRegistry::new(waiters_max),
+            history_buffer: HistoryBuffer::default(),
+            usage_cache: UsageCache::default(),
+            channel: server_channel(&store, &Attempt::new().to_string()),
             store,
             journal,
-            short,
+            journal_above,
         }))
     }
 
-    /// Whether locks can be asked for, as far as is known.
+    /// Whether the store was reachable when last used.
     pub fn is_reachable(&self) -> bool {
         self.store.is_reachable()
     }
 
-    /// Whether the locks are where the database says that they are, in some shards at
-    /// least, as far as is known.
-    pub fn belonging(&self) -> Belonging {
-        let all: Vec<Belonging> = self.store.shards().iter().map(|shard| self.store.belonging(*shard)).collect();
-        let of_any = [Belonging::Ours, Belonging::Foreign].into_iter().find(|belonging| all.contains(belonging));
-        of_any.unwrap_or(Belonging::Unknown)
+    /// Whether the database names this store: `Named` if it does for any shard, else
+    /// `Foreign` if it names another for any.
+    pub fn store_match(&self) -> StoreMatch {
+        let all: Vec<StoreMatch> = self.store.shards().iter().map(|shard| self.store.store_match(*shard)).collect();
+        let of_any = [StoreMatch::Named, StoreMatch::Foreign].into_iter().find(|store_match| all.contains(store_match));
+        of_any.unwrap_or(StoreMatch::Unknown)
     }
 
-    /// Measures how the way to the locks stands.
-    pub fn measure(&self) {
-        self.store.measure();
+    /// Records metrics of the store and its connections.
+    pub fn record_metrics(&self) {
+        self.store.record_metrics();
     }
 
-    /// Lets attempts be withdrawn for a moment longer, when no more are made, and
-    /// leaves to the next process what would end with this one.
+    /// Waits up to 2 s for running reverts, flushes the history, and hands the grants of an
+    /// embedded store over to the next process. Call it after the last request.
     pub async fn finish(&self) {
-        self.undo_tasks.close();
-        if timeout(Self::FINISH_MAX, self.undo_tasks.wait()).await.is_err() {
-            tracing::warn!(attempts = self.undo_tasks.len(), "attempts without an answer are left to lapse");
+        self.background_tasks.close();
+        if timeout(Self::FINISH_MAX, self.background_tasks.wait()).await.is_err() {
+            tracing::warn!(
+                attempts = self.background_tasks.len(),
+                "unanswered acquires were not reverted before shutdown; their grants expire with their leases"
+            );
         }
-        self.finish_record().await;
-        self.hand_over().await;
+        self.flush_history().await;
+        self.hand_over_epoch().await;
     }
 
-    /// Counts what became of a request, in the words of its script.
+    /// Counts a request by the status that its script returned.
     fn count(operation: &'static str, reply: &Reply) {
-        // Found once: to look for a counter by its name and labels costs more than
-        // to count.
+        // Registered once: the lookup of a counter by name and labels costs more than the
+        // increment.
         static USUAL: LazyLock<[(&str, &str, Counter); 3]> = LazyLock::new(|| {
             [("acquire", "granted"), ("heartbeat", "renewed"), ("release", "released")]
                 .map(|(operation, outcome)| (operation, outcome, outcomes(operation, outcome)))
@@ -210,17 +211,17 @@ impl Locks {
         outcomes(operation, outcome).increment(1);
     }
 
-    /// Counts a lease that has lapsed and that somebody has noticed: the holder, who
-    /// thought that it held the lock, or a server for those who stand in line.
+    /// Counts an expired lease that was noticed: by its former holder (a refused heartbeat),
+    /// or by a server that polls the lock's queue.
     fn count_lapse(noticed_by: &'static str) {
         counter!("lockable_lapses_total", "noticed_by" => noticed_by).increment(1);
     }
 
-    /// The time in microseconds, where a shard is, after which nobody waits for an answer
-    /// to what is sent now, and nothing may be done any more.
+    /// The time by a shard's clock, in microseconds, after which a command sent now must
+    /// change nothing, as its caller no longer waits.
     fn deadline_us(&self, shard: Shard) -> Result<u64, StoreError> {
         let now_us = self.store.now_us(shard);
-        let now_us = now_us.ok_or_else(|| StoreError::NotSent("its time is not known yet".into()))?;
+        let now_us = now_us.ok_or_else(|| StoreError::NotSent("its clock is not known yet".into()))?;
         Ok(now_us + self.store.timeout().as_micros() as u64)
     }
 }

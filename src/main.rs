@@ -1,6 +1,6 @@
-//! The command line, and nothing else.
+//! The command line of `lockable`.
 
-#![expect(clippy::print_stderr, reason = "this is where the program speaks to a terminal")]
+#![expect(clippy::print_stderr, reason = "the command line prints errors to the terminal")]
 
 use std::process::ExitCode;
 
@@ -22,17 +22,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(name = "lockable", version, max_term_width = 120)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
-    /// Serve the API
+enum CliCommand {
+    /// Start a server
     Serve(ServeSettings),
     #[command(flatten)]
     Client(ClientCommand),
     Healthcheck(Healthcheck),
-    /// Look at the settings
+    /// Inspect the settings
     #[command(subcommand)]
     Config(ConfigCommand),
     #[command(flatten)]
@@ -46,10 +46,10 @@ Examples:
     Completions {
         shell: Shell,
     },
-    /// Print a manual page: of lockable, or of one of its commands
+    /// Print the manual page of lockable or of one of its commands
     #[command(after_help = "Example: lockable man run | man -l -")]
     Man {
-        /// The command, such as run or token create
+        /// Name of the command, such as run or token create
         command: Vec<String>,
     },
     /// Print the version
@@ -58,7 +58,7 @@ Examples:
 
 #[derive(Subcommand)]
 enum ConfigCommand {
-    /// Print what is in force for `serve`, secrets hidden
+    /// Check the settings of `serve` and print their effective values, with secrets masked
     Check(ServeSettings),
 }
 
@@ -77,23 +77,23 @@ fn main() -> ExitCode {
     exit.report()
 }
 
-fn run(command: Command, matches: &ArgMatches) -> Exit {
+fn run(command: CliCommand, matches: &ArgMatches) -> Exit {
     match command {
-        Command::Serve(settings) => serve(settings),
-        Command::Config(ConfigCommand::Check(settings)) => check(&settings, matches),
-        Command::Client(command) => cli::main(&command),
-        Command::Healthcheck(check) => ask_health(&check),
-        Command::Operator(command) => operator::main(command),
-        Command::Completions { shell } => print(&cli::completions(shell, &mut Cli::command())),
-        Command::Man { command } => match cli::manual(Cli::command(), &command) {
+        CliCommand::Serve(settings) => serve(settings),
+        CliCommand::Config(ConfigCommand::Check(settings)) => check(&settings, matches),
+        CliCommand::Client(command) => cli::main(&command),
+        CliCommand::Healthcheck(check) => check_health(&check),
+        CliCommand::Operator(command) => operator::main(command),
+        CliCommand::Completions { shell } => print(&cli::completions(shell, &mut Cli::command())),
+        CliCommand::Man { command } => match cli::manual(Cli::command(), &command) {
             Some(Ok(page)) => print(&page),
             Some(Err(error)) => fail(&error.to_string()),
             None => {
-                eprintln!("lockable: there is no command {:?}; see lockable --help", command.join(" "));
+                eprintln!("lockable: unknown command {:?}; see lockable --help", command.join(" "));
                 Exit::Code(2)
             }
         },
-        Command::Version => print(concat!("lockable ", env!("CARGO_PKG_VERSION"), "\n").as_bytes()),
+        CliCommand::Version => print(concat!("lockable ", env!("CARGO_PKG_VERSION"), "\n").as_bytes()),
     }
 }
 
@@ -118,19 +118,18 @@ fn serve(settings: ServeSettings) -> Exit {
     }
 }
 
-fn ask_health(check: &Healthcheck) -> Exit {
+fn check_health(check: &Healthcheck) -> Exit {
     match healthcheck(check) {
         Ok((is_ready, answer)) => match print(format!("{answer}\n").as_bytes()) {
             Exit::SUCCESS if is_ready => Exit::SUCCESS,
             Exit::SUCCESS => Exit::FAILURE,
             exit => exit,
         },
-        Err(error) => fail(&format!("the server does not answer: {error}")),
+        Err(error) => fail(&format!("no answer from the server: {error}")),
     }
 }
 
-/// Prints the settings that `serve` would run with, after the checks that it
-/// would make of them.
+/// Prints the effective settings of `serve` and runs its start-up checks.
 fn check(settings: &ServeSettings, matches: &ArgMatches) -> Exit {
     let mut cli = Cli::command();
     cli.build();

@@ -1,68 +1,66 @@
-//! The mends of the safety protocol: each closes a hole that was found. In a build for the
-//! simulator (feature `simulation`) each can be switched off in a thread, so that the
-//! simulator can show that it would find the hole. In every other build all are on, and
-//! the compiler removes the question.
+//! The mends of the safety protocol. Each mend fixes a violation that was found. A build for the
+//! simulator (feature `simulation`) can switch each mend off in a thread, to prove that the
+//! simulator finds the violation. In every other build all mends are on, and the compiler removes
+//! the check.
 
-/// A mend. Those of scripts are marked there with `-- mend: NAME`.
+/// A mend. Scripts mark theirs with `-- mend: NAME`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mend {
-    /// A lease gets shorter in the journal first, then in the store.
+    /// A shorter lease is written to the journal first, then to the store.
     ShorteningJournaled,
     /// A broken grant keeps its lock closed until the journal has recorded the end.
     BreakJournaled,
-    /// Nothing is confirmed until a recovery has compared the grants with the journal.
+    /// No operation is confirmed until a recovery has compared the grants with the journal.
     ClosedIsUnsettled,
-    /// A heartbeat or a repeat is recorded without the attempt, so that no undo takes the
-    /// restored grant back.
+    /// The journal row of a heartbeat or a repeat omits the attempt, so that no revert removes the
+    /// restored grant.
     AttemptForgotten,
-    /// A grant from before a recovery is fenced anew when its owner asks again.
-    FencedAnew,
-    /// A journal row keeps the change with the largest number.
+    /// A repeated acquire of a grant from before a recovery issues a new fencing token.
+    Refenced,
+    /// A journal row keeps the change with the largest sequence number.
     JournalOrder,
-    /// A journal row that has ended is not written again.
-    EndKept,
-    /// A recovery removes a grant that was followed by another, though that has ended, too.
-    OlderRemoved,
-    /// Once the journal has recorded an end, the grant is removed if a recovery has restored
+    /// A journal row that has ended is never overwritten.
+    EndIsFinal,
+    /// A recovery also removes a grant that a later grant followed, even if the later one has ended.
+    OlderGrantRemoved,
+    /// After the journal has recorded an end, the server removes the grant if a recovery has restored
     /// it meanwhile.
     EndSettled,
-    /// The store lists ended grants, and any server records them.
+    /// The store lists ended grants, so that any server can record them in the journal.
     EndSurvives,
-    /// Fences are noted in SQL, and start above the largest one after a loss.
+    /// The largest fencing token is stored in SQL. After a loss, new ones are larger.
     FenceFloor,
-    /// What a recovery starts fences above is noted before it ends: another loss may follow
-    /// before the first of them is.
+    /// The floor of new fencing tokens is stored before a recovery ends, since another loss may
+    /// precede the first of them.
     FloorNoted,
-    /// A recovery that ends or replaces a grant takes it from its account's index, too.
+    /// A recovery that ends or replaces a grant also removes it from its account's index.
     IndexCorrected,
-    /// No 503 is answered before the command's deadline has passed.
+    /// No request returns 503 before its command's deadline has passed.
     AnswerSettled,
-    /// A server that stood still refuses what it finds in its sockets.
-    StallNoticed,
-    /// The last reading of the store's clock outlives the connection.
-    LeapAcrossReconnect,
-    /// After a leap grants are closed before commands are sent by the new time.
-    LeapClosedFirst,
-    /// A recovery that was under way when the clock leapt begins anew, though its epoch has
-    /// risen since.
-    BegunAnew,
-    /// A server that notices a leap begins a recovery, unless the last one has surely begun
-    /// after the leap.
-    BegunBeforeLeap,
-    /// Data that is older than it was begins one recovery, and no further one each time that a
-    /// server looks.
-    CutBackOnce,
-    /// Scripts do nothing after the command's deadline.
+    /// A server that was paused rejects the requests that wait in its sockets.
+    StallDetected,
+    /// The last sample of the store's clock survives a reconnect.
+    JumpAcrossReconnect,
+    /// After a clock jump, grants are closed before commands use the new time.
+    JumpClosedFirst,
+    /// A clock jump restarts a recovery that is in progress, even if its epoch has risen since.
+    RecoveryRestarted,
+    /// A server that detects a clock jump begins a recovery, unless the last recovery certainly began
+    /// after the jump.
+    BegunBeforeJump,
+    /// Data that was rolled back begins one recovery, not one at each check.
+    RollbackOnce,
+    /// A script does nothing after its command's deadline.
     Deadline,
-    /// A grant whose answer is lost is taken back.
+    /// A server reverts a grant whose reply was lost.
     CancelAfter503,
-    /// An undo waits for a recovery that may restore what it is to take back.
-    UndoSettled,
-    /// A wait that ends without a grant takes back what an unanswered command may have got.
+    /// A revert waits for a recovery that may restore the grant to revert.
+    RevertSettled,
+    /// A wait that ends without a grant reverts what an unanswered command may have acquired.
     WaitReverted,
-    /// A queued request does not shorten a lease that its owner got by a later one.
+    /// A queued request does not shorten a lease that its owner acquired later.
     LaterLeaseKept,
-    /// Nothing is granted until short leases that were forgotten have lapsed.
+    /// No lock is granted until lost short leases have expired.
     RecoveryWait,
     /// A journal row is written only in the newest epoch.
     EpochWrites,
@@ -93,25 +91,25 @@ mod switch {
             Self::BreakJournaled,
             Self::ClosedIsUnsettled,
             Self::AttemptForgotten,
-            Self::FencedAnew,
+            Self::Refenced,
             Self::JournalOrder,
-            Self::EndKept,
-            Self::OlderRemoved,
+            Self::EndIsFinal,
+            Self::OlderGrantRemoved,
             Self::EndSettled,
             Self::EndSurvives,
             Self::FenceFloor,
             Self::FloorNoted,
             Self::IndexCorrected,
             Self::AnswerSettled,
-            Self::StallNoticed,
-            Self::LeapAcrossReconnect,
-            Self::LeapClosedFirst,
-            Self::BegunAnew,
-            Self::BegunBeforeLeap,
-            Self::CutBackOnce,
+            Self::StallDetected,
+            Self::JumpAcrossReconnect,
+            Self::JumpClosedFirst,
+            Self::RecoveryRestarted,
+            Self::BegunBeforeJump,
+            Self::RollbackOnce,
             Self::Deadline,
             Self::CancelAfter503,
-            Self::UndoSettled,
+            Self::RevertSettled,
             Self::WaitReverted,
             Self::LaterLeaseKept,
             Self::RecoveryWait,
@@ -123,7 +121,7 @@ mod switch {
         }
     }
 
-    /// Whether a mend is in force in this thread.
+    /// Whether a mend is on in this thread.
     pub fn is_on(mend: Mend) -> bool {
         OFF.get() != Some(mend)
     }
@@ -133,13 +131,12 @@ mod switch {
         OFF.set(mend);
     }
 
-    /// Tells apart the texts that scripts have in this thread.
+    /// The cache key of the scripts' texts in this thread.
     pub fn lua_key() -> Option<Mend> {
         OFF.get()
     }
 
-    /// A script without the lines of the mend that is off, and with those that stand in
-    /// for them.
+    /// Removes the lines of the mend that is off, and enables the lines that replace them.
     pub fn apply(source: &str) -> String {
         let Some(off) = OFF.get().map(Mend::name) else { return source.to_owned() };
         let (begin, instead) = (format!("-- mend: {off}"), format!("--@off {off}: "));

@@ -1,4 +1,4 @@
-//! The operator's commands, which work on the account database. One file a noun.
+//! The operator's commands, which use the account database. One file per noun.
 
 mod account;
 mod dev_cert;
@@ -10,41 +10,42 @@ mod token;
 
 use clap::{Args, Subcommand};
 
-use self::output::{Output, Shown};
+use self::output::{Printer, TableRow};
 use crate::{
     accounts::{AccountsError, Database},
     config::DatabaseSettings,
     exit::Exit,
 };
 
-/// What an operator can do.
+/// The operator's commands.
 #[derive(Debug, Subcommand)]
 pub enum OperatorCommand {
-    /// Bring the account database to this version
-    Migrate(Target),
-    /// Make, look at and change accounts
+    /// Migrate the account database to the schema version of this program
+    Migrate(CommonOptions),
+    /// Create, show and change accounts
     #[command(subcommand)]
-    Account(account::Command),
-    /// Make, list and revoke tokens
+    Account(account::AccountCommand),
+    /// Create, list and revoke tokens
     #[command(subcommand)]
-    Token(token::Command),
-    /// Make and list the private namespaces of an account
+    Token(token::TokenCommand),
+    /// Create and list the private namespaces of an account
     #[command(subcommand)]
-    Namespace(namespace::Command),
-    /// Show and break locks of any account, by way of a server that runs on the database
+    Namespace(namespace::NamespaceCommand),
+    /// Show and break locks of any account; a running server of this database carries out the
+    /// command
     #[command(subcommand)]
-    Lock(lock::Command),
-    /// List plans and change their figures
+    Lock(lock::LockCommand),
+    /// List and change plans
     #[command(subcommand)]
-    Plan(plan::Command),
-    /// Make a certificate for localhost, for trying HTTPS
+    Plan(plan::PlanCommand),
+    /// Create a certificate for localhost, to try HTTPS
     DevCert(dev_cert::DevCert),
 }
 
-/// What every command takes.
+/// Options that all commands share.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXIT_CODES)]
-pub struct Target {
+pub struct CommonOptions {
     #[command(flatten)]
     database: DatabaseSettings,
     /// Print JSON
@@ -53,12 +54,12 @@ pub struct Target {
 }
 
 const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such account, token, namespace, plan or grant";
+    "Exit codes: 0 success, 1 failure, 2 invalid usage, 3 account, token, namespace, plan or grant not found";
 
-/// The exit code for something that does not exist.
+/// Exit code if the account, token, namespace, plan or grant does not exist.
 pub const EXIT_NOT_FOUND: u8 = 3;
 
-/// Carries out a command; what it prints and returns is for the shell.
+/// Runs a command and returns its exit code.
 pub fn main(command: OperatorCommand) -> Exit {
     if let OperatorCommand::DevCert(command) = command {
         return report(command.run().map_err(|error| (1, format!("{error:#}"))));
@@ -73,10 +74,10 @@ pub fn main(command: OperatorCommand) -> Exit {
     }))
 }
 
-#[expect(clippy::print_stderr, reason = "complaints of a command are for who runs it")]
+#[expect(clippy::print_stderr, reason = "a command reports its errors on standard error")]
 fn report(outcome: Result<(), (u8, String)>) -> Exit {
     match outcome {
-        Ok(()) => output::lost().unwrap_or(Exit::SUCCESS),
+        Ok(()) => output::write_failure().unwrap_or(Exit::SUCCESS),
         Err((code, message)) => {
             eprintln!("lockable: {message}");
             Exit::Code(code)
@@ -86,9 +87,9 @@ fn report(outcome: Result<(), (u8, String)>) -> Exit {
 
 async fn run(command: OperatorCommand) -> Result<(), AccountsError> {
     match command {
-        OperatorCommand::Migrate(target) => {
-            Database::open(&target.database).await?.migrate().await?;
-            target.output().done("the database is at this version");
+        OperatorCommand::Migrate(common) => {
+            Database::open(&common.database).await?.migrate().await?;
+            common.printer().done("migrated the account database to the schema version of this program");
             Ok(())
         }
         OperatorCommand::Account(command) => command.run().await,
@@ -96,24 +97,23 @@ async fn run(command: OperatorCommand) -> Result<(), AccountsError> {
         OperatorCommand::Namespace(command) => command.run().await,
         OperatorCommand::Lock(command) => command.run().await,
         OperatorCommand::Plan(command) => command.run().await,
-        // Has been carried out without a database.
+        // `main` runs it without a database.
         OperatorCommand::DevCert(_) => Ok(()),
     }
 }
 
-impl Target {
-    /// Opens the database. The embedded one is brought to this version on the
-    /// way: it belongs to nobody else.
-    async fn open(&self) -> Result<(Database, Output), AccountsError> {
+impl CommonOptions {
+    /// Opens the database. An embedded database is migrated first: no other program uses it.
+    async fn open(&self) -> Result<(Database, Printer), AccountsError> {
         let database = Database::open(&self.database).await?;
         if database.is_embedded() {
             database.migrate().await?;
         }
         database.check_version().await?;
-        Ok((database, self.output()))
+        Ok((database, self.printer()))
     }
 
-    fn output(&self) -> Output {
-        Output { is_json: self.json }
+    fn printer(&self) -> Printer {
+        Printer { is_json: self.json }
     }
 }

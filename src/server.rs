@@ -1,4 +1,4 @@
-//! The server: puts the parts together, listens, and drains.
+//! The server: starts the components, serves, and shuts down gracefully.
 
 mod accept;
 mod admin;
@@ -38,14 +38,15 @@ pub use self::{
 /// Serves until SIGTERM or SIGINT, then drains.
 ///
 /// # Errors
-/// When a part cannot start, in words for the operator.
+/// If a component cannot start. The message is for the operator.
 pub fn main(settings: ServeSettings) -> anyhow::Result<()> {
-    // Each connection is a file; systems let a process have many, but not unasked.
+    // Each connection takes a file descriptor. Systems allow a process many, but set a low default
+    // limit.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!(%error, "the number of files that may be open stays as it is");
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
     refuse_huge_pages();
-    // Connections have threads of their own; this is for what goes on beside them.
+    // The workers serve connections; this runtime serves background tasks.
     let mut runtime = runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
@@ -67,28 +68,27 @@ pub fn main(settings: ServeSettings) -> anyhow::Result<()> {
     })
 }
 
-/// Has the system give memory in small pages. A connection has two buffers, and uses
-/// a part of each: with huge pages all of both would be in memory, half as much again
-/// as a connection takes.
+/// Disables transparent huge pages. A connection uses only a part of its two buffers; with huge
+/// pages both would be resident, which takes half as much memory again per connection.
 fn refuse_huge_pages() {
     #[cfg(target_os = "linux")]
     if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
-        tracing::debug!(%error, "memory comes in huge pages where the system likes that");
+        tracing::debug!(%error, "cannot disable transparent huge pages");
     }
 }
 
 /// Serves on `listener` until `shutdown`, then drains.
 ///
 /// # Errors
-/// When a part cannot start, in words for the operator.
+/// If a component cannot start. The message is for the operator.
 pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
     check(settings)?;
     let tls = Tls::load(&settings.listen.tls)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let address = listener.local_addr().context("the listener has no address")?;
-    // Requests that are finished while draining still need what runs beside them.
+    // Requests that finish during the drain still need the background tasks.
     let drained = CancellationToken::new();
-    // Balancers take a while to notice that a server is leaving.
+    // Load balancers need a while to remove a stopping server.
     let closing = CancellationToken::new();
     tokio::spawn({
         let (shutdown, closing, delay) = (shutdown.clone(), closing.clone(), settings.admin.shutdown_delay);
@@ -98,38 +98,39 @@ pub async fn run(settings: &ServeSettings, listener: TcpListener, shutdown: Canc
             closing.cancel();
         }
     });
-    // Before anything is counted.
-    let metrics = settings.admin.admin_listen.map(|_| Metrics::begin()).transpose().context("cannot measure")?;
+    // Install the recorder before the first metric is recorded.
+    let metrics =
+        settings.admin.admin_listen.map(|_| Metrics::begin()).transpose().context("cannot start the metrics")?;
     let workers = Workers::start(settings.listen.workers()).context("cannot start threads")?;
     let pages = Workers::start_for_pages().context("cannot start threads")?;
-    let parts = bootstrap::start(settings, address, &workers, &pages, &closing, &drained).await?;
-    if let Some(first) = &parts.first {
-        let here = format!("{scheme}://{}", first_account::nearby(address));
-        first.hand_over(settings, &settings.page.public.origin().unwrap_or(here));
+    let components = bootstrap::start(settings, address, &workers, &pages, &closing, &drained).await?;
+    if let Some(first) = &components.first {
+        let here = format!("{scheme}://{}", first_account::local_address(address));
+        first.deliver(settings, &settings.page.public.origin().unwrap_or(here));
     }
-    let admin = admin::start(&settings.admin, &settings.listen, metrics, &parts.app, &shutdown, &drained).await?;
+    let admin = admin::start(&settings.admin, &settings.listen, metrics, &components.app, &shutdown, &drained).await?;
     gauge!("lockable_connections_max").set(settings.listen.connections);
     tracing::info!(%address, scheme, "listening");
     systemd::serving();
-    let service = http::service(&parts.app, web::routes(&parts.app));
+    let service = http::service(&components.app, web::routes(&components.app));
     serve(listener, service, &workers, &settings.listen, tls, closing).await;
-    parts.app.releases.finish().await;
-    parts.app.locks.finish().await;
+    components.app.release_audit.flush().await;
+    components.app.locks.finish().await;
     drained.cancel();
-    parts.background.close();
-    parts.background.wait().await;
+    components.background.close();
+    components.background.wait().await;
     admin.wait().await;
-    parts.store.leave();
+    components.store.stop_supervision();
     workers.stop().await;
     pages.stop().await;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Finds settings that do not go together, before anything is started.
+/// Checks the settings for conflicts before any component starts.
 ///
 /// # Errors
-/// One line that says what to change.
+/// One line that names the setting to change.
 pub fn check(settings: &ServeSettings) -> anyhow::Result<()> {
     Tls::load(&settings.listen.tls)?;
     bootstrap::check(settings)

@@ -1,6 +1,5 @@
-//! Where scripts run. Two stores stand behind one small interface: Redis for
-//! production, and one in the process for a server that needs nothing else.
-//! Both run the same files from `lua/`.
+//! Runs the scripts of `lua/`. One interface covers two stores: Redis for production, and a
+//! store inside the process for a server without other services.
 
 mod clock_sample;
 mod embedded;
@@ -28,27 +27,27 @@ use crate::lock::Epoch;
 
 use self::{
     key::{key, write_key},
-    primary::Home,
+    primary::Primary,
 };
 
-/// How often it is looked whether grants may have been forgotten.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a server checks whether its stores may have lost grants.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(feature = "simulation")]
 pub use self::{
     embedded::Snapshot,
-    simulated::{Connection, OnProcess, Process, Question, Simulated, Transport},
+    simulated::{Process, ProcessTask, Simulated, SimulatedConnection, StoreRequest, Transport},
 };
 pub use self::{
-    embedded::{BootClock, Clock, Embedded, Kept},
-    primary::{Arrival, Belonging, Standing, State},
+    embedded::{BootClock, Clock, Embedded, TextEntry},
+    primary::{RecoveryPhase, RecoveryState, Registration, StoreMatch},
     redis::{Redis, StartError},
     reply::{BadReply, Reply},
     script::Script,
     shards::{ACCOUNTS_TAG, LOCK_TAG, Shard},
 };
 
-/// A place in which scripts run one at a time, each as a whole.
+/// A store that runs scripts atomically, one at a time in each shard.
 #[derive(Clone)]
 pub enum Store {
     Redis(Arc<Redis>),
@@ -57,45 +56,44 @@ pub enum Store {
     Simulated(Arc<Simulated>),
 }
 
-/// Why a script gave no answer.
+/// Why a script returned no reply.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Nothing was sent, so nothing can have happened.
+    /// The script was not sent, so it did not run.
     #[error("the store cannot be reached: {0}")]
     NotSent(String),
-    /// The script was sent and no answer came in time: it may have run, or may
-    /// run yet.
+    /// The script was sent and no reply arrived in time: it may have run, or may still run.
     #[error("the store did not answer: {0}")]
     NoAnswer(String),
-    /// The store answered with an error and did nothing, as far as it says.
+    /// The store returned an error. The script changed nothing, if the error is accurate.
     #[error("the store refused: {0}")]
     Refused(String),
 }
 
 impl Store {
-    /// Runs a script. Every key that it touches is in `keys`.
+    /// Runs a script. `keys` lists every key that the script accesses.
     ///
     /// # Errors
-    /// When no answer came within the store's time-out, see [`StoreError`].
-    pub async fn run(&self, script: &'static Script, keys: &[&str], args: &[&str]) -> Result<Reply, StoreError> {
+    /// When no reply arrives within the store's time-out, see [`StoreError`].
+    pub async fn eval(&self, script: &'static Script, keys: &[&str], args: &[&str]) -> Result<Reply, StoreError> {
         let begun = Instant::now();
         let reply = match self {
-            Self::Redis(redis) => redis.run(script, keys, args, begun).instrument(span(script)).await,
-            Self::Embedded(embedded) => embedded.run(script, keys, args),
+            Self::Redis(redis) => redis.eval(script, keys, args, begun).instrument(span(script)).await,
+            Self::Embedded(embedded) => embedded.eval(script, keys, args),
             #[cfg(feature = "simulation")]
-            Self::Simulated(simulated) => simulated.run(script, keys, args).await,
+            Self::Simulated(simulated) => simulated.eval(script, keys, args).await,
         };
-        measure(script, begun, &reply);
+        record_outcome(script, begun, &reply);
         reply
     }
 
-    /// Like [`run`](Self::run), and answers only once as many replicas have
-    /// what the script wrote as the settings ask for.
+    /// Runs a script like [`eval`](Self::eval), and returns once the configured number of
+    /// replicas have acknowledged its writes.
     ///
     /// # Errors
-    /// As `run`; [`StoreError::NoAnswer`] also when too few replicas have
-    /// acknowledged in time, although the script has run.
-    pub async fn run_replicated(
+    /// As for `eval`; also [`StoreError::NoAnswer`] when too few replicas acknowledge in time,
+    /// although the script ran.
+    pub async fn eval_replicated(
         &self,
         script: &'static Script,
         keys: &[&str],
@@ -103,22 +101,22 @@ impl Store {
     ) -> Result<Reply, StoreError> {
         let begun = Instant::now();
         let reply = match self {
-            Self::Redis(redis) => redis.run_replicated(script, keys, args, begun).instrument(span(script)).await,
-            Self::Embedded(embedded) => embedded.run(script, keys, args),
+            Self::Redis(redis) => redis.eval_replicated(script, keys, args, begun).instrument(span(script)).await,
+            Self::Embedded(embedded) => embedded.eval(script, keys, args),
             #[cfg(feature = "simulation")]
-            Self::Simulated(simulated) => simulated.run(script, keys, args).await,
+            Self::Simulated(simulated) => simulated.eval(script, keys, args).await,
         };
-        measure(script, begun, &reply);
+        record_outcome(script, begun, &reply);
         reply
     }
 
-    /// The name of a key: keys with the same `tag` share a hash slot, and the
-    /// number says which layout of keys and values this is.
+    /// The name of a key. Keys with the same `tag` share a hash slot. The name includes the
+    /// layout number of keys and values.
     pub fn key(&self, tag: &str, kind: &str, rest: &str) -> String {
         key(self.prefix(), tag, kind, rest)
     }
 
-    /// Writes the name of a key behind a text.
+    /// Appends the name of a key to `text`.
     pub fn write_key(&self, text: &mut String, tag: &str, kind: &str, rest: &str) {
         write_key(text, self.prefix(), tag, kind, rest);
     }
@@ -132,8 +130,8 @@ impl Store {
         }
     }
 
-    /// Listens to a channel. Messages are a hint: those sent while the
-    /// connection was away, or faster than they were read, are lost.
+    /// Subscribes to a channel. Messages are hints: the receiver misses messages while the
+    /// connection is down, and messages that it reads too slowly.
     pub fn subscribe(&self, channel: &str) -> mpsc::Receiver<String> {
         match self {
             Self::Redis(redis) => redis.subscribe(channel),
@@ -143,40 +141,39 @@ impl Store {
         }
     }
 
-    /// All shards that locks are in: one, unless it is a cluster.
+    /// All shards of locks: one, except in a cluster.
     pub fn shards(&self) -> &'static [Shard] {
         match self {
             Self::Redis(redis) => redis.shards(),
-            Self::Embedded(_) => Shard::only(),
+            Self::Embedded(_) => Shard::single(),
             #[cfg(feature = "simulation")]
-            Self::Simulated(_) => Shard::only(),
+            Self::Simulated(_) => Shard::single(),
         }
     }
 
-    /// Looks after the connections no longer, as nothing is to be asked any more:
-    /// that they end is then as it should be.
-    pub fn leave(&self) {
+    /// Stops reconnecting, before shutdown. From now on connections may end without a warning.
+    pub fn stop_supervision(&self) {
         match self {
-            Self::Redis(redis) => redis.leave(),
+            Self::Redis(redis) => redis.stop_supervision(),
             Self::Embedded(_) => {}
             #[cfg(feature = "simulation")]
             Self::Simulated(_) => {}
         }
     }
 
-    /// Whether locks are spread over several shards.
-    pub fn is_spread(&self) -> bool {
+    /// Whether locks are distributed over several shards.
+    pub fn is_sharded(&self) -> bool {
         self.shards().len() > 1
     }
 
-    /// The shard of a lock, by its place, or of what else is kept in one.
-    pub fn shard_of(&self, place: &str) -> Shard {
-        Shard::of(place, self.shards())
+    /// The shard of a lock key, or of other data that is distributed like locks.
+    pub fn shard_of(&self, lock_key: &str) -> Shard {
+        Shard::of(lock_key, self.shards())
     }
 
-    /// The time in microseconds since 1970 where a shard is, or a little less;
-    /// never ahead of it, so that a deadline counted from here is not late.
-    /// `None` while it is not known, before the first connection.
+    /// The clock of a shard's node in microseconds since 1970, or slightly less. It is never
+    /// ahead, so that a deadline derived from it is never late. `None` before the first
+    /// connection.
     pub fn now_us(&self, shard: Shard) -> Option<u64> {
         match self {
             Self::Redis(redis) => redis.now_us(shard),
@@ -186,150 +183,152 @@ impl Store {
         }
     }
 
-    /// How the grants of a shard stand, as far as is known; `None` before it was
-    /// reached.
-    pub fn standing(&self, shard: Shard) -> watch::Receiver<Option<Standing>> {
-        self.home(shard).standing()
+    /// The last known recovery state of a shard; `None` before the first connection.
+    pub fn recovery_state(&self, shard: Shard) -> watch::Receiver<Option<RecoveryState>> {
+        self.primary(shard).recovery_state()
     }
 
-    /// Asks how the grants of a shard stand, and begins a recovery where some may have been
-    /// forgotten, or where `arrival` wants one.
+    /// Fetches the recovery state of a shard. Begins a recovery if grants may be lost, or if
+    /// `registration` requests one.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
-    pub async fn arrive(&self, shard: Shard, arrival: Arrival<'_>) -> Result<Standing, StoreError> {
+    /// As for [`eval`](Self::eval).
+    pub async fn register_primary(
+        &self,
+        shard: Shard,
+        registration: Registration<'_>,
+    ) -> Result<RecoveryState, StoreError> {
         let process = match self {
             Self::Redis(redis) => redis.process(shard).await?,
             Self::Embedded(embedded) => embedded.process(),
             #[cfg(feature = "simulation")]
-            Self::Simulated(simulated) => simulated.store().await?,
+            Self::Simulated(simulated) => simulated.store_process().await?,
         };
-        let keys = [self.key(shard.tag, "home", ""), self.key(shard.tag, "clock", "")];
-        let args = self.home(shard).arrive_args(&process, "", arrival);
+        let keys = [self.key(shard.tag, "primary", ""), self.key(shard.tag, "clock", "")];
+        let args = self.primary(shard).registration_args(&process, "", registration);
         let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
-        let reply = self.run(&primary::ARRIVE, &[&keys[0], &keys[1]], &args).await?;
-        self.home(shard).note(&reply).map_err(|error| StoreError::Refused(error.to_string()))
+        let reply = self.eval(&primary::REGISTER_PRIMARY, &[&keys[0], &keys[1]], &args).await?;
+        self.primary(shard).record_reply(&reply).map_err(|error| StoreError::Refused(error.to_string()))
     }
 
-    /// When the epoch of a shard began in which its grants are made, in microseconds
-    /// since 1970.
+    /// The start of a shard's current epoch, in microseconds since 1970.
     pub fn epoch_us(&self, shard: Shard) -> u64 {
-        self.home(shard).epoch_us()
+        self.primary(shard).epoch_us()
     }
 
-    /// Takes note of a fence that was given in a shard.
-    pub fn note_fence(&self, shard: Shard, fence: u64) {
-        self.home(shard).note_fence(fence);
+    /// Records a fencing token that a shard has issued.
+    pub fn record_fence(&self, shard: Shard, fence: u64) {
+        self.primary(shard).record_fence(fence);
     }
 
-    /// The largest fence of a shard that this server has seen; 0 before the first.
+    /// The largest fencing token of a shard that this server has seen; 0 before the first.
     pub fn last_fence(&self, shard: Shard) -> u64 {
-        self.home(shard).last_fence()
+        self.primary(shard).last_fence()
     }
 
-    /// Whether a shard's grants are where the database says that they are.
-    pub fn belonging(&self, shard: Shard) -> Belonging {
-        self.home(shard).belonging()
+    /// Whether a shard's data is in the store that the database names.
+    pub fn store_match(&self, shard: Shard) -> StoreMatch {
+        self.primary(shard).store_match()
     }
 
-    /// The epoch in which they were, when that was compared last.
-    pub fn ours(&self, shard: Shard) -> Option<Epoch> {
-        self.home(shard).ours()
+    /// A shard's epoch at the last comparison that found the store named by the database.
+    pub fn last_named_epoch(&self, shard: Shard) -> Option<Epoch> {
+        self.primary(shard).last_named_epoch()
     }
 
-    /// Takes note of whether they are.
-    pub fn set_belonging(&self, shard: Shard, belonging: Belonging) {
-        self.home(shard).set_belonging(belonging);
+    /// Records the result of a comparison with the database.
+    pub fn set_store_match(&self, shard: Shard, store_match: StoreMatch) {
+        self.primary(shard).set_store_match(store_match);
     }
 
-    fn home(&self, shard: Shard) -> &Home {
+    fn primary(&self, shard: Shard) -> &Primary {
         match self {
-            Self::Redis(redis) => redis.home(shard),
-            Self::Embedded(embedded) => embedded.home(),
+            Self::Redis(redis) => redis.primary(shard),
+            Self::Embedded(embedded) => embedded.primary(),
             #[cfg(feature = "simulation")]
-            Self::Simulated(simulated) => simulated.home(),
+            Self::Simulated(simulated) => simulated.primary(),
         }
     }
 
-    /// How much longer nothing is granted in the shard that has to wait longest, as
-    /// far as is known; `None` when locks are granted in all.
-    pub fn recovery_rest(&self) -> Option<Duration> {
-        self.shards().iter().filter_map(|shard| self.home(*shard).rest()).max()
+    /// The longest remaining recovery time of all shards, as far as known; `None` when every
+    /// shard grants locks.
+    pub fn recovery_remaining(&self) -> Option<Duration> {
+        self.shards().iter().filter_map(|shard| self.primary(*shard).remaining()).max()
     }
 
-    /// How much longer nothing is granted in one shard, as far as is known.
-    pub fn recovery_rest_in(&self, shard: Shard) -> Option<Duration> {
-        self.home(shard).rest()
+    /// The remaining recovery time of one shard, as far as known.
+    pub fn recovery_remaining_in(&self, shard: Shard) -> Option<Duration> {
+        self.primary(shard).remaining()
     }
 
-    /// Whether scripts can be run in a shard, as far as is known.
-    pub fn is_there(&self, shard: Shard) -> bool {
+    /// Whether a shard has a connection, as far as known.
+    pub fn is_connected(&self, shard: Shard) -> bool {
         match self {
-            Self::Redis(redis) => redis.is_there(shard),
+            Self::Redis(redis) => redis.is_connected(shard),
             Self::Embedded(_) => true,
             #[cfg(feature = "simulation")]
-            Self::Simulated(simulated) => simulated.is_there(),
+            Self::Simulated(simulated) => simulated.is_connected(),
         }
     }
 
-    /// Whether what is kept of accounts can be asked for, as far as is known.
-    pub fn has_accounts(&self) -> bool {
+    /// Whether the node with the cached accounts has a connection, as far as known.
+    pub fn is_accounts_node_connected(&self) -> bool {
         match self {
-            Self::Redis(redis) => redis.has_accounts(),
+            Self::Redis(redis) => redis.is_accounts_node_connected(),
             Self::Embedded(_) => true,
             #[cfg(feature = "simulation")]
-            Self::Simulated(simulated) => simulated.is_there(),
+            Self::Simulated(simulated) => simulated.is_connected(),
         }
     }
 
-    /// Whether scripts can be run, in some shards at least, as far as is known.
+    /// Whether at least one shard has a connection, as far as known.
     pub fn is_reachable(&self) -> bool {
         match self {
             Self::Redis(redis) => redis.is_reachable(),
             Self::Embedded(_) => true,
             #[cfg(feature = "simulation")]
-            Self::Simulated(simulated) => simulated.is_there(),
+            Self::Simulated(simulated) => simulated.is_connected(),
         }
     }
 
-    /// Measures how the way there stands: one node that is away is worth knowing of.
-    pub fn measure(&self) {
-        gauge!("lockable_recovering").set(f64::from(u8::from(self.recovery_rest().is_some())));
-        let is_foreign = |shard: &Shard| self.belonging(*shard) == Belonging::Foreign;
+    /// Updates the gauges of the store. `lockable_store_up` is 0 while any node is unreachable.
+    pub fn record_metrics(&self) {
+        gauge!("lockable_recovering").set(f64::from(u8::from(self.recovery_remaining().is_some())));
+        let is_foreign = |shard: &Shard| self.store_match(*shard) == StoreMatch::Foreign;
         gauge!("lockable_store_foreign").set(self.shards().iter().filter(|shard| is_foreign(shard)).count() as f64);
         let is_up = match self {
-            Self::Redis(redis) => redis.is_reachable_as_a_whole(),
+            Self::Redis(redis) => redis.is_fully_reachable(),
             Self::Embedded(_) => true,
             #[cfg(feature = "simulation")]
-            Self::Simulated(simulated) => simulated.is_there(),
+            Self::Simulated(simulated) => simulated.is_connected(),
         };
         gauge!("lockable_store_up").set(f64::from(u8::from(is_up)));
         match self {
-            Self::Redis(redis) => redis.measure(),
+            Self::Redis(redis) => redis.record_metrics(),
             Self::Embedded(embedded) => gauge!("lockable_embedded_bytes").set(embedded.bytes() as f64),
             #[cfg(feature = "simulation")]
             Self::Simulated(_) => {}
         }
     }
 
-    /// Has a task run where the server runs, that is, where it is: only a simulator has
-    /// several servers in one process.
+    /// Binds a task to the simulated server process. In other builds it returns the task
+    /// unchanged: only a simulator runs several servers in one process.
     #[cfg(not(feature = "simulation"))]
-    #[expect(clippy::unused_self, reason = "the simulator's has a use for it")]
+    #[expect(clippy::unused_self, reason = "the simulator's version uses it")]
     pub(crate) fn on_process<F: Future>(&self, task: F) -> F {
         task
     }
 
     #[cfg(feature = "simulation")]
-    pub(crate) fn on_process<F: Future>(&self, task: F) -> OnProcess<F> {
+    pub(crate) fn on_process<F: Future>(&self, task: F) -> ProcessTask<F> {
         let process = match self {
             Self::Simulated(simulated) => Some(simulated.process().clone()),
             Self::Redis(_) | Self::Embedded(_) => None,
         };
-        OnProcess::new(process, task)
+        ProcessTask::new(process, task)
     }
 
-    /// How long a script may take before it counts as unanswered.
+    /// How long to wait for a script's reply.
     pub fn timeout(&self) -> Duration {
         match self {
             Self::Redis(redis) => redis.timeout(),
@@ -340,12 +339,12 @@ impl Store {
     }
 }
 
-/// What a trace shows of a script: which it was, and nothing of whom it is about.
+/// The trace span of a script. It has the script's name, and no account, lock or argument.
 fn span(script: &'static Script) -> Span {
     debug_span!(target: "lockable::spans", "redis", otel.kind = "client", db.system.name = "redis", db.operation.name = script.name)
 }
 
-fn measure(script: &'static Script, begun: Instant, reply: &Result<Reply, StoreError>) {
+fn record_outcome(script: &'static Script, begun: Instant, reply: &Result<Reply, StoreError>) {
     script.durations().record(begun.elapsed());
     let kind = match reply {
         Ok(_) => return,

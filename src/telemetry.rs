@@ -1,5 +1,4 @@
-//! Logs: one line or one JSON object for each event, on standard error. Traces,
-//! to a collector. Metrics.
+//! Logs to standard error, one line or one JSON object per event; traces to a collector; metrics.
 
 mod metrics;
 mod traces;
@@ -26,22 +25,21 @@ use tracing_subscriber::{
 pub use self::{metrics::Metrics, traces::Traces};
 use crate::config::{LogFormat, LogSettings, TraceSettings};
 
-/// Why there can be no log, or no traces.
+/// Why logs or traces could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    #[error("{filter:?} is no filter for logs, which look like \"info\" or \"warn,lockable=debug\": {reason}")]
+    #[error("invalid log filter {filter:?}: {reason}; use a filter such as \"info\" or \"warn,lockable=debug\"")]
     Filter { filter: String, reason: ParseError },
     #[error("cannot send traces: {0}")]
     Traces(String),
-    #[error("logs are set up already")]
+    #[error("logs are already set up")]
     Twice,
 }
 
-/// Sends what the process has to say to standard error, panics included, and
-/// traces to their collector, until [`Traces::finish`].
+/// Sets up logs, including panics, and traces until [`Traces::finish`].
 ///
 /// # Errors
-/// When a setting cannot be used, or on a second call.
+/// If a setting is invalid, or on a second call.
 pub fn init(log: &LogSettings, traces: &TraceSettings) -> Result<Traces, TelemetryError> {
     let filter = read_filter(log)?;
     let (traces, exported) = Traces::start(traces)?;
@@ -53,17 +51,16 @@ pub fn init(log: &LogSettings, traces: &TraceSettings) -> Result<Traces, Telemet
     };
     let set = tracing_subscriber::registry().with(lines.with_filter(filter)).with(exported).try_init();
     set.map_err(|_| TelemetryError::Twice)?;
-    // A panic is a fault of ours. It must be found where everything else is,
-    // in the same form.
+    // Panics are bugs: they are logged with everything else, in the same format.
     panic::set_hook(Box::new(|panic| {
         ::metrics::counter!("lockable_panics_total").increment(1);
-        tracing::error!(%panic, "a task panicked");
+        tracing::error!(%panic, "a task panicked; please report this bug");
     }));
     Ok(traces)
 }
 
-/// Fields as the layer writes them without colors, of which it would have each have one all the
-/// same: that takes a twentieth of all instructions of a request.
+/// Formats fields without color codes. The layer would compute a color for each field even with
+/// colors disabled, which takes 5 % of a request's instructions.
 fn plain_fields() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
     let write = |writer: &mut Writer<'_>, field: &Field, value: &dyn Debug| match field.name() {
         "message" => write!(writer, "{value:?}"),
@@ -72,10 +69,10 @@ fn plain_fields() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'st
     debug_fn(write).delimited(" ")
 }
 
-/// Finds a filter that cannot be read.
+/// Checks the log filter.
 ///
 /// # Errors
-/// When the filter cannot be read.
+/// If the filter is invalid.
 pub fn check(settings: &LogSettings) -> Result<(), TelemetryError> {
     read_filter(settings).map(drop)
 }

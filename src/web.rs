@@ -1,8 +1,7 @@
-//! The pages: what Lockable is, its documents, and the account page. They are made
-//! here, and load nothing from elsewhere. Everything works without JavaScript.
+//! The web pages: the start page, the documents and the account pages. The server renders
+//! them; a page loads nothing from other origins and works without JavaScript.
 
 mod account;
-mod aside;
 mod assets;
 mod audit;
 mod break_lock;
@@ -21,6 +20,7 @@ mod live;
 mod locks;
 mod markdown;
 mod namespaces;
+mod page_runtime;
 mod plan;
 mod problems;
 mod reference;

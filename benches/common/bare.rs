@@ -1,4 +1,4 @@
-//! What nobody can avoid: axum that does nothing but answer.
+//! The baseline: axum with a constant response.
 
 use std::{
     env,
@@ -9,20 +9,20 @@ use axum::{Router, http::header, routing::any};
 
 use super::address_in;
 
-/// In the environment of the program when it is to be this server: on how many
-/// threads, one for each processor where it is empty.
+/// Set in the environment when this program runs as the bare server. The value is the number of
+/// threads; empty means one per processor.
 const BARE: &str = "LOCKABLE_BENCH_BARE";
-/// As long as what Lockable answers to an acquire.
+/// As long as Lockable's response to an acquire.
 const ANSWER: &str = r#"{"response":true,"name":"bench-0-0-100000","namespace":"public","owner":null,"fencing_token":1795000000000000,"lease_ms":60000,"expires_at":"2026-11-24T12:05:00.000Z"}"#;
 
-/// This program, as that server.
-pub struct Bare {
+/// A process of this program that runs as the bare server.
+pub struct BareAxum {
     pub process: Child,
     pub address: String,
 }
 
-impl Bare {
-    /// On one thread for each processor, as axum is by itself.
+impl BareAxum {
+    /// Starts the server with one thread per processor, which is axum's default.
     pub fn start() -> Self {
         Self::start_on("")
     }
@@ -39,15 +39,15 @@ impl Bare {
     }
 }
 
-impl Drop for Bare {
+impl Drop for BareAxum {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// Serves, if that is what the program was started for; does not return then.
-pub fn serve_if_asked() {
+/// Runs the bare server if this process was started for it, and never returns then.
+pub fn serve_if_bare() {
     let Ok(threads) = env::var(BARE) else { return };
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let mut runtime = match &*threads {

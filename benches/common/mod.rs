@@ -1,5 +1,4 @@
-//! What the benchmarks share: servers that they start themselves, a client that
-//! costs little, and figures.
+//! Shared code of the benchmarks: servers that they start themselves, a cheap client, and figures.
 
 #![allow(
     dead_code,
@@ -9,7 +8,7 @@
     clippy::print_stderr,
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a program for a person at a terminal, of which each part uses some of this"
+    reason = "interactive programs that panic on errors; each uses a part of this module"
 )]
 
 pub mod bare;
@@ -30,9 +29,9 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Redis and servers on it, which end with this.
+/// Redis and servers. All processes end when this value is dropped.
 pub struct Servers {
-    /// None when locks live in the server.
+    /// None with the embedded store.
     pub redis: Option<Child>,
     pub pods: Vec<Child>,
     pub addresses: Vec<String>,
@@ -42,12 +41,12 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts Redis and servers on it.
+    /// Starts Redis and servers.
     pub fn start(pods: usize, variables: &[(&str, &str)]) -> Self {
         Self::start_under(&[], pods, variables)
     }
 
-    /// The same, the servers under a program that looks at what they do.
+    /// Starts Redis, and servers under a profiler.
     pub fn start_under(under: &[&str], pods: usize, variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let redis_port = free_port();
@@ -57,7 +56,7 @@ impl Servers {
         Self::start_in(under, folder, Some(redis), pods, &variables)
     }
 
-    /// Starts one server that keeps locks itself.
+    /// Starts one server with the embedded store.
     pub fn start_embedded() -> Self {
         Self::start_in(&[], tempfile::tempdir().unwrap(), None, 1, &[])
     }
@@ -76,7 +75,7 @@ impl Servers {
             let mut command = Command::new(words[0]);
             command.args(&words[1..]).current_dir(&home);
             command.env("LOCKABLE_DATABASE_URL", &database).env("LOCKABLE_LISTEN", "127.0.0.1:0");
-            // As in production: all is counted, and a request is no line of the log.
+            // As in production: metrics are on, and requests are not logged.
             command.env("LOCKABLE_ADMIN_LISTEN", "127.0.0.1:0");
             command.env("LOCKABLE_LOG", "warn,lockable::server=info").envs(variables.iter().copied());
             command
@@ -109,7 +108,7 @@ impl Servers {
 }
 
 impl Servers {
-    /// Makes an account, and returns its token.
+    /// Creates an account and returns its token.
     pub fn account(&self, email: &str) -> String {
         let mut create = Command::new(env!("CARGO_BIN_EXE_lockable"));
         create.args(["account", "create", "--email", email, "--plan", "business", "--json"]);
@@ -118,7 +117,7 @@ impl Servers {
         made["token"].as_str().unwrap().to_owned()
     }
 
-    /// Makes a link with which an account gets a password.
+    /// Creates a link that sets the password of an account.
     pub fn password_link(&self, email: &str) -> String {
         let mut reset = Command::new(env!("CARGO_BIN_EXE_lockable"));
         reset.args(["account", "reset-password", email, "--json"]);
@@ -127,14 +126,14 @@ impl Servers {
         made["link"].as_str().unwrap().to_owned()
     }
 
-    /// Runs an operator's command.
+    /// Runs an operator command.
     pub fn operator(&self, args: &[&str]) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lockable"));
         command.args(args).env("LOCKABLE_DATABASE_URL", &self.database).stdout(Stdio::null());
         assert!(command.status().unwrap().success(), "{args:?}");
     }
 
-    /// Asks the servers to stop, and waits until they have.
+    /// Sends SIGTERM to the servers and waits until they exit.
     pub fn stop(&mut self) {
         for pod in &mut self.pods {
             assert!(Command::new("kill").arg(pod.id().to_string()).status().unwrap().success());
@@ -152,18 +151,18 @@ impl Drop for Servers {
     }
 }
 
-/// Starts Redis with its persistence off, since no disk is measured.
+/// Starts Redis without persistence, because the benchmarks do not measure disks.
 pub fn start_redis(port: u16, folder: &Path) -> Child {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--save", "", "--maxclients", "20000"]);
     command.current_dir(folder).stdout(Stdio::null()).spawn().expect("redis-server is installed")
 }
 
-/// Waits until somebody listens there.
+/// Waits until a server listens at this address.
 pub fn await_port(address: &str) {
     let begin = Instant::now();
     while std::net::TcpStream::connect(address).is_err() {
-        assert!(begin.elapsed() < Duration::from_secs(10), "nobody listens at {address}");
+        assert!(begin.elapsed() < Duration::from_secs(10), "no server listens at {address}");
         sleep(Duration::from_millis(10));
     }
 }
@@ -172,7 +171,7 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Reads a server's log until it says where it listens, and goes on reading.
+/// Reads a server's log until it contains the listening address, and drains the rest.
 pub fn address_in(log: impl std::io::Read + Send + 'static) -> String {
     let mut lines = BufReader::new(log).lines();
     let begin = Instant::now();
@@ -204,7 +203,7 @@ impl Connection {
         Self { stream, token: token.to_owned() }
     }
 
-    /// Sends a request with another token than its own.
+    /// Sends a request with another token and returns the response body.
     pub async fn get_as(&mut self, token: &str, path: &str) -> serde_json::Value {
         if self.token != token {
             self.token = token.to_owned();
@@ -212,7 +211,7 @@ impl Connection {
         self.get(path).await
     }
 
-    /// Sends a request, and returns the body of its answer.
+    /// Sends a request and returns the response body.
     pub async fn get(&mut self, path: &str) -> serde_json::Value {
         self.send(path).await;
         self.receive().await
@@ -240,27 +239,26 @@ impl Connection {
     }
 }
 
-/// Median, 99th percentile and the longest, in microseconds.
+/// Formats the median, the 99th percentile and the maximum, in microseconds.
 pub fn figures(mut times: Vec<Duration>) -> String {
     times.sort();
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_micros();
     format!("median {} µs, p99 {} µs, longest {} µs, of {}", at(0.5), at(0.99), at(1.0), times.len())
 }
 
-/// The memory of a process that is in use, in KiB (`VmRSS` in proc(5)).
+/// Returns the resident memory of a process, in KiB (`VmRSS` in proc(5)).
 pub fn memory_kib(process: &Child) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").trim().parse().unwrap()
 }
 
-/// The processor time that a process has used (fields 14 and 15 of
-/// /proc/pid/stat, in ticks of 10 ms).
+/// Returns the processor time of a process (fields 14 and 15 of /proc/pid/stat, in ticks of 10 ms).
 pub fn cpu(process: &Child) -> Duration {
     cpu_of(process.id())
 }
 
-/// The same of a process by its id.
+/// Returns the processor time of a process by its id.
 pub fn cpu_of(id: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();

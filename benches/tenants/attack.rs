@@ -1,4 +1,4 @@
-//! What an account does at its worst, in a process of its own.
+//! Attacks of one account, in a process of their own.
 
 use std::{
     io::Read as _,
@@ -18,35 +18,35 @@ use tokio::{
 
 use crate::{ask, browser::Browser, common::Servers};
 
-/// How many requests are under way at once.
+/// The number of concurrent requests.
 const WORKERS: usize = 60;
 
-/// One way to cost others something.
+/// An attack on the resources of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Worst {
-    /// Queue entries with the longest texts, whose clients hang up.
+pub enum AttackKind {
+    /// Queue entries with the longest texts, whose clients disconnect.
     QueueEntries,
-    /// Locks with the longest descriptions, of ever new names.
+    /// Locks with the longest lock info, each with a new name.
     Locks,
-    /// Acquires and releases with the longest notes, for the history.
+    /// Acquires and releases with the longest notes, which fill the history.
     History,
     /// Lists of a thousand locks.
     Lists,
-    /// Connections on which nothing follows.
+    /// Connections that send nothing.
     IdleConnections,
-    /// Requests with random tokens, which no account has.
+    /// Requests with random, invalid tokens.
     UnknownTokens,
-    /// Pages of an account with many locks, its history and its audit log.
+    /// Pages of an account with many locks, a history and an audit log.
     Pages,
     /// Tokens that are created and revoked.
     Tokens,
-    /// Sessions of one account that are begun, and end others.
+    /// Sign-ins of one account, which end older sessions.
     Sessions,
-    /// Wrong passwords of the greatest length, from many addresses.
+    /// Wrong passwords of the maximum length, from many addresses.
     Passwords,
 }
 
-impl Worst {
+impl AttackKind {
     pub const ALL: [Self; 10] = [
         Self::QueueEntries,
         Self::Locks,
@@ -61,23 +61,23 @@ impl Worst {
     ];
 
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|worst| format!("{worst:?}") == name)
+        Self::ALL.into_iter().find(|kind| format!("{kind:?}") == name)
     }
 }
 
-/// The process that attacks.
+/// The attacking process.
 pub struct Attacker(Child);
 
 impl Attacker {
-    pub fn start(worst: Worst, servers: &Servers) -> Self {
+    pub fn start(kind: AttackKind, servers: &Servers) -> Self {
         let link = servers.password_link("bench@example.com");
         let mut command = Command::new("nice");
         command.args(["-n", "19"]).arg(std::env::current_exe().unwrap());
-        command.args(["attack", &format!("{worst:?}"), &servers.addresses[0], &servers.token, &link]);
+        command.args(["attack", &format!("{kind:?}"), &servers.addresses[0], &servers.token, &link]);
         Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
     }
 
-    /// Ends it. Returns the number of requests sent.
+    /// Ends the process. Returns the number of requests sent.
     pub fn stop(mut self) -> u64 {
         drop(self.0.stdin.take());
         let mut sent = String::new();
@@ -87,29 +87,29 @@ impl Attacker {
     }
 }
 
-/// The arguments of that process.
+/// The arguments and the state of the attacking process.
 #[derive(Clone)]
 pub struct Attack {
-    worst: Worst,
+    kind: AttackKind,
     address: String,
     token: String,
-    /// With which the account gets a password.
+    /// The link that sets the password of the account.
     link: String,
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
 }
 
 impl Attack {
-    pub fn asked_for() -> Option<Self> {
+    pub fn from_arguments() -> Option<Self> {
         let arguments: Vec<String> = std::env::args().collect();
-        let [_, attack, worst, address, token, link] = &arguments[..] else { return None };
-        let worst = (attack == "attack").then(|| Worst::from_name(worst))??;
+        let [_, attack, kind, address, token, link] = &arguments[..] else { return None };
+        let kind = (attack == "attack").then(|| AttackKind::from_name(kind))??;
         let (stop, sent) = Default::default();
-        Some(Self { worst, address: address.clone(), token: token.clone(), link: link.clone(), stop, sent })
+        Some(Self { kind, address: address.clone(), token: token.clone(), link: link.clone(), stop, sent })
     }
 
-    /// Attacks until standard input is closed, and prints how many requests it sent.
-    pub async fn carry_out(self) {
+    /// Attacks until standard input is closed, then prints the number of requests sent.
+    pub async fn run(self) {
         let mut browser = Browser::new(&self.address);
         browser.set_password(&self.link).await;
         browser.sign_in().await;
@@ -131,9 +131,9 @@ impl Attack {
         while !self.stop.load(Ordering::Relaxed) {
             number += 1;
             self.sent.fetch_add(1, Ordering::Relaxed);
-            match self.worst {
-                Worst::IdleConnections => {
-                    // From ten addresses, each of which has its share.
+            match self.kind {
+                AttackKind::IdleConnections => {
+                    // From ten addresses, because the server limits connections per address.
                     let socket = TcpSocket::new_v4().unwrap();
                     socket.bind(([127, 0, 1, (worker % 10) as u8], 0).into()).unwrap();
                     idle.extend(socket.connect(self.address.parse().unwrap()).await);
@@ -142,40 +142,40 @@ impl Attack {
                     }
                     sleep(Duration::from_millis(2)).await;
                 }
-                Worst::Pages => {
+                AttackKind::Pages => {
                     let pages = ["locks", "locks/live", "locks/history?name=lock-1", "tokens", "security", "audit.csv"];
                     browser.get(&format!("/account/{}", pages[number % pages.len()])).await;
                 }
-                Worst::Tokens => browser.make_and_revoke_token(&format!("{worker}-{number}")).await,
-                Worst::Sessions => browser.sign_in().await,
-                Worst::Passwords => browser.fail_to_sign_in(worker * 1000 + number % 1000).await,
+                AttackKind::Tokens => browser.make_and_revoke_token(&format!("{worker}-{number}")).await,
+                AttackKind::Sessions => browser.sign_in().await,
+                AttackKind::Passwords => browser.fail_to_sign_in(worker * 1000 + number % 1000).await,
                 _ => self.ask(worker, number).await,
             }
         }
     }
 
-    /// Sends what the API is asked.
+    /// Sends one request of the attack to the API.
     async fn ask(&self, worker: usize, number: usize) {
         let (address, token, long) = (&*self.address, &*self.token, "x".repeat(480));
         let run = format!("{worker}-{number}");
         let info = format!(r#"{{"ID":"{run}","Info":"{}"}}"#, "x".repeat(1900));
-        match self.worst {
-            Worst::QueueEntries => {
+        match self.kind {
+            AttackKind::QueueEntries => {
                 let waiting = ask(address, token, "/v1/terraform/queue?wait=55s&lease=24h", &info);
                 let _ = timeout(Duration::from_millis(200), waiting).await;
             }
-            Worst::Locks => {
+            AttackKind::Locks => {
                 ask(address, token, &format!("/v1/terraform/lock-{run}"), &info).await;
             }
-            Worst::History => {
+            AttackKind::History => {
                 let lock = format!("lock-{}?owner={run}", number % 1000);
                 ask(address, token, &format!("/v1/acquire/{lock}&note={long}"), "").await;
                 ask(address, token, &format!("/v1/release/{lock}"), "").await;
             }
-            Worst::Lists if number <= 40 => {
+            AttackKind::Lists if number <= 40 => {
                 ask(address, token, &format!("/v1/acquire/lock-{run}?lease=1h"), "").await;
             }
-            Worst::Lists => {
+            AttackKind::Lists => {
                 ask(address, token, "/v1/locks?limit=1000", "").await;
             }
             _ => {

@@ -1,4 +1,4 @@
-//! Just enough of a browser to use the account pages.
+//! A minimal browser for the account pages.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -33,7 +33,7 @@ impl Browser {
         self.sign_in_with(EMAIL, PASSWORD).await;
     }
 
-    /// From an address of the 127.0.0.0/8 that belongs to the number.
+    /// Signs in with a wrong password, from an address in 127.0.0.0/8 that depends on the number.
     pub async fn fail_to_sign_in(&mut self, number: usize) {
         let from = Ipv4Addr::new(127, 1, (number / 250 % 250) as u8, (number % 250 + 1) as u8);
         self.http = Self::http(Some(from.into()));
@@ -50,7 +50,7 @@ impl Browser {
         let csrf = csrf(&self.get("/account/tokens").await);
         let fields = [("csrf", &*csrf), ("label", label), ("namespace", "public"), ("scope", "lock")];
         let page = self.post("/account/tokens", &fields).await;
-        // The action of the first form that revokes one.
+        // The action of the first form that revokes a token.
         let Some((before, _)) = page.split_once("/revoke\"") else { return };
         let Some((_, action)) = before.rsplit_once("action=\"") else { return };
         self.post(&format!("{action}/revoke"), &[("csrf", &csrf)]).await;

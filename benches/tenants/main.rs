@@ -1,15 +1,15 @@
-//! One account does its worst beside another that sends heartbeats: how long these
-//! take, whether one fails, and what memory the server and Redis take.
+//! One account attacks while another one sends heartbeats: measures the response times and failures
+//! of the heartbeats, and the memory of the server and of Redis.
 //!
-//! `cargo bench --bench tenants`, with the seconds of each trial and the names of attacks as
-//! arguments. The attacks come from a process of the lowest priority: a client on the same
-//! machine must not take the processor from the server, as none elsewhere could.
+//! `cargo bench --bench tenants [SECONDS] [ATTACK...]`: seconds per trial and names of attacks. The
+//! attacks come from a process of the lowest priority, because a client on the same machine must
+//! not take the processor from the server, as a remote client could not.
 
 #![allow(
     clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a program for a person at a terminal"
+    reason = "an interactive program that panics on errors"
 )]
 
 mod attack;
@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use attack::{Attack, Attacker, Worst};
+use attack::{Attack, AttackKind, Attacker};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use common::{Servers, cpu, figures, memory_kib};
 use tokio::{
@@ -32,7 +32,8 @@ use tokio::{
     time::sleep,
 };
 
-/// How many locks the quiet account holds, and how often each is renewed.
+/// The locks of the quiet account, the interval of their heartbeats, and the time of heartbeats
+/// before the attack.
 const HOLDERS: usize = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 const QUIET: Duration = Duration::from_secs(10);
@@ -41,8 +42,8 @@ fn main() {
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        match Attack::asked_for() {
-            Some(attack) => attack.carry_out().await,
+        match Attack::from_arguments() {
+            Some(attack) => attack.run().await,
             None => measure().await,
         }
     });
@@ -51,28 +52,29 @@ fn main() {
 async fn measure() {
     let arguments: Vec<String> = std::env::args().collect();
     let seconds = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(60);
-    let chosen = |worst: &Worst| {
-        let names: Vec<_> = arguments[1..].iter().filter(|argument| Worst::from_name(argument).is_some()).collect();
-        names.is_empty() || names.iter().any(|name| Worst::from_name(name) == Some(*worst))
+    let chosen = |kind: &AttackKind| {
+        let names: Vec<_> =
+            arguments[1..].iter().filter(|argument| AttackKind::from_name(argument).is_some()).collect();
+        names.is_empty() || names.iter().any(|name| AttackKind::from_name(name) == Some(*kind))
     };
-    for place in ["Redis", "the process"] {
-        for worst in Worst::ALL.into_iter().filter(chosen) {
-            let servers = match place {
+    for store in ["Redis", "the process"] {
+        for kind in AttackKind::ALL.into_iter().filter(chosen) {
+            let servers = match store {
                 "Redis" => Servers::start(1, &[("LOCKABLE_CONNECTIONS", "4000"), ("LOCKABLE_WAITERS", "3000")]),
                 _ => Servers::start_embedded(),
             };
-            // The default plan, and not as other benchmarks want it.
+            // The default plan, instead of the larger one of other benchmarks.
             servers.operator(&["plan", "set", "business", "--rate", "1000", "--burst", "2000"]);
             servers.operator(&["plan", "set", "business", "--locks", "100000", "--waiters", "10000"]);
-            trial(place, worst, &servers, Duration::from_secs(seconds)).await;
+            trial(store, kind, &servers, Duration::from_secs(seconds)).await;
         }
     }
 }
 
-async fn trial(place: &str, worst: Worst, servers: &Servers, length: Duration) {
+async fn trial(store: &str, kind: AttackKind, servers: &Servers, length: Duration) {
     let (address, token) = (&servers.addresses[0], servers.account("quiet@example.com"));
     for holder in 0..HOLDERS {
-        // A server that has just started may not have reached its store yet.
+        // A server may not have reached its store yet after the start.
         let begun = Instant::now();
         while !ask(address, &token, &format!("/v1/acquire/held-{holder}?owner=quiet"), "").await {
             assert!(begun.elapsed() < Duration::from_secs(10), "no lock for the quiet account");
@@ -82,19 +84,19 @@ async fn trial(place: &str, worst: Worst, servers: &Servers, length: Duration) {
     let quiet = beats(address, &token, QUIET).await;
     let before = [memory_kib(&servers.pods[0]), redis_kib(servers.redis.as_ref())];
     let used = cpu(&servers.pods[0]);
-    let attacker = Attacker::start(worst, servers);
+    let attacker = Attacker::start(kind, servers);
     let beside = beats(address, &token, length).await;
     let after = [memory_kib(&servers.pods[0]), redis_kib(servers.redis.as_ref())];
     let used = cpu(&servers.pods[0]).saturating_sub(used);
     let sent = attacker.stop();
-    println!("{worst:?}, locks in {place}: {sent} requests in {length:?}, {used:.1?} of processor time in the server");
+    println!("{kind:?}, locks in {store}: {sent} requests in {length:?}, {used:.1?} of processor time in the server");
     println!("  heartbeats alone:  {}, {} failed", figures(quiet.0), quiet.1);
     println!("  heartbeats beside: {}, {} failed", figures(beside.0), beside.1);
     println!("  KiB of server and Redis: {before:?} before, {after:?} after");
 }
 
-/// Renews all locks for so long, each time on a new connection: how long that took,
-/// and how often it failed.
+/// Renews all locks for this time, each time on a new connection. Returns the response times and
+/// the number of failures.
 async fn beats(address: &str, token: &str, length: Duration) -> (Vec<Duration>, usize) {
     let end = Instant::now() + length;
     let mut holders = JoinSet::new();
@@ -120,7 +122,7 @@ async fn beats(address: &str, token: &str, length: Duration) -> (Vec<Duration>, 
     (all.into_iter().flat_map(|(times, _)| times).collect(), failed)
 }
 
-/// Sends a request on a connection of its own; whether the answer is yes.
+/// Sends a request on a new connection; returns whether the response is positive.
 async fn ask(address: &str, token: &str, path: &str, body: &str) -> bool {
     let Ok(mut stream) = TcpStream::connect(address).await else { return false };
     let (method, length) = (if body.is_empty() { "GET" } else { "POST" }, body.len());

@@ -1,4 +1,4 @@
-//! The servers: each with its own process, its way to the store and to the database.
+//! The servers: each with its own process and its own clients of the store and the database.
 
 use std::{
     sync::{
@@ -39,19 +39,20 @@ struct Server {
     killed: CancellationToken,
 }
 
-/// What became of a request, as its client sees it.
-pub enum Called<T> {
+/// The outcome of a request, as its client sees it.
+pub enum CallOutcome<T> {
     Answered(T),
-    /// It may be carried out yet: the client has hung up, or the server was killed.
+    /// The client has closed its connection: the request may still be executed.
     HungUp,
-    Lost,
-    /// Nobody has read it.
-    Unheard,
+    /// The connection was lost, for example with the server: the request may still be executed.
+    NoAnswer,
+    /// The server was not running or not ready: the request has no effect.
+    NotRead,
 }
 
 impl Cluster {
-    /// How long clients wait for an answer.
-    const PATIENCE: Duration = Duration::from_secs(30);
+    /// The maximum time that clients wait for an answer.
+    const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 
     pub fn new(world: Arc<World>, servers: usize, short_ms: u64) -> Arc<Self> {
         let database = Database::new(world.clone());
@@ -59,12 +60,12 @@ impl Cluster {
         Arc::new(Self { world, database, short: Lease::from_ms(short_ms), servers })
     }
 
-    /// Starts a server as `server/start.rs` does.
+    /// Starts a server in the same order as the real one.
     pub fn start(&self, number: usize) {
         let process = Arc::new(Process::default());
-        let way = world::Way { world: self.world.clone(), server: number };
-        let store = Simulated::new(way, process.clone(), self.world.draw(u64::MAX));
-        let journal = Arc::new(journal::Way { database: self.database.clone(), server: number });
+        let client = world::StoreClient { world: self.world.clone(), server: number };
+        let store = Simulated::new(client, process.clone(), self.world.draw(u64::MAX));
+        let journal = Arc::new(journal::SqlClient { database: self.database.clone(), server: number });
         let locks = Locks::new(Store::Simulated(store.clone()), journal, self.short, 100);
         let server = Server {
             process: process.clone(),
@@ -87,7 +88,7 @@ impl Cluster {
             server.process.kill();
             server.killed.cancel();
         }
-        self.world.cut(Some(number));
+        self.world.disconnect(Some(number));
     }
 
     pub fn pause(&self, number: usize) {
@@ -96,17 +97,17 @@ impl Cluster {
         }
     }
 
-    pub fn go_on(&self, number: usize) {
+    pub fn resume(&self, number: usize) {
         if let Some(server) = &self.servers.lock().unwrap()[number] {
-            server.process.go_on();
+            server.process.resume();
         }
     }
 
-    pub fn is_there(&self, number: usize) -> bool {
+    pub fn is_running(&self, number: usize) -> bool {
         self.servers.lock().unwrap()[number].is_some()
     }
 
-    pub fn is_any_there(&self) -> bool {
+    pub fn is_any_running(&self) -> bool {
         self.servers.lock().unwrap().iter().any(Option::is_some)
     }
 
@@ -114,33 +115,33 @@ impl Cluster {
         self.servers.lock().unwrap()[number].clone().filter(|server| server.is_ready.load(Ordering::Relaxed))
     }
 
-    /// Sends a request, whose handler runs in the server until its client hangs up.
+    /// Sends a request. Its handler runs in the server until the client hangs up.
     pub async fn call<T, F>(
         &self,
         number: usize,
         hang_up: Option<Duration>,
         handler: impl FnOnce(Locks) -> F + Send,
-    ) -> Called<T>
+    ) -> CallOutcome<T>
     where
         F: Future<Output = T> + Send + 'static,
         T: Send + 'static,
     {
-        let gone_at = Instant::now() + hang_up.unwrap_or(Self::PATIENCE);
+        let gives_up_at = Instant::now() + hang_up.unwrap_or(Self::CLIENT_TIMEOUT);
         sleep(Duration::from_millis(self.world.draw(4))).await;
-        let Some(server) = self.server(number) else { return Called::Unheard };
+        let Some(server) = self.server(number) else { return CallOutcome::NotRead };
         self.world.step();
         let (sender, mut receiver) = oneshot::channel();
         let hung_up = CancellationToken::new();
-        let (handling, heard) = (handler(server.locks.clone()), hung_up.clone());
+        let (handling, client_gone) = (handler(server.locks.clone()), hung_up.clone());
         tokio::spawn(server.process.run(async move {
             tokio::select! {
                 biased;
-                // A request is read before it is seen that its client is gone; then the
-                // handler is dropped, as axum drops it.
+                // The server reads a request before it detects that the client is gone. Then it
+                // drops the handler, as axum does.
                 answer = handling => {
                     let _ = sender.send(answer);
                 }
-                () = heard.cancelled() => {}
+                () = client_gone.cancelled() => {}
             }
         }));
         tokio::select! {
@@ -148,18 +149,18 @@ impl Cluster {
             answer = &mut receiver => match answer {
                 Ok(answer) => {
                     sleep(Duration::from_millis(self.world.draw(4))).await;
-                    Called::Answered(answer)
+                    CallOutcome::Answered(answer)
                 }
-                Err(_) => Called::Lost,
+                Err(_) => CallOutcome::NoAnswer,
             },
-            () = server.killed.cancelled() => Called::Lost,
-            () = tokio::time::sleep_until(gone_at) => {
-                // A client whose machine is gone says nothing, and the server goes on.
+            () = server.killed.cancelled() => CallOutcome::NoAnswer,
+            () = tokio::time::sleep_until(gives_up_at) => {
+                // A client whose machine has failed closes no connection, so the server continues.
                 if self.world.draw(2) == 0 {
-                    return Called::Lost;
+                    return CallOutcome::NoAnswer;
                 }
                 hung_up.cancel();
-                Called::HungUp
+                CallOutcome::HungUp
             }
         }
     }

@@ -1,9 +1,9 @@
-//! What a history is made of: who does what when, and what goes wrong. All of it follows
-//! from the seed, and parts can be left out.
+//! Histories: the requests of clients and the faults, with their times. The seed determines a
+//! history, and each part of one can be left out.
 
 use std::fmt;
 
-use super::world::Weather;
+use super::world::MessageFaults;
 
 #[derive(Clone, Debug)]
 pub struct History {
@@ -14,7 +14,7 @@ pub struct History {
     pub locks: usize,
     pub holders: Vec<Holder>,
     pub held_max: u64,
-    pub weather: Weather,
+    pub message_faults: MessageFaults,
     pub length_ms: u64,
     pub steps: Vec<Step>,
     pub faults: Vec<Fault>,
@@ -26,20 +26,20 @@ pub struct Holder {
     pub has_owner: bool,
 }
 
-/// What a client does.
+/// A request of a client.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
     pub at_ms: u64,
     pub lock: usize,
     pub holder: usize,
     pub server: usize,
-    /// After how long the client is gone, if it does not wait for the answer.
+    /// The time after which the client closes its connection; `None` if it waits for the answer.
     pub hang_up_ms: Option<u64>,
-    pub act: Act,
+    pub action: Action,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Act {
+pub enum Action {
     Acquire {
         lease_ms: u64,
         wait_ms: u64,
@@ -52,8 +52,8 @@ pub enum Act {
         with_fence: bool,
     },
     Break,
-    /// By one that has released, and does not know or has forgotten.
-    Stray {
+    /// A heartbeat of a client that has released the lock.
+    StaleHeartbeat {
         lease_ms: u64,
     },
 }
@@ -66,19 +66,20 @@ pub struct Fault {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum FaultKind {
-    /// Connections to the store are cut: those of one server, or all.
-    Cut {
+    /// Closes the connections to the store, of one server or all.
+    Disconnect {
         server: Option<usize>,
     },
-    /// No message of a server comes through to the store, or slowly.
-    Deaf {
+    /// Drops all messages between a server and the store.
+    Partition {
         server: usize,
         ms: u64,
     },
+    /// Delays each message between a server and the store by up to `max_delay_ms`.
     Slow {
         server: usize,
         ms: u64,
-        most_ms: u64,
+        max_delay_ms: u64,
     },
     Pause {
         server: usize,
@@ -88,12 +89,12 @@ pub enum FaultKind {
         server: usize,
         down_ms: u64,
     },
-    /// The store stands still.
+    /// Suspends the store.
     Freeze {
         ms: u64,
     },
-    Empty,
-    /// The store is killed and started, with what it had so long before, or all.
+    Flush,
+    /// Kills and restarts the store, without the writes of the last `lost_ms`.
     Crash {
         down_ms: u64,
         lost_ms: Option<u64>,
@@ -102,21 +103,21 @@ pub enum FaultKind {
         down_ms: u64,
         lost_ms: u64,
     },
-    /// The store is started with nothing.
-    Lose {
+    /// Kills and restarts the store, without its data.
+    RestartEmpty {
         down_ms: u64,
     },
-    /// Its clock is set, while servers are connected, or not.
-    Leap {
+    /// Sets the store's clock, with open connections or together with a disconnect.
+    ClockJump {
         ms: i64,
-        is_cut: bool,
+        disconnects: bool,
     },
-    /// ... and set back again.
-    Blip {
+    /// Sets the store's clock, and sets it back after `for_ms`.
+    ClockBlip {
         ms: i64,
         for_ms: u64,
     },
-    SqlGone {
+    SqlDown {
         ms: u64,
     },
     SqlSlow {
@@ -125,33 +126,33 @@ pub enum FaultKind {
     SqlFrozen {
         ms: u64,
     },
-    /// Statements are carried out and not answered.
-    SqlMute {
+    /// Executes statements without an answer.
+    SqlUnanswered {
         ms: u64,
     },
 }
 
 impl FaultKind {
     pub const NAMES: [&'static str; 16] = [
-        "cut",
-        "deaf",
+        "disconnect",
+        "partition",
         "slow",
         "pause",
         "kill",
         "freeze",
-        "empty",
+        "flush",
         "crash",
         "failover",
-        "lose",
-        "leap",
-        "blip",
-        "sql-gone",
+        "restart-empty",
+        "clock-jump",
+        "clock-blip",
+        "sql-down",
         "sql-slow",
         "sql-frozen",
-        "sql-mute",
+        "sql-unanswered",
     ];
 
-    /// One of the kind with this number in `NAMES`.
+    /// A random fault of the kind with this index in `NAMES`.
     fn draw(number: usize, servers: usize, rng: &mut fastrand::Rng) -> Self {
         let server = rng.usize(..servers);
         let down_ms = rng.u64(50..3000);
@@ -161,16 +162,16 @@ impl FaultKind {
             _ => rng.u64(2000..9000),
         };
         match number {
-            0 => Self::Cut { server: rng.bool().then_some(server) },
-            1 => Self::Deaf { server, ms },
-            2 => Self::Slow { server, ms, most_ms: if rng.bool() { 700 } else { 200 } },
+            0 => Self::Disconnect { server: rng.bool().then_some(server) },
+            1 => Self::Partition { server, ms },
+            2 => Self::Slow { server, ms, max_delay_ms: if rng.bool() { 700 } else { 200 } },
             3 => Self::Pause { server, ms },
             4 => Self::Kill { server, down_ms },
             5 => Self::Freeze { ms: ms.min(4000) },
-            6 => Self::Empty,
+            6 => Self::Flush,
             7 => Self::Crash { down_ms, lost_ms: rng.bool().then(|| rng.u64(..1000)) },
             8 => Self::Failover { down_ms, lost_ms: rng.u64(..1500) },
-            9 => Self::Lose { down_ms },
+            9 => Self::RestartEmpty { down_ms },
             10 | 11 => {
                 let size = match rng.u8(..4) {
                     0 => rng.i64(200..1000),
@@ -179,43 +180,43 @@ impl FaultKind {
                 };
                 let ms = if rng.u8(..3) == 0 { -size } else { size };
                 match number {
-                    10 => Self::Leap { ms, is_cut: rng.bool() },
-                    _ => Self::Blip { ms, for_ms: rng.u64(20..900) },
+                    10 => Self::ClockJump { ms, disconnects: rng.bool() },
+                    _ => Self::ClockBlip { ms, for_ms: rng.u64(20..900) },
                 }
             }
-            12 => Self::SqlGone { ms },
+            12 => Self::SqlDown { ms },
             13 => Self::SqlSlow { ms },
             14 => Self::SqlFrozen { ms },
-            _ => Self::SqlMute { ms },
+            _ => Self::SqlUnanswered { ms },
         }
     }
 
     pub fn name(self) -> &'static str {
         let number = match self {
-            Self::Cut { .. } => 0,
-            Self::Deaf { .. } => 1,
+            Self::Disconnect { .. } => 0,
+            Self::Partition { .. } => 1,
             Self::Slow { .. } => 2,
             Self::Pause { .. } => 3,
             Self::Kill { .. } => 4,
             Self::Freeze { .. } => 5,
-            Self::Empty => 6,
+            Self::Flush => 6,
             Self::Crash { .. } => 7,
             Self::Failover { .. } => 8,
-            Self::Lose { .. } => 9,
-            Self::Leap { .. } => 10,
-            Self::Blip { .. } => 11,
-            Self::SqlGone { .. } => 12,
+            Self::RestartEmpty { .. } => 9,
+            Self::ClockJump { .. } => 10,
+            Self::ClockBlip { .. } => 11,
+            Self::SqlDown { .. } => 12,
             Self::SqlSlow { .. } => 13,
             Self::SqlFrozen { .. } => 14,
-            Self::SqlMute { .. } => 15,
+            Self::SqlUnanswered { .. } => 15,
         };
         Self::NAMES[number]
     }
 }
 
-/// What clients of a history do at all: each history has some of it only, which finds more
-/// than all at once.
-struct Habits {
+/// The probabilities of client behaviors. Each history has only some behaviors, which finds
+/// more violations than all at once.
+struct ClientProfile {
     long: f64,
     waits: f64,
     hang_ups: f64,
@@ -224,47 +225,47 @@ struct Habits {
     breaks: f64,
     abandons: f64,
     fences: f64,
-    strays: f64,
-    gap_ms: u64,
-    /// Requests of one holder overlap.
+    stale_heartbeats: f64,
+    pause_ms: u64,
+    /// The probability that requests of one holder overlap.
     overlaps: f64,
 }
 
-impl Habits {
+impl ClientProfile {
     fn draw(rng: &mut fastrand::Rng) -> Self {
-        let gap_ms = if rng.bool() { 600 } else { 3000 };
-        let mut some = |chance: f64, value: f64| if rng.f64() < chance { value } else { 0.0 };
+        let pause_ms = if rng.bool() { 600 } else { 3000 };
+        let mut sometimes = |chance: f64, value: f64| if rng.f64() < chance { value } else { 0.0 };
         Self {
-            long: some(0.75, 0.7),
-            waits: some(0.4, 0.5),
-            hang_ups: some(0.4, 0.15),
-            repeats: some(0.5, 0.25),
-            shortens: some(0.5, 0.4),
-            breaks: some(0.35, 0.2),
-            abandons: some(0.4, 0.2),
-            fences: some(0.5, 0.6),
-            strays: some(0.4, 0.3),
-            gap_ms,
-            overlaps: some(0.4, 0.3),
+            long: sometimes(0.75, 0.7),
+            waits: sometimes(0.4, 0.5),
+            hang_ups: sometimes(0.4, 0.15),
+            repeats: sometimes(0.5, 0.25),
+            shortens: sometimes(0.5, 0.4),
+            breaks: sometimes(0.35, 0.2),
+            abandons: sometimes(0.4, 0.2),
+            fences: sometimes(0.5, 0.6),
+            stale_heartbeats: sometimes(0.4, 0.3),
+            pause_ms,
+            overlaps: sometimes(0.4, 0.3),
         }
     }
 }
 
 impl History {
-    pub fn generate(seed: u64, never: &[String]) -> Self {
+    pub fn generate(seed: u64, excluded: &[String]) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let servers = if rng.u8(..5) == 0 { 3 } else { 2 };
         let locks = if rng.u8(..4) == 0 { 2 } else { 1 };
         let holders = (0..rng.usize(2..=4))
             .map(|number| Holder { account: usize::from(number == 3), has_owner: number != 2 || rng.bool() })
             .collect();
-        let habits = Habits::draw(&mut rng);
+        let profile = ClientProfile::draw(&mut rng);
         let chance = |rng: &mut fastrand::Rng| match rng.u8(..4) {
             0 => 0.03,
             1 => 0.008,
             _ => 0.0,
         };
-        let weather = Weather {
+        let message_faults = MessageFaults {
             late: chance(&mut rng) * 2.0,
             lost: chance(&mut rng),
             unanswered: chance(&mut rng),
@@ -279,79 +280,80 @@ impl History {
             locks,
             holders,
             held_max: if rng.u8(..4) == 0 { 1 } else { 10 },
-            weather,
+            message_faults,
             length_ms: rng.u64(12_000..35_000),
             steps: Vec::new(),
             faults: Vec::new(),
         };
-        history.draw_steps(&habits, &mut rng);
+        history.draw_steps(&profile, &mut rng);
         history.draw_faults(&mut rng);
         if rng.bool() {
-            history.add_trouble(&mut rng);
+            history.add_scenarios(&mut rng);
         }
-        history.put_in_order(never);
+        history.sort(excluded);
         history
     }
 
-    /// Whether every message between servers and store arrives soon, and statements do unless
-    /// SQL is away.
-    pub fn is_calm(&self) -> bool {
-        let Weather { late, lost, unanswered, sql_late, sql_unanswered, .. } = self.weather;
-        let is_harmless = |fault: &Fault| {
+    /// Whether every message between servers and store is fast and arrives, and so does every
+    /// statement while SQL is available.
+    pub fn is_reliable(&self) -> bool {
+        let MessageFaults { late, lost, unanswered, sql_late, sql_unanswered, .. } = self.message_faults;
+        let keeps_messages_fast = |fault: &Fault| {
             !matches!(
                 fault.kind,
-                FaultKind::Cut { .. }
-                    | FaultKind::Deaf { .. }
+                FaultKind::Disconnect { .. }
+                    | FaultKind::Partition { .. }
                     | FaultKind::Slow { .. }
                     | FaultKind::Pause { .. }
                     | FaultKind::Freeze { .. }
             )
         };
-        let is_fair = [late, lost, unanswered, sql_late, sql_unanswered].iter().all(|chance| *chance <= 0.0);
-        is_fair && self.faults.iter().all(is_harmless)
+        let has_no_message_faults =
+            [late, lost, unanswered, sql_late, sql_unanswered].iter().all(|chance| *chance <= 0.0);
+        has_no_message_faults && self.faults.iter().all(keeps_messages_fast)
     }
 
-    fn draw_steps(&mut self, habits: &Habits, rng: &mut fastrand::Rng) {
+    fn draw_steps(&mut self, profile: &ClientProfile, rng: &mut fastrand::Rng) {
         let mut steps = Vec::new();
         for holder in 0..self.holders.len() {
             let mut at_ms = rng.u64(..4000);
             let mut server = rng.usize(..self.servers);
             while at_ms < self.length_ms {
                 let lock = rng.usize(..self.locks);
-                let mut lease_ms = self.draw_lease(rng.f64() < habits.long, rng);
-                let mut step = |at_ms: u64, act, rng: &mut fastrand::Rng| {
+                let mut lease_ms = self.draw_lease_ms(rng.f64() < profile.long, rng);
+                let mut step = |at_ms: u64, action, rng: &mut fastrand::Rng| {
                     if rng.u8(..4) == 0 {
                         server = rng.usize(..self.servers);
                     }
-                    let hang_up_ms = (rng.f64() < habits.hang_ups).then(|| rng.u64(..600));
-                    steps.push(Step { at_ms, lock, holder, server, hang_up_ms, act });
+                    let hang_up_ms = (rng.f64() < profile.hang_ups).then(|| rng.u64(..600));
+                    steps.push(Step { at_ms, lock, holder, server, hang_up_ms, action });
                 };
-                let wait_ms = if rng.f64() < habits.waits { rng.u64(500..6000) } else { 0 };
-                step(at_ms, Act::Acquire { lease_ms, wait_ms }, rng);
-                at_ms += rng.u64(1..habits.gap_ms);
+                let wait_ms = if rng.f64() < profile.waits { rng.u64(500..6000) } else { 0 };
+                step(at_ms, Action::Acquire { lease_ms, wait_ms }, rng);
+                at_ms += rng.u64(1..profile.pause_ms);
                 while rng.u8(..10) < 7 {
-                    if rng.f64() < habits.shortens {
-                        lease_ms = self.draw_lease(rng.f64() < habits.long / 2.0, rng);
+                    if rng.f64() < profile.shortens {
+                        lease_ms = self.draw_lease_ms(rng.f64() < profile.long / 2.0, rng);
                     }
-                    let act = match rng.f64() < habits.repeats {
-                        true => Act::Acquire { lease_ms, wait_ms: 0 },
-                        false => Act::Heartbeat { lease_ms, with_fence: rng.f64() < habits.fences },
+                    let action = match rng.f64() < profile.repeats {
+                        true => Action::Acquire { lease_ms, wait_ms: 0 },
+                        false => Action::Heartbeat { lease_ms, with_fence: rng.f64() < profile.fences },
                     };
-                    step(at_ms, act, rng);
-                    at_ms += match rng.f64() < habits.overlaps {
+                    step(at_ms, action, rng);
+                    at_ms += match rng.f64() < profile.overlaps {
                         true => rng.u64(..20),
-                        false => rng.u64(1..habits.gap_ms.min(lease_ms)),
+                        false => rng.u64(1..profile.pause_ms.min(lease_ms)),
                     };
                 }
-                if rng.f64() < habits.breaks {
-                    step(at_ms, Act::Break, rng);
-                } else if rng.f64() >= habits.abandons {
-                    step(at_ms, Act::Release { with_fence: rng.f64() < habits.fences }, rng);
+                if rng.f64() < profile.breaks {
+                    step(at_ms, Action::Break, rng);
+                } else if rng.f64() >= profile.abandons {
+                    step(at_ms, Action::Release { with_fence: rng.f64() < profile.fences }, rng);
                 }
-                at_ms += rng.u64(1..habits.gap_ms);
-                if rng.f64() < habits.strays {
-                    step(at_ms, Act::Stray { lease_ms }, rng);
-                    at_ms += rng.u64(1..habits.gap_ms);
+                at_ms += rng.u64(1..profile.pause_ms);
+                if rng.f64() < profile.stale_heartbeats {
+                    step(at_ms, Action::StaleHeartbeat { lease_ms }, rng);
+                    at_ms += rng.u64(1..profile.pause_ms);
                 }
                 if rng.u8(..3) == 0 {
                     at_ms += rng.u64(..4000);
@@ -361,7 +363,7 @@ impl History {
         self.steps = steps;
     }
 
-    fn draw_lease(&self, is_long: bool, rng: &mut fastrand::Rng) -> u64 {
+    fn draw_lease_ms(&self, is_long: bool, rng: &mut fastrand::Rng) -> u64 {
         match (is_long, rng.u8(..4)) {
             (false, _) => rng.u64(400..=self.short_ms),
             (true, 0) => rng.u64(self.short_ms + 1..self.short_ms * 2),
@@ -377,7 +379,7 @@ impl History {
         }
         let mut faults = Vec::new();
         for _ in 0..rng.usize(1..=5) {
-            // Most of what is dangerous is so within a moment of a request, or of another fault.
+            // Most violations need a fault close to a request, or to another fault.
             let mut at_ms = match rng.u8(..3) {
                 0 => rng.u64(500..self.length_ms),
                 _ => {
@@ -398,9 +400,9 @@ impl History {
         self.faults = faults;
     }
 
-    fn put_in_order(&mut self, never: &[String]) {
-        let is_never = |kind: FaultKind| never.iter().any(|never| never == kind.name());
-        self.faults.retain(|fault: &Fault| fault.at_ms < self.length_ms && !is_never(fault.kind));
+    fn sort(&mut self, excluded: &[String]) {
+        let is_excluded = |kind: FaultKind| excluded.iter().any(|excluded| excluded == kind.name());
+        self.faults.retain(|fault: &Fault| fault.at_ms < self.length_ms && !is_excluded(fault.kind));
         self.faults.sort_by_key(|fault| fault.at_ms);
         self.steps.retain(|step| step.at_ms < self.length_ms);
         self.steps.sort_by_key(|step| step.at_ms);
@@ -409,8 +411,8 @@ impl History {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lock, holder, server, hang_up_ms, act, .. } = self;
-        write!(f, "h{holder} -> s{server}: {act:?} of lock {lock}")?;
+        let Self { lock, holder, server, hang_up_ms, action, .. } = self;
+        write!(f, "h{holder} -> s{server}: {action:?} of lock {lock}")?;
         hang_up_ms.map_or(Ok(()), |ms| write!(f, ", hangs up after {ms} ms"))
     }
 }

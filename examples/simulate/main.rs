@@ -1,6 +1,6 @@
-//! A deterministic simulator: the real services and scripts, several servers, one store and
-//! one database in one thread, and a scheduler with a seed that decides when every command,
-//! answer, statement and timer happens, and what goes wrong. See docs/safety.md.
+//! A deterministic simulator: several servers with the real services and scripts, one store and
+//! one database in one thread, and a seeded scheduler, which decides the time of every command,
+//! answer, statement and timer, and all faults. See docs/safety.md.
 //!
 //! `cargo run --profile bench --features simulation --example simulate -- [--histories N]
 //! [--minutes M] [--seed S] [--only SEED [--trace | --whole]] [--without MEND] [--all]
@@ -16,7 +16,7 @@
     clippy::struct_field_names,
     clippy::too_many_lines,
     clippy::unwrap_used,
-    reason = "a program for a person at a terminal"
+    reason = "a command-line program"
 )]
 
 mod client;
@@ -24,10 +24,10 @@ mod cluster;
 mod faults;
 mod history;
 mod journal;
-mod knowledge;
+mod oracle;
 mod run;
+mod scenarios;
 mod shrink;
-mod trouble;
 mod world;
 
 use std::{
@@ -44,11 +44,11 @@ use lockable::mends::Mend;
 
 use self::{
     history::{FaultKind, History},
-    run::{Ran, run},
+    run::{RunResult, run},
     shrink::shrink,
 };
 
-/// How many steps of a history are shown.
+/// The maximum number of printed steps of a history.
 const SHOWN_MAX: usize = 30;
 
 struct Options {
@@ -57,11 +57,11 @@ struct Options {
     seed: u64,
     only: Option<u64>,
     is_traced: bool,
-    /// The trace of the one history is shown as it is.
-    is_whole: bool,
-    /// All that fail are shown, not the first alone.
-    goes_on: bool,
-    /// Each history runs twice, which must be the same.
+    /// Prints the trace of the history without shrinking it.
+    is_unshrunk: bool,
+    /// Prints all failing histories instead of stopping at the first.
+    continues: bool,
+    /// Runs each history twice and compares both runs.
     is_twice: bool,
     without: Option<Mend>,
     is_all: bool,
@@ -69,14 +69,14 @@ struct Options {
     threads: usize,
 }
 
-/// What became of many histories.
-struct Sum {
+/// The totals of several histories.
+struct Totals {
     histories: u64,
     steps: u64,
     slowest_ms: u64,
     simulated_ms: u64,
-    passed: Duration,
-    /// The seed of the first that has failed, and as how many-th.
+    elapsed: Duration,
+    /// The seed and the number of the first failing history, and its violation.
     failed: Option<(u64, u64, String)>,
 }
 
@@ -84,51 +84,51 @@ fn main() {
     let options = Options::read();
     if let Some(seed) = options.only {
         let history = History::generate(seed, &options.never);
-        let ran = run(&history, options.without, options.is_whole);
-        if options.is_whole {
-            return ran.trace.iter().for_each(|line| println!("{line}"));
+        let result = run(&history, options.without, options.is_unshrunk);
+        if options.is_unshrunk {
+            return result.trace.iter().for_each(|line| println!("{line}"));
         }
-        return report(&options, history, ran);
+        return report(&options, history, result);
     }
     if options.is_all {
-        return table(&options);
+        return print_table(&options);
     }
     let sum = run_many(&options, options.without);
-    println!("{}", sum.shown());
+    println!("{}", sum.summary());
     if let Some((seed, ..)) = sum.failed {
         let history = History::generate(seed, &options.never);
-        let ran = run(&history, options.without, false);
-        report(&options, history, ran);
+        let result = run(&history, options.without, false);
+        report(&options, history, result);
     }
 }
 
-/// Shows what became of one history, as small as it can be made.
-fn report(options: &Options, history: History, ran: Ran) {
-    println!("history {}: {} steps, {:.1} s simulated", history.seed, ran.steps, ran.simulated_ms as f64 / 1e3);
-    let Some(what) = ran.violation.clone() else { return };
-    println!("{what}\nsmaller:");
-    let (smaller, ran) = shrink(&history, options.without, ran);
+/// Prints the result of one history, and the shrunk history if it failed.
+fn report(options: &Options, history: History, result: RunResult) {
+    println!("history {}: {} steps, {:.1} s simulated", history.seed, result.steps, result.simulated_ms as f64 / 1e3);
+    let Some(what) = result.violation.clone() else { return };
+    println!("{what}\nshrunk:");
+    let (smaller, result) = shrink(&history, options.without, result);
     println!(
         "{} of {} steps and {} of {} faults: {}",
         smaller.steps.len(),
         history.steps.len(),
         smaller.faults.len(),
         history.faults.len(),
-        ran.violation.unwrap_or_default()
+        result.violation.unwrap_or_default()
     );
     if options.is_traced {
         run(&smaller, options.without, true).trace.iter().for_each(|line| println!("{line}"));
     } else {
-        println!("servers {}, short {} ms, {:?}", smaller.servers, smaller.short_ms, smaller.weather);
+        println!("servers {}, short {} ms, {:?}", smaller.servers, smaller.short_ms, smaller.message_faults);
         smaller.steps.iter().take(SHOWN_MAX).for_each(|step| println!("{:>7.3} {step}", step.at_ms as f64 / 1e3));
         smaller.faults.iter().for_each(|fault| println!("{:>7.3} {:?}", fault.at_ms as f64 / 1e3, fault.kind));
     }
     exit(1);
 }
 
-/// Runs histories on all processors, until one fails.
-fn run_many(options: &Options, without: Option<Mend>) -> Sum {
-    let begun = Instant::now();
+/// Runs histories on all CPUs, until one fails.
+fn run_many(options: &Options, without: Option<Mend>) -> Totals {
+    let began_at = Instant::now();
     let (next, steps, simulated_ms, slowest_ms) =
         (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let (is_over, failed) = (AtomicBool::new(false), Mutex::new(None));
@@ -137,28 +137,28 @@ fn run_many(options: &Options, without: Option<Mend>) -> Sum {
             scope.spawn(|| {
                 while !is_over.load(Ordering::Relaxed) {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= options.histories || begun.elapsed() > options.limit {
+                    if number >= options.histories || began_at.elapsed() > options.limit {
                         next.fetch_sub(1, Ordering::Relaxed);
                         return;
                     }
                     let seed = options.seed.wrapping_add(number);
                     let history = History::generate(seed, &options.never);
-                    let ran = run(&history, without, false);
-                    steps.fetch_add(ran.steps, Ordering::Relaxed);
-                    simulated_ms.fetch_add(ran.simulated_ms, Ordering::Relaxed);
-                    slowest_ms.fetch_max(ran.slowest_ms, Ordering::Relaxed);
-                    let mut what = ran.violation;
-                    // What fails with all mends on says nothing of this one.
+                    let result = run(&history, without, false);
+                    steps.fetch_add(result.steps, Ordering::Relaxed);
+                    simulated_ms.fetch_add(result.simulated_ms, Ordering::Relaxed);
+                    slowest_ms.fetch_max(result.slowest_ms, Ordering::Relaxed);
+                    let mut what = result.violation;
+                    // A history that also fails with all mends does not show that this one is needed.
                     if without.is_some() && what.is_some() && run(&history, None, false).violation.is_some() {
                         what = None;
                     }
                     if options.is_twice {
                         let again = run(&history, without, false);
-                        if again.digest != ran.digest {
-                            what = Some(format!("two runs differ: {} and {} steps", ran.steps, again.steps));
+                        if again.digest != result.digest {
+                            what = Some(format!("two runs differ: {} and {} steps", result.steps, again.steps));
                         }
                     }
-                    if let Some(what) = what.as_ref().filter(|_| options.goes_on) {
+                    if let Some(what) = what.as_ref().filter(|_| options.continues) {
                         println!("{seed}: {}", what.chars().take(160).collect::<String>());
                     } else if let Some(what) = what {
                         is_over.store(true, Ordering::Relaxed);
@@ -168,19 +168,19 @@ fn run_many(options: &Options, without: Option<Mend>) -> Sum {
             });
         }
     });
-    Sum {
+    Totals {
         histories: next.into_inner(),
         steps: steps.into_inner(),
         slowest_ms: slowest_ms.into_inner(),
         simulated_ms: simulated_ms.into_inner(),
-        passed: begun.elapsed(),
+        elapsed: began_at.elapsed(),
         failed: failed.into_inner().unwrap(),
     }
 }
 
-/// Switches each mend off in turn, and says after how many histories that was found.
-fn table(options: &Options) {
-    println!("| mend | found in history | what was found |\n| --- | --- | --- |");
+/// Switches each mend off in turn, and prints the number of histories until a violation.
+fn print_table(options: &Options) {
+    println!("| mend | history | violation |\n| --- | --- | --- |");
     for mend in Mend::ALL {
         let sum = run_many(options, Some(mend));
         match sum.failed {
@@ -190,9 +190,9 @@ fn table(options: &Options) {
     }
 }
 
-impl Sum {
-    fn shown(&self) -> String {
-        let seconds = self.passed.as_secs_f64();
+impl Totals {
+    fn summary(&self) -> String {
+        let seconds = self.elapsed.as_secs_f64();
         let each = |sum: f64| sum / self.histories.max(1) as f64;
         let failed = match &self.failed {
             Some((seed, number, what)) => format!("\nhistory {number}, seed {seed}: {what}"),
@@ -219,13 +219,13 @@ impl Options {
             seed: 1,
             only: None,
             is_traced: false,
-            is_whole: false,
-            goes_on: false,
+            is_unshrunk: false,
+            continues: false,
             is_twice: false,
             without: None,
             is_all: false,
-            // "a leap that is undone before it is noticed": such a pair is not noticed.
-            never: vec!["blip".to_owned()],
+            // "a clock jump that is reverted before it is detected" is a documented limit.
+            never: vec!["clock-blip".to_owned()],
             threads: thread::available_parallelism().map_or(1, Into::into),
         };
         let mut args = std::env::args().skip(1);
@@ -241,8 +241,8 @@ impl Options {
                 "--only" => options.only = Some(number(&value())),
                 "--threads" => options.threads = number(&value()) as usize,
                 "--trace" => options.is_traced = true,
-                "--go-on" => options.goes_on = true,
-                "--whole" => options.is_whole = true,
+                "--go-on" => options.continues = true,
+                "--whole" => options.is_unshrunk = true,
                 "--twice" => options.is_twice = true,
                 "--without" => {
                     let name = value();
@@ -272,7 +272,7 @@ fn number(text: &str) -> u64 {
 }
 
 fn usage(wrong: &str) -> ! {
-    println!("{wrong} cannot be understood\n");
+    println!("invalid argument: {wrong}\n");
     println!(
         "[--histories N] [--minutes M] [--seed S] [--threads N] [--twice] [--go-on] [--only SEED [--trace | --whole]]"
     );

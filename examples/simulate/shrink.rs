@@ -1,37 +1,38 @@
-//! Makes a failing history smaller: leaves out what it fails without.
+//! Shrinks a failing history: removes the steps and faults that the failure does not need.
 
 use lockable::mends::Mend;
 
 use super::{
     history::History,
-    run::{Ran, run},
-    world::Weather,
+    run::{RunResult, run},
+    world::MessageFaults,
 };
 
-/// How often a smaller history is tried.
+/// The maximum number of runs.
 const TRIES: usize = 400;
 
-/// The smallest history found that fails in the same way, and what became of it.
-pub fn shrink(history: &History, off: Option<Mend>, ran: Ran) -> (History, Ran) {
-    let kind = |ran: &Ran| ran.violation.as_ref().and_then(|what| what.split(':').next().map(str::to_owned));
-    let expected = kind(&ran);
-    let (mut best, mut best_ran, mut tries) = (history.clone(), ran, 0);
+/// Returns the smallest found history that fails in the same way, and its result.
+pub fn shrink(history: &History, off: Option<Mend>, result: RunResult) -> (History, RunResult) {
+    let kind =
+        |result: &RunResult| result.violation.as_ref().and_then(|what| what.split(':').next().map(str::to_owned));
+    let expected = kind(&result);
+    let (mut best, mut best_ran, mut tries) = (history.clone(), result, 0);
     let mut attempt = |best: &mut History, smaller: History| {
         tries += 1;
         if tries > TRIES {
             return false;
         }
-        let ran = run(&smaller, off, false);
-        let fails = kind(&ran) == expected;
+        let result = run(&smaller, off, false);
+        let fails = kind(&result) == expected;
         if fails {
             *best = smaller;
-            best_ran = ran;
+            best_ran = result;
         }
         fails
     };
-    let calm = History { weather: Weather::default(), ..best.clone() };
-    attempt(&mut best, calm);
-    // Halves first, then quarters, down to single ones.
+    let without_message_faults = History { message_faults: MessageFaults::default(), ..best.clone() };
+    attempt(&mut best, without_message_faults);
+    // Removes halves first, then quarters, down to single ones.
     let mut size = best.steps.len().max(best.faults.len()).div_ceil(2);
     loop {
         let (mut steps_at, mut faults_at) = (0, 0);

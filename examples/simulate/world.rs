@@ -1,5 +1,5 @@
-//! What lies between the servers and around them: the network, the store with its clock,
-//! and time. Every message of every server is decided about here.
+//! The environment of the servers: the network, the store with its clock, and time. It decides
+//! about the delivery of every message of every server.
 
 use std::{
     collections::hash_map::DefaultHasher,
@@ -12,31 +12,35 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, FutureExt};
-use lockable::store::{Clock, Connection, Embedded, Question, Reply, Script, Snapshot, StoreError, Transport};
+use lockable::store::{
+    Clock, Embedded, Reply, Script, SimulatedConnection, Snapshot, StoreError, StoreRequest, Transport,
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
-/// What the store's clock says when a history begins, in microseconds since 1970.
+/// The store's time at the beginning of a history, in microseconds since 1970.
 const EPOCH_US: u64 = 1_900_000_000_000_000;
 
-/// How messages fare in a history, as chances.
+/// The probabilities of message faults in a history.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Weather {
-    /// A message takes up to 450 ms.
+pub struct MessageFaults {
+    /// A message is delayed by up to 450 ms.
     pub late: f64,
-    /// A command is lost before it has run, or its answer after.
+    /// A command is lost before its execution.
     pub lost: f64,
+    /// The answer is lost after the execution.
     pub unanswered: f64,
+    /// A published message is lost.
     pub unpublished: f64,
     pub sql_late: f64,
     pub sql_unanswered: f64,
 }
 
 pub struct World {
-    begun: Instant,
+    began_at: Instant,
     pub store: Arc<Embedded>,
     time: Arc<AtomicU64>,
     state: Mutex<State>,
@@ -45,14 +49,14 @@ pub struct World {
 
 pub struct State {
     rng: fastrand::Rng,
-    weather: Weather,
+    message_faults: MessageFaults,
     identity: Identity,
     is_up: bool,
     offset_us: i64,
-    said: (u64, u64),
+    last_read: (u64, u64),
     frozen_until: Option<Instant>,
-    mark: Option<Snapshot>,
-    connections: Vec<(usize, Connection)>,
+    snapshot: Option<Snapshot>,
+    connections: Vec<(usize, SimulatedConnection)>,
     links: Vec<LinkState>,
     pub sql: SqlState,
     trace: Option<Vec<String>>,
@@ -63,42 +67,42 @@ pub struct State {
 struct Identity {
     run: u64,
     history: u64,
-    goes_on: bool,
+    is_promoted: bool,
 }
 
-/// How the network treats one server.
+/// The faults of one server's network.
 #[derive(Clone, Copy, Default)]
 struct LinkState {
-    deaf_until: Option<Instant>,
+    partitioned_until: Option<Instant>,
     slow_until: Option<Instant>,
-    most_ms: u64,
+    max_delay_ms: u64,
 }
 
 #[derive(Clone, Copy, Default)]
 pub struct SqlState {
-    pub gone_until: Option<Instant>,
+    pub down_until: Option<Instant>,
     pub slow_until: Option<Instant>,
     pub frozen_until: Option<Instant>,
-    pub mute_until: Option<Instant>,
+    pub unanswered_until: Option<Instant>,
 }
 
-/// What becomes of a message and its answer.
-struct Fate {
-    there: Duration,
-    back: Duration,
+/// The delivery of a command and its answer.
+struct Delivery {
+    request_delay: Duration,
+    response_delay: Duration,
     is_lost: bool,
     is_unanswered: bool,
-    /// It is carried out although the connection was cut when it was on its way.
-    outlives_cut: bool,
+    /// The command is executed even if the connection closes before it arrives.
+    survives_disconnect: bool,
 }
 
-enum Asked {
+enum StoreCall {
     Identity,
     Time,
     Run(&'static Script, Vec<String>, Vec<String>),
 }
 
-/// The store's clock, which is the world's to set.
+/// The store's clock, which the world sets.
 pub struct WorldClock(pub Arc<AtomicU64>);
 
 impl Clock for WorldClock {
@@ -108,7 +112,7 @@ impl Clock for WorldClock {
 }
 
 thread_local! {
-    /// Scripts are compiled once a thread.
+    /// One store per thread, so that scripts are compiled once.
     static STORE: (Arc<Embedded>, Arc<AtomicU64>) = {
         let time = Arc::new(AtomicU64::new(EPOCH_US));
         (Arc::new(Embedded::new(WorldClock(time.clone())).unwrap()), time)
@@ -120,40 +124,40 @@ pub fn is_until(until: Option<Instant>) -> bool {
 }
 
 impl World {
-    pub fn new(seed: u64, servers: usize, weather: Weather, is_traced: bool) -> Arc<Self> {
+    pub fn new(seed: u64, servers: usize, message_faults: MessageFaults, is_traced: bool) -> Arc<Self> {
         let (store, time) = STORE.with(Clone::clone);
         store.drop_subscribers();
         store.replace(&Snapshot::default());
         let state = State {
             rng: fastrand::Rng::with_seed(seed ^ 0x5eed),
-            weather,
-            identity: Identity { run: 1, history: 1, goes_on: false },
+            message_faults,
+            identity: Identity { run: 1, history: 1, is_promoted: false },
             is_up: true,
             offset_us: 0,
-            said: (0, 0),
+            last_read: (0, 0),
             frozen_until: None,
-            mark: None,
+            snapshot: None,
             connections: Vec::new(),
             links: vec![LinkState::default(); servers],
             sql: SqlState::default(),
             trace: is_traced.then(Vec::new),
             hash: DefaultHasher::new(),
         };
-        let begun = Instant::now();
-        Arc::new(Self { begun, store, time, state: Mutex::new(state), steps: AtomicU64::new(0) })
+        let began_at = Instant::now();
+        Arc::new(Self { began_at, store, time, state: Mutex::new(state), steps: AtomicU64::new(0) })
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
-    /// Milliseconds since the history began, by the only clock that is right.
+    /// Milliseconds since the beginning of the history, by a correct clock.
     pub fn now_ms(&self) -> u64 {
-        self.begun.elapsed().as_millis() as u64
+        self.began_at.elapsed().as_millis() as u64
     }
 
     pub fn at(&self, ms: u64) -> Instant {
-        self.begun + Duration::from_millis(ms)
+        self.began_at + Duration::from_millis(ms)
     }
 
     pub fn steps(&self) -> u64 {
@@ -164,7 +168,7 @@ impl World {
         self.steps.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes an event, for the trace and for the comparison of two runs.
+    /// Records an event in the trace and in the digest, by which two runs are compared.
     pub fn note(&self, key: impl Hash, text: impl FnOnce() -> String) {
         let now_ms = self.now_ms();
         let mut state = self.state();
@@ -189,91 +193,96 @@ impl World {
     /// The store's time.
     pub fn store_us(&self) -> u64 {
         let mut state = self.state();
-        let us = (EPOCH_US + self.begun.elapsed().as_micros() as u64).saturating_add_signed(state.offset_us);
-        // Timers are as fine as a millisecond; commands take some microseconds each.
-        state.said = if state.said.0 == us { (us, state.said.1 + 3) } else { (us, 0) };
-        us + state.said.1
+        let us = (EPOCH_US + self.began_at.elapsed().as_micros() as u64).saturating_add_signed(state.offset_us);
+        // Timers have a resolution of a millisecond; each command takes 3 µs within it.
+        state.last_read = if state.last_read.0 == us { (us, state.last_read.1 + 3) } else { (us, 0) };
+        us + state.last_read.1
     }
 
-    fn fate(&self, server: usize) -> Fate {
+    fn delivery(&self, server: usize) -> Delivery {
         let mut state = self.state();
-        let State { rng, weather, links, .. } = &mut *state;
+        let State { rng, message_faults, links, .. } = &mut *state;
         let link = links[server];
         let slow = is_until(link.slow_until);
         let delay = |rng: &mut fastrand::Rng| {
             let ms = match () {
-                () if slow => rng.u64(..link.most_ms),
-                () if weather.late > 0.0 && rng.f64() < weather.late => rng.u64(0..450),
+                () if slow => rng.u64(..link.max_delay_ms),
+                () if message_faults.late > 0.0 && rng.f64() < message_faults.late => rng.u64(0..450),
                 () => rng.u64(0..3),
             };
             Duration::from_millis(ms)
         };
-        let (there, back) = (delay(rng), delay(rng));
-        let is_deaf = is_until(link.deaf_until);
-        let is_lost = is_deaf || weather.lost > 0.0 && rng.f64() < weather.lost;
-        let is_unanswered = weather.unanswered > 0.0 && rng.f64() < weather.unanswered;
-        Fate { there, back, is_lost, is_unanswered, outlives_cut: rng.bool() }
+        let (request_delay, response_delay) = (delay(rng), delay(rng));
+        let is_partitioned = is_until(link.partitioned_until);
+        let is_lost = is_partitioned || message_faults.lost > 0.0 && rng.f64() < message_faults.lost;
+        let is_unanswered = message_faults.unanswered > 0.0 && rng.f64() < message_faults.unanswered;
+        Delivery { request_delay, response_delay, is_lost, is_unanswered, survives_disconnect: rng.bool() }
     }
 
-    async fn ask(self: Arc<Self>, server: usize, broken: CancellationToken, asked: Asked) -> Result<Reply, StoreError> {
+    async fn call(
+        self: Arc<Self>,
+        server: usize,
+        broken: CancellationToken,
+        call: StoreCall,
+    ) -> Result<Reply, StoreError> {
         self.step();
-        let fate = self.fate(server);
-        if fate.is_lost {
-            self.note((server, "lost"), || format!("s{server} -> store: {} (lost)", asked.name()));
+        let delivery = self.delivery(server);
+        if delivery.is_lost {
+            self.note((server, "lost"), || format!("s{server} -> store: {} (lost)", call.name()));
             broken.cancelled().await;
-            return Err(StoreError::NoAnswer("the connection was cut".into()));
+            return Err(StoreError::NoAnswer("the connection was closed".into()));
         }
         let (sender, receiver) = oneshot::channel();
-        let (cut, world) = (broken.clone(), self.clone());
+        let (closed, world) = (broken.clone(), self.clone());
         tokio::spawn(async move {
-            sleep(fate.there).await;
-            world.thawed().await;
-            if !world.state().is_up || cut.is_cancelled() && !fate.outlives_cut {
+            sleep(delivery.request_delay).await;
+            world.wait_until_unfrozen().await;
+            if !world.state().is_up || closed.is_cancelled() && !delivery.survives_disconnect {
                 return;
             }
             world.step();
-            let reply = world.carry_out(&asked);
-            world.note((server, asked.name(), reply.as_ref().map_or("", |reply| reply.status())), || {
+            let reply = world.execute(&call);
+            world.note((server, call.name(), reply.as_ref().map_or("", |reply| reply.status())), || {
                 let reply = reply.as_ref().map_or_else(ToString::to_string, |reply| format!("{reply:?}"));
-                let lost = if fate.is_unanswered { " (answer lost)" } else { "" };
-                format!("s{server} -> store: {} -> {reply}{lost}", asked.text())
+                let lost = if delivery.is_unanswered { " (answer lost)" } else { "" };
+                format!("s{server} -> store: {} -> {reply}{lost}", call.text())
             });
-            sleep(fate.back).await;
-            if fate.is_unanswered || world.is_deaf(server) {
-                cut.cancelled().await;
+            sleep(delivery.response_delay).await;
+            if delivery.is_unanswered || world.is_partitioned(server) {
+                closed.cancelled().await;
             }
             let _ = sender.send(reply);
         });
         tokio::select! {
             biased;
-            () = broken.cancelled() => Err(StoreError::NoAnswer("the connection was cut".into())),
-            reply = receiver => reply.unwrap_or_else(|_| Err(StoreError::NoAnswer("the store has gone".into()))),
+            () = broken.cancelled() => Err(StoreError::NoAnswer("the connection was closed".into())),
+            reply = receiver => reply.unwrap_or_else(|_| Err(StoreError::NoAnswer("the store has stopped".into()))),
         }
     }
 
-    fn is_deaf(&self, server: usize) -> bool {
-        is_until(self.state().links[server].deaf_until)
+    fn is_partitioned(&self, server: usize) -> bool {
+        is_until(self.state().links[server].partitioned_until)
     }
 
-    fn carry_out(&self, asked: &Asked) -> Result<Reply, StoreError> {
+    fn execute(&self, call: &StoreCall) -> Result<Reply, StoreError> {
         self.time.store(self.store_us(), Ordering::Relaxed);
-        match asked {
-            Asked::Identity => {
+        match call {
+            StoreCall::Identity => {
                 let identity = self.state().identity;
                 let (run, history) = (identity.run.to_string(), identity.history.to_string());
-                Ok([&*run, &*history, if identity.goes_on { "1" } else { "" }].into_iter().collect())
+                Ok([&*run, &*history, if identity.is_promoted { "1" } else { "" }].into_iter().collect())
             }
-            Asked::Time => Ok([&*self.time.load(Ordering::Relaxed).to_string()].into_iter().collect()),
-            Asked::Run(script, keys, args) => {
+            StoreCall::Time => Ok([&*self.time.load(Ordering::Relaxed).to_string()].into_iter().collect()),
+            StoreCall::Run(script, keys, args) => {
                 let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
                 let args: Vec<&str> = args.iter().map(String::as_str).collect();
-                self.store.run(script, &keys, &args)
+                self.store.eval(script, &keys, &args)
             }
         }
     }
 
-    /// Waits until the store does not stand still.
-    async fn thawed(&self) {
+    /// Waits until the store is not suspended.
+    async fn wait_until_unfrozen(&self) {
         loop {
             let until = self.state().frozen_until;
             match until {
@@ -284,99 +293,100 @@ impl World {
     }
 }
 
-/// What happens to the store and to the network.
+/// Faults of the store and the network.
 impl World {
-    pub fn cut(&self, server: Option<usize>) {
+    pub fn disconnect(&self, server: Option<usize>) {
         let mut state = self.state();
         state.connections.retain(|(of, connection)| {
-            let is_cut = server.is_none_or(|server| server == *of);
-            if is_cut {
+            let is_closed = server.is_none_or(|server| server == *of);
+            if is_closed {
                 connection.broken.cancel();
             }
-            !is_cut && !connection.broken.is_cancelled()
+            !is_closed && !connection.broken.is_cancelled()
         });
     }
 
-    pub fn deafen(&self, server: usize, ms: u64) {
-        self.state().links[server].deaf_until = Some(Instant::now() + Duration::from_millis(ms));
+    pub fn partition(&self, server: usize, ms: u64) {
+        self.state().links[server].partitioned_until = Some(Instant::now() + Duration::from_millis(ms));
     }
 
-    pub fn slow_down(&self, server: usize, ms: u64, most_ms: u64) {
+    pub fn slow_down(&self, server: usize, ms: u64, max_delay_ms: u64) {
         let mut state = self.state();
         state.links[server].slow_until = Some(Instant::now() + Duration::from_millis(ms));
-        state.links[server].most_ms = most_ms;
+        state.links[server].max_delay_ms = max_delay_ms;
     }
 
     pub fn freeze(&self, ms: u64) {
         self.state().frozen_until = Some(Instant::now() + Duration::from_millis(ms));
     }
 
-    pub fn leap(&self, ms: i64) {
+    pub fn jump_clock(&self, ms: i64) {
         self.state().offset_us += ms * 1000;
     }
 
-    /// What is stored now is all that a loss will leave.
-    pub fn mark(&self) {
+    /// Takes the snapshot that the store restores when it restarts with lost writes.
+    pub fn take_snapshot(&self) {
         self.time.store(self.store_us(), Ordering::Relaxed);
         let snapshot = self.store.snapshot();
-        self.state().mark = Some(snapshot);
+        self.state().snapshot = Some(snapshot);
     }
 
-    pub fn empty(&self) {
+    pub fn flush(&self) {
         self.store.replace(&Snapshot::default());
     }
 
     pub fn crash(&self) {
         self.state().is_up = false;
-        self.cut(None);
+        self.disconnect(None);
     }
 
     pub fn is_up(&self) -> bool {
         self.state().is_up
     }
 
-    /// The store is there again, as another process: with what it had at the mark, or all.
-    pub fn start_store(&self, is_cut_back: bool, is_promoted: bool) {
-        let mark = self.state().mark.take();
-        if let Some(mark) = mark.filter(|_| is_cut_back) {
-            self.store.replace(&mark);
+    /// Restarts the store as another process, with its snapshot or all its data.
+    pub fn start_store(&self, is_rolled_back: bool, is_promoted: bool) {
+        let snapshot = self.state().snapshot.take();
+        if let Some(snapshot) = snapshot.filter(|_| is_rolled_back) {
+            self.store.replace(&snapshot);
         }
         let mut state = self.state();
         state.is_up = true;
         state.identity.run += 1;
         state.identity.history += 1;
-        state.identity.goes_on = is_promoted;
+        state.identity.is_promoted = is_promoted;
     }
 
-    /// All is well from now on.
-    pub fn heal(&self) {
+    /// Ends all faults.
+    pub fn end_faults(&self) {
         let mut state = self.state();
-        state.weather = Weather::default();
+        state.message_faults = MessageFaults::default();
         state.frozen_until = None;
         state.sql = SqlState::default();
         state.links.fill(LinkState::default());
     }
 
-    /// How long an SQL statement takes there and back, and whether its answer is lost.
-    pub fn sql_fate(&self) -> (Duration, Duration, bool) {
+    /// The delays of an SQL statement and its answer, and whether the answer is lost.
+    pub fn sql_delivery(&self) -> (Duration, Duration, bool) {
         let mut state = self.state();
-        let State { rng, weather, sql, .. } = &mut *state;
+        let State { rng, message_faults, sql, .. } = &mut *state;
         let slow = is_until(sql.slow_until);
         let delay = |rng: &mut fastrand::Rng| {
             let ms = match () {
                 () if slow => rng.u64(0..3500),
-                () if weather.sql_late > 0.0 && rng.f64() < weather.sql_late => rng.u64(0..1500),
+                () if message_faults.sql_late > 0.0 && rng.f64() < message_faults.sql_late => rng.u64(0..1500),
                 () => rng.u64(0..4),
             };
             Duration::from_millis(ms)
         };
-        let (there, back) = (delay(rng), delay(rng));
-        let is_mute = is_until(sql.mute_until) || weather.sql_unanswered > 0.0 && rng.f64() < weather.sql_unanswered;
-        (there, back, is_mute)
+        let (request_delay, response_delay) = (delay(rng), delay(rng));
+        let is_unanswered = is_until(sql.unanswered_until)
+            || message_faults.sql_unanswered > 0.0 && rng.f64() < message_faults.sql_unanswered;
+        (request_delay, response_delay, is_unanswered)
     }
 }
 
-impl Asked {
+impl StoreCall {
     fn name(&self) -> &'static str {
         match self {
             Self::Identity => "INFO",
@@ -393,43 +403,47 @@ impl Asked {
     }
 }
 
-/// One server's way to the store.
-pub struct Way {
+/// One server's client of the store.
+pub struct StoreClient {
     pub world: Arc<World>,
     pub server: usize,
 }
 
-impl Transport for Way {
-    fn connect(&self) -> BoxFuture<'static, Result<Connection, StoreError>> {
+impl Transport for StoreClient {
+    fn connect(&self) -> BoxFuture<'static, Result<SimulatedConnection, StoreError>> {
         let (world, server) = (self.world.clone(), self.server);
         async move {
             world.step();
-            let fate = world.fate(server);
-            sleep(fate.there).await;
-            if fate.is_lost || is_until(world.state().frozen_until) {
+            let delivery = world.delivery(server);
+            sleep(delivery.request_delay).await;
+            if delivery.is_lost || is_until(world.state().frozen_until) {
                 std::future::pending::<()>().await;
             }
             let mut state = world.state();
             if !state.is_up {
-                return Err(StoreError::NotSent("nobody listens".into()));
+                return Err(StoreError::NotSent("connection refused".into()));
             }
-            let connection = Connection { number: 0, broken: CancellationToken::new() };
+            let connection = SimulatedConnection { number: 0, broken: CancellationToken::new() };
             state.connections.push((server, connection.clone()));
             Ok(connection)
         }
         .boxed()
     }
 
-    fn ask(&self, connection: &Connection, question: Question<'_>) -> BoxFuture<'static, Result<Reply, StoreError>> {
-        let asked = match question {
-            Question::Identity => Asked::Identity,
-            Question::Time => Asked::Time,
-            Question::Run { script, keys, args } => {
-                let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-                Asked::Run(script, words(keys), words(args))
+    fn send(
+        &self,
+        connection: &SimulatedConnection,
+        request: StoreRequest<'_>,
+    ) -> BoxFuture<'static, Result<Reply, StoreError>> {
+        let call = match request {
+            StoreRequest::Identity => StoreCall::Identity,
+            StoreRequest::Time => StoreCall::Time,
+            StoreRequest::Eval { script, keys, args } => {
+                let owned = |owned: &[&str]| owned.iter().map(|text| (*text).to_owned()).collect();
+                StoreCall::Run(script, owned(keys), owned(args))
             }
         };
-        self.world.clone().ask(self.server, connection.broken.clone(), asked).boxed()
+        self.world.clone().call(self.server, connection.broken.clone(), call).boxed()
     }
 
     fn subscribe(&self, channel: &str) -> mpsc::Receiver<String> {
@@ -438,16 +452,16 @@ impl Transport for Way {
         let (world, server) = (self.world.clone(), self.server);
         tokio::spawn(async move {
             while let Some(message) = published.recv().await {
-                let fate = world.fate(server);
+                let delivery = world.delivery(server);
                 let is_lost = {
                     let mut state = world.state();
-                    let unpublished = state.weather.unpublished;
+                    let unpublished = state.message_faults.unpublished;
                     unpublished > 0.0 && state.rng.f64() < unpublished
                 };
-                if is_lost || fate.is_lost {
+                if is_lost || delivery.is_lost {
                     continue;
                 }
-                sleep(fate.there).await;
+                sleep(delivery.request_delay).await;
                 let _ = sender.try_send(message);
             }
         });

@@ -4,45 +4,43 @@ use uuid::Uuid;
 
 use super::{
     AccountsError, Database, NewToken, Plan, Scopes, TokenRequest,
-    change::{Actor, Change, now_ms},
+    change::{Actor, ChangeTransaction, now_ms},
 };
 use crate::lock::{AccountId, Label, Lease, Namespace, is_invisible};
 
-/// What is known of an account.
+/// An account.
 #[derive(Clone, Debug, Serialize)]
 pub struct AccountInfo {
     #[serde(serialize_with = "as_text")]
     pub id: AccountId,
     pub email: String,
     pub plan: String,
-    /// Its own lease in milliseconds, if it has set one.
+    /// The account's default lease in milliseconds; `None` selects the plan's.
     pub lease_ms: Option<i64>,
     /// Times are milliseconds since 1970.
     pub suspended_at: Option<i64>,
     pub created_at: i64,
 }
 
-/// An account that was made, and its first token.
+/// A new account and its first token.
 #[derive(Clone, Debug)]
 pub struct NewAccount {
     pub account: AccountInfo,
     pub token: NewToken,
 }
 
-/// The first account of an embedded database, whose owner is whoever sits at
-/// the machine.
+/// The first account of an embedded database, for the owner of the machine.
 const FIRST_EMAIL: &str = "owner@localhost";
 const FIRST_PLAN: &str = "business";
 
 impl Database {
-    /// The longest e-mail address, in bytes (RFC 5321, with the erratum 1690 of
-    /// RFC 3696).
+    /// Maximum length of an e-mail address in bytes (RFC 5321, with erratum 1690 of RFC 3696).
     pub const EMAIL_BYTES_MAX: usize = 254;
 
-    /// Makes an account with its first token, which may do everything.
+    /// Creates an account and its first token, which has all scopes.
     ///
     /// # Errors
-    /// When the address is none or has an account, or there is no such plan.
+    /// If the e-mail address is invalid or in use, or the plan does not exist.
     pub async fn create_account(&self, email: &str, plan: &str, label: Label) -> Result<NewAccount, AccountsError> {
         let mut change = self.change(Actor::Operator).await?;
         let account = change.add_account(email, plan).await?;
@@ -51,10 +49,10 @@ impl Database {
         Ok(NewAccount { account, token })
     }
 
-    /// Makes the first account of a database that has none, `None` if it has.
+    /// Creates the first account; `None` if the database already has one.
     ///
     /// # Errors
-    /// When the database fails.
+    /// If the database fails.
     pub async fn first_account(&self) -> Result<Option<NewAccount>, AccountsError> {
         let mut change = self.change(Actor::Server).await?;
         let accounts: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM accounts").fetch_one(change.connection()).await?;
@@ -71,7 +69,7 @@ impl Database {
     /// Lists all accounts, the oldest first.
     ///
     /// # Errors
-    /// When the database fails.
+    /// If the database fails.
     pub async fn list_accounts(&self) -> Result<Vec<AccountInfo>, AccountsError> {
         let rows = sqlx::query("SELECT * FROM accounts WHERE deleted_at IS NULL ORDER BY created_at, id")
             .fetch_all(self.pool())
@@ -79,18 +77,18 @@ impl Database {
         rows.iter().map(AccountInfo::read).collect()
     }
 
-    /// Looks at one account, by its e-mail address or id.
+    /// Reads one account by its e-mail address or id.
     ///
     /// # Errors
-    /// When there is none.
+    /// If it does not exist.
     pub async fn show_account(&self, account: &str) -> Result<AccountInfo, AccountsError> {
         find_account(&mut *self.pool().acquire().await?, account).await
     }
 
-    /// Puts an account on another plan.
+    /// Changes the plan of an account.
     ///
     /// # Errors
-    /// When there is no such account or plan.
+    /// If the account or the plan does not exist.
     pub async fn set_plan(&self, account: &str, plan: &str) -> Result<(), AccountsError> {
         let mut change = self.change(Actor::Operator).await?;
         let account = change.find_account(account).await?;
@@ -104,10 +102,10 @@ impl Database {
         change.finish(&account, "account.set-plan", detail).await
     }
 
-    /// Gives an account a lease of its own, or takes it away.
+    /// Sets the default lease of an account; `None` restores the plan's.
     ///
     /// # Errors
-    /// When there is no such account, or its plan has no such lease.
+    /// If the account does not exist, or the lease is outside the plan's range.
     pub async fn set_lease(&self, by: Actor, account: &str, lease: Option<Lease>) -> Result<(), AccountsError> {
         let mut change = self.change(by).await?;
         let account = change.find_account(account).await?;
@@ -125,10 +123,10 @@ impl Database {
         change.finish(&account, "account.set-lease", detail).await
     }
 
-    /// Suspends an account, or lets it go on. Doing so twice changes nothing.
+    /// Suspends or resumes an account. Repeating this changes nothing.
     ///
     /// # Errors
-    /// When there is no such account.
+    /// If the account does not exist.
     pub async fn set_suspended(&self, account: &str, suspended: bool) -> Result<(), AccountsError> {
         let mut change = self.change(Actor::Operator).await?;
         let account = change.find_account(account).await?;
@@ -145,12 +143,12 @@ impl Database {
     }
 }
 
-impl Change<'_> {
+impl ChangeTransaction<'_> {
     pub(super) async fn find_account(&mut self, account: &str) -> Result<AccountInfo, AccountsError> {
         find_account(self.connection(), account).await
     }
 
-    /// Records, marks the account as changed, and commits.
+    /// Writes the audit row, marks the account as changed, and commits.
     pub(super) async fn finish(
         mut self,
         account: &AccountInfo,
@@ -191,7 +189,7 @@ impl Change<'_> {
         Ok(account)
     }
 
-    /// A token that may do everything.
+    /// Adds a token with all scopes.
     async fn add_first_token(&mut self, account: &AccountInfo, label: Label) -> Result<NewToken, AccountsError> {
         let scopes = Scopes { lock: true, manage: true };
         self.add_token(account, &TokenRequest { label, scopes, namespace: Namespace::PUBLIC.into() }).await
@@ -222,15 +220,14 @@ async fn find_account(connection: &mut AnyConnection, account: &str) -> Result<A
     AccountInfo::read(&row)
 }
 
-/// Only what tells an address from something else: whether there is a mailbox
-/// is for a message to find out.
+/// Checks the form only; only a message can prove that the mailbox exists.
 pub(super) fn check_email(email: &str) -> Result<(), AccountsError> {
-    let is_sound = email.len() <= Database::EMAIL_BYTES_MAX
+    let is_valid = email.len() <= Database::EMAIL_BYTES_MAX
         && !email.chars().any(is_invisible)
         && email
             .split_once('@')
             .is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !host.contains('@'));
-    is_sound.then_some(()).ok_or_else(|| AccountsError::Email(email.chars().take(100).collect()))
+    is_valid.then_some(()).ok_or_else(|| AccountsError::Email(email.chars().take(100).collect()))
 }
 
 fn as_text<S: serde::Serializer>(id: &AccountId, serializer: S) -> Result<S::Ok, S::Error> {

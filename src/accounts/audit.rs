@@ -2,44 +2,44 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::{
-    AccountsError, Directory,
-    change::{Actor, Change},
+    AccountsError, TokenCache,
+    change::{Actor, ChangeTransaction},
     metrics::measured,
 };
 use crate::lock::AccountId;
 
-/// A row for the audit log that is written, and not there yet: what it tells of
-/// is done while it can still be taken back, by dropping this.
-pub struct Recording<'a>(Change<'a>);
+/// An audit row that is written but not committed. The caller performs the action before the
+/// commit, so that dropping this value still discards the row.
+pub struct PendingAuditRow<'a>(ChangeTransaction<'a>);
 
-impl Directory {
-    /// Records what somebody does to the locks of an account.
+impl TokenCache {
+    /// Writes an audit row for an action on the locks of an account.
     ///
     /// # Errors
-    /// When the database could not be asked in time.
+    /// If the database fails or times out.
     pub async fn record(
         &self,
         by: Actor,
         account: AccountId,
         action: &str,
         detail: Value,
-    ) -> Result<Recording<'_>, AccountsError> {
+    ) -> Result<PendingAuditRow<'_>, AccountsError> {
         let recorded = async {
             let mut change = self.database.change(by).await?;
             change.record(Some(account), action, detail).await?;
-            Ok(Recording(change))
+            Ok(PendingAuditRow(change))
         };
         timeout(Self::DATABASE_TIMEOUT, measured("record", recorded)).await.unwrap_or(Err(AccountsError::TooSlow))
     }
 }
 
-impl Recording<'_> {
-    /// Keeps what was recorded.
+impl PendingAuditRow<'_> {
+    /// Commits the row.
     ///
     /// # Errors
-    /// When the database could not be asked in time; it may be kept then.
+    /// If the database fails or times out; the row may be committed then.
     pub async fn commit(self) -> Result<(), AccountsError> {
-        timeout(Directory::DATABASE_TIMEOUT, measured("commit", self.0.commit()))
+        timeout(TokenCache::DATABASE_TIMEOUT, measured("commit", self.0.commit()))
             .await
             .unwrap_or(Err(AccountsError::TooSlow))
     }

@@ -3,12 +3,12 @@ use sqlx::Row;
 use super::{AccountsError, Database};
 use crate::lock::AccountId;
 
-/// Which rows of the audit log to read.
+/// Selects rows of the audit log.
 #[derive(Clone, Debug, Default)]
 pub struct AuditFilter {
-    /// What actions begin with, as in `token.`; empty for all.
+    /// Prefix of the action, such as `token.`; empty for all.
     pub action: String,
-    /// Only what stands behind this row: its time and its id.
+    /// Only rows older than this position: time and id of a row.
     pub before: Option<(i64, String)>,
 }
 
@@ -25,24 +25,22 @@ pub struct AuditRow {
     pub detail: String,
 }
 
-/// Some rows, the newest first.
+/// A page of rows, newest first.
 #[derive(Clone, Debug, Default)]
-pub struct AuditPage {
+pub struct AuditRows {
     pub rows: Vec<AuditRow>,
-    /// Behind which row to go on; `None` at the end. There need not be one of the kind
-    /// that is read.
+    /// Position after which the next page begins; `None` at the end. The next page may be empty.
     pub next: Option<(i64, String)>,
 }
 
 impl Database {
-    /// How many rows of an account one statement reads, of whichever kind.
+    /// Rows that one statement reads, matching or not.
     const AUDIT_READ_MAX: usize = 200;
-    /// How many statements read one page.
+    /// Maximum number of statements per page.
     const AUDIT_READS_MAX: usize = 20;
 
-    /// Reads what happened to an account, the newest first, `limit` rows at most. Of a kind
-    /// that there is little of a page may end before it is full: however long the log is,
-    /// so much of it is read and no more.
+    /// Reads audit rows of an account, newest first, at most `limit`. A page may end before it is
+    /// full if few rows match: the number of rows read per page is bounded.
     ///
     /// # Errors
     /// When the database fails.
@@ -51,13 +49,13 @@ impl Database {
         account: AccountId,
         filter: &AuditFilter,
         limit: usize,
-    ) -> Result<AuditPage, AccountsError> {
-        let mut page = AuditPage { rows: Vec::new(), next: filter.before.clone() };
+    ) -> Result<AuditRows, AccountsError> {
+        let mut page = AuditRows { rows: Vec::new(), next: filter.before.clone() };
         for _ in 0..Self::AUDIT_READS_MAX {
             let rows = self.read_audit_before(account, page.next.take()).await?;
             let is_end = rows.len() < Self::AUDIT_READ_MAX;
             for row in rows {
-                // One more of the kind tells that there is another page.
+                // One more matching row proves that there is another page.
                 if row.action.starts_with(&filter.action) && page.rows.len() == limit {
                     page.next = page.rows.last().map(AuditRow::position);
                     return Ok(page);
@@ -105,7 +103,7 @@ impl Database {
 }
 
 impl AuditRow {
-    /// Where it stands in the log.
+    /// The row's position in the log.
     fn position(&self) -> (i64, String) {
         (self.at, self.id.clone())
     }

@@ -6,14 +6,14 @@ use sha2::Sha256;
 
 use super::{AccountsError, Database, Secret, TokenHash};
 
-/// What signs entries of tokens in the store. It is in the account database alone, so that
-/// whoever can write to Redis makes no token. It does not print.
+/// The key that signs entries of the token cache in the store. It is only in the account database,
+/// so that write access to Redis does not suffice to forge a token. `Debug` masks it.
 pub(super) struct CacheKey(Secret);
 
-/// What of an entry is signed: all of it, and for which token.
+/// The signed data: the whole entry and its token.
 pub(super) struct Signed<'a> {
     pub token: &'a TokenHash,
-    /// The number of the change up to which it is true.
+    /// The number of the last change before the entry was read.
     pub seq: &'a str,
     pub account: &'a str,
     pub entry: &'a str,
@@ -24,21 +24,21 @@ impl CacheKey {
         Self(Secret::generate())
     }
 
-    /// The message authentication code: HMAC-SHA-256 in base64url.
+    /// Returns the message authentication code: HMAC-SHA-256 in base64url.
     pub(super) fn mac(&self, signed: &Signed<'_>) -> String {
         URL_SAFE_NO_PAD.encode(self.hmac(signed).map(|hmac| hmac.finalize().into_bytes()).unwrap_or_default())
     }
 
-    /// Compares in a time that does not depend on where two differ.
+    /// Verifies a code in constant time.
     pub(super) fn is_mac(&self, mac: &str, signed: &Signed<'_>) -> bool {
         let mac = URL_SAFE_NO_PAD.decode(mac).unwrap_or_default();
         self.hmac(signed).is_some_and(|hmac| hmac.verify_slice(&mac).is_ok())
     }
 
-    /// None never: HMAC takes keys of any length.
+    /// Never `None`: HMAC accepts keys of any length.
     fn hmac(&self, signed: &Signed<'_>) -> Option<Hmac<Sha256>> {
         let mut hmac = Hmac::<Sha256>::new_from_slice(self.0.reveal().as_bytes()).ok()?;
-        // The first three have no line end in them.
+        // The first three parts contain no line break.
         for part in [&*signed.token.to_string(), "\n", signed.seq, "\n", signed.account, "\n", signed.entry] {
             hmac.update(part.as_bytes());
         }
@@ -53,7 +53,7 @@ impl fmt::Debug for CacheKey {
 }
 
 impl Database {
-    /// The key of all servers. Whoever asks first makes it.
+    /// Returns the key of all servers; the first server creates it.
     pub(super) async fn cache_key(&self) -> Result<CacheKey, AccountsError> {
         if let Some(key) = self.read_cache_key().await? {
             return Ok(key);
@@ -62,12 +62,12 @@ impl Database {
             .bind(CacheKey::generate().0.reveal())
             .execute(self.pool())
             .await?;
-        self.read_cache_key().await?.ok_or(AccountsError::Corrupt("the key of the cache"))
+        self.read_cache_key().await?.ok_or(AccountsError::Corrupt("the token cache's signing key"))
     }
 
     async fn read_cache_key(&self) -> Result<Option<CacheKey>, AccountsError> {
         let key: Option<String> = sqlx::query_scalar("SELECT key FROM cache_key").fetch_optional(self.pool()).await?;
-        key.map(|key| Secret::parse(&key).map(CacheKey).ok_or(AccountsError::Corrupt("the key of the cache")))
+        key.map(|key| Secret::parse(&key).map(CacheKey).ok_or(AccountsError::Corrupt("the token cache's signing key")))
             .transpose()
     }
 }
@@ -78,7 +78,7 @@ mod tests {
     use crate::accounts::Token;
 
     #[test]
-    fn a_code_is_for_one_entry_of_one_token_under_one_key() {
+    fn code_is_valid_for_one_entry_of_one_token_with_one_key() {
         let (key, token, other) = (CacheKey::generate(), Token::generate().hash(), Token::generate().hash());
         let signed = || Signed { token: &token, seq: "7", account: "ana", entry: "{}" };
         let mac = key.mac(&signed());

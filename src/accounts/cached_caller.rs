@@ -10,28 +10,28 @@ use tokio::time::Instant;
 
 use super::Caller;
 
-/// What is remembered of a token.
+/// A caller in memory.
 #[derive(Clone)]
-pub(super) struct Known {
+pub(super) struct CachedCaller {
     pub(super) caller: Arc<Caller>,
-    /// The directory's generation in which reading it began.
+    /// The token cache's generation when the lookup began.
     pub(super) generation: u64,
     read_at: Instant,
-    is_renewing: Arc<AtomicBool>,
+    is_refreshing: Arc<AtomicBool>,
 }
 
-impl Known {
-    /// How old a token that is in use may become before it is read anew beside that:
-    /// nobody who uses it is to wait until it is.
-    const RENEWED: Duration = Duration::from_secs(3);
+impl CachedCaller {
+    /// Age after which a used entry is refreshed in the background, so that no request waits for
+    /// it.
+    const REFRESH_AFTER: Duration = Duration::from_secs(3);
 
     pub(super) fn new(caller: Arc<Caller>, generation: u64) -> Self {
-        Self { caller, generation, read_at: Instant::now(), is_renewing: Arc::default() }
+        Self { caller, generation, read_at: Instant::now(), is_refreshing: Arc::default() }
     }
 
-    /// Whether it is to be read anew; says so to one who asks, and no other.
-    pub(super) fn is_due(&self) -> bool {
-        self.read_at.elapsed() >= Self::RENEWED && !self.is_renewing.swap(true, Ordering::Relaxed)
+    /// Whether the entry needs a refresh. Returns true to one caller only.
+    pub(super) fn claim_refresh(&self) -> bool {
+        self.read_at.elapsed() >= Self::REFRESH_AFTER && !self.is_refreshing.swap(true, Ordering::Relaxed)
     }
 }
 
@@ -41,12 +41,12 @@ mod tests {
     use crate::accounts::cache::tests::caller;
 
     #[tokio::test(start_paused = true)]
-    async fn one_is_told_that_it_is_due() {
-        let known = Known::new(Arc::new(caller()), 1);
-        assert!(!known.is_due());
-        tokio::time::advance(Known::RENEWED).await;
-        let same = known.clone();
-        assert!(same.is_due());
-        assert!(!known.is_due() && !same.is_due());
+    async fn one_caller_claims_the_refresh() {
+        let cached = CachedCaller::new(Arc::new(caller()), 1);
+        assert!(!cached.claim_refresh());
+        tokio::time::advance(CachedCaller::REFRESH_AFTER).await;
+        let same = cached.clone();
+        assert!(same.claim_refresh());
+        assert!(!cached.claim_refresh() && !same.claim_refresh());
     }
 }

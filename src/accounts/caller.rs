@@ -6,39 +6,39 @@ use uuid::Uuid;
 use super::{Plan, change::now_ms};
 use crate::lock::{AccountId, Label, Lease, Namespace, NamespaceId};
 
-/// Whose a token is, and what it allows.
+/// The account, scopes and plan of a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
     pub account: AccountId,
-    /// The token's id, which is no secret.
+    /// The token's id, which is not secret.
     pub token: Uuid,
     pub label: Label,
     pub scopes: Scopes,
     pub suspended: bool,
     pub plan: Plan,
-    /// The account's own lease, if it has set one.
+    /// The account's default lease; `None` selects the plan's.
     pub own_lease: Option<Lease>,
     /// The private namespaces of the account.
     pub namespaces: Vec<Namespace>,
     pub default_namespace: NamespaceId,
-    /// When the token was last noted to be in use, in hours since 1970.
+    /// The last recorded use of the token, in hours since 1970.
     pub last_used_hour: Option<i64>,
-    /// When the token ends, in milliseconds since 1970; none for one that does
-    /// not by itself. Servers of an earlier version leave it out.
+    /// When the token expires, in milliseconds since 1970; `None` for never. Servers of an earlier
+    /// version omit it.
     #[serde(default)]
     pub expires_at: Option<i64>,
 }
 
-/// What a token may be used for.
+/// The scopes of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scopes {
-    /// Acquire, heartbeat and release.
+    /// Acquire, heartbeat and release locks.
     pub lock: bool,
-    /// Look after the account: break locks, for one.
+    /// Manage the account, for example break locks.
     pub manage: bool,
 }
 
-/// A lease that the plan does not have.
+/// The requested lease is outside the plan's range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the plan {plan:?} has leases from {min} to {max}")]
 pub struct LeaseOutOfRange {
@@ -47,8 +47,8 @@ pub struct LeaseOutOfRange {
     pub max: Lease,
 }
 
-/// A namespace that is not the caller's: there is none of the name, or it is of
-/// another account, which is not told.
+/// The caller cannot use the namespace. A namespace of another account is not distinguished from a
+/// missing one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NamespaceDenied {
     #[error("the account has no namespace {0:?}")]
@@ -60,28 +60,28 @@ pub enum NamespaceDenied {
 static PUBLIC: std::sync::LazyLock<Namespace> = std::sync::LazyLock::new(Namespace::public);
 
 impl Caller {
-    /// Whether the token has ended by itself.
-    pub fn has_ended(&self) -> bool {
+    /// Whether the token has expired.
+    pub fn is_expired(&self) -> bool {
         self.expires_at.is_some_and(|end| end <= now_ms())
     }
 
-    /// How long until the token ends by itself; `None` for one that does not.
-    pub fn rest(&self) -> Option<Duration> {
+    /// Returns the time until the token expires; `None` for a token without an expiry.
+    pub fn remaining(&self) -> Option<Duration> {
         self.expires_at.map(|end| Duration::from_millis(end.saturating_sub(now_ms()).max(0) as u64))
     }
 
-    /// Whether the token may be used in a namespace.
+    /// Whether the caller can use a namespace.
     pub fn has_namespace(&self, id: NamespaceId) -> bool {
         let is_own = || self.namespaces.iter().any(|namespace| namespace.id == id);
         id == NamespaceId::Public || (self.plan.private_namespaces && is_own())
     }
 
-    /// The namespace of that name, or the token's default one.
+    /// Returns the namespace with this name, or the token's default namespace.
     ///
     /// # Errors
-    /// When it is not the account's, or its plan has none. A token whose default
-    /// is private never falls back to the public namespace: its locks would
-    /// meet other accounts' there.
+    /// If the account does not have it, or the plan has no private namespaces. A token with a
+    /// private default namespace never falls back to the public one: its locks would collide with
+    /// other accounts' locks there.
     pub fn namespace(&self, name: Option<&str>) -> Result<&Namespace, NamespaceDenied> {
         let found = match name {
             Some(Namespace::PUBLIC) => return Ok(&PUBLIC),
@@ -96,14 +96,14 @@ impl Caller {
         found.ok_or_else(|| NamespaceDenied::NotItsOwn(name.unwrap_or_default().to_owned()))
     }
 
-    /// The lease that is asked for, or the account's own, or the plan's.
+    /// Returns the requested lease, or the account's default, or the plan's.
     ///
     /// # Errors
-    /// When what is asked for is outside the plan's range. An account's own
-    /// lease from an earlier plan is brought into it.
-    pub fn lease(&self, asked: Option<Lease>) -> Result<Lease, LeaseOutOfRange> {
+    /// If the requested lease is outside the plan's range. An account's default from an earlier
+    /// plan is clamped to it.
+    pub fn lease(&self, requested: Option<Lease>) -> Result<Lease, LeaseOutOfRange> {
         let Plan { lease_min: min, lease_max: max, .. } = self.plan;
-        match asked {
+        match requested {
             Some(lease) if lease < min || max < lease => {
                 Err(LeaseOutOfRange { plan: self.plan.name.clone(), min, max })
             }

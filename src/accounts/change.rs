@@ -9,52 +9,51 @@ use uuid::Uuid;
 use super::{AccountsError, Database, Plan};
 use crate::lock::AccountId;
 
-/// A change of the database: one transaction that has a number of its own, and
-/// leaves a row in the audit log.
+/// A change of the database: one transaction with a number of its own and an audit row.
 ///
-/// The number is taken first and its row stays locked until the end. So numbers
-/// are committed in their order, and a server that asks what has changed since
-/// the number it saw last misses nothing.
-pub(super) struct Change<'a> {
+/// The transaction increments the counter first and holds its row until the end. Numbers are
+/// therefore committed in order, and a server that queries the changes after the last number it has
+/// seen misses none.
+pub(super) struct ChangeTransaction<'a> {
     transaction: Transaction<'a, Any>,
     seq: i64,
     actor: Actor,
 }
 
-/// Who makes a change.
+/// The originator of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Actor {
-    /// Somebody with the program and the database's address.
+    /// A person with access to the database's URL.
     Operator,
-    /// The server by itself.
+    /// A server.
     Server,
     /// A token, by its id.
     Token(Uuid),
     /// A session of the account page, by its id.
     Session(Uuid),
-    /// Somebody who has yet to sign in.
+    /// A visitor who has not signed in.
     Visitor,
 }
 
 impl Database {
-    /// Begins a change on behalf of `actor`.
-    pub(super) async fn change(&self, actor: Actor) -> Result<Change<'_>, AccountsError> {
+    /// Begins a change by `actor`.
+    pub(super) async fn change(&self, actor: Actor) -> Result<ChangeTransaction<'_>, AccountsError> {
         self.check_version().await?;
         let mut transaction = self.pool().begin().await?;
         let seq = sqlx::query_scalar("UPDATE revision SET seq = seq + 1 WHERE one = 1 RETURNING seq")
             .fetch_one(&mut *transaction)
             .await?;
         if let Actor::Session(id) = actor {
-            // Checked here, as changes are made one after another: one that is under way when
-            // its session is ended is not made.
+            // Checked inside the transaction, which serializes changes: a change that is in
+            // progress when its session ends fails.
             let session = sqlx::query("SELECT id FROM sessions WHERE id = $1").bind(id.to_string());
             session.fetch_optional(&mut *transaction).await?.ok_or(AccountsError::SessionEnded)?;
         }
-        Ok(Change { transaction, seq, actor })
+        Ok(ChangeTransaction { transaction, seq, actor })
     }
 }
 
-impl Change<'_> {
+impl ChangeTransaction<'_> {
     pub(super) fn seq(&self) -> i64 {
         self.seq
     }
@@ -63,7 +62,7 @@ impl Change<'_> {
         &mut self.transaction
     }
 
-    /// Marks an account as changed, so that servers drop what they know of it.
+    /// Marks an account as changed, so that servers invalidate their cached callers.
     pub(super) async fn touch_account(&mut self, account: AccountId) -> Result<(), AccountsError> {
         sqlx::query("UPDATE accounts SET revision = $1 WHERE id = $2")
             .bind(self.seq)
@@ -73,7 +72,7 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// Writes to the audit log what is done.
+    /// Writes an audit row.
     pub(super) async fn record(
         &mut self,
         account: Option<AccountId>,
@@ -119,8 +118,8 @@ impl fmt::Display for Actor {
     }
 }
 
-/// Milliseconds since 1970. These times are for people to read; nothing is
-/// decided by them but when sessions, links and rotated tokens end.
+/// Milliseconds since 1970, by the wall clock. These times are for display; they decide only on the
+/// expiry of sessions, links and rotated tokens.
 pub(super) fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }

@@ -14,15 +14,15 @@ use tokio::time::sleep;
 use super::{AccountsError, private_file};
 use crate::config::{DatabaseSettings, SecretUrl};
 
-/// A database may be ahead of the program: while a new version is rolled out,
-/// servers of the one before must be able to start again.
+/// The database may be newer than the program: during a rolling update, servers of the previous
+/// version must still start.
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrations = sqlx::migrate!("src/accounts/migrations");
     migrations.set_ignore_missing(true);
     migrations
 });
 
-/// The account database: SQLite or PostgreSQL, by one set of queries.
+/// The account database: SQLite or PostgreSQL, with the same queries.
 #[derive(Clone)]
 pub struct Database {
     pool: AnyPool,
@@ -30,16 +30,16 @@ pub struct Database {
 }
 
 impl Database {
-    /// How long to wait for a connection.
+    /// Time limit for getting a connection.
     const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-    /// How often to try to migrate while somebody else does.
+    /// Attempts to migrate while another process migrates.
     const MIGRATE_TRIES: u32 = 20;
     const MIGRATE_PAUSE: Duration = Duration::from_millis(250);
 
-    /// Opens the database; SQLite's file is made where there is none, for this user alone.
+    /// Opens the database. A missing SQLite file is created, readable for this user only.
     ///
     /// # Errors
-    /// When the address is of another kind, or the database cannot be reached.
+    /// If the URL's scheme is unsupported, or the database is unreachable.
     pub async fn open(settings: &DatabaseSettings) -> Result<Self, AccountsError> {
         static DRIVERS: Once = Once::new();
         DRIVERS.call_once(install_default_drivers);
@@ -54,9 +54,8 @@ impl Database {
             .after_connect(move |connection, _| {
                 Box::pin(async move {
                     if is_embedded {
-                        // A writer waits for another, readers do not stop it,
-                        // what was revoked stays revoked through a loss of
-                        // power, and references are held to.
+                        // Writers wait for each other, readers do not block writers, a revoked
+                        // token stays revoked after a power loss, and foreign keys are enforced.
                         let pragmas = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
                                        PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON";
                         connection.execute(pragmas).await?;
@@ -66,44 +65,43 @@ impl Database {
             });
         match options.connect(&address(&settings.url, is_embedded)).await {
             Ok(pool) => Ok(Self { pool, is_embedded }),
-            // It was tried again until then, since a database may be starting.
+            // The pool has retried until then, since the database may be starting.
             Err(sqlx::Error::PoolTimedOut) => Err(AccountsError::Unreachable(settings.url.to_string())),
             Err(error) => Err(AccountsError::NotOpened(settings.url.to_string(), error)),
         }
     }
 
-    /// Whether the address is that of an embedded database.
+    /// Whether the URL is that of an embedded database.
     ///
     /// # Errors
-    /// When it is of a kind that is not known, or of a database in memory, of
-    /// which each connection would have its own.
+    /// If the scheme is unknown, or the database is in memory, where each connection would have a
+    /// database of its own.
     pub fn check_address(settings: &DatabaseSettings) -> Result<bool, AccountsError> {
         match settings.url.scheme() {
-            "sqlite" if in_memory(&settings.url) => Err(AccountsError::InMemory),
+            "sqlite" if is_in_memory(&settings.url) => Err(AccountsError::InMemory),
             "sqlite" => Ok(true),
             "postgres" | "postgresql" => check_parameters(&settings.url).map(|()| false),
             scheme => Err(AccountsError::Scheme(scheme.to_owned())),
         }
     }
 
-    /// Logs which files of an embedded database other users of this machine can open.
+    /// Logs the files of an embedded database that other users of this machine can open.
     pub fn warn_if_shared(settings: &DatabaseSettings) {
         if let Some(path) = settings.file() {
             private_file::warn_if_shared(&path);
         }
     }
 
-    /// Whether the database is a file of this machine.
+    /// Whether the database is a SQLite file of this machine.
     pub fn is_embedded(&self) -> bool {
         self.is_embedded
     }
 
-    /// Brings the database to this version. Several may do so at once:
-    /// PostgreSQL lets them take turns, and with SQLite those who come second
-    /// try again until there is nothing left to do.
+    /// Migrates the database to this version. Several processes may do so at once: PostgreSQL
+    /// serializes them; with SQLite the later ones retry until nothing is left to do.
     ///
     /// # Errors
-    /// When a migration fails.
+    /// If a migration fails.
     pub async fn migrate(&self) -> Result<(), AccountsError> {
         let mut tries = 0;
         while let Err(error) = MIGRATIONS.run(&self.pool).await {
@@ -116,8 +114,7 @@ impl Database {
         self.protect_audit().await
     }
 
-    /// Checks that the database is at this version or a later one, without
-    /// changing it.
+    /// Checks that the database is at this version or a later one, without changes.
     ///
     /// # Errors
     /// [`AccountsError::NotMigrated`] when it is not.
@@ -125,7 +122,7 @@ impl Database {
         let mut connection = self.pool.acquire().await?;
         let applied = match connection.list_applied_migrations(&MIGRATIONS.table_name).await {
             Ok(applied) => applied.into_iter().map(|migration| migration.version).max(),
-            // Without any migration there is no table of them either.
+            // Before the first migration the table of migrations does not exist.
             Err(MigrateError::Execute(sqlx::Error::Database(error))) if is_no_such_table(&*error) => None,
             Err(error) => return Err(error.into()),
         };
@@ -136,7 +133,7 @@ impl Database {
         Ok(())
     }
 
-    /// Closes all connections; SQLite then leaves one file behind.
+    /// Closes all connections; SQLite then merges its files into one.
     pub(super) async fn close(&self) {
         self.pool.close().await;
     }
@@ -145,7 +142,7 @@ impl Database {
         &self.pool
     }
 
-    /// Makes the audit log append-only. Each database has its own words for it.
+    /// Makes the audit log append-only, with statements that differ between the databases.
     async fn protect_audit(&self) -> Result<(), AccountsError> {
         let statements: &[&'static str] = if self.is_embedded {
             &[
@@ -162,8 +159,7 @@ impl Database {
                  FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse()",
             ]
         };
-        // One after another for all who migrate: the row of the counter is
-        // theirs until they are done.
+        // The locked counter row serializes concurrent migrations.
         let mut transaction = self.pool.begin().await?;
         transaction.execute("UPDATE revision SET seq = seq").await?;
         for statement in statements {
@@ -173,8 +169,8 @@ impl Database {
     }
 }
 
-/// Refuses parameters that the driver does not know. It would log them and go on, and they may be the
-/// rest of a password.
+/// Rejects unknown URL parameters: the driver would log and ignore them, and they may be the rest
+/// of a password.
 fn check_parameters(url: &SecretUrl) -> Result<(), AccountsError> {
     const KNOWN: [&str; 18] = [
         "application_name",
@@ -203,7 +199,7 @@ fn check_parameters(url: &SecretUrl) -> Result<(), AccountsError> {
     }
 }
 
-fn in_memory(url: &SecretUrl) -> bool {
+fn is_in_memory(url: &SecretUrl) -> bool {
     url.reveal().contains(":memory:") || url.reveal().contains("mode=memory")
 }
 
@@ -211,7 +207,7 @@ fn is_no_such_table(error: &dyn DatabaseError) -> bool {
     error.code().is_some_and(|code| code == "42P01") || error.message().starts_with("no such table")
 }
 
-/// The address in the form that sqlx wants.
+/// Returns the URL as sqlx expects it.
 fn address(url: &SecretUrl, is_embedded: bool) -> String {
     let url = url.reveal();
     match is_embedded {

@@ -3,14 +3,14 @@ use std::time::Duration;
 use super::PasswordError;
 use crate::lock::{Lease, NamespaceError};
 
-/// Why something about accounts was not done.
+/// Why an operation on accounts failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountsError {
     #[error("there is no {what} {name:?}")]
     NotFound { what: &'static str, name: String },
     #[error("there is already {what} {name:?}")]
     Exists { what: &'static str, name: String },
-    #[error("{0:?} is no e-mail address")]
+    #[error("{0:?} is not a valid e-mail address")]
     Email(String),
     #[error(transparent)]
     Password(#[from] PasswordError),
@@ -22,15 +22,17 @@ pub enum AccountsError {
     Namespace(#[from] NamespaceError),
     #[error("an account has at most {max} {what}")]
     TooMany { what: &'static str, max: u64 },
-    #[error("plan {plan:?} allows {max} live tokens; revoke one that is not needed any more")]
+    #[error("plan {plan:?} allows {max} active tokens; revoke an unused one")]
     TooManyTokens { plan: String, max: u64 },
-    #[error("{max} tokens of the account end within the hour already; rotate this one at once, or later")]
-    TooManyEnding { max: u64 },
-    #[error("{tokens} tokens have their locks in {namespace:?}; revoke them first")]
+    #[error(
+        "{max} tokens of the account already expire within the hour; rotate this one without a grace period, or later"
+    )]
+    TooManyExpiring { max: u64 },
+    #[error("namespace {namespace:?} is the default of {tokens} tokens; revoke them first")]
     InUse { namespace: String, tokens: u64 },
-    #[error("no server on this database has answered within {} s", .0.as_secs())]
+    #[error("no server of this database answered within {} s; check that a server is running", .0.as_secs())]
     NoServer(Duration),
-    #[error("a server could not do it: {0}")]
+    #[error("a server failed to carry out the command: {0}")]
     Server(String),
     #[error("the session has ended; sign in again")]
     SessionEnded,
@@ -38,24 +40,24 @@ pub enum AccountsError {
     Suspended,
     #[error("a plan cannot have {0}")]
     Plan(String),
-    #[error("the database is at version {is}, and {needed} is needed; run lockable migrate")]
+    #[error("the database schema has version {is}, but version {needed} is required; run lockable migrate")]
     NotMigrated { is: i64, needed: i64 },
-    #[error("the database {0} cannot be reached")]
+    #[error("cannot reach the database {0}")]
     Unreachable(String),
-    #[error("the database {0} cannot be opened: {1}")]
+    #[error("cannot open the database {0}: {1}")]
     NotOpened(String, sqlx::Error),
-    #[error("the database took too long")]
+    #[error("the database timed out")]
     TooSlow,
-    #[error("a database in memory is not kept; name a file, as in sqlite:lockable.db")]
+    #[error("a database in memory does not persist; set a file, such as sqlite:lockable.db")]
     InMemory,
-    #[error("the database failed: {0}")]
+    #[error("database error: {0}")]
     Sql(#[from] sqlx::Error),
-    #[error("the database cannot be migrated: {0}")]
+    #[error("cannot migrate the database: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
-    #[error("LOCKABLE_DATABASE_URL has an unknown parameter; write & in a password as %26; there are {0}")]
+    #[error("LOCKABLE_DATABASE_URL has an unknown parameter; encode & in a password as %26; known parameters: {0}")]
     Parameter(String),
-    #[error("the address of the database begins with {0}:, where sqlite: or postgres: is expected")]
+    #[error("the database URL begins with {0}:; use sqlite: or postgres:")]
     Scheme(String),
-    #[error("the database holds what it should not: {0}")]
+    #[error("the database contains invalid data: {0}")]
     Corrupt(&'static str),
 }

@@ -6,23 +6,22 @@ use uuid::Uuid;
 use super::{AccountsError, Caller, Database, Plan, Scopes, TokenHash, cache::SharedCache, change::now_ms};
 use crate::lock::{AccountId, Label, Lease, Namespace, NamespaceId};
 
-/// What has changed after a certain change.
+/// The changes after a given change.
 #[derive(Debug, Default)]
-pub(super) struct Changes {
+pub(super) struct ChangeSet {
     /// The number of the last change.
     pub seq: i64,
     pub accounts: BTreeSet<AccountId>,
-    /// A plan has changed, or so many accounts that they are not listed:
-    /// everything may have.
+    /// A plan has changed, or too many accounts to list: every account may have changed.
     pub plans: bool,
 }
 
 impl Database {
-    /// Of how many tokens one statement notes that they were used.
-    const NOTED_MAX: usize = 500;
+    /// Tokens per statement that records their last use.
+    const LAST_USED_BATCH: usize = 500;
 
-    /// Reads whose a token is, and the number of the last change before that.
-    /// `None` for a token that is unknown or revoked.
+    /// Reads the caller of a token, and the number of the last change before the read. `None` for
+    /// an unknown, revoked or expired token.
     pub(super) async fn find_caller(&self, hash: &TokenHash) -> Result<Option<(i64, Caller)>, AccountsError> {
         let row = sqlx::query(
             "SELECT r.seq, t.id, t.account, t.label, t.may_lock, t.may_manage, t.default_namespace, t.last_used_hour, t.expires_at, \
@@ -60,71 +59,69 @@ impl Database {
         Ok(Some((row.try_get("seq")?, caller)))
     }
 
-    /// The number of the last change.
+    /// Reads the number of the last change.
     pub(super) async fn last_change(&self) -> Result<i64, AccountsError> {
         Ok(sqlx::query_scalar("SELECT seq FROM revision").fetch_one(self.pool()).await?)
     }
 
-    /// What has changed after the change with the number `seen`.
-    pub(super) async fn changes_since(&self, seen: i64) -> Result<Changes, AccountsError> {
-        // The number first: what is committed after it is found next time again.
+    /// Reads the accounts that have changed after the change `seen`.
+    pub(super) async fn changes_since(&self, seen: i64) -> Result<ChangeSet, AccountsError> {
+        // The number is read first: later commits are found again in the next round.
         let seq = self.last_change().await?;
         let plans: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM plans WHERE revision > $1")
             .bind(seen)
             .fetch_one(self.pool())
             .await?;
-        let most = SharedCache::CHANGED_MAX as i64;
+        let most = SharedCache::CHANGED_ACCOUNTS_MAX as i64;
         let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM accounts WHERE revision > $1 LIMIT $2")
             .bind(seen)
             .bind(most + 1)
             .fetch_all(self.pool())
             .await?;
-        if plans > 0 || ids.len() > SharedCache::CHANGED_MAX {
-            return Ok(Changes::everything(seq));
+        if plans > 0 || ids.len() > SharedCache::CHANGED_ACCOUNTS_MAX {
+            return Ok(ChangeSet::everything(seq));
         }
         let accounts = ids.iter().map(|id| id.parse().map_err(|_| AccountsError::Corrupt("an account's id")));
-        Ok(Changes { seq, accounts: accounts.collect::<Result<_, _>>()?, plans: false })
+        Ok(ChangeSet { seq, accounts: accounts.collect::<Result<_, _>>()?, plans: false })
     }
 
-    /// Goes on counting changes from `seq` if fewer have been counted; returns
-    /// the number of the last change.
+    /// Raises the change counter to at least `seq` and returns it.
     pub(super) async fn count_from(&self, seq: i64) -> Result<i64, AccountsError> {
         sqlx::query("UPDATE revision SET seq = $1 WHERE seq < $1").bind(seq).execute(self.pool()).await?;
         self.last_change().await
     }
 
-    /// Notes when tokens were last used, in hours since 1970.
-    pub(super) async fn note_used(&self, used: &[(Uuid, i64)]) -> Result<(), AccountsError> {
+    /// Records the last use of tokens, in hours since 1970.
+    pub(super) async fn write_last_used(&self, used: &[(Uuid, i64)]) -> Result<(), AccountsError> {
         let mut by_hour = BTreeMap::<i64, BTreeSet<String>>::new();
         for (token, hour) in used {
             by_hour.entry(*hour).or_default().insert(token.to_string());
         }
         for (hour, tokens) in by_hour {
-            // Sorted, and in statements of their own: servers that note the same
-            // tokens must not wait for each other in a circle, nor operators
-            // for all of it.
-            for batch in tokens.into_iter().collect::<Vec<_>>().chunks(Self::NOTED_MAX) {
-                self.note_used_in(hour, batch).await?;
+            // Sorted batches: servers that record the same tokens must not deadlock, and an
+            // operator's change must not wait for all of them.
+            for batch in tokens.into_iter().collect::<Vec<_>>().chunks(Self::LAST_USED_BATCH) {
+                self.write_last_used_hour(hour, batch).await?;
             }
         }
         Ok(())
     }
 
-    async fn note_used_in(&self, hour: i64, tokens: &[String]) -> Result<(), AccountsError> {
+    async fn write_last_used_hour(&self, hour: i64, tokens: &[String]) -> Result<(), AccountsError> {
         let numbers: Vec<String> = (2..tokens.len() + 2).map(|number| format!("${number}")).collect();
         let statement = format!(
             "UPDATE tokens SET last_used_hour = $1 WHERE (last_used_hour IS NULL OR last_used_hour < $1) AND id IN ({})",
             numbers.join(", ")
         );
-        // Safe: it holds nothing but numbers of parameters.
+        // Safe: the text contains only parameter numbers.
         let query = sqlx::query(AssertSqlSafe(statement)).bind(hour);
         tokens.iter().fold(query, sqlx::query::Query::bind).execute(self.pool()).await?;
         Ok(())
     }
 }
 
-impl Changes {
-    /// All that there is may have changed.
+impl ChangeSet {
+    /// Every account may have changed.
     pub(super) fn everything(seq: i64) -> Self {
         Self { seq, plans: true, ..Self::default() }
     }

@@ -3,8 +3,8 @@ use std::{fmt::Display, future::Future, time::Instant};
 use metrics::{counter, histogram};
 use tracing::{Instrument, debug_span};
 
-/// Does something with the database while a server runs, and measures how long
-/// it took and what became of it, also when nobody waits for it any more.
+/// Runs a database operation of a server and records its duration and outcome, also if it is
+/// dropped by a timeout.
 pub(super) async fn measured<T, E: Display>(
     operation: &'static str,
     work: impl Future<Output = Result<T, E>>,
@@ -19,7 +19,7 @@ pub(super) async fn measured<T, E: Display>(
 struct Measure {
     operation: &'static str,
     begun: Instant,
-    /// Of what kind it is, if it is one.
+    /// The kind of failure, if any.
     failure: Option<&'static str>,
 }
 

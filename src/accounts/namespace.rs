@@ -8,7 +8,7 @@ use super::{
 };
 use crate::lock::{Namespace, NamespaceId};
 
-/// What is known of a private namespace.
+/// A private namespace.
 #[derive(Clone, Debug, Serialize)]
 pub struct NamespaceInfo {
     pub id: String,
@@ -18,14 +18,14 @@ pub struct NamespaceInfo {
 }
 
 impl Database {
-    /// How many private namespaces an account may have.
+    /// Maximum number of private namespaces per account.
     pub const NAMESPACES_MAX: u64 = 100;
 
-    /// Makes a private namespace for an account.
+    /// Creates a private namespace.
     ///
     /// # Errors
-    /// When there is no such account, its plan has none, it has too many, or
-    /// the name is taken or none.
+    /// If the account does not exist, its plan has no private namespaces, the limit is reached, or
+    /// the name is invalid or in use.
     pub async fn create_namespace(&self, by: Actor, account: &str, name: &str) -> Result<NamespaceInfo, AccountsError> {
         Namespace::check_private_name(name)?;
         let mut change = self.change(by).await?;
@@ -56,10 +56,10 @@ impl Database {
         Ok(namespace)
     }
 
-    /// Lists the private namespaces of an account by name.
+    /// Lists the private namespaces of an account, sorted by name.
     ///
     /// # Errors
-    /// When there is no such account.
+    /// If the account does not exist.
     pub async fn list_namespaces(&self, account: &str) -> Result<Vec<NamespaceInfo>, AccountsError> {
         let account = self.show_account(account).await?;
         let rows = sqlx::query("SELECT id, name, created_at FROM namespaces WHERE account = $1 ORDER BY name")

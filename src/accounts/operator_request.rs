@@ -7,32 +7,32 @@ use uuid::Uuid;
 
 use super::{
     AccountsError, Database,
-    change::{Actor, Change, now_ms},
+    change::{Actor, ChangeTransaction, now_ms},
 };
 use crate::lock::AccountId;
 
-/// What an operator asks of whichever server is there: locks are not in the database.
+/// A request of an operator to any server of the database: locks are not in the database.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "operation", rename_all = "kebab-case")]
 pub enum OperatorRequest {
-    /// Who holds a lock.
+    /// Show the holder of a lock.
     Show { lock: NamedLock },
-    /// Break the grant with this fencing token, and no other.
+    /// Break the grant with this fencing token only.
     Break { lock: NamedLock, fencing_token: u64 },
-    /// Release the locks of an account that was deleted.
+    /// Release all locks of a deleted account.
     ReleaseAll { account: AccountId },
 }
 
-/// A lock as operators name it.
+/// A lock, as operators name it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NamedLock {
-    /// The id of the namespace, and its name.
+    /// Id and name of the namespace.
     pub namespace_id: String,
     pub namespace: String,
     pub name: String,
 }
 
-/// What a server answers.
+/// A server's answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OperatorAnswer {
@@ -42,7 +42,7 @@ pub enum OperatorAnswer {
     Failed { reason: String },
 }
 
-/// Who holds a lock, for operators.
+/// A lock's holder, for operators.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HolderInfo {
     pub account: AccountId,
@@ -55,30 +55,30 @@ pub struct HolderInfo {
     pub expires_at: i64,
 }
 
-/// A request that this server has taken.
+/// A request that this server has claimed.
 #[derive(Clone, Debug)]
-pub struct TakenRequest {
+pub struct ClaimedRequest {
     pub id: String,
     pub request: OperatorRequest,
 }
 
 impl Database {
-    /// How long to wait for a server's answer.
+    /// Time limit for a server's answer.
     pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
     const ANSWER_POLL: Duration = Duration::from_millis(50);
-    /// How old a request about one lock may be when a server takes it: nobody waits for the
-    /// answer to an older one. Clocks may differ by some of that.
+    /// Maximum age of a claimable request about one lock: the operator does not wait longer. Clocks
+    /// may differ by a part of it.
     const VALID_MS: i64 = 60_000;
-    /// How long requests are kept that nobody has removed.
-    const KEPT_MS: i64 = 24 * 3_600_000;
-    /// How many a server takes at once.
-    const TAKEN_MAX: i64 = 20;
+    /// Lifetime of requests that were not removed.
+    const REQUEST_TTL_MS: i64 = 24 * 3_600_000;
+    /// Maximum number of requests per claim.
+    const CLAIMED_MAX: i64 = 20;
 
-    /// Asks a server, and waits for its answer.
+    /// Sends a request to the servers and waits for an answer.
     ///
     /// # Errors
-    /// When none has answered in time. Then none does so later.
-    pub async fn ask_server(&self, request: &OperatorRequest) -> Result<OperatorAnswer, AccountsError> {
+    /// If no server answers in time. No server carries it out later.
+    pub async fn call_server(&self, request: &OperatorRequest) -> Result<OperatorAnswer, AccountsError> {
         let mut change = self.change(Actor::Operator).await?;
         let id = change.add_operator_request(request).await?;
         change.commit().await?;
@@ -102,31 +102,32 @@ impl Database {
         }
     }
 
-    /// Takes requests that no other server has taken.
+    /// Claims requests that no other server has claimed.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn take_operator_requests(&self) -> Result<Vec<TakenRequest>, AccountsError> {
+    pub async fn claim_operator_requests(&self) -> Result<Vec<ClaimedRequest>, AccountsError> {
         let rows = sqlx::query(
-            "SELECT id, created_at, request FROM operator_requests WHERE taken_at IS NULL ORDER BY created_at LIMIT $1",
+            "SELECT id, created_at, request FROM operator_requests WHERE claimed_at IS NULL ORDER BY created_at LIMIT $1",
         )
-        .bind(Self::TAKEN_MAX)
+        .bind(Self::CLAIMED_MAX)
         .fetch_all(self.pool())
         .await?;
         let mut taken = Vec::new();
         for row in rows {
             let (id, created_at): (String, i64) = (row.try_get("id")?, row.try_get("created_at")?);
-            let updated = sqlx::query("UPDATE operator_requests SET taken_at = $1 WHERE id = $2 AND taken_at IS NULL")
-                .bind(now_ms())
-                .bind(&id)
-                .execute(self.pool())
-                .await?;
-            // One of a later version is nothing for this server.
+            let updated =
+                sqlx::query("UPDATE operator_requests SET claimed_at = $1 WHERE id = $2 AND claimed_at IS NULL")
+                    .bind(now_ms())
+                    .bind(&id)
+                    .execute(self.pool())
+                    .await?;
+            // A request of a later version is skipped.
             let Ok(request) = serde_json::from_str(row.try_get("request")?) else { continue };
             let is_valid =
                 matches!(request, OperatorRequest::ReleaseAll { .. }) || now_ms() - created_at < Self::VALID_MS;
             if updated.rows_affected() == 1 && is_valid {
-                taken.push(TakenRequest { id, request });
+                taken.push(ClaimedRequest { id, request });
             }
         }
         Ok(taken)
@@ -136,7 +137,7 @@ impl Database {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn answer_operator(&self, id: &str, answer: &OperatorAnswer) -> Result<(), AccountsError> {
+    pub async fn answer_operator_request(&self, id: &str, answer: &OperatorAnswer) -> Result<(), AccountsError> {
         let answer = serde_json::to_string(answer).map_err(|_| AccountsError::Corrupt("an answer"))?;
         sqlx::query("UPDATE operator_requests SET answer = $1 WHERE id = $2")
             .bind(answer)
@@ -147,13 +148,13 @@ impl Database {
     }
 }
 
-impl Change<'_> {
-    /// Adds a request for whichever server sees it first. Returns its id.
+impl ChangeTransaction<'_> {
+    /// Adds a request for the first server that claims it. Returns its id.
     pub(super) async fn add_operator_request(&mut self, request: &OperatorRequest) -> Result<String, AccountsError> {
         let id = Uuid::now_v7().to_string();
         let request = serde_json::to_string(request).map_err(|_| AccountsError::Corrupt("a request"))?;
         sqlx::query("DELETE FROM operator_requests WHERE created_at < $1")
-            .bind(now_ms() - Database::KEPT_MS)
+            .bind(now_ms() - Database::REQUEST_TTL_MS)
             .execute(self.connection())
             .await?;
         sqlx::query("INSERT INTO operator_requests (id, created_at, request) VALUES ($1, $2, $3)")

@@ -4,25 +4,25 @@ use sqlx::{Row, any::AnyRow};
 use super::{AccountsError, Database, change::Actor};
 use crate::lock::{Lease, Rate};
 
-/// What an account may use.
+/// The limits of an account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     pub name: String,
     pub rate: Rate,
-    /// The lease of those who ask for none, unless the account has its own.
+    /// The default lease, unless the account has set its own.
     pub lease_default: Lease,
     pub lease_min: Lease,
     pub lease_max: Lease,
-    /// How many locks an account may hold at once.
+    /// Maximum number of held locks per account.
     pub locks_max: u64,
-    /// How many of its requests may wait for a lock at once.
+    /// Maximum number of queued requests per account.
     pub waiters_max: u64,
-    /// How many live tokens an account may have.
+    /// Maximum number of active tokens per account.
     pub tokens_max: u64,
     pub private_namespaces: bool,
 }
 
-/// New figures for a plan; what is `None` stays.
+/// New limits of a plan; `None` leaves a limit unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct PlanChange {
     pub per_second: Option<u32>,
@@ -37,14 +37,13 @@ pub struct PlanChange {
 }
 
 impl Plan {
-    /// The shortest lease a plan can have: shorter ones lapse between a request
-    /// and its answer.
+    /// Minimum of a plan's lease range: shorter leases expire between a request and its answer.
     pub const LEASE_MIN: Lease = Lease::from_ms(100);
-    /// The longest lease a plan can have.
+    /// Maximum of a plan's lease range.
     pub const LEASE_MAX: Lease = Lease::from_secs(30 * 24 * 3600);
-    /// The most locks or waiters a plan can have.
+    /// Maximum of a plan's limits of locks and of queued requests.
     pub const COUNT_MAX: u64 = 10_000_000;
-    /// The most tokens a plan can have.
+    /// Maximum of a plan's limit of tokens.
     pub const TOKENS_MAX: u64 = 10_000;
 
     fn changed(mut self, change: &PlanChange) -> Result<Self, AccountsError> {
@@ -84,7 +83,7 @@ impl Plan {
 
     pub(super) fn read(row: &AnyRow) -> Result<Self, AccountsError> {
         let number = |column: &str| -> Result<u64, AccountsError> {
-            u64::try_from(row.try_get::<i64, _>(column)?).map_err(|_| AccountsError::Corrupt("a plan's figure"))
+            u64::try_from(row.try_get::<i64, _>(column)?).map_err(|_| AccountsError::Corrupt("a plan's limit"))
         };
         let small = |column: &str| u32::try_from(number(column)?).map_err(|_| AccountsError::Corrupt("a plan's rate"));
         let plan = Self {
@@ -98,14 +97,14 @@ impl Plan {
             tokens_max: number("tokens_max")?,
             private_namespaces: number("private_namespaces")? != 0,
         };
-        // Rows can be written by hand; nobody should divide by a rate of zero.
+        // Rows may be edited by hand; an invalid one must not cause a division by zero.
         plan.check()?;
         Ok(plan)
     }
 }
 
 impl Database {
-    /// Lists all plans by name.
+    /// Lists all plans, sorted by name.
     ///
     /// # Errors
     /// When the database fails.
@@ -115,14 +114,14 @@ impl Database {
         rows.iter().map(Plan::read).collect()
     }
 
-    /// Changes the figures of a plan, for all its accounts within a second.
+    /// Changes the limits of a plan. All its accounts have them within one second.
     ///
     /// # Errors
-    /// When there is no such plan, or it cannot have such figures.
-    pub async fn set_plan_figures(&self, name: &str, figures: &PlanChange) -> Result<Plan, AccountsError> {
+    /// If the plan does not exist, or a value is out of range.
+    pub async fn set_plan_limits(&self, name: &str, limits: &PlanChange) -> Result<Plan, AccountsError> {
         let mut change = self.change(Actor::Operator).await?;
         let before = change.find_plan(name).await?;
-        let after = before.clone().changed(figures)?;
+        let after = before.clone().changed(limits)?;
         sqlx::query(
             "UPDATE plans SET rate_per_second = $1, burst = $2, lease_default_ms = $3, lease_min_ms = $4, \
              lease_max_ms = $5, locks_max = $6, waiters_max = $7, tokens_max = $8, private_namespaces = $9, revision = $10 \

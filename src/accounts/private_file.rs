@@ -5,16 +5,16 @@ use std::{
     path::Path,
 };
 
-/// Creates the file of an embedded database for this user alone, if it is not there. SQLite gives the
-/// files that it lays beside a database (`-wal`, `-shm`) the permissions of the database.
+/// Creates a missing SQLite file, readable for this user only. SQLite gives the files beside a
+/// database (`-wal`, `-shm`) the permissions of the database.
 ///
-/// SQLite complains of a file that cannot be created, in words of its own.
+/// SQLite reports a file that cannot be created.
 pub(super) fn create(path: &Path) {
     let _ = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
 }
 
-/// Logs which files of an existing database other users can read or write. They stay so: a group may
-/// have been given them on purpose.
+/// Logs the files of an existing database that other users can read or write. Their permissions
+/// stay: they may be intended for a group.
 pub(super) fn warn_if_shared(path: &Path) {
     for suffix in ["", "-wal", "-shm"] {
         let mut file = OsString::from(path);

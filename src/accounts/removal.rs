@@ -6,7 +6,7 @@ use super::{
 };
 use crate::lock::NamespaceId;
 
-/// What goes with an account, line by line: rows of these tables.
+/// Deletes the rows that belong to an account.
 const OF_ACCOUNT: &[&str] = &[
     "DELETE FROM tokens WHERE account = $1",
     "DELETE FROM namespaces WHERE account = $1",
@@ -15,12 +15,11 @@ const OF_ACCOUNT: &[&str] = &[
 ];
 
 impl Database {
-    /// Removes a private namespace. Whoever calls this sees to it that it is
-    /// empty.
+    /// Deletes a private namespace. The caller ensures that it has no locks.
     ///
     /// # Errors
-    /// When the account has none of the name, or a token has its locks there.
-    pub async fn remove_namespace(&self, by: Actor, account: &str, name: &str) -> Result<(), AccountsError> {
+    /// If the account has no namespace with this name, or the namespace is the default of a token.
+    pub async fn delete_namespace(&self, by: Actor, account: &str, name: &str) -> Result<(), AccountsError> {
         let mut change = self.change(by).await?;
         let account = change.find_account(account).await?;
         let id = change.namespace_id(&account, name).await?;
@@ -43,15 +42,15 @@ impl Database {
         change.finish(&account, "namespace.remove", json!({ "namespace": name })).await
     }
 
-    /// Deletes an account: its tokens are refused, within a second everywhere, a server
-    /// releases its locks, and nothing is left of it but its id, for the audit log.
+    /// Deletes an account. Its tokens are rejected everywhere within one second, and a server
+    /// releases its locks. Only its id remains, for the audit log.
     ///
     /// # Errors
-    /// When there is no such account, or it is suspended and asks for it itself.
+    /// If the account does not exist, or a suspended account requests its own deletion.
     pub async fn delete_account(&self, by: Actor, account: &str) -> Result<(), AccountsError> {
         let mut change = self.change(by).await?;
         let account = change.find_account(account).await?;
-        // Its address could make a new account at once.
+        // Otherwise a suspended user could delete the account and sign up again.
         if account.suspended_at.is_some() && by != Actor::Operator {
             return Err(AccountsError::Suspended);
         }

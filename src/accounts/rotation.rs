@@ -10,11 +10,11 @@ use super::{
 use crate::lock::{AccountId, Label, Namespace, NamespaceId};
 
 impl Database {
-    /// Puts a new token in the place of one, with its label, scopes and default
-    /// namespace. The old one works for `grace`, or is refused at once.
+    /// Replaces a token by a new one with the same label, scopes and default namespace. The old
+    /// token expires after `grace`, or is revoked immediately without one.
     ///
     /// # Errors
-    /// When the account has no such token in force, or as many that end soon as it may.
+    /// If the account has no such active token, or has reached the limit of expiring tokens.
     pub async fn rotate_token(
         &self,
         by: Actor,
@@ -25,10 +25,10 @@ impl Database {
         let mut change = self.change(by).await?;
         let account = change.find_account(&account.to_string()).await?;
         if grace.is_some() {
-            change.check_ending(&account).await?;
+            change.check_expiring(&account).await?;
         }
         let end = now_ms() + grace.map_or(0, |grace| grace.as_millis() as i64);
-        // One that ends already ends no later than it was to.
+        // Never extend the expiry of a token that already has one.
         let row = sqlx::query(
             "UPDATE tokens SET revoked_at = $1, expires_at = $2 WHERE id = $3 AND account = $4 AND revoked_at IS NULL \
              AND (expires_at IS NULL OR expires_at > $2) \
@@ -40,7 +40,7 @@ impl Database {
         .bind(account.id.to_string())
         .fetch_optional(change.connection())
         .await?;
-        let row = row.ok_or_else(|| AccountsError::NotFound { what: "token in force", name: id.into() })?;
+        let row = row.ok_or_else(|| AccountsError::NotFound { what: "active token", name: id.into() })?;
         let namespace: NamespaceId = row.try_get::<String, _>("default_namespace")?.parse()?;
         let namespace = match namespace {
             NamespaceId::Public => Namespace::PUBLIC.to_owned(),
@@ -60,21 +60,19 @@ impl Database {
             },
             namespace,
         };
-        let made = change.insert_token(&account, &request).await?;
+        let created = change.insert_token(&account, &request).await?;
         change.delete_long_revoked(account.id).await?;
         let detail =
-            json!({ "token": id, "after_ms": grace.map_or(0, |grace| grace.as_millis() as u64), "new": made.id });
+            json!({ "token": id, "after_ms": grace.map_or(0, |grace| grace.as_millis() as u64), "new": created.id });
         change.finish(&account, "token.rotate", detail).await?;
-        Ok(made)
+        Ok(created)
     }
 
-    /// How many tokens that have ended are marked in one change; nobody else changes
-    /// anything meanwhile.
-    const ENDED_AT_ONCE: i64 = 200;
+    /// Expired tokens per transaction, which blocks all other changes.
+    const EXPIRED_BATCH: i64 = 200;
 
-    /// Marks tokens as revoked that have ended, so that servers of an earlier
-    /// version refuse them, too.
-    pub(super) async fn end_tokens(&self) -> Result<(), AccountsError> {
+    /// Marks expired tokens as revoked, so that servers of an earlier version reject them, too.
+    pub(super) async fn revoke_expired_tokens(&self) -> Result<(), AccountsError> {
         let ended = "SELECT COUNT(*) FROM tokens WHERE revoked_at IS NULL AND expires_at <= $1";
         let ended: i64 = sqlx::query_scalar(ended).bind(now_ms()).fetch_one(self.pool()).await?;
         if ended == 0 {
@@ -86,7 +84,7 @@ impl Database {
              (SELECT id FROM tokens WHERE revoked_at IS NULL AND expires_at <= $1 LIMIT $2) RETURNING id, account",
         )
         .bind(now_ms())
-        .bind(Self::ENDED_AT_ONCE)
+        .bind(Self::EXPIRED_BATCH)
         .fetch_all(change.connection())
         .await?;
         for row in rows {

@@ -3,45 +3,44 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-/// What a browser or a link carries to show whose it is: 244 random bits. It does
-/// not print.
+/// The secret of a session or a link: 244 random bits. `Debug` masks it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// How it is written: lower-case hexadecimal digits.
+    /// Length of the text: lower-case hexadecimal digits.
     const DIGITS: usize = 64;
 
-    /// A new one, from the operating system's random source.
+    /// Generates a secret from the operating system's random source.
     pub fn generate() -> Self {
         Self(format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()))
     }
 
-    /// Reads one, `None` if it cannot be any.
+    /// Parses a secret; `None` if the format is wrong.
     pub fn parse(text: &str) -> Option<Self> {
-        let is_sound = text.len() == Self::DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        is_sound.then(|| Self(text.to_owned()))
+        let is_valid = text.len() == Self::DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        is_valid.then(|| Self(text.to_owned()))
     }
 
-    /// The secret in plain text, for the one who is given it.
+    /// Returns the plain text, for its recipient.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// Another one for a certain use, from which this one cannot be found.
+    /// Derives another secret for one purpose; it does not reveal this one.
     #[must_use]
     pub fn derive(&self, purpose: &str) -> Self {
         Self(hex(Sha256::new().chain_update(purpose).chain_update([0]).chain_update(&self.0)))
     }
 
-    /// Compares in a time that does not depend on where two differ.
+    /// Compares in constant time.
     pub fn is(&self, text: &str) -> bool {
         let differing = self.0.bytes().zip(text.bytes()).fold(0, |bits, (a, b)| bits | (a ^ b));
         self.0.len() == text.len() && differing == 0
     }
 
-    /// What is kept of it: it is random, so neither salt nor a slow function
-    /// would make it harder to guess.
+    /// The stored form. The secret is random, so neither a salt nor a slow hash function would add
+    /// security.
     pub(super) fn hash(&self) -> String {
         hex(Sha256::new().chain_update(&self.0))
     }
@@ -62,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_does_not_print_and_is_read_as_it_was_written() {
+    fn secret_is_masked_and_parsed_from_its_text() {
         let secret = Secret::generate();
         assert_eq!(format!("{secret:?}"), "Secret(***)");
         assert_eq!(Secret::parse(secret.reveal()), Some(secret.clone()));

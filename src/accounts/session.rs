@@ -4,11 +4,11 @@ use uuid::Uuid;
 
 use super::{
     AccountInfo, AccountsError, Database, Password, Plan, Secret,
-    change::{Actor, Change, now_ms},
+    change::{Actor, ChangeTransaction, now_ms},
     password,
 };
 
-/// Somebody who has signed in on the account page.
+/// A session of the account page.
 #[derive(Clone, Debug)]
 pub struct Session {
     pub id: Uuid,
@@ -16,16 +16,16 @@ pub struct Session {
     pub plan: Plan,
 }
 
-/// Where a session is used from, for people to recognise it.
+/// The client of a session, so that people can recognize it.
 #[derive(Clone, Debug, Default)]
 pub struct Origin {
     /// The client's address.
     pub address: String,
-    /// What the browser calls itself.
+    /// The browser's User-Agent.
     pub agent: String,
 }
 
-/// What is known of a session later.
+/// A session, for the list of sessions.
 #[derive(Clone, Debug)]
 pub struct SessionInfo {
     pub id: Uuid,
@@ -36,27 +36,26 @@ pub struct SessionInfo {
 }
 
 impl Session {
-    /// How long a session lasts, in ms, and how long without a request.
+    /// Maximum age of a session, and maximum time without a request, in milliseconds.
     pub const AGE_MS_MAX: i64 = 30 * 24 * 3_600_000;
     pub const IDLE_MS_MAX: i64 = 7 * 24 * 3_600_000;
-    /// How exactly it is noted when a session was seen.
-    const SEEN_MS: i64 = 60_000;
+    /// Resolution of the last use of a session.
+    const SEEN_RESOLUTION_MS: i64 = 60_000;
 
-    /// On whose behalf changes are made.
+    /// Returns the actor of changes in this session.
     pub fn actor(&self) -> Actor {
         Actor::Session(self.id)
     }
 }
 
 impl Database {
-    /// How many sessions an account may have; with one more the oldest ends.
+    /// Maximum number of sessions per account; a further one ends the oldest.
     pub const SESSIONS_MAX: u32 = 100;
-    /// The longest name of a browser that is kept, in characters.
+    /// Maximum length of a stored User-Agent, in characters.
     const AGENT_CHARS_MAX: usize = 200;
 
-    /// Begins a session for who knows the password of an account, `None` for
-    /// everybody else: it takes as long whether there is such an account or not. The session
-    /// that the browser had before ends.
+    /// Signs in with an e-mail address and a password; `None` if they are wrong, after the same
+    /// time whether or not the account exists. The browser's previous session ends.
     ///
     /// # Errors
     /// When the database fails.
@@ -69,11 +68,11 @@ impl Database {
     ) -> Result<Option<Secret>, AccountsError> {
         let found = self.find_password(email).await?;
         let (account, hash) = found.map_or((None, None), |(account, hash)| (Some(account), hash));
-        let is_right = password::verify(password, hash.clone()).await?;
+        let is_match = password::verify(password, hash.clone()).await?;
         let Some(account) = account else { return Ok(None) };
-        if is_right {
+        if is_match {
             let mut change = self.change(Actor::Visitor).await?;
-            // To verify a password takes a while, in which it may have been changed.
+            // The password may have been changed during the slow verification.
             if change.has_password(&account, hash.as_deref()).await? {
                 if let Some(former) = former {
                     change.replace_session(former).await?;
@@ -83,13 +82,13 @@ impl Database {
                 return Ok(Some(secret));
             }
         }
-        // Beside the answer, which must not come later for who has an account.
+        // In the background, so that the answer's time does not reveal whether the account exists.
         let database = self.clone();
-        tokio::spawn(async move { database.note_failure(&account, &origin).await });
+        tokio::spawn(async move { database.record_failed_sign_in(&account, &origin).await });
         Ok(None)
     }
 
-    /// Whether this is the password of an account.
+    /// Verifies the password of an account.
     ///
     /// # Errors
     /// When the database fails.
@@ -98,7 +97,7 @@ impl Database {
         password::verify(password, found.and_then(|(_, hash)| hash)).await
     }
 
-    /// The session that a browser shows, `None` if it has ended.
+    /// Finds the session of a secret; `None` if it has ended.
     ///
     /// # Errors
     /// When the database fails.
@@ -119,7 +118,7 @@ impl Database {
         let Some(row) = row else { return Ok(None) };
         let session =
             Session { id: read_id(&row, "session")?, account: AccountInfo::read(&row)?, plan: Plan::read(&row)? };
-        if row.try_get::<i64, _>("seen_at")? < now - Session::SEEN_MS {
+        if row.try_get::<i64, _>("seen_at")? < now - Session::SEEN_RESOLUTION_MS {
             sqlx::query("UPDATE sessions SET seen_at = $1 WHERE id = $2")
                 .bind(now)
                 .bind(session.id.to_string())
@@ -129,7 +128,7 @@ impl Database {
         Ok(Some(session))
     }
 
-    /// Lists the sessions of an account that have not ended, the newest first.
+    /// Lists the active sessions of an account, newest first.
     ///
     /// # Errors
     /// When the database fails.
@@ -154,20 +153,20 @@ impl Database {
         rows.iter().map(session).collect()
     }
 
-    /// Ends one session of an account, or all but the one that asks.
+    /// Ends one session of an account, or all but the current one.
     ///
     /// # Errors
-    /// When there is no such session.
-    pub async fn end_session(&self, asking: &Session, id: Option<Uuid>) -> Result<(), AccountsError> {
-        let mut change = self.change(asking.actor()).await?;
-        let account = &asking.account;
+    /// If the session does not exist.
+    pub async fn end_session(&self, current: &Session, id: Option<Uuid>) -> Result<(), AccountsError> {
+        let mut change = self.change(current.actor()).await?;
+        let account = &current.account;
         let ended = match id {
             Some(id) => sqlx::query("DELETE FROM sessions WHERE account = $1 AND id = $2")
                 .bind(account.id.to_string())
                 .bind(id.to_string()),
             None => sqlx::query("DELETE FROM sessions WHERE account = $1 AND id <> $2")
                 .bind(account.id.to_string())
-                .bind(asking.id.to_string()),
+                .bind(current.id.to_string()),
         };
         let ended = ended.execute(change.connection()).await?.rows_affected();
         if let Some(id) = id.filter(|_| ended == 0) {
@@ -177,24 +176,24 @@ impl Database {
             return Ok(());
         }
         let detail = match id {
-            Some(id) if id == asking.id => json!({}),
+            Some(id) if id == current.id => json!({}),
             Some(id) => json!({ "session": id }),
             None => json!({ "others": ended }),
         };
-        let action = if id == Some(asking.id) { "account.sign-out" } else { "session.end" };
+        let action = if id == Some(current.id) { "account.sign-out" } else { "session.end" };
         change.record(Some(account.id), action, detail).await?;
         change.commit().await
     }
 
-    /// Gives an account another password. All sessions but the one that asks end.
+    /// Changes the password of an account. All sessions but the current one end.
     ///
     /// # Errors
-    /// When the password cannot be anybody's.
-    pub async fn set_password(&self, asking: &Session, password: Password) -> Result<(), AccountsError> {
-        let hash = password::hash(password, &asking.account.email).await?;
-        let mut change = self.change(asking.actor()).await?;
-        change.set_password(&asking.account, &hash, Some(asking.id)).await?;
-        change.record(Some(asking.account.id), "account.set-password", json!({})).await?;
+    /// If the password is rejected.
+    pub async fn set_password(&self, current: &Session, password: Password) -> Result<(), AccountsError> {
+        let hash = password::hash(password, &current.account.email).await?;
+        let mut change = self.change(current.actor()).await?;
+        change.set_password(&current.account, &hash, Some(current.id)).await?;
+        change.record(Some(current.account.id), "account.set-password", json!({})).await?;
         change.commit().await
     }
 
@@ -206,19 +205,19 @@ impl Database {
         row.map(|row| Ok((AccountInfo::read(&row)?, row.try_get("password")?))).transpose()
     }
 
-    async fn note_failure(&self, account: &AccountInfo, origin: &Origin) {
+    async fn record_failed_sign_in(&self, account: &AccountInfo, origin: &Origin) {
         let noted = async {
             let mut change = self.change(Actor::Visitor).await?;
             change.record(Some(account.id), "account.sign-in-failed", json!({ "address": origin.address })).await?;
             change.commit().await
         };
         if let Err(error) = noted.await {
-            tracing::warn!(%error, "a failed sign-in is not in the audit log");
+            tracing::warn!(%error, "cannot write a failed sign-in to the audit log");
         }
     }
 }
 
-impl Change<'_> {
+impl ChangeTransaction<'_> {
     pub(super) async fn begin_session(
         &mut self,
         account: &AccountInfo,
@@ -257,7 +256,7 @@ impl Change<'_> {
         Ok(secret)
     }
 
-    /// Whether the hash of an account's password is still this one.
+    /// Whether the account's password hash is still this one.
     async fn has_password(&mut self, account: &AccountInfo, hash: Option<&str>) -> Result<bool, AccountsError> {
         let row = sqlx::query("SELECT password FROM accounts WHERE id = $1 AND deleted_at IS NULL")
             .bind(account.id.to_string())
@@ -267,7 +266,7 @@ impl Change<'_> {
         Ok(password.is_some_and(|password| password.as_deref() == hash))
     }
 
-    /// Ends the session that a browser shows which signs in anew.
+    /// Ends the previous session of a browser that signs in again.
     async fn replace_session(&mut self, former: &Secret) -> Result<(), AccountsError> {
         let row = sqlx::query("DELETE FROM sessions WHERE hash = $1 RETURNING id, account")
             .bind(former.hash())
@@ -280,12 +279,13 @@ impl Change<'_> {
         self.record(Some(account), "session.end", detail).await
     }
 
-    /// Whoever knew the password before, or has a link, is signed out: links end, too.
+    /// Signs out every other session and invalidates the account's links, so that a former password
+    /// or link gives no access.
     pub(super) async fn set_password(
         &mut self,
         account: &AccountInfo,
         hash: &str,
-        staying: Option<Uuid>,
+        kept_session: Option<Uuid>,
     ) -> Result<(), AccountsError> {
         sqlx::query("UPDATE accounts SET password = $1 WHERE id = $2")
             .bind(hash)
@@ -294,7 +294,7 @@ impl Change<'_> {
             .await?;
         sqlx::query("DELETE FROM sessions WHERE account = $1 AND id <> $2")
             .bind(account.id.to_string())
-            .bind(staying.map(|id| id.to_string()).unwrap_or_default())
+            .bind(kept_session.map(|id| id.to_string()).unwrap_or_default())
             .execute(self.connection())
             .await?;
         sqlx::query("DELETE FROM links WHERE account = $1 OR LOWER(email) = $2")

@@ -6,30 +6,29 @@ use sqlx::Row;
 use super::{
     AccountInfo, AccountsError, Database, Password, Secret,
     account::check_email,
-    change::{Actor, Change, now_ms},
+    change::{Actor, ChangeTransaction, now_ms},
     password,
 };
 
-/// What a link is for that works once.
+/// The purpose of a single-use link.
 #[derive(Clone, Debug)]
-pub enum Link {
-    /// To make an account, for this address or any.
+pub enum SignUpLink {
+    /// Create an account, for this e-mail address or any.
     Invitation { email: Option<String>, plan: String },
-    /// To give an account another password.
+    /// Set a new password.
     Reset(AccountInfo),
 }
 
 impl Database {
-    /// The longest that a link may work.
+    /// Maximum validity of a link.
     pub const LINK_VALID_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-    /// Makes an account that somebody can sign in to, unless the address has one.
-    /// Nobody is told which: what is done takes as long, and the owner of the
-    /// account finds it in the audit log.
+    /// Creates an account with a password, unless the e-mail address has one. The caller cannot
+    /// tell: both cases take as long and look the same. The owner of an existing account finds the
+    /// attempt in the audit log.
     ///
     /// # Errors
-    /// When the address is none, the password cannot be anybody's, or there is no
-    /// such plan.
+    /// If the e-mail address is invalid, the password is rejected, or the plan does not exist.
     pub async fn sign_up(&self, email: &str, plan: &str, password: Password) -> Result<(), AccountsError> {
         check_email(email)?;
         let hash = password::hash(password, email).await?;
@@ -38,10 +37,10 @@ impl Database {
         change.commit().await
     }
 
-    /// Makes a link with which somebody can make an account.
+    /// Creates a sign-up link.
     ///
     /// # Errors
-    /// When the address is none or has an account, or there is no such plan.
+    /// If the e-mail address is invalid or in use, or the plan does not exist.
     pub async fn invite(&self, email: Option<&str>, plan: &str, valid: Duration) -> Result<Secret, AccountsError> {
         let mut change = self.change(Actor::Operator).await?;
         change.find_plan(plan).await?;
@@ -57,10 +56,10 @@ impl Database {
         Ok(secret)
     }
 
-    /// Makes a link with which an account can be given another password.
+    /// Creates a link that sets a new password.
     ///
     /// # Errors
-    /// When there is no such account.
+    /// If the account does not exist.
     pub async fn reset_password(&self, by: Actor, account: &str, valid: Duration) -> Result<Secret, AccountsError> {
         let mut change = self.change(by).await?;
         let account = change.find_account(account).await?;
@@ -70,11 +69,11 @@ impl Database {
         Ok(secret)
     }
 
-    /// What a link is for, `None` if it has been used or is too old.
+    /// Finds an unused link; `None` if it was used or has expired.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn find_link(&self, secret: &Secret) -> Result<Option<Link>, AccountsError> {
+    pub async fn find_link(&self, secret: &Secret) -> Result<Option<SignUpLink>, AccountsError> {
         let row = sqlx::query("SELECT account, email, plan FROM links WHERE hash = $1 AND expires_at > $2")
             .bind(secret.hash())
             .bind(now_ms())
@@ -82,22 +81,21 @@ impl Database {
             .await?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some(match row.try_get::<Option<String>, _>("account")? {
-            Some(account) => Link::Reset(self.show_account(&account).await?),
-            None => Link::Invitation { email: row.try_get("email")?, plan: row.try_get("plan")? },
+            Some(account) => SignUpLink::Reset(self.show_account(&account).await?),
+            None => SignUpLink::Invitation { email: row.try_get("email")?, plan: row.try_get("plan")? },
         }))
     }
 
-    /// Uses a link up: gives the account its password, or makes it. Whether there
-    /// is one for the address already is not told. Returns whether the link was
-    /// good.
+    /// Uses a link: sets the account's password or creates the account. Returns whether the link
+    /// was valid. The result does not reveal whether the e-mail address already has an account.
     ///
     /// # Errors
-    /// When the address is none, or the password cannot be anybody's.
+    /// If the e-mail address is invalid or the password is rejected.
     pub async fn use_link(&self, secret: &Secret, email: &str, password: Password) -> Result<bool, AccountsError> {
         let Some(link) = self.find_link(secret).await? else { return Ok(false) };
         let email = match &link {
-            Link::Reset(account) => &account.email,
-            Link::Invitation { email: invited, .. } => invited.as_deref().unwrap_or(email),
+            SignUpLink::Reset(account) => &account.email,
+            SignUpLink::Invitation { email: invited, .. } => invited.as_deref().unwrap_or(email),
         };
         let hash = password::hash(password, email).await?;
         let mut change = self.change(Actor::Visitor).await?;
@@ -110,11 +108,11 @@ impl Database {
             return Ok(false);
         }
         match &link {
-            Link::Reset(account) => {
+            SignUpLink::Reset(account) => {
                 change.set_password(account, &hash, None).await?;
                 change.record(Some(account.id), "account.set-password", json!({ "by": "link" })).await?;
             }
-            Link::Invitation { plan, .. } => {
+            SignUpLink::Invitation { plan, .. } => {
                 check_email(email)?;
                 change.sign_up(email, plan, &hash).await?;
             }
@@ -124,7 +122,7 @@ impl Database {
     }
 }
 
-impl Change<'_> {
+impl ChangeTransaction<'_> {
     async fn sign_up(&mut self, email: &str, plan: &str, hash: &str) -> Result<(), AccountsError> {
         match self.find_account(email).await {
             Ok(account) => self.record(Some(account.id), "account.sign-up-again", json!({})).await,

@@ -12,7 +12,7 @@ use crate::lock::AccountId;
 
 /// The accounts whose changes requests of this server subscribe to.
 #[derive(Default)]
-pub(super) struct Subscriptions(Mutex<HashMap<AccountId, Topic>>);
+pub(super) struct AccountSubscriptions(Mutex<HashMap<AccountId, Topic>>);
 
 /// An account, and how many requests subscribe to it.
 struct Topic {
@@ -29,12 +29,12 @@ struct Feed {
 
 /// A request's subscription to the changes of its account. It ends when it is dropped.
 pub struct Subscription {
-    subscriptions: Arc<Subscriptions>,
+    subscriptions: Arc<AccountSubscriptions>,
     account: AccountId,
     feed: Arc<Feed>,
 }
 
-impl Subscriptions {
+impl AccountSubscriptions {
     pub(super) fn subscribe(self: &Arc<Self>, account: AccountId) -> Subscription {
         let mut topics = self.topics();
         let topic = topics.entry(account).or_insert_with(|| Topic { feed: Arc::default(), subscribers: 0 });
@@ -56,7 +56,7 @@ impl Subscriptions {
 }
 
 impl Subscription {
-    /// How many changes there were since the first of its subscribers came.
+    /// The number of changes since the account's first subscription.
     pub fn changes(&self) -> u64 {
         self.feed.changes.load(Ordering::SeqCst)
     }
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn only_changes_of_the_account_are_published_to_its_subscribers() {
-        let subscriptions = Arc::new(Subscriptions::default());
+        let subscriptions = Arc::new(AccountSubscriptions::default());
         let [ana, bob] = [(); 2].map(|()| AccountId(Uuid::new_v4()));
         let [first, second] = [(); 2].map(|()| subscriptions.subscribe(ana));
         let mut waiting = Box::pin(first.changed(0));
@@ -104,7 +104,7 @@ mod tests {
         assert!(waiting.as_mut().now_or_never().is_none());
         subscriptions.publish(|account| *account == ana);
         assert!(waiting.now_or_never().is_some());
-        assert!(second.changed(0).now_or_never().is_some(), "also for who waits only now");
+        assert!(second.changed(0).now_or_never().is_some(), "a later wait sees the change, too");
         assert!(second.changed(1).now_or_never().is_none());
 
         drop(first);

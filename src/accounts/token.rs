@@ -7,75 +7,74 @@ use uuid::Uuid;
 
 use super::{
     AccountInfo, AccountsError, Database, Scopes,
-    change::{Actor, Change, now_ms},
+    change::{Actor, ChangeTransaction, now_ms},
 };
 use crate::lock::{AccountId, Label, Namespace, NamespaceId};
 
-/// What a client authenticates with. It does not print.
+/// A client's token. `Debug` masks it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(Uuid);
 
-/// The SHA-256 of a token: all that is kept of it. A token has 122 random bits,
-/// so neither salt nor a slow function would make it harder to guess.
+/// The SHA-256 hash of a token, its only stored form. A token has 122 random bits, so neither a
+/// salt nor a slow hash function would add security.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TokenHash([u8; 32]);
 
-/// A token that is to be made.
+/// The properties of a new token.
 #[derive(Clone, Debug)]
 pub struct TokenRequest {
     pub label: Label,
     pub scopes: Scopes,
-    /// The name of the namespace in which its locks are unless a request names
-    /// another.
+    /// Name of the default namespace of its locks.
     pub namespace: String,
 }
 
-/// A token that was made. It is known here and now, and never again.
+/// A new token. Its plain text is available only here.
 #[derive(Clone, Debug)]
 pub struct NewToken {
     pub id: Uuid,
     pub token: Token,
 }
 
-/// What is known of a token later.
+/// A token without its plain text.
 #[derive(Clone, Debug, Serialize)]
 pub struct TokenInfo {
     pub id: String,
     pub label: String,
     pub scopes: Scopes,
-    /// The name of its default namespace.
+    /// Name of the default namespace.
     pub namespace: String,
     /// Times are milliseconds since 1970.
     pub created_at: i64,
     /// To the hour.
     pub last_used_at: Option<i64>,
     pub revoked_at: Option<i64>,
-    /// When it ends by itself, once another has taken its place.
+    /// Expiry of a token that was rotated.
     pub expires_at: Option<i64>,
 }
 
-/// What [`TokenInfo`] is read from. The parts that follow it stand in this file, too, and
-/// all values are bound.
+/// The query for [`TokenInfo`]. Every appended text is a constant of this file, and all values are
+/// bound.
 const SELECT: &str = "SELECT t.id, t.label, t.may_lock, t.may_manage, t.created_at, t.last_used_hour, t.revoked_at, \
                       t.expires_at, COALESCE(n.name, 'public') AS namespace \
                       FROM tokens t LEFT JOIN namespaces n ON n.id = t.default_namespace";
-/// Tokens of account `$1` that are live at `$2`.
+/// Tokens of account `$1` that are active at time `$2`.
 const LIVE: &str = "WHERE t.account = $1 AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > $2)";
 
 impl Token {
-    /// A new token, from the operating system's random source.
+    /// Generates a token from the operating system's random source.
     pub fn generate() -> Self {
         Self(Uuid::new_v4())
     }
 
-    /// Reads a token in the usual form of a UUID, `None` if it is none.
+    /// Parses a token in the hyphenated form of a UUID; `None` if it is none.
     pub fn parse(text: &str) -> Option<Self> {
-        // The other forms that UUIDs are written in would make one token many.
+        // Other text forms of UUIDs would give one token several spellings.
         let is_hyphenated = text.len() == 36;
         Uuid::try_parse(text).ok().filter(|_| is_hyphenated).map(Self)
     }
 
-    /// The token in plain text, for the one who is given it.
+    /// Returns the plain text, for its recipient.
     pub fn reveal(&self) -> String {
         self.0.to_string()
     }
@@ -86,14 +85,14 @@ impl Token {
 }
 
 impl Database {
-    /// How many revoked tokens of an account are kept for people to see. Those that were
-    /// revoked before them are deleted; the audit log knows of them.
+    /// Maximum number of revoked tokens that are listed per account. Older ones are deleted; the
+    /// audit log has them.
     pub const REVOKED_TOKENS_MAX: u32 = 100;
 
-    /// Makes a token for an account.
+    /// Creates a token.
     ///
     /// # Errors
-    /// When there is no such account or namespace, or too many tokens.
+    /// If the account or the namespace does not exist, or the plan's limit is reached.
     pub async fn create_token(
         &self,
         by: Actor,
@@ -102,17 +101,16 @@ impl Database {
     ) -> Result<NewToken, AccountsError> {
         let mut change = self.change(by).await?;
         let account = change.find_account(account).await?;
-        let made = change.add_token(&account, request).await?;
+        let created = change.add_token(&account, request).await?;
         change.touch_account(account.id).await?;
         change.commit().await?;
-        Ok(made)
+        Ok(created)
     }
 
-    /// Lists the tokens of an account, the oldest first: for operators, those that are
-    /// revoked, too.
+    /// Lists all tokens of an account, including revoked ones, oldest first.
     ///
     /// # Errors
-    /// When there is no such account.
+    /// If the account does not exist.
     pub async fn list_tokens(&self, account: &str) -> Result<Vec<TokenInfo>, AccountsError> {
         let account = self.show_account(account).await?;
         let rows = sqlx::query(AssertSqlSafe(format!("{SELECT} WHERE t.account = $1 ORDER BY t.id")))
@@ -122,8 +120,8 @@ impl Database {
         rows.iter().map(TokenInfo::read).collect()
     }
 
-    /// Lists live tokens of an account, the oldest first: `limit` of those that were made
-    /// after the one with the id `after`, which may be empty.
+    /// Lists up to `limit` active tokens of an account, oldest first, that were created after the
+    /// token with the id `after`, which may be empty.
     ///
     /// # Errors
     /// When the database fails.
@@ -143,10 +141,10 @@ impl Database {
         rows.iter().map(TokenInfo::read).collect()
     }
 
-    /// Looks at one live token of an account, by its id.
+    /// Reads one active token of an account by its id.
     ///
     /// # Errors
-    /// When there is none.
+    /// If it does not exist.
     pub async fn show_live_token(&self, account: AccountId, id: &str) -> Result<TokenInfo, AccountsError> {
         let row = sqlx::query(AssertSqlSafe(format!("{SELECT} {LIVE} AND t.id = $3")))
             .bind(account.to_string())
@@ -154,11 +152,11 @@ impl Database {
             .bind(id)
             .fetch_optional(self.pool())
             .await?;
-        let row = row.ok_or_else(|| AccountsError::NotFound { what: "token in force", name: id.into() })?;
+        let row = row.ok_or_else(|| AccountsError::NotFound { what: "active token", name: id.into() })?;
         TokenInfo::read(&row)
     }
 
-    /// Counts the live tokens of an account.
+    /// Counts the active tokens of an account.
     ///
     /// # Errors
     /// When the database fails.
@@ -166,11 +164,11 @@ impl Database {
         count_live(&mut *self.pool().acquire().await?, account, "").await
     }
 
-    /// Revokes a token by its id: any, or one of a certain account. It is refused
-    /// from now on, everywhere within a second.
+    /// Revokes a token by its id, of any account or of one. All servers reject it within one
+    /// second.
     ///
     /// # Errors
-    /// When there is no such token, or it is revoked already.
+    /// If the token does not exist or is already revoked.
     pub async fn revoke_token(&self, by: Actor, of: Option<AccountId>, id: &str) -> Result<(), AccountsError> {
         let mut change = self.change(by).await?;
         let row = sqlx::query(
@@ -182,7 +180,7 @@ impl Database {
         .bind(of.map(|account| account.to_string()).unwrap_or_default())
         .fetch_optional(change.connection())
         .await?;
-        let row = row.ok_or_else(|| AccountsError::NotFound { what: "token in force", name: id.into() })?;
+        let row = row.ok_or_else(|| AccountsError::NotFound { what: "active token", name: id.into() })?;
         let account: AccountId =
             row.try_get::<String, _>("account")?.parse().map_err(|_| AccountsError::Corrupt("an account's id"))?;
         change.record(Some(account), "token.revoke", serde_json::json!({ "token": id })).await?;
@@ -192,9 +190,9 @@ impl Database {
     }
 }
 
-impl Change<'_> {
-    /// Adds a token to an account within a change, if its plan allows one more. Changes
-    /// are made one after another, so that two at once do not pass the limit together.
+impl ChangeTransaction<'_> {
+    /// Adds a token if the plan allows one more. Changes are serialized, so concurrent requests
+    /// cannot exceed the limit together.
     pub(super) async fn add_token(
         &mut self,
         account: &AccountInfo,
@@ -207,17 +205,17 @@ impl Change<'_> {
         self.insert_token(account, request).await
     }
 
-    /// Refuses to let one more token of an account work until its end beside the one that
-    /// takes its place: as many may as the plan allows live tokens.
-    pub(super) async fn check_ending(&mut self, account: &AccountInfo) -> Result<(), AccountsError> {
+    /// Checks that one more rotated token may stay active until its expiry: their limit is the
+    /// plan's limit of active tokens.
+    pub(super) async fn check_expiring(&mut self, account: &AccountInfo) -> Result<(), AccountsError> {
         let max = self.find_plan(&account.plan).await?.tokens_max;
         match count_live(self.connection(), account.id, "AND t.expires_at IS NOT NULL").await? {
-            ending if ending >= max => Err(AccountsError::TooManyEnding { max }),
+            ending if ending >= max => Err(AccountsError::TooManyExpiring { max }),
             _ => Ok(()),
         }
     }
 
-    /// Deletes the tokens of an account that were revoked before the newest of them.
+    /// Deletes an account's revoked tokens beyond the newest [`Database::REVOKED_TOKENS_MAX`].
     pub(super) async fn delete_long_revoked(&mut self, account: AccountId) -> Result<(), AccountsError> {
         sqlx::query(
             "DELETE FROM tokens WHERE account = $1 AND revoked_at IS NOT NULL AND id NOT IN \
@@ -230,21 +228,21 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// Adds a token to an account, however many it has.
+    /// Adds a token without checking the limit.
     pub(super) async fn insert_token(
         &mut self,
         account: &AccountInfo,
         request: &TokenRequest,
     ) -> Result<NewToken, AccountsError> {
         let namespace = self.namespace_id(account, &request.namespace).await?;
-        let made = NewToken { id: Uuid::now_v7(), token: Token::generate() };
+        let created = NewToken { id: Uuid::now_v7(), token: Token::generate() };
         sqlx::query(
             "INSERT INTO tokens (id, account, hash, label, may_lock, may_manage, default_namespace, created_at) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
-        .bind(made.id.to_string())
+        .bind(created.id.to_string())
         .bind(account.id.to_string())
-        .bind(made.token.hash().to_string())
+        .bind(created.token.hash().to_string())
         .bind(request.label.as_str())
         .bind(i64::from(request.scopes.lock))
         .bind(i64::from(request.scopes.manage))
@@ -253,10 +251,10 @@ impl Change<'_> {
         .execute(self.connection())
         .await?;
         let detail = serde_json::json!({
-            "token": made.id, "label": request.label, "scopes": request.scopes, "namespace": request.namespace,
+            "token": created.id, "label": request.label, "scopes": request.scopes, "namespace": request.namespace,
         });
         self.record(Some(account.id), "token.create", detail).await?;
-        Ok(made)
+        Ok(created)
     }
 
     pub(super) async fn namespace_id(
@@ -277,7 +275,7 @@ impl Change<'_> {
     }
 }
 
-/// Counts live tokens of an account, of those that are so narrowed.
+/// Counts the active tokens of an account that match a condition.
 async fn count_live(
     connection: &mut AnyConnection,
     account: AccountId,
@@ -327,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_does_not_print_and_is_read_in_one_form() {
+    fn token_is_masked_and_parsed_in_one_form() {
         let token = Token::parse("67e55044-10b1-426f-9247-bb680e5fe0c8").unwrap();
         assert_eq!(format!("{token:?}"), "Token(***)");
         assert_eq!(token.hash().to_string().len(), 64);

@@ -16,172 +16,170 @@ use super::{
     AccountsError, Caller, Database, Token, TokenHash,
     cache::SharedCache,
     cache_key::CacheKey,
-    cached_caller::Known,
+    cached_caller::CachedCaller,
     metrics::measured,
-    subscription::{Subscription, Subscriptions},
-    usage::Usage,
+    subscription::{AccountSubscriptions, Subscription},
+    usage::TokenUsage,
 };
 use crate::{lock::AccountId, store::Store};
 
-/// Says whose a token is: from memory, where it was asked of late, else from the
-/// store, which all servers share, else from the database.
+/// Resolves tokens to callers: from memory, then from the store, which all servers share, then from
+/// the database.
 ///
-/// What is found is never older than a change for long. Each change of the
-/// database has a number. Every server asks twice a second
-/// for changes, forgets in the store what they have made untrue, and drops it
-/// from its memory. Nobody can put back what was forgotten:
+/// A result is at most about one second older than the database. Each change of the database has a
+/// number. Every server polls the changes, invalidates the affected entries in the store, and drops
+/// them from its memory. No reader can restore an invalidated entry:
 ///
-/// - in the store an entry carries the number up to which it is true, and
-///   `account_keep.lua` refuses one from before the last change forgotten there;
-/// - in memory each dropping counts as a new generation. What was read in an
-///   older one answers those who asked in that one, and is not kept.
+/// - in the store, an entry carries the number of the last change before it was read, and
+///   `account_keep.lua` rejects an entry from before the last invalidation;
+/// - in memory, each invalidation begins a new generation. A result that was read in an older
+///   generation answers only the requests of that generation and is not cached.
 ///
-/// The store may itself lose what it was told to forget, when a replica takes
-/// over. It loses the number of that change with it, and is told again.
-pub struct Directory {
+/// A failover of the store may lose invalidations. It loses the number of the last change with
+/// them, so that the servers repeat them.
+pub struct TokenCache {
     pub(super) database: Database,
     pub(super) shared: SharedCache,
-    known: Cache<TokenHash, Known>,
-    unknown: Cache<TokenHash, ()>,
+    callers: Cache<TokenHash, CachedCaller>,
+    invalid_tokens: Cache<TokenHash, ()>,
     generation: AtomicU64,
-    subscriptions: Arc<Subscriptions>,
-    pub(super) usage: Usage,
-    is_following: AtomicBool,
-    /// The number of the last change that was followed.
-    followed: watch::Sender<i64>,
+    subscriptions: Arc<AccountSubscriptions>,
+    pub(super) usage: TokenUsage,
+    is_feed_up: AtomicBool,
+    /// The number of the last change that this server has applied.
+    last_change: watch::Sender<i64>,
     cache_key: ArcSwapOption<CacheKey>,
 }
 
-/// How far to go for an answer.
+/// The sources that a lookup may query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// Memory and store: cheap enough to do for anybody.
+pub enum LookupDepth {
+    /// Memory and store: cheap enough for every request.
     Caches,
-    /// The database, too.
-    Everything,
+    /// Memory, store and database.
+    Database,
 }
 
-/// Why a token was not found.
+/// Why a lookup failed.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum FindError {
-    /// It is nobody's, or revoked.
-    #[error("the token is nobody's")]
+pub enum TokenLookupError {
+    /// The token is unknown, revoked or expired.
+    #[error("invalid token")]
     Unknown,
-    /// No cache knows it, and the database was not to be asked.
-    #[error("no cache knows the token")]
+    /// No cache has the token, and the database was not queried.
+    #[error("the token is not cached")]
     NotCached,
-    /// The database was asked, and did not answer in time.
-    #[error("the database took too long")]
-    Unanswered,
-    /// The store or the database could not be asked.
+    /// The database did not answer in time.
+    #[error("the database timed out")]
+    TimedOut,
+    /// The store or the database failed.
     #[error("{0}")]
     Unavailable(String),
 }
 
-impl Directory {
-    /// How many tokens are remembered in memory, and how many that are nobody's.
-    pub const KNOWN_MAX: u64 = 100_000;
-    pub const UNKNOWN_MAX: u64 = 10_000;
-    /// For how long.
-    pub const REMEMBERED: Duration = Duration::from_secs(5);
-    /// How long the database may take.
+impl TokenCache {
+    /// Maximum number of valid and of invalid tokens in memory.
+    pub const CALLERS_MAX: u64 = 100_000;
+    pub const INVALID_TOKENS_MAX: u64 = 10_000;
+    /// Lifetime of entries in memory.
+    pub const TTL: Duration = Duration::from_secs(5);
+    /// Time limit for a database query.
     pub const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 
     pub fn new(database: Database, store: Store) -> Arc<Self> {
-        let known = Cache::builder()
-            .max_capacity(Self::KNOWN_MAX)
-            .time_to_live(Self::REMEMBERED)
+        let callers = Cache::builder()
+            .max_capacity(Self::CALLERS_MAX)
+            .time_to_live(Self::TTL)
             .support_invalidation_closures()
             .build();
-        let unknown = Cache::builder().max_capacity(Self::UNKNOWN_MAX).time_to_live(Self::REMEMBERED).build();
+        let invalid_tokens = Cache::builder().max_capacity(Self::INVALID_TOKENS_MAX).time_to_live(Self::TTL).build();
         let shared = SharedCache::new(store);
         Arc::new(Self {
             database,
             shared,
-            known,
-            unknown,
+            callers,
+            invalid_tokens,
             generation: AtomicU64::new(0),
             subscriptions: Arc::default(),
-            usage: Usage::default(),
-            is_following: AtomicBool::new(false),
-            followed: watch::Sender::new(0),
+            usage: TokenUsage::default(),
+            is_feed_up: AtomicBool::new(false),
+            last_change: watch::Sender::new(0),
             cache_key: ArcSwapOption::empty(),
         })
     }
 
-    /// Whose a token is, if memory knows: nobody is asked before the answer.
-    pub async fn recall(self: &Arc<Self>, token: &Token) -> Option<Arc<Caller>> {
+    /// Returns the caller of a token from memory.
+    pub async fn get(self: &Arc<Self>, token: &Token) -> Option<Arc<Caller>> {
         let hash = token.hash();
-        let known = self.known.get(&hash).await?;
+        let cached = self.callers.get(&hash).await?;
         count_lookup("memory");
-        if known.is_due() {
-            // What cannot be read is asked for again when it is not remembered any more.
-            tokio::spawn(self.clone().look_up(hash, Reach::Caches));
+        if cached.claim_refresh() {
+            // A failed refresh is repeated when the entry has expired.
+            tokio::spawn(self.clone().resolve(hash, LookupDepth::Caches));
         }
-        self.admit(known.caller).ok()
+        self.admit(cached.caller).ok()
     }
 
-    /// Finds whose a token is. The turn to ask is kept until the answer is there,
-    /// also for who does not wait for it.
+    /// Resolves a token. `permit` is held until the answer arrives, also if the caller stops
+    /// waiting.
     ///
     /// # Errors
-    /// See [`FindError`].
+    /// See [`TokenLookupError`].
     pub async fn find(
         self: &Arc<Self>,
         token: &Token,
-        reach: Reach,
-        turn: impl Send + 'static,
-    ) -> Result<Arc<Caller>, FindError> {
-        // It may have been found while there was no turn.
-        if let Some(caller) = self.recall(token).await {
+        depth: LookupDepth,
+        permit: impl Send + 'static,
+    ) -> Result<Arc<Caller>, TokenLookupError> {
+        // Another request may have cached it while this one waited for its permit.
+        if let Some(caller) = self.get(token).await {
             return Ok(caller);
         }
-        let (directory, hash) = (self.clone(), token.hash());
-        let looking_up = async move {
-            let _turn = turn;
-            directory.look_up(hash, reach).await
+        let (token_cache, hash) = (self.clone(), token.hash());
+        let lookup = async move {
+            let _permit = permit;
+            token_cache.resolve(hash, depth).await
         };
-        // In a task of its own: whoever asks may go away in the middle, and
-        // what was read must not be kept without the check at the end.
-        match tokio::spawn(looking_up.in_current_span()).await {
+        // In a task of its own: the caller may be dropped, and the result must not be cached
+        // without the generation check at the end.
+        match tokio::spawn(lookup.in_current_span()).await {
             Ok(found) => self.admit(found?),
-            Err(error) => Err(FindError::Unavailable(error.to_string())),
+            Err(error) => Err(TokenLookupError::Unavailable(error.to_string())),
         }
     }
 
-    fn admit(&self, caller: Arc<Caller>) -> Result<Arc<Caller>, FindError> {
-        if caller.has_ended() {
-            return Err(FindError::Unknown);
+    fn admit(&self, caller: Arc<Caller>) -> Result<Arc<Caller>, TokenLookupError> {
+        if caller.is_expired() {
+            return Err(TokenLookupError::Unknown);
         }
-        self.usage.note(&caller);
+        self.usage.record(&caller);
         Ok(caller)
     }
 
-    /// Whether the database was there when it was last asked for changes, which
-    /// is twice a second.
-    pub fn is_following(&self) -> bool {
-        self.is_following.load(Ordering::Relaxed)
+    /// Whether the last poll for changes succeeded, at most about half a second ago.
+    pub fn is_feed_up(&self) -> bool {
+        self.is_feed_up.load(Ordering::Relaxed)
     }
 
-    /// Measures how the account database stands.
+    /// Records the gauges of the account database.
     pub fn measure(&self) {
-        gauge!("lockable_database_up").set(f64::from(u8::from(self.is_following())));
+        gauge!("lockable_database_up").set(f64::from(u8::from(self.is_feed_up())));
         let (open, idle) = (self.database.pool().size() as usize, self.database.pool().num_idle());
         gauge!("lockable_database_connections", "state" => "idle").set(idle as f64);
         gauge!("lockable_database_connections", "state" => "used").set(open.saturating_sub(idle) as f64);
     }
 
-    /// Tells whenever changes were followed.
+    /// Notifies the receiver after each applied change.
     pub fn changes(&self) -> watch::Receiver<i64> {
-        self.followed.subscribe()
+        self.last_change.subscribe()
     }
 
-    pub(super) fn note_followed(&self, seq: i64) {
-        self.followed.send_replace(seq);
+    pub(super) fn set_last_change(&self, seq: i64) {
+        self.last_change.send_replace(seq);
     }
 
-    pub(super) fn note_following(&self, is_following: bool) {
-        self.is_following.store(is_following, Ordering::Relaxed);
+    pub(super) fn set_feed_up(&self, is_feed_up: bool) {
+        self.is_feed_up.store(is_feed_up, Ordering::Relaxed);
     }
 
     /// Subscribes to the changes of an account.
@@ -189,93 +187,94 @@ impl Directory {
         self.subscriptions.subscribe(account)
     }
 
-    /// Forgets in memory what a change has made untrue, then notifies the requests that
-    /// subscribe to the accounts that have changed.
-    pub(super) fn drop_known(&self, has_changed: impl Fn(&AccountId) -> bool + Send + Sync + 'static) {
+    /// Drops changed accounts from memory, then notifies the subscribers of these accounts.
+    pub(super) fn invalidate_callers(&self, has_changed: impl Fn(&AccountId) -> bool + Send + Sync + 'static) {
         let has_changed = Arc::new(has_changed);
-        let is_meant = has_changed.clone();
+        let is_affected = has_changed.clone();
         self.generation.fetch_add(1, Ordering::SeqCst);
-        self.unknown.invalidate_all();
-        if self.known.invalidate_entries_if(move |_, known| is_meant(&known.caller.account)).is_err() {
-            // Cannot be: closures are supported. All is more than enough.
-            self.known.invalidate_all();
+        self.invalid_tokens.invalidate_all();
+        if self.callers.invalidate_entries_if(move |_, cached| is_affected(&cached.caller.account)).is_err() {
+            // Cannot happen: closures are supported. Dropping all entries is safe.
+            self.callers.invalidate_all();
         }
-        // Once more: whoever has asked under the number above may have been given what was
-        // about to be forgotten.
+        // Begin another generation: a request of the one above may have received an entry that was
+        // about to be dropped.
         self.generation.fetch_add(1, Ordering::SeqCst);
         self.subscriptions.publish(|account| has_changed(account));
     }
 
     #[cfg(test)]
-    pub(super) fn remembers(&self, hash: &TokenHash) -> bool {
-        self.known.contains_key(hash)
+    pub(super) fn contains(&self, hash: &TokenHash) -> bool {
+        self.callers.contains_key(hash)
     }
 
-    async fn look_up(self: Arc<Self>, hash: TokenHash, reach: Reach) -> Result<Arc<Caller>, FindError> {
-        if self.unknown.contains_key(&hash) {
-            return Err(FindError::Unknown);
+    async fn resolve(self: Arc<Self>, hash: TokenHash, depth: LookupDepth) -> Result<Arc<Caller>, TokenLookupError> {
+        if self.invalid_tokens.contains_key(&hash) {
+            return Err(TokenLookupError::Unknown);
         }
-        let asked = self.generation();
+        let started_in = self.generation();
         loop {
-            let found = match reach {
-                // Whoever asks at the same time waits for this one answer.
-                Reach::Everything => self.known.try_get_with(hash, self.read(hash)).await.map_err(|e| (*e).clone()),
-                Reach::Caches => self.read_shared(hash).await.and_then(|known| known.ok_or(FindError::NotCached)),
+            let found = match depth {
+                // Concurrent requests wait for the same lookup.
+                LookupDepth::Database => {
+                    self.callers.try_get_with(hash, self.read(hash)).await.map_err(|e| (*e).clone())
+                }
+                LookupDepth::Caches => {
+                    self.read_shared(hash).await.and_then(|cached| cached.ok_or(TokenLookupError::NotCached))
+                }
             };
             match &found {
-                Ok(known) if reach == Reach::Caches => self.known.insert(hash, known.clone()).await,
-                Err(FindError::Unknown) => self.unknown.insert(hash, ()).await,
+                Ok(cached) if depth == LookupDepth::Caches => self.callers.insert(hash, cached.clone()).await,
+                Err(TokenLookupError::Unknown) => self.invalid_tokens.insert(hash, ()).await,
                 _ => {}
             }
-            let read = found.as_ref().map_or(asked, |known| known.generation);
+            let read = found.as_ref().map_or(started_in, |cached| cached.generation);
             if read != self.generation() {
-                self.known.invalidate(&hash).await;
-                self.unknown.invalidate(&hash).await;
+                self.callers.invalidate(&hash).await;
+                self.invalid_tokens.invalidate(&hash).await;
             }
-            // Who waited for the answer of somebody who had begun before a
-            // change asks again.
-            if read >= asked {
-                return found.map(|known| known.caller);
+            // A lookup that began before the change answered this request: look up again.
+            if read >= started_in {
+                return found.map(|cached| cached.caller);
             }
         }
     }
 
-    /// A number that rises whenever something is dropped from memory: what was
-    /// found under another may not be true any more.
+    /// Returns the generation, which rises with every invalidation: a result of another generation
+    /// may be outdated.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
     }
 
-    async fn read(self: &Arc<Self>, hash: TokenHash) -> Result<Known, FindError> {
+    async fn read(self: &Arc<Self>, hash: TokenHash) -> Result<CachedCaller, TokenLookupError> {
         let generation = self.generation();
         match self.read_shared(hash).await? {
-            Some(known) => Ok(known),
-            None => Ok(Known::new(self.read_database(hash).await?, generation)),
+            Some(cached) => Ok(cached),
+            None => Ok(CachedCaller::new(self.read_database(hash).await?, generation)),
         }
     }
 
-    /// What the store knows. An entry that is no longer fresh is used, and
-    /// read anew beside that.
-    async fn read_shared(self: &Arc<Self>, hash: TokenHash) -> Result<Option<Known>, FindError> {
+    /// Reads the store. A used entry that needs a refresh is refreshed in the background.
+    async fn read_shared(self: &Arc<Self>, hash: TokenHash) -> Result<Option<CachedCaller>, TokenLookupError> {
         let generation = self.generation();
-        // Without it nothing can be believed, and the database cannot be asked either.
+        // Without the key no entry can be verified, and the database is unreachable as well.
         let Some(key) = self.cache_key().await else { return Ok(None) };
-        let found = match self.shared.find(&hash, &key).await {
-            // In a cluster the locks may be on other nodes, which are there.
+        let found = match self.shared.get(&hash, &key).await {
+            // In a cluster the locks may be on other nodes that are available.
             Err(_) if self.shared.is_apart_from_locks() => None,
-            // Else nothing can be done without the store for a caller, whoever it is.
-            // Asking the database would only make the answer late.
-            found => found.map_err(|error| FindError::Unavailable(error.to_string()))?,
+            // Otherwise no request can succeed without the store; a database query would only delay
+            // the answer.
+            found => found.map_err(|error| TokenLookupError::Unavailable(error.to_string()))?,
         };
         let Some(entry) = found else { return Ok(None) };
         count_lookup("store");
         if !entry.is_fresh() {
             tokio::spawn(self.clone().refresh(hash));
         }
-        Ok(Some(Known::new(Arc::new(entry.caller), generation)))
+        Ok(Some(CachedCaller::new(Arc::new(entry.caller), generation)))
     }
 
-    /// What signs entries in the store, from memory where it was read before.
+    /// Returns the signing key, from memory if it was read before.
     async fn cache_key(&self) -> Option<Arc<CacheKey>> {
         match self.cache_key.load_full() {
             Some(key) => Some(key),
@@ -283,47 +282,47 @@ impl Directory {
         }
     }
 
-    /// Reads what signs entries in the store: it may have been replaced.
+    /// Reads the signing key again: it may have been replaced.
     pub(super) async fn read_cache_key(&self) -> Option<Arc<CacheKey>> {
         let read = timeout(Self::DATABASE_TIMEOUT, measured("cache_key", self.database.cache_key())).await;
         match read.unwrap_or(Err(AccountsError::TooSlow)) {
             Ok(key) => self.cache_key.store(Some(Arc::new(key))),
-            Err(error) => tracing::debug!(%error, "the key of the cache cannot be read"),
+            Err(error) => tracing::debug!(%error, "cannot read the token cache's signing key"),
         }
         self.cache_key.load_full()
     }
 
     async fn refresh(self: Arc<Self>, hash: TokenHash) {
-        if let Err(FindError::Unknown) = self.read_database(hash).await {
-            // It was to be forgotten long ago.
-            let forgotten = self.shared.forget_token(&hash).await;
-            tracing::debug!(?forgotten, "a token that is nobody's was still kept");
+        if let Err(TokenLookupError::Unknown) = self.read_database(hash).await {
+            // The invalidation should have removed it long ago.
+            let invalidated = self.shared.invalidate_token(&hash).await;
+            tracing::debug!(outcome = ?invalidated, "removed an invalid token from the shared cache");
         }
     }
 
-    async fn read_database(&self, hash: TokenHash) -> Result<Arc<Caller>, FindError> {
+    async fn read_database(&self, hash: TokenHash) -> Result<Arc<Caller>, TokenLookupError> {
         let found =
             match timeout(Self::DATABASE_TIMEOUT, measured("find_caller", self.database.find_caller(&hash))).await {
                 Ok(Ok(found)) => found,
-                Ok(Err(error)) => return Err(FindError::Unavailable(error.to_string())),
-                Err(_) => return Err(FindError::Unanswered),
+                Ok(Err(error)) => return Err(TokenLookupError::Unavailable(error.to_string())),
+                Err(_) => return Err(TokenLookupError::TimedOut),
             };
-        count_lookup(if found.is_some() { "database" } else { "nowhere" });
-        let (seq, caller) = found.ok_or(FindError::Unknown)?;
+        count_lookup(if found.is_some() { "database" } else { "not_found" });
+        let (seq, caller) = found.ok_or(TokenLookupError::Unknown)?;
         let caller = Arc::new(caller);
-        let (shared, kept) = (self.shared.clone(), caller.clone());
+        let (shared, cached) = (self.shared.clone(), caller.clone());
         let key = self.cache_key().await;
         tokio::spawn(async move {
             let Some(key) = key else { return };
-            if let Err(error) = shared.keep(&hash, seq, &kept, &key).await {
-                tracing::debug!(%error, "the shared cache of tokens cannot be written");
+            if let Err(error) = shared.put(&hash, seq, &cached, &key).await {
+                tracing::debug!(%error, "cannot write to the shared token cache");
             }
         });
         Ok(caller)
     }
 }
 
-/// Counts where it was found whose a token is.
+/// Counts a token lookup by its source.
 fn count_lookup(source: &'static str) {
     counter!("lockable_token_lookups_total", "source" => source).increment(1);
 }

@@ -6,75 +6,74 @@ use tracing::Instrument;
 use super::App;
 use crate::{
     accounts::{AccountsError, Actor},
-    limits::Attempt,
+    limits::LimitedAction,
     lock::{BreakOutcome, Holder, Owner},
-    locks::{BreakRequest, LockId, LocksError},
+    locks::{BreakRequest, LockKey, LocksError},
 };
 
-/// A grant that somebody wants to break.
+/// A request to break a grant, with the facts for the audit log.
 #[derive(Clone, Debug)]
-pub struct Breaking {
+pub struct AuditedBreak {
     pub by: Actor,
-    /// What people call that one.
+    /// The label of the actor.
     pub by_label: String,
-    pub lock: LockId,
+    pub lock: LockKey,
     /// The name of the lock's namespace.
     pub namespace: String,
-    /// Whose grant it is.
+    /// The holder of the grant.
     pub holder: Holder,
 }
 
-/// Why it is not known to be broken.
+/// Why the break failed or its outcome is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum BreakError {
     #[error(transparent)]
     Accounts(#[from] AccountsError),
     #[error(transparent)]
     Locks(#[from] LocksError),
-    #[error("the account has broken too many locks of late")]
+    #[error("the account broke too many locks recently; retry later")]
     TooOften { retry_after: Duration },
-    #[error("breaking a lock ended early")]
+    #[error("the task that breaks the lock failed")]
     Ended,
 }
 
 impl App {
-    /// Breaks a grant. That is in the audit log, or it has not been done.
+    /// Breaks a grant, and records the break in the audit log.
     ///
     /// # Errors
-    /// When the log or the locks could not be asked in time; it may be broken then
-    /// if the locks could not.
-    pub async fn break_grant(self: &Arc<Self>, breaking: Breaking) -> Result<BreakOutcome, BreakError> {
-        // In a task of its own: a client that hangs up now must not keep what it
-        // has done out of the log.
-        let task = tokio::spawn(self.clone().break_and_record(breaking).in_current_span());
+    /// When the database or the lock store does not answer in time. In the second case the grant may be
+    /// broken.
+    pub async fn break_grant(self: &Arc<Self>, requested: AuditedBreak) -> Result<BreakOutcome, BreakError> {
+        // A separate task: a client that disconnects must not prevent the audit record.
+        let task = tokio::spawn(self.clone().break_and_record(requested).in_current_span());
         task.await.map_err(|error| {
-            tracing::error!(%error, "breaking a lock ended early");
+            tracing::error!(%error, "task of a break failed");
             BreakError::Ended
         })?
     }
 
-    async fn break_and_record(self: Arc<Self>, breaking: Breaking) -> Result<BreakOutcome, BreakError> {
-        // Each leaves a row that is kept for ever. When it cannot be counted, the lock can
-        // be broken all the same.
-        // An operator is not limited.
-        if breaking.by != Actor::Operator
-            && let Ok(Some(retry_after)) = self.attempts.refusal(Attempt::ChangeOf(breaking.holder.account)).await
+    async fn break_and_record(self: Arc<Self>, requested: AuditedBreak) -> Result<BreakOutcome, BreakError> {
+        // Limited, because each break adds a permanent row to the audit log. If the limiter is unavailable,
+        // the break proceeds. Operators are not limited.
+        if requested.by != Actor::Operator
+            && let Ok(Some(retry_after)) =
+                self.action_rates.count(LimitedAction::ChangeOf(requested.holder.account)).await
         {
             return Err(BreakError::TooOften { retry_after });
         }
-        let detail = breaking.detail();
-        let Breaking { by, lock, holder, .. } = breaking;
+        let detail = requested.detail();
+        let AuditedBreak { by, lock, holder, .. } = requested;
         let request = BreakRequest { lock, account: holder.account, fence: holder.fence };
-        let recording = self.directory.record(by, holder.account, "lock.break", detail).await?;
+        let recording = self.token_cache.record(by, holder.account, "lock.break", detail).await?;
         let broken = self.locks.begin_break(&request).await;
-        // Without an answer it may be broken; the log says what was tried, then.
+        // Without an answer the grant may be broken, so the log records the attempt.
         if broken.as_ref().map_or_else(|error| !error.is_sure(), |(broken, _)| *broken == BreakOutcome::Broken) {
             recording.commit().await.inspect_err(|error| {
-                tracing::error!(%error, fence = %request.fence, "a lock was broken, and the audit log does not say so");
+                tracing::error!(%error, fence = %request.fence, "a lock was broken, but the audit log has no record of it");
             })?;
         }
         let (broken, end) = broken?;
-        // The journal may be in the same database, where one writes at a time.
+        // After the commit: the journal may be in the same SQLite database, which allows one writer.
         if let Some(end) = end {
             self.locks.finish_break(end).await?;
         }
@@ -82,8 +81,8 @@ impl App {
     }
 }
 
-impl Breaking {
-    /// What the audit log says of it.
+impl AuditedBreak {
+    /// The detail of the audit record.
     fn detail(&self) -> Value {
         json!({
             "by": self.by_label,

@@ -1,4 +1,4 @@
-//! What operators ask of servers about locks, by way of the account database.
+//! Requests of the operator CLI about locks, which reach a server through the account database.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,35 +6,35 @@ use serde_json::json;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::{App, Breaking};
+use super::{App, AuditedBreak};
 use crate::{
-    accounts::{AccountsError, Actor, HolderInfo, NamedLock, OperatorAnswer, OperatorRequest, TakenRequest},
-    lock::{AccountId, BreakOutcome, Holder, LockName, Owner, Payment, Standing},
-    locks::{BreakRequest, ListRequest, LockId, Locks, LocksError, Looked},
+    accounts::{AccountsError, Actor, ClaimedRequest, HolderInfo, NamedLock, OperatorAnswer, OperatorRequest},
+    lock::{AccountId, BreakOutcome, Holder, LockName, LockState, Owner, RateCharge},
+    locks::{BreakRequest, ListRequest, LockKey, Locks, LocksError, ReadOutcome},
 };
 
-/// How many pages of locks of a deleted account are released; what is left lapses.
+/// The maximum pages of locks released for a deleted account; the rest expires.
 const PAGES_MAX: usize = 200;
-/// How long to wait before a request is tried again that has to be carried out.
+/// The pause before a retry.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// How often.
+/// The maximum number of tries of a release.
 const TRIES_MAX: usize = 60;
 
 impl App {
-    /// Carries out what operators ask, until `stop`.
+    /// Carries out operator requests until `stop` is cancelled.
     pub async fn serve_operators(self: Arc<Self>, stop: CancellationToken) {
-        let mut changes = self.directory.changes();
+        let mut changes = self.token_cache.changes();
         let work = async {
             loop {
-                match self.database.take_operator_requests().await {
-                    Ok(taken) => {
-                        for taken in taken {
-                            // Beside the others: one may have many locks to release.
-                            tokio::spawn(self.clone().carry_out(taken));
+                match self.database.claim_operator_requests().await {
+                    Ok(requests) => {
+                        for request in requests {
+                            // Concurrent: one request may release many locks.
+                            tokio::spawn(self.clone().carry_out(request));
                         }
                     }
                     Err(error) => {
-                        tracing::debug!(%error, "requests of operators cannot be read");
+                        tracing::debug!(%error, "failed to read operator requests");
                         sleep(RETRY_PAUSE).await;
                         continue;
                     }
@@ -47,44 +47,44 @@ impl App {
         stop.run_until_cancelled(work).await;
     }
 
-    async fn carry_out(self: Arc<Self>, TakenRequest { id, request }: TakenRequest) {
+    async fn carry_out(self: Arc<Self>, ClaimedRequest { id, request }: ClaimedRequest) {
         let answer = match request {
             OperatorRequest::Show { lock } => self.show(&lock).await,
             OperatorRequest::Break { lock, fencing_token } => self.break_for_operator(&lock, fencing_token).await,
             OperatorRequest::ReleaseAll { account } => self.release_all(account).await,
         };
         let answer = answer.unwrap_or_else(|reason| OperatorAnswer::Failed { reason });
-        if let Err(error) = self.database.answer_operator(&id, &answer).await {
-            tracing::warn!(%error, "an operator is not answered");
+        if let Err(error) = self.database.answer_operator_request(&id, &answer).await {
+            tracing::warn!(%error, "failed to store the answer to an operator request");
         }
     }
 
     async fn show(&self, lock: &NamedLock) -> Result<OperatorAnswer, String> {
-        let Standing { held, waiting, .. } = self.standing(lock).await?;
+        let LockState { held, waiting, .. } = self.lock_state(lock).await?;
         let holder = held.map(|held| held.holder);
         if let Some(holder) = &holder {
             let detail = json!({ "namespace": lock.namespace, "name": lock.name, "fencing_token": holder.fence });
             let recorded = async {
-                self.directory.record(Actor::Operator, holder.account, "lock.show", detail).await?.commit().await
+                self.token_cache.record(Actor::Operator, holder.account, "lock.show", detail).await?.commit().await
             };
             recorded.await.map_err(|error: AccountsError| error.to_string())?;
         }
-        Ok(OperatorAnswer::Shown { holder: holder.as_ref().map(info), waiting })
+        Ok(OperatorAnswer::Shown { holder: holder.as_ref().map(holder_info), waiting })
     }
 
     async fn break_for_operator(self: &Arc<Self>, lock: &NamedLock, fence: u64) -> Result<OperatorAnswer, String> {
-        let holder = self.standing(lock).await?.held.map(|held| held.holder);
+        let holder = self.lock_state(lock).await?.held.map(|held| held.holder);
         let Some(holder) = holder.filter(|holder| holder.fence.as_u64() == fence) else {
             return Ok(OperatorAnswer::Broken { broken: false });
         };
-        let breaking = Breaking {
+        let requested = AuditedBreak {
             by: Actor::Operator,
             by_label: "operator".into(),
-            lock: id_of(lock)?,
+            lock: lock_key(lock)?,
             namespace: lock.namespace.clone(),
             holder,
         };
-        let broken = self.break_grant(breaking).await.map_err(|error| error.to_string())?;
+        let broken = self.break_grant(requested).await.map_err(|error| error.to_string())?;
         Ok(OperatorAnswer::Broken { broken: broken == BreakOutcome::Broken })
     }
 
@@ -92,20 +92,20 @@ impl App {
         for _ in 0..TRIES_MAX {
             match release_all(&self.locks, account).await {
                 Ok(()) => return Ok(OperatorAnswer::Released),
-                Err(error) => tracing::debug!(%error, "locks of a deleted account are not released yet"),
+                Err(error) => tracing::debug!(%error, "releasing the locks of a deleted account failed, retrying"),
             }
             sleep(RETRY_PAUSE).await;
         }
-        tracing::warn!("locks of a deleted account are left to lapse");
-        Err("the lock store could not be asked".into())
+        tracing::warn!(account = %account, "locks of a deleted account were not released and will expire");
+        Err("the lock store did not answer; the remaining locks expire with their leases".into())
     }
 
-    async fn standing(&self, lock: &NamedLock) -> Result<Standing, String> {
-        let looked = self.locks.inspect(&id_of(lock)?, None, &Payment::Paid).await;
-        match looked.map_err(|error| error.to_string())?.outcome {
-            Looked::Found(standing) => Ok(standing),
-            // What is paid for is not limited.
-            Looked::RateLimited { .. } => Err("the rate is used up".into()),
+    async fn lock_state(&self, lock: &NamedLock) -> Result<LockState, String> {
+        let read = self.locks.inspect(&lock_key(lock)?, None, &RateCharge::Done).await;
+        match read.map_err(|error| error.to_string())?.outcome {
+            ReadOutcome::Found(state) => Ok(state),
+            // Unreachable: a request that is charged already is not limited.
+            ReadOutcome::RateLimited { .. } => Err("the rate is used up".into()),
         }
     }
 }
@@ -125,12 +125,12 @@ async fn release_all(locks: &Locks, account: AccountId) -> Result<(), LocksError
     Ok(())
 }
 
-fn id_of(lock: &NamedLock) -> Result<LockId, String> {
-    let namespace = lock.namespace_id.parse().map_err(|_| format!("{:?} is no namespace", lock.namespace_id))?;
-    Ok(LockId { namespace, name: LockName::parse(&*lock.name).map_err(|error| error.to_string())? })
+fn lock_key(lock: &NamedLock) -> Result<LockKey, String> {
+    let namespace = lock.namespace_id.parse().map_err(|_| format!("{:?} is not a namespace id", lock.namespace_id))?;
+    Ok(LockKey { namespace, name: LockName::parse(&*lock.name).map_err(|error| error.to_string())? })
 }
 
-fn info(holder: &Holder) -> HolderInfo {
+fn holder_info(holder: &Holder) -> HolderInfo {
     HolderInfo {
         account: holder.account,
         owner: holder.owner.as_ref().map(|owner| Owner::as_str(owner).to_owned()),

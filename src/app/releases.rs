@@ -13,30 +13,29 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    accounts::{AccountsError, Actor, Directory},
-    limits::{Attempt, Attempts},
+    accounts::{AccountsError, Actor, TokenCache},
+    limits::{ActionRateLimiter, LimitedAction},
     lock::{AccountId, ByAnother, Label, LockName, Owner},
     locks::Claimant,
 };
 
-/// Records releases of grants that another token of the account has acquired, beside the
-/// answers.
-pub struct Releases(Arc<Parts>);
+/// Records releases by another token than the acquiring one in the audit log, in the background.
+pub struct ReleaseAudit(Arc<AuditState>);
 
-struct Parts {
-    directory: Arc<Directory>,
-    attempts: Attempts,
-    /// Those that are recorded or wait for it.
+struct AuditState {
+    token_cache: Arc<TokenCache>,
+    action_rates: ActionRateLimiter,
+    /// Permits of records in progress or queued.
     pending: Arc<Semaphore>,
-    /// One at a time: the database is there for others.
+    /// Limits writing to one record at a time, to leave the database to other requests.
     writing: Semaphore,
-    /// Accounts that have used up their rate, and until when.
+    /// Accounts over their rate, until the given time.
     over_rate: Mutex<HashMap<AccountId, Instant>>,
 }
 
-/// A release by another token than the one that had acquired the lock.
+/// A release by another token than the one that acquired the lock.
 #[derive(Clone, Debug)]
-pub struct ForeignRelease {
+pub struct ReleaseByOtherToken {
     pub by: Uuid,
     pub by_label: Label,
     pub claimant: Claimant,
@@ -46,64 +45,64 @@ pub struct ForeignRelease {
     pub acquired: ByAnother,
 }
 
-impl Releases {
-    /// How many may wait to be recorded. What more there are is counted.
+impl ReleaseAudit {
+    /// The maximum of pending records; further releases are only counted.
     const PENDING_MAX: u32 = 256;
-    /// How long a server that stops waits for them.
-    const FINISH_MAX: Duration = Duration::from_secs(2);
+    /// The longest wait of a stopping server for pending records.
+    const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-    pub fn new(directory: Arc<Directory>, attempts: Attempts) -> Self {
-        Self(Arc::new(Parts {
-            directory,
-            attempts,
+    pub fn new(token_cache: Arc<TokenCache>, action_rates: ActionRateLimiter) -> Self {
+        Self(Arc::new(AuditState {
+            token_cache,
+            action_rates,
             pending: Arc::new(Semaphore::new(Self::PENDING_MAX as usize)),
             writing: Semaphore::new(1),
             over_rate: Mutex::default(),
         }))
     }
 
-    /// Records a release in the audit log, unless the account has too many.
-    pub fn record(&self, release: ForeignRelease) {
-        let parts = self.0.clone();
-        let permit = match parts.is_over_rate(release.claimant.account) {
+    /// Records a release, unless the account is over its rate or too many records are pending.
+    pub fn record(&self, release: ReleaseByOtherToken) {
+        let state = self.0.clone();
+        let permit = match state.is_over_rate(release.claimant.account) {
             true => None,
-            false => parts.pending.clone().try_acquire_owned().ok(),
+            false => state.pending.clone().try_acquire_owned().ok(),
         };
         let Some(permit) = permit else { return count_unrecorded() };
         tokio::spawn(async move {
-            parts.record(release).await;
+            state.record(release).await;
             drop(permit);
         });
     }
 
-    /// Waits until what is pending is recorded, when no more comes.
-    pub async fn finish(&self) {
-        if timeout(Self::FINISH_MAX, self.0.pending.acquire_many(Self::PENDING_MAX)).await.is_err() {
-            tracing::warn!("some releases by other tokens are not in the audit log");
+    /// Waits for the pending records. Call it after the last release.
+    pub async fn flush(&self) {
+        if timeout(Self::FLUSH_TIMEOUT, self.0.pending.acquire_many(Self::PENDING_MAX)).await.is_err() {
+            tracing::warn!("stopped before all releases by other tokens were in the audit log");
         }
     }
 }
 
-impl Parts {
-    /// Of how many accounts to remember that their rate is used up.
+impl AuditState {
+    /// The size of `over_rate` beyond which outdated entries are removed.
     const OVER_RATE_MAX: usize = 10_000;
 
-    async fn record(&self, release: ForeignRelease) {
+    async fn record(&self, release: ReleaseByOtherToken) {
         let Ok(_writing) = self.writing.acquire().await else { return };
         let account = release.claimant.account;
-        // Each row is kept for ever. When it cannot be counted, it is recorded all the same.
-        if let Ok(Some(retry_after)) = self.attempts.refusal(Attempt::ReleaseOf(account)).await {
-            self.note_over_rate(account, Instant::now() + retry_after);
+        // Limited, because each row is permanent. If the limiter is unavailable, the release is recorded.
+        if let Ok(Some(retry_after)) = self.action_rates.count(LimitedAction::ReleaseOf(account)).await {
+            self.set_over_rate(account, Instant::now() + retry_after);
             return count_unrecorded();
         }
         let recorded = async {
             let by = Actor::Token(release.by);
-            let recording = self.directory.record(by, account, "lock.release", release.detail()).await?;
+            let recording = self.token_cache.record(by, account, "lock.release", release.detail()).await?;
             recording.commit().await
         };
         let recorded: Result<(), AccountsError> = recorded.await;
         if let Err(error) = recorded {
-            tracing::warn!(%error, token = %release.by, "a release by another token is not in the audit log");
+            tracing::warn!(%error, token = %release.by, "failed to record a release by another token");
             count_unrecorded();
         }
     }
@@ -113,7 +112,7 @@ impl Parts {
         over_rate.get(&account).is_some_and(|until| Instant::now() < *until)
     }
 
-    fn note_over_rate(&self, account: AccountId, until: Instant) {
+    fn set_over_rate(&self, account: AccountId, until: Instant) {
         let mut over_rate = self.over_rate.lock().unwrap_or_else(PoisonError::into_inner);
         if over_rate.len() >= Self::OVER_RATE_MAX {
             let now = Instant::now();
@@ -127,8 +126,8 @@ fn count_unrecorded() {
     counter!("lockable_releases_unrecorded_total").increment(1);
 }
 
-impl ForeignRelease {
-    /// What the audit log says of it.
+impl ReleaseByOtherToken {
+    /// The detail of the audit record.
     fn detail(&self) -> Value {
         json!({
             "by": self.by_label,

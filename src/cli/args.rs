@@ -5,33 +5,33 @@ use crate::{
     lock::{DurationError, LockName, Namespace, Note, Owner, is_unprintable, parse_duration_ms},
 };
 
-/// Names a lock.
+/// A lock key.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct NameArgs {
-    /// The lock
+pub(super) struct LockNameArgs {
+    /// The lock's name
     #[arg(value_parser = lock_name)]
     pub name: String,
 
-    /// The namespace of the lock [default: the token's]
+    /// The lock's namespace [default: the token's]
     #[arg(long, env = "LOCKABLE_NAMESPACE", value_parser = namespace)]
     pub namespace: Option<String>,
 }
 
-/// Names a lock and its holder.
+/// A lock key and an owner.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct LockArgs {
+pub(super) struct LockOwnerArgs {
     #[command(flatten)]
-    pub lock: NameArgs,
+    pub lock: LockNameArgs,
 
-    /// The lock's holder within the account; without it, all processes of the account are one holder
+    /// The holder's name within the account; without it, all processes of the account are one holder
     #[arg(long, env = "LOCKABLE_OWNER", value_parser = owner)]
     pub owner: Option<String>,
 }
 
-/// How a lock is held.
+/// The lease and the note of a grant.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct HoldArgs {
-    /// How long the lock is held without a heartbeat [default: the account's lease]
+pub(super) struct GrantArgs {
+    /// The lease: the lock is released unless a heartbeat arrives within this time [default: the account's lease]
     #[arg(long, env = "LOCKABLE_LEASE", value_parser = duration, value_name = "DURATION")]
     pub lease: Option<Duration>,
 
@@ -40,7 +40,7 @@ pub(super) struct HoldArgs {
     pub note: Option<String>,
 }
 
-impl NameArgs {
+impl LockNameArgs {
     /// # Errors
     /// When the name is invalid.
     pub fn request(&self) -> Result<LockRequest, Error> {
@@ -52,7 +52,7 @@ impl NameArgs {
     }
 }
 
-impl LockArgs {
+impl LockOwnerArgs {
     /// # Errors
     /// When the name or the owner is invalid.
     pub fn request(&self) -> Result<LockRequest, Error> {
@@ -64,7 +64,7 @@ impl LockArgs {
     }
 }
 
-impl HoldArgs {
+impl GrantArgs {
     pub fn apply(&self, mut request: LockRequest) -> LockRequest {
         if let Some(lease) = self.lease {
             request = request.lease(lease);
@@ -76,8 +76,8 @@ impl HoldArgs {
     }
 }
 
-/// Reads a duration: what the API reads, decimals of seconds as `flock` and `sleep` have them,
-/// and the units that people write out.
+/// Parses a duration: the API's format, decimal seconds as in `flock` and `sleep`, and units in
+/// words.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -107,7 +107,7 @@ pub(super) fn lock_name(text: &str) -> Result<String, String> {
 pub(super) fn owner(text: &str) -> Result<String, String> {
     match Owner::parse(text) {
         Ok(owner) => Ok(owner.as_str().to_owned()),
-        Err(_) if text.contains(char::is_whitespace) => Err("an owner has no white space".to_owned()),
+        Err(_) if text.contains(char::is_whitespace) => Err("an owner cannot contain white space".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -119,9 +119,9 @@ pub(super) fn namespace(text: &str) -> Result<String, String> {
     }
 }
 
-/// Makes a note of any text: no command should fail for the words that describe it, which
-/// often are a commit's subject.
-#[expect(clippy::unnecessary_wraps, reason = "it is a parser of clap")]
+/// Turns any text into a note. Unprintable characters become spaces and excess bytes are cut, so
+/// that a deployment does not fail because of the commit subject in its note.
+#[expect(clippy::unnecessary_wraps, reason = "clap expects a fallible parser")]
 pub(super) fn note(text: &str) -> Result<String, String> {
     let mut note: String = text.chars().map(|c| if is_unprintable(c) { ' ' } else { c }).collect();
     while note.len() > Note::BYTES_MAX {
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_have_decimals_and_units_that_people_write() {
+    fn durations_accept_decimals_and_units_in_words() {
         for (text, ms) in [
             ("90", 90_000),
             ("0.5", 500),

@@ -1,8 +1,8 @@
 use clap::Command;
 use clap_complete::Shell;
 
-/// Completes what stands after `--` as the shell completes a command line of its own. The
-/// script of `clap_complete` offers files there.
+/// Completes the arguments after `--` as a command line of their own. The script of
+/// `clap_complete` offers only files there.
 const BASH_COMMANDS: &str = r#"
 _lockable_or_command() {
     local i
@@ -26,7 +26,7 @@ _lockable_or_command() {
 complete -F _lockable_or_command -o bashdefault -o default lockable
 "#;
 
-/// The script with which a shell completes `lockable`.
+/// Returns the completion script for a shell.
 pub fn completions(shell: Shell, command: &mut Command) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, command, "lockable", &mut script);

@@ -1,25 +1,25 @@
-//! The locks of the `lockable run`s that this process runs under. To wait for one of them is
-//! to wait for oneself.
+//! The locks of the `lockable run`s that this process runs under. Waiting for one of them would
+//! never end.
 
 use std::env;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::client::{Client, Lock, Refusal};
+use crate::client::{Client, LockGuard, Refusal};
 
-/// Where `lockable run` lists them for the processes that it starts.
+/// `lockable run` passes the list to its command in this variable.
 pub(super) const VARIABLE: &str = "LOCKABLE_HELD";
 
-/// One entry a lock, separated by spaces: its address, with the namespace and the holder.
+/// One entry per lock, separated by spaces: its URL with the namespace and the owner.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Enclosing(String);
+pub(super) struct EnclosingRuns(String);
 
-impl Enclosing {
+impl EnclosingRuns {
     pub fn of_this_process() -> Self {
         Self(env::var(VARIABLE).unwrap_or_default())
     }
 
-    /// Whether this refusal is due to one of them.
+    /// Whether one of these runs holds the refused lock.
     pub fn has(&self, client: &Client, name: &str, refusal: &Refusal) -> bool {
         let mut entries = self.0.split(' ');
         let lock = address(client, name, refusal.namespace());
@@ -28,13 +28,14 @@ impl Enclosing {
                 let expected = entry(&lock, owner.unwrap_or_default());
                 entries.any(|entry| entry == expected)
             }
-            // Another account's holder is not shown. Only a run with another token knows its lock.
+            // The server hides holders of other accounts. The enclosing run then used the token of
+            // another account.
             None => refusal.reason == "held" && entries.any(|entry| entry.starts_with(&format!("{lock}&"))),
         }
     }
 
-    /// The list for the command that runs under this lock, too.
-    pub fn with(&self, lock: &Lock, name: &str) -> String {
+    /// The list for a command that also runs under `lock`.
+    pub fn with(&self, lock: &LockGuard, name: &str) -> String {
         let address = address(lock.client(), name, lock.grant().namespace());
         let own = entry(&address, lock.owner().unwrap_or_default());
         [&self.0, &own].into_iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join(" ")

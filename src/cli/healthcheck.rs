@@ -4,28 +4,28 @@ use std::{
     time::Duration,
 };
 
-/// Asks the server on this machine whether it is ready; for containers, which
-/// have no curl. The exit code is 0 if it is
+/// Check whether the server on this machine is ready, for containers without curl
+///
+/// Exits with 0 if it is ready, else with 1
 #[derive(Debug, clap::Args)]
 pub struct Healthcheck {
     /// The admin address of the server
     #[arg(long, env = "LOCKABLE_ADMIN_LISTEN", value_name = "ADDRESS:PORT")]
     pub admin_listen: SocketAddr,
 
-    /// Ask only whether it is alive
+    /// Check only whether the server is alive
     #[arg(long)]
     pub live: bool,
 }
 
-/// How long the server may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// How much of an answer is read: more than any has.
+/// More than any health answer has.
 const ANSWER_BYTES_MAX: u64 = 16 * 1024;
 
-/// Asks, and says what was answered: whether the server is ready, and its words.
+/// Returns whether the server is ready, and the body of its answer.
 ///
 /// # Errors
-/// When it cannot be reached, or does not answer in time.
+/// When the server is unreachable, or does not answer in time.
 pub fn healthcheck(check: &Healthcheck) -> io::Result<(bool, String)> {
     let address = reachable(check.admin_listen);
     let path = if check.live { "/livez" } else { "/readyz" };
@@ -39,7 +39,7 @@ pub fn healthcheck(check: &Healthcheck) -> io::Result<(bool, String)> {
     Ok((head.starts_with("HTTP/1.1 200 "), body.trim().to_owned()))
 }
 
-/// A server that listens on all addresses is asked on this machine's own.
+/// Replaces the unspecified address, on which a server listens to all, by the loopback address.
 fn reachable(listening: SocketAddr) -> SocketAddr {
     let address = match listening.ip() {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -9,8 +9,8 @@ use tokio::{
 /// The signals that ask a program to end.
 const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
-/// Catches the signals that ask this process to end, except those that it was started to
-/// ignore.
+/// Catches the signals that ask this process to end, except those that its caller has set to be
+/// ignored.
 pub(super) struct Interrupts(mpsc::UnboundedReceiver<Signal>);
 
 impl Interrupts {
@@ -28,13 +28,13 @@ impl Interrupts {
     pub async fn next(&mut self) -> Signal {
         match self.0.recv().await {
             Some(signal) => signal,
-            // All of them are ignored.
+            // All of these signals are ignored.
             None => std::future::pending().await,
         }
     }
 }
 
-/// The signals that this process was started to ignore, one bit for each. Known on Linux alone.
+/// The signals that the caller has set to be ignored, one bit each. Empty outside Linux.
 fn ignored() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

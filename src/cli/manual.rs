@@ -3,13 +3,13 @@ use std::io;
 use clap::Command;
 use clap_mangen::Man;
 
-/// Renders the manual page of `lockable`, or of one of its commands, named by the words of
-/// its path. `None` when there is no such command.
+/// Renders the manual page of `lockable` or of the command at `path`, such as `["token",
+/// "create"]`. `None` when there is no such command.
 ///
 /// # Errors
-/// When memory cannot be written to, which does not happen.
+/// Never: the page is written to memory.
 pub fn manual(mut cli: Command, path: &[String]) -> Option<io::Result<Vec<u8>>> {
-    // The names that commands are called by are known once they are built.
+    // `build` sets the names of the commands.
     cli.build();
     let mut command = &cli;
     for name in path {
@@ -50,14 +50,14 @@ fn render(command: Command, usage: &str) -> io::Result<Vec<u8>> {
     Ok(ascii(&String::from_utf8_lossy(&page).replace(".SH EXTRA", ".SH NOTES")).into_bytes())
 }
 
-/// The usage as the program prints it: `clap_mangen` leaves out the `--` that is needed.
+/// The usage as `--help` prints it: `clap_mangen` omits the required `--`.
 fn synopsis(usage: &str) -> String {
     let lines = usage.trim_start_matches("Usage:").lines().map(str::trim).filter(|line| !line.is_empty());
     let lines: String = lines.map(|line| format!("{}\n.br\n", line.replace('-', "\\-"))).collect();
     format!(".SH SYNOPSIS\n{lines}")
 }
 
-/// Writes characters beyond ASCII as groff has them, whatever encoding it expects.
+/// Escapes non-ASCII characters for groff, whatever encoding it expects.
 fn ascii(page: &str) -> String {
     page.chars().map(|c| if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) }).collect()
 }

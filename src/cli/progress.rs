@@ -2,183 +2,189 @@ use std::{cell::RefCell, convert::Infallible, ops::ControlFlow, time::Duration};
 
 use tokio::time::sleep;
 
-use super::{enclosing::Enclosing, failure::Failure, say, screen::Screen};
+use super::{enclosing::EnclosingRuns, error::CliError, print_message, status_line::StatusLine};
 use crate::client::{BootTime, Client, Error, Grant, LockRequest, Progress, Refusal, Status, clock, recovering};
 
-/// How often a terminal shows for how long the command has waited.
-const SECOND: Duration = Duration::from_secs(1);
-/// How often the server is asked for the queue, for a terminal.
+/// Interval between updates of the waiting time on a terminal.
+const TERMINAL_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval between requests for the queue, for a terminal.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
-/// When a log gets its second line; each further one comes after twice the time,
-/// but at least as often as this.
-const LINE_FIRST: Duration = Duration::from_secs(30);
-const LINE_INTERVAL_MAX: Duration = Duration::from_secs(900);
+/// Time until the second line in a log. The interval doubles with each line, up to the maximum.
+const LOG_INTERVAL_MIN: Duration = Duration::from_secs(30);
+const LOG_INTERVAL_MAX: Duration = Duration::from_secs(900);
 
 /// Why a wait ends without a grant.
-pub(super) enum Ended {
-    Failed(Error),
-    /// The lock is held by the `lockable run` that this command runs under.
+pub(super) enum AcquireError {
+    Client(Error),
+    /// The `lockable run` that this command runs under holds the lock.
     OwnLock,
 }
 
-/// What is wrong with waiting for a lock of an enclosing run.
-pub(super) fn own_lock(name: &str) -> Failure {
-    Failure::Usage(format!(
-        "{name} is held by the lockable run that this command runs under; to wait for it would take for ever"
+/// The error for a wait for the lock of an enclosing run.
+pub(super) fn own_lock(name: &str) -> CliError {
+    CliError::Usage(format!(
+        "{name} is held by the lockable run that this command runs under, so the wait would never \
+         end; use another lock, or leave out the inner lockable run"
     ))
 }
 
-/// Acquires a lock like [`Client::acquire_until`], and shows on standard error the reason for
-/// the wait, the position in the queue, the holder and the time: on a terminal in one line that
-/// changes, in a log in a few. With `is_quiet` only failures are shown.
+/// Acquires a lock like [`Client::acquire_until`]. Prints on standard error the reason for the
+/// wait, the position in the queue, the holder and the waiting time: on a terminal as one line that
+/// is updated, in a log as a few lines. With `is_quiet`, prints only failures.
 pub(super) async fn acquire(
     client: &Client,
     request: &LockRequest,
     until: Option<BootTime>,
     is_quiet: bool,
-) -> Result<Grant, Ended> {
-    let wait = Wait {
+) -> Result<Grant, AcquireError> {
+    let display = WaitDisplay {
         client,
         request,
         begun: BootTime::now(),
         is_quiet,
-        screen: Screen::new(),
-        reason: RefCell::new(Reason::None),
+        status_line: StatusLine::new(),
+        reason: RefCell::new(WaitReason::None),
         status: RefCell::new(None),
     };
-    let enclosing = Enclosing::of_this_process();
-    let mut is_own = false;
+    let enclosing = EnclosingRuns::of_this_process();
+    let mut is_own_lock = false;
     let acquire = client.acquire_until(request, until, |progress| {
-        if let Progress::InLine(refusal) = &progress
+        if let Progress::Queued(refusal) = &progress
             && enclosing.has(client, request.name(), refusal)
         {
-            is_own = true;
+            is_own_lock = true;
             return ControlFlow::Break(());
         }
-        wait.note(&progress);
+        display.update(&progress);
         ControlFlow::Continue(())
     });
     let acquired = tokio::select! {
         biased;
         acquired = acquire => acquired,
-        never = wait.show() => match never {},
-        never = wait.follow() => match never {},
+        never = display.repeat() => match never {},
+        never = display.poll_queue() => match never {},
     };
-    acquired.map_err(|error| if is_own { Ended::OwnLock } else { Ended::Failed(error) })
+    acquired.map_err(|error| if is_own_lock { AcquireError::OwnLock } else { AcquireError::Client(error) })
 }
 
-struct Wait<'a> {
+struct WaitDisplay<'a> {
     client: &'a Client,
     request: &'a LockRequest,
     begun: BootTime,
     is_quiet: bool,
-    screen: Screen,
-    reason: RefCell<Reason>,
+    status_line: StatusLine,
+    reason: RefCell<WaitReason>,
     status: RefCell<Option<Status>>,
 }
 
 /// Why the command waits.
-enum Reason {
-    /// It does not wait yet.
+enum WaitReason {
+    /// The command does not wait yet.
     None,
     Refused(Box<Refusal>),
     Failed {
         error: String,
-        /// Whether any answer disproves it.
+        /// Whether any answer of the server ends this reason.
         is_unreachable: bool,
     },
-    /// A server answers again, and the request is in its queue.
+    /// A server answers again, and the request is queued.
     Reached,
 }
 
-impl Wait<'_> {
-    /// Keeps the reason, and shows a new one at once.
-    fn note(&self, progress: &Progress<'_>) {
+impl WaitDisplay<'_> {
+    /// Stores the reason, and prints a new reason at once.
+    fn update(&self, progress: &Progress<'_>) {
         let (reason, is_new) = match (progress, &*self.reason.borrow()) {
-            (Progress::InLine(refusal), former) => {
-                let is_new = match former {
-                    Reason::None | Reason::Failed { .. } => true,
-                    Reason::Reached => false,
-                    Reason::Refused(former) => former.recovering_until.is_some() != refusal.recovering_until.is_some(),
+            (Progress::Queued(refusal), previous) => {
+                let is_new = match previous {
+                    WaitReason::None | WaitReason::Failed { .. } => true,
+                    WaitReason::Reached => false,
+                    WaitReason::Refused(previous) => {
+                        previous.recovering_until.is_some() != refusal.recovering_until.is_some()
+                    }
                 };
-                (Reason::Refused(Box::new(Refusal::clone(refusal))), is_new)
+                (WaitReason::Refused(Box::new(Refusal::clone(refusal))), is_new)
             }
-            (Progress::Trouble(error), former) => {
+            (Progress::RequestFailed(error), previous) => {
                 let is_unreachable = matches!(error, Error::Unreachable { .. } | Error::UnknownHost { .. });
-                let is_new = !matches!(former, Reason::Failed { .. });
-                (Reason::Failed { error: error.to_string(), is_unreachable }, is_new)
+                let is_new = !matches!(previous, WaitReason::Failed { .. });
+                (WaitReason::Failed { error: error.to_string(), is_unreachable }, is_new)
             }
         };
-        let is_failure = matches!(reason, Reason::Failed { .. });
+        let is_failure = matches!(reason, WaitReason::Failed { .. });
         self.reason.replace(reason);
-        match (self.is_quiet && !is_failure, !self.is_quiet && self.screen.is_ours()) {
-            (false, true) => self.screen.draw(&self.brief()),
-            (false, false) if is_new => say(&self.full()),
+        match (self.is_quiet && !is_failure, !self.is_quiet && self.status_line.is_in_foreground()) {
+            (false, true) => self.status_line.draw(&self.terminal_line()),
+            (false, false) if is_new => print_message(&self.log_line()),
             (true, _) | (false, false) => {}
         }
     }
 
-    /// Shows the reason again and again.
-    async fn show(&self) -> Infallible {
-        let mut next = LINE_FIRST;
+    /// Prints the reason periodically.
+    async fn repeat(&self) -> Infallible {
+        let mut next = LOG_INTERVAL_MIN;
         loop {
-            sleep(SECOND).await;
-            if self.is_quiet || matches!(*self.reason.borrow(), Reason::None) {
+            sleep(TERMINAL_INTERVAL).await;
+            if self.is_quiet || matches!(*self.reason.borrow(), WaitReason::None) {
                 continue;
             }
-            if self.screen.is_ours() {
-                self.screen.draw(&self.brief());
-            } else if (self.begun + next).rest().is_zero() {
-                next += next.min(LINE_INTERVAL_MAX);
-                self.look().await;
-                say(&self.full());
+            if self.status_line.is_in_foreground() {
+                self.status_line.draw(&self.terminal_line());
+            } else if (self.begun + next).remaining().is_zero() {
+                next += next.min(LOG_INTERVAL_MAX);
+                self.refresh_status().await;
+                print_message(&self.log_line());
             }
         }
     }
 
-    /// Asks for the queue while a terminal shows it.
-    async fn follow(&self) -> Infallible {
+    /// Requests the queue periodically while a terminal shows it.
+    async fn poll_queue(&self) -> Infallible {
         loop {
-            sleep(SECOND).await;
-            if !self.is_quiet && self.screen.is_ours() && !matches!(*self.reason.borrow(), Reason::None) {
-                self.look().await;
+            sleep(TERMINAL_INTERVAL).await;
+            if !self.is_quiet
+                && self.status_line.is_in_foreground()
+                && !matches!(*self.reason.borrow(), WaitReason::None)
+            {
+                self.refresh_status().await;
                 sleep(STATUS_INTERVAL).await;
             }
         }
     }
 
-    async fn look(&self) {
+    async fn refresh_status(&self) {
         let status = self.client.status(self.request).await.ok();
-        let is_over = status.is_some() && matches!(*self.reason.borrow(), Reason::Failed { is_unreachable: true, .. });
+        let is_over =
+            status.is_some() && matches!(*self.reason.borrow(), WaitReason::Failed { is_unreachable: true, .. });
         if is_over {
-            self.reason.replace(Reason::Reached);
+            self.reason.replace(WaitReason::Reached);
         }
         self.status.replace(status);
     }
 
     /// The line for a log.
-    fn full(&self) -> String {
-        self.words(&|time| clock(time))
+    fn log_line(&self) -> String {
+        self.line(&|time| clock(time))
     }
 
-    /// The line for a terminal, whose end may be cut.
-    fn brief(&self) -> String {
-        self.words(&|time| clock(time).split_once(' ').map_or_else(String::new, |(_, time)| time.to_owned()))
+    /// The line for a terminal, which may cut its end.
+    fn terminal_line(&self) -> String {
+        self.line(&|time| clock(time).split_once(' ').map_or_else(String::new, |(_, time)| time.to_owned()))
     }
 
-    fn words(&self, shown: &dyn Fn(&str) -> String) -> String {
+    fn line(&self, format_time: &dyn Fn(&str) -> String) -> String {
         let waited = match self.begun.elapsed().as_secs() {
             0 => format!("waiting for {}", self.request.name()),
-            waited => format!("waiting for {} for {}", self.request.name(), in_time(waited)),
+            waited => format!("waiting for {} for {}", self.request.name(), clock_duration(waited)),
         };
         let (reason, status) = (self.reason.borrow(), self.status.borrow());
         let refusal = match &*reason {
-            Reason::Failed { error, .. } => return format!("{waited}: {error}; trying again"),
-            Reason::None => return waited,
-            Reason::Refused(refusal) => Some(refusal),
-            Reason::Reached => None,
+            WaitReason::Failed { error, .. } => return format!("{waited}: {error}; retrying"),
+            WaitReason::None => return waited,
+            WaitReason::Refused(refusal) => Some(refusal),
+            WaitReason::Reached => None,
         };
-        // The status is newer, if there is one.
+        // The status is newer than the refusal.
         let (until, holder) = match &*status {
             Some(status) => (&status.recovering_until, &status.holder),
             None => refusal.map_or((&None, &None), |refusal| (&refusal.recovering_until, &refusal.holder)),
@@ -190,14 +196,14 @@ impl Wait<'_> {
         let position = position.map(|(position, waiting)| format!(", position {position} of {waiting}"));
         let holder = holder.as_ref().map(|holder| {
             let note = if holder.note.is_empty() { String::new() } else { format!(" ({})", holder.note) };
-            format!(", held by {}{note} since {}", holder.name(), shown(&holder.acquired_at))
+            format!(", held by {}{note} since {}", holder.name(), format_time(&holder.acquired_at))
         });
         format!("{waited}{}{}", position.unwrap_or_default(), holder.unwrap_or_default())
     }
 }
 
 /// `1:05`, or `1:00:05` from an hour on.
-fn in_time(seconds: u64) -> String {
+fn clock_duration(seconds: u64) -> String {
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     match hours {
         0 => format!("{minutes}:{seconds:02}"),

@@ -1,18 +1,18 @@
-//! `lockable run`: a command that runs while a lock is held.
+//! `lockable run`: runs a command while it holds a lock.
 
 mod cgroup;
 mod command;
 mod descendants;
 mod environment;
-mod held;
 mod holder;
 mod inherited;
+mod locked_command;
 mod orders;
 mod outcome;
 mod signals;
 mod terminal;
-mod watch;
 mod watchdog;
+mod watchdog_handle;
 
 use std::{ffi::OsString, io, time::Duration};
 
@@ -21,46 +21,44 @@ use clap::{ValueHint, builder::FalseyValueParser};
 use nix::libc;
 
 use self::{
-    descendants::Ending,
-    outcome::Report,
-    signals::{Caught, Signals},
-    watch::Watch,
+    descendants::ExitStatus,
+    outcome::RunReport,
+    signals::{CaughtSignal, Signals},
+    watchdog_handle::WatchdogHandle,
 };
 use super::{
-    args::{HoldArgs, NameArgs, duration, owner},
-    failure::Failure,
-    progress, say,
+    args::{GrantArgs, LockNameArgs, duration, owner},
+    error::CliError,
+    print_message, progress,
     server::{Server, ServerArgs},
-    start,
+    start_runtime,
 };
 use crate::{
-    client::{BootTime, Client, Error, Grant, Lock, LockRequest},
+    client::{BootTime, Client, Error, Grant, LockGuard, LockRequest},
     exit::Exit,
 };
 
 /// `EX_TEMPFAIL` of sysexits.h: try again later.
 const NOT_ACQUIRED: u8 = 75;
-/// What `--help` and the manual page call what runs.
 const USAGE: &str = "\
 lockable run [OPTIONS] <NAME> -- <COMMAND>...
        lockable run [OPTIONS] <NAME> -c <LINE>";
 
 /// Run a command while holding a lock
 ///
-/// Waits for the lock, runs the command, renews the lock while it runs, and releases it in every
-/// ending. Only the command writes to standard output.
+/// Waits for the lock, runs the command, renews the lock while the command runs, and releases it when the command ends. Only the command writes to standard output.
 #[derive(Clone, Debug, clap::Args)]
 #[command(override_usage = USAGE, after_help = "\
 Exit codes:
-  the command's own; it dies of signal N (128+N in a shell) when that ended the command or the wait; 126 when it cannot be run, 127 when there is none
-  75  the lock was not acquired (-E chooses another)
+  the command's exit code; 126 if the command cannot be executed, 127 if it does not exist
+  75  the lock was not acquired (-E sets another code)
   74  the lock was lost, and the command was stopped
-  69  the server could not be asked, or said neither yes nor no
-   2  wrong usage, such as an invalid name, a lease outside the plan's range, or no server or token
+  69  the server is unreachable, or returned an error
+   2  usage error: for example an invalid name, a lease outside the plan's range, or no server or token
 
-A signal that ends the wait ends lockable itself.
+If signal N ends the command or the wait, lockable dies of signal N (a shell reports 128+N).
 
-The token is read from LOCKABLE_AUTH_TOKEN, from the file of --token-file, or from lockable login; never from the command line, which others can read. The command inherits all of these variables.
+The token is read from LOCKABLE_AUTH_TOKEN, from --token-file, or from lockable login. There is no option for the token itself, because other users can read the command line of a process. The command inherits these variables.
 
 The command finds LOCKABLE_LOCK, LOCKABLE_FENCING_TOKEN, LOCKABLE_HOLDER and LOCKABLE_EXPIRES_AT in its environment.
 
@@ -70,27 +68,27 @@ Examples:
   lockable run -w 10min --lease 2m --note \"build $BUILD\" deploy-prod -- make deploy
   lockable run -n nightly-report -- ./report || echo 'runs elsewhere'")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
-pub struct Run {
+pub struct RunArgs {
     #[command(flatten)]
-    lock: NameArgs,
+    lock: LockNameArgs,
 
-    /// A label for the lock's holder; host, process and a random number are added, so that each run is a holder of its own
+    /// A label for the lock's holder; lockable appends host, process ID and a random number, so that each run is a separate holder
     #[arg(long, env = "LOCKABLE_OWNER", value_parser = owner)]
     owner: Option<String>,
 
-    /// Hold the lock as exactly this owner, and take over what an earlier run of it holds. Two runs of one owner at once do not exclude each other
+    /// Hold the lock as exactly this owner, and take over a grant of its earlier run. Concurrent runs of one owner do not exclude each other
     #[arg(long, requires = "owner")]
     resume: bool,
 
     #[command(flatten)]
-    hold: HoldArgs,
+    hold: GrantArgs,
 
     /// The command and its arguments, run without a shell
     #[arg(last = true, required_unless_present = "shell_line", value_name = "COMMAND",
         value_hint = ValueHint::CommandWithArguments)]
     command: Vec<OsString>,
 
-    /// Run this line with sh -c instead of a command
+    /// Run this shell line with sh -c instead of a command
     #[arg(short = 'c', long = "command", value_name = "LINE", conflicts_with = "command",
         value_hint = ValueHint::CommandString)]
     shell_line: Option<OsString>,
@@ -99,7 +97,7 @@ pub struct Run {
     #[arg(short, long, alias = "nonblock", alias = "nb")]
     no_wait: bool,
 
-    /// How long to wait for the lock [default: for ever]
+    /// How long to wait for the lock [default: no limit]
     #[arg(short, long, env = "LOCKABLE_WAIT", alias = "timeout", value_parser = duration, value_name = "DURATION")]
     wait: Option<Duration>,
 
@@ -107,27 +105,27 @@ pub struct Run {
     #[arg(short = 'E', long, env = "LOCKABLE_CONFLICT_EXIT_CODE", default_value_t = NOT_ACQUIRED, value_name = "CODE")]
     conflict_exit_code: u8,
 
-    /// Show failures only, not who holds the lock
+    /// Print only failures, not the progress of the wait
     #[arg(short, long, env = "LOCKABLE_QUIET", value_parser = FalseyValueParser::new())]
     quiet: bool,
 
-    /// Show when the lock is acquired and released
+    /// Print a message when the lock is acquired and when it is released
     #[arg(short, long, conflicts_with = "quiet")]
     verbose: bool,
 
-    /// Write the outcome as a line of JSON to standard error, as its last line
+    /// Print the outcome as the last line of standard error, in JSON
     #[arg(long)]
     json: bool,
 
-    /// What to do with the command when the lock is lost or may be: send TERM, and KILL before the lease lapses; KILL at once; or nothing
+    /// What to do with the command when the lock is, or may be, lost: send TERM, and KILL before the lease expires; send KILL at once; or nothing
     #[arg(long, env = "LOCKABLE_ON_LOST", value_enum, default_value_t = OnLost::Term)]
     on_lost: OnLost,
 
-    /// How long before the lease lapses TERM is sent, and KILL when it lapses; at most a third of the lease [default: 10s, or a quarter of the lease]
+    /// Time between TERM and KILL: TERM is sent this long before the lease expires, KILL when it expires; at most a third of the lease [default: 10s, or a quarter of the lease if that is less]
     #[arg(long, env = "LOCKABLE_KILL_AFTER", value_parser = duration, value_name = "DURATION")]
     kill_after: Option<Duration>,
 
-    /// Leave processes running that the command has started and left in the background when it ends; the lock does not protect what they do
+    /// Do not end background processes of the command when it ends; they run on without the lock
     #[arg(long)]
     leave_background: bool,
 
@@ -142,53 +140,53 @@ enum OnLost {
     Ignore,
 }
 
-/// Runs it. Dies of the signal that ended the command or the wait.
-pub(super) fn main(run: &Run) -> Exit {
+/// Runs the command. Dies of the signal that ended the command or the wait.
+pub(super) fn main(run: &RunArgs) -> Exit {
     let mut run = run.clone();
     if let Some(line) = run.shell_line.take() {
         run.command = vec!["sh".into(), "-c".into(), line];
     }
-    let mut report = Report::new(run.json, &run.lock.name);
-    let (outcome, ending) = match start_and_run(&run, &mut report) {
-        Ok(ended) => ended,
+    let mut report = RunReport::new(run.json, &run.lock.name);
+    let (outcome, status) = match start_and_run(&run, &mut report) {
+        Ok(result) => result,
         Err(failure) => return fail(&failure, report),
     };
-    match ending {
-        Ending::Code(code) => {
+    match status {
+        ExitStatus::Code(code) => {
             report.end(outcome, code);
             Exit::Code(code)
         }
-        Ending::Signal(number) => {
+        ExitStatus::Signal(number) => {
             report.end(outcome, 128 + number as u8);
             Exit::Code(signals::die_of(number))
         }
     }
 }
 
-/// Returns the outcome for the report, and how the command or the wait ended.
-fn start_and_run(run: &Run, report: &mut Report) -> Result<(&'static str, Ending), Failure> {
-    // A forked process must not inherit threads, so this comes before the runtime.
-    let watchdog = watch::start(run).map_err(unavailable("cannot start the watchdog"))?;
-    let runtime = start()?;
-    let ended = runtime.block_on(hold_and_run(run, watchdog, report));
-    // A lookup of a name may go on in another thread.
+/// Returns the outcome for the report, and the exit status of the command or the wait.
+fn start_and_run(run: &RunArgs, report: &mut RunReport) -> Result<(&'static str, ExitStatus), CliError> {
+    // Fork before the runtime starts threads.
+    let watchdog = watchdog_handle::start(run).map_err(unavailable("cannot start the watchdog"))?;
+    let runtime = start_runtime()?;
+    let result = runtime.block_on(hold_and_run(run, watchdog, report));
+    // A DNS lookup may still run in another thread.
     runtime.shutdown_background();
-    ended
+    result
 }
 
-fn unavailable(what: &'static str) -> impl Fn(io::Error) -> Failure {
-    move |error| Failure::Unavailable(format!("{what}: {error}"))
+fn unavailable(what: &'static str) -> impl Fn(io::Error) -> CliError {
+    move |error| CliError::Unavailable(format!("{what}: {error}"))
 }
 
-/// What a run needs before it asks the server.
-struct Prepared {
+/// The settings of a run.
+struct PreparedRun {
     server: Server,
     client: Client,
     request: LockRequest,
     holder: String,
 }
 
-fn prepare(run: &Run) -> Result<Prepared, Failure> {
+fn prepare(run: &RunArgs) -> Result<PreparedRun, CliError> {
     let server = run.server.server()?;
     let client = server.client()?;
     let holder = match (&run.owner, run.resume) {
@@ -196,11 +194,11 @@ fn prepare(run: &Run) -> Result<Prepared, Failure> {
         (label, _) => holder::unique(label.as_deref()),
     };
     let request = run.lock.request().and_then(|request| request.owner(&holder));
-    let request = request.map_err(|error| Failure::Usage(error.to_string()))?;
-    Ok(Prepared { server, client, request: run.hold.apply(request), holder })
+    let request = request.map_err(|error| CliError::Usage(error.to_string()))?;
+    Ok(PreparedRun { server, client, request: run.hold.apply(request), holder })
 }
 
-fn fail(failure: &Failure, mut report: Report) -> Exit {
+fn fail(failure: &CliError, mut report: RunReport) -> Exit {
     let exit = failure.report();
     if let Exit::Code(code) = exit {
         report.failed(failure.reason());
@@ -210,84 +208,84 @@ fn fail(failure: &Failure, mut report: Report) -> Exit {
 }
 
 async fn hold_and_run(
-    run: &Run,
-    watchdog: watch::Forked,
-    report: &mut Report,
-) -> Result<(&'static str, Ending), Failure> {
+    run: &RunArgs,
+    watchdog: watchdog_handle::ForkedWatchdog,
+    report: &mut RunReport,
+) -> Result<(&'static str, ExitStatus), CliError> {
     let caught = signals::catch(&watchdog.mask).and_then(Signals::new);
     let mut signals = caught.map_err(unavailable("cannot catch signals"))?;
-    let mut watch = Watch::new(watchdog).map_err(unavailable("cannot reach the watchdog"))?;
-    let ended = acquire_and_run(run, &mut watch, &mut signals, report).await;
+    let mut watch = WatchdogHandle::new(watchdog).map_err(unavailable("cannot reach the watchdog"))?;
+    let result = acquire_and_run(run, &mut watch, &mut signals, report).await;
     watch.end().await;
-    ended
+    result
 }
 
 async fn acquire_and_run(
-    run: &Run,
-    watch: &mut Watch,
+    run: &RunArgs,
+    watch: &mut WatchdogHandle,
     signals: &mut Signals,
-    report: &mut Report,
-) -> Result<(&'static str, Ending), Failure> {
+    report: &mut RunReport,
+) -> Result<(&'static str, ExitStatus), CliError> {
     let prepared = prepare(run)?;
-    let Prepared { client, request, holder, .. } = &prepared;
+    let PreparedRun { client, request, holder, .. } = &prepared;
     let until = match (run.no_wait, run.wait) {
         (true, _) => Some(BootTime::now()),
         (false, wait) => wait.map(|wait| BootTime::now() + wait),
     };
     let acquired = tokio::select! {
         acquired = progress::acquire(client, request, until, run.quiet) => acquired,
-        ending = interruption(watch, signals) => {
-            // The lock may be ours already, though no answer has said so.
+        status = interruption(watch, signals) => {
+            // The lock may be granted although no answer has arrived.
             tokio::select! {
-                () = client.leave(request) => {}
+                () = client.cancel_wait(request) => {}
                 _ = signals.urgent() => {}
             }
-            return ending.map(|ending| ("interrupted", ending));
+            return status.map(|status| ("interrupted", status));
         }
     };
     let grant = match acquired {
         Ok(grant) => grant,
-        Err(ended) => return not_acquired(run, &prepared, ended, report),
+        Err(result) => return not_acquired(run, &prepared, result, report),
     };
     report.acquired(&grant, holder);
-    tell_of(run, &grant, holder);
-    let lock = Lock::keep(client.clone(), request.clone(), grant);
-    let over = held::run(run, &lock, watch, signals).await;
+    report_grant(run, &grant, holder);
+    let lock = LockGuard::new(client.clone(), request.clone(), grant);
+    let end = locked_command::run(run, &lock, watch, signals).await;
     let loss = lock.loss();
     report.lost(loss);
-    if over.is_to_release {
+    if end.releases_lock {
         release(run, lock, signals, report).await;
     } else {
         lock.abandon();
     }
-    Ok((if loss.is_some() || over.is_lost { "lost" } else { "ended" }, over.ending))
+    Ok((if loss.is_some() || end.is_lost { "lost" } else { "ended" }, end.ending))
 }
 
-/// What ends the wait for the lock: a signal, or the end of the process that was to become the
-/// command, which gets the terminal's signals, too.
-async fn interruption(watch: &mut Watch, signals: &mut Signals) -> Result<Ending, Failure> {
+/// Waits for an event that ends the wait for the lock: a signal, or the end of the process that was
+/// to become the command, which gets the terminal's signals, too.
+async fn interruption(watch: &mut WatchdogHandle, signals: &mut Signals) -> Result<ExitStatus, CliError> {
     loop {
         tokio::select! {
             caught = signals.next() => match caught {
-                Caught { number: libc::SIGCHLD, .. } => watch.look_after(),
-                Caught { number, .. } if signals::is_stop(number) => signals::stop_by(number),
-                caught if caught.is_ending() => return Ok(Ending::Signal(caught.number)),
+                CaughtSignal { number: libc::SIGCHLD, .. } => watch.handle_child_signal(),
+                CaughtSignal { number, .. } if signals::is_stop(number) => signals::stop_by(number),
+                caught if caught.is_ending() => return Ok(ExitStatus::Signal(caught.number)),
                 _ => {}
             },
             report = watch.report() => match report {
-                Some(orders::Report::Ended(ending)) => return Ok(ending),
+                Some(orders::Report::Ended(status)) => return Ok(status),
                 Some(orders::Report::NotStarted(error)) => {
                     return Err(unavailable("cannot start a process")(io::Error::from_raw_os_error(error)));
                 }
                 Some(_) => {}
-                None => return Err(Failure::Unavailable("the watchdog was killed".to_owned())),
+                None => return Err(CliError::Unavailable("the watchdog was killed".to_owned())),
             },
         }
     }
 }
 
-/// Releases the lock, unless somebody is in a hurry: then its lease has to expire.
-async fn release(run: &Run, lock: Lock, signals: &mut Signals, report: &mut Report) {
+/// Releases the lock. A second signal ends the attempt and leaves the lock to its lease.
+async fn release(run: &RunArgs, lock: LockGuard, signals: &mut Signals, report: &mut RunReport) {
     signals.discard();
     let released = tokio::select! {
         released = lock.release() => released.map_err(|error| error.to_string()),
@@ -295,40 +293,40 @@ async fn release(run: &Run, lock: Lock, signals: &mut Signals, report: &mut Repo
     };
     match &released {
         Err(failure) => {
-            say(&format!("the lock is not released, and stays held until its lease expires: {failure}"));
+            print_message(&format!("cannot release the lock, which stays held until its lease expires: {failure}"));
         }
-        Ok(true) if run.verbose => say(&format!("released {}", run.lock.name)),
+        Ok(true) if run.verbose => print_message(&format!("released {}", run.lock.name)),
         Ok(_) => {}
     }
     report.released(released);
 }
 
 fn not_acquired(
-    run: &Run,
-    prepared: &Prepared,
-    ended: progress::Ended,
-    report: &mut Report,
-) -> Result<(&'static str, Ending), Failure> {
+    run: &RunArgs,
+    prepared: &PreparedRun,
+    result: progress::AcquireError,
+    report: &mut RunReport,
+) -> Result<(&'static str, ExitStatus), CliError> {
     let name = &run.lock.name;
-    match ended {
-        progress::Ended::Failed(Error::NotAcquired(refusal)) => {
+    match result {
+        progress::AcquireError::Client(Error::NotAcquired(refusal)) => {
             if !run.quiet {
-                say(&format!("{name} {refusal}"));
+                print_message(&format!("{name} {refusal}"));
             }
             report.refused(&refusal);
-            Ok(("not_acquired", Ending::Code(run.conflict_exit_code)))
+            Ok(("not_acquired", ExitStatus::Code(run.conflict_exit_code)))
         }
-        progress::Ended::Failed(error) => Err(prepared.server.failure(&error)),
-        progress::Ended::OwnLock => Err(progress::own_lock(name)),
+        progress::AcquireError::Client(error) => Err(prepared.server.cli_error(&error)),
+        progress::AcquireError::OwnLock => Err(progress::own_lock(name)),
     }
 }
 
-fn tell_of(run: &Run, grant: &Grant, holder: &str) {
+fn report_grant(run: &RunArgs, grant: &Grant, holder: &str) {
     let name = &run.lock.name;
     if run.resume && grant.again {
-        say(&format!("resumed: {holder} holds {name} already, fencing token {}", grant.fencing_token));
+        print_message(&format!("resumed: {holder} holds {name} already, fencing token {}", grant.fencing_token));
     } else if run.verbose {
         let (fence, lease) = (grant.fencing_token, grant.lease);
-        say(&format!("acquired {name} as {holder}, fencing token {fence}, lease {lease:?}"));
+        print_message(&format!("acquired {name} as {holder}, fencing token {fence}, lease {lease:?}"));
     }
 }

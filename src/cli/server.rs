@@ -4,18 +4,18 @@ use clap::{ArgMatches, Args, Command, FromArgMatches, ValueHint, parser::ValueSo
 
 use super::{
     args::address,
-    failure::Failure,
+    error::CliError,
     profile::{Profile, Profiles},
 };
 use crate::client::Client;
 
 const TOKEN: &str = "LOCKABLE_AUTH_TOKEN";
 
-/// Where the server is, and the token for it.
+/// The options for the server and the token.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Server")]
 struct Flags {
-    /// The server's address, such as `https://locks.example.com` [default: that of lockable login]
+    /// The server's address, such as `https://locks.example.com` [default: the address saved by lockable login]
     #[arg(long, env = "LOCKABLE_URL", value_parser = address, value_hint = ValueHint::Url)]
     url: Option<String>,
 
@@ -23,16 +23,16 @@ struct Flags {
     #[arg(long, env = "LOCKABLE_TOKEN_FILE", value_name = "FILE", value_hint = ValueHint::FilePath)]
     token_file: Option<PathBuf>,
 
-    /// A file of CA certificates (PEM) to trust besides those of the system
+    /// A file of CA certificates (PEM) to trust in addition to the system's
     #[arg(long, env = "LOCKABLE_CA_FILE", value_name = "FILE", value_hint = ValueHint::FilePath)]
     ca_file: Option<PathBuf>,
 
-    /// Use the server and the token of this profile, which lockable login --profile made; variables do not change them
+    /// Use the server and the token of this profile, saved by lockable login --profile; variables do not override them
     #[arg(long, env = "LOCKABLE_PROFILE", value_name = "NAME")]
     profile: Option<String>,
 }
 
-/// [`Flags`], and which of them were given on the command line.
+/// [`Flags`], with the options that the command line sets.
 #[derive(Clone, Debug)]
 pub struct ServerArgs {
     flags: Flags,
@@ -41,7 +41,7 @@ pub struct ServerArgs {
     has_ca_flag: bool,
 }
 
-/// The settings in force, and where each comes from.
+/// The effective settings and their sources.
 #[derive(Clone, Debug)]
 pub(super) struct Server {
     pub url: String,
@@ -53,24 +53,24 @@ pub(super) struct Server {
 
 impl ServerArgs {
     /// # Errors
-    /// When a setting is missing, or cannot be read or used.
-    pub(super) fn server(&self) -> Result<Server, Failure> {
-        self.settings().map_err(Failure::Usage)
+    /// When a setting is missing, unreadable or invalid.
+    pub(super) fn server(&self) -> Result<Server, CliError> {
+        self.settings().map_err(CliError::Usage)
     }
 
-    /// The profile that was asked for; the unnamed one if none was.
+    /// The selected profile; `None` is the unnamed profile.
     pub(super) fn profile(&self) -> Option<&str> {
         self.flags.profile.as_deref()
     }
 
-    /// What `lockable login` is told.
+    /// The address, the token file and the CA file for `lockable login`.
     pub(super) fn for_login(&self) -> (Option<String>, Option<PathBuf>, Option<PathBuf>) {
         (self.flags.url.clone(), self.flags.token_file.clone(), self.flags.ca_file.clone())
     }
 
     fn settings(&self) -> Result<Server, String> {
-        // A profile that was asked for is not mixed with variables: the token of one server
-        // must not reach another.
+        // A selected profile is not mixed with variables: the token of one server must not be sent
+        // to another.
         let is_named = self.flags.profile.is_some();
         let from = |has_flag: bool, flag: &str, variable: &str| if has_flag { flag } else { variable }.to_owned();
         let given = |has_flag: bool| has_flag || !is_named;
@@ -82,40 +82,44 @@ impl ServerArgs {
         };
         let ca_file = self.flags.ca_file.clone().filter(|_| given(self.has_ca_flag));
         let (profile, source) = match is_named || url.is_none() || token.is_none() {
-            true => self.remembered()?,
+            true => self.saved_profile()?,
             false => (Profile::default(), String::new()),
         };
 
-        let is_remembered = url.is_none();
+        let is_saved = url.is_none();
         let (url, url_source) = match (url, profile.url) {
             (Some(url), _) => (url, from(self.has_url_flag, "--url", "LOCKABLE_URL")),
             (None, Some(url)) => (url, source.clone()),
-            (None, None) => return Err("no server: set LOCKABLE_URL or --url, or run lockable login".to_owned()),
+            (None, None) => {
+                return Err("no server address: set LOCKABLE_URL or --url, or run lockable login".to_owned());
+            }
         };
         let (token, token_source) = match (token, profile.token) {
             (Some(found), _) => found,
-            (None, Some(token)) if is_remembered => (token, source),
+            (None, Some(token)) if is_saved => (token, source),
             _ => return Err(format!("no token: set {TOKEN} or LOCKABLE_TOKEN_FILE, or run lockable login")),
         };
-        let ca_file = ca_file.or(profile.ca_file.filter(|_| is_remembered));
+        let ca_file = ca_file.or(profile.ca_file.filter(|_| is_saved));
         let token = checked_token(&token, &token_source)?;
         Ok(Server { url, url_source, token, token_source, ca_file })
     }
 
-    /// What `lockable login` has remembered, and what to call it.
-    fn remembered(&self) -> Result<(Profile, String), String> {
+    /// The saved profile, and its description as a source.
+    fn saved_profile(&self) -> Result<(Profile, String), String> {
         let profiles = Profiles::load()?;
         match &self.flags.profile {
             None => Ok((profiles.unnamed, "lockable login".to_owned())),
             Some(name) => match profiles.named.get(name) {
                 Some(profile) => Ok((profile.clone(), format!("the profile {name}"))),
                 None => {
-                    let known: Vec<_> = profiles.named.keys().map(String::as_str).collect();
-                    let known = match known.is_empty() {
-                        true => "there are none".to_owned(),
-                        false => format!("there are {}", known.join(", ")),
+                    let names: Vec<_> = profiles.named.keys().map(String::as_str).collect();
+                    let names = match names.is_empty() {
+                        true => "none is saved".to_owned(),
+                        false => format!("saved profiles: {}", names.join(", ")),
                     };
-                    Err(format!("no profile {name:?} ({known}); make it with: lockable login --profile {name}"))
+                    Err(format!(
+                        "there is no profile {name:?} ({names}); create it with: lockable login --profile {name}"
+                    ))
                 }
             },
         }
@@ -124,14 +128,14 @@ impl ServerArgs {
 
 impl Server {
     /// # Errors
-    /// When a setting cannot be used.
-    pub fn client(&self) -> Result<Client, Failure> {
+    /// When a setting is invalid.
+    pub fn client(&self) -> Result<Client, CliError> {
         let mut client = Client::builder(&self.url).token(&self.token);
         if let Some(path) = &self.ca_file {
             let pem = fs::read(path);
             client = client.ca(pem.map_err(|error| unreadable(path, &error))?);
         }
-        client.build().map_err(|error| Failure::Usage(error.to_string()))
+        client.build().map_err(|error| CliError::Usage(error.to_string()))
     }
 }
 
@@ -140,25 +144,25 @@ fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn unreadable(path: &std::path::Path, error: &std::io::Error) -> Failure {
-    Failure::Usage(format!("{} cannot be read: {error}", path.display()))
+fn unreadable(path: &std::path::Path, error: &std::io::Error) -> CliError {
+    CliError::Usage(format!("cannot read {}: {error}", path.display()))
 }
 
 /// The first line of a file.
 pub(super) fn read_token_file(path: &std::path::Path) -> Result<String, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    let text = fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
-/// Checks a token for what a copy and paste adds to it.
+/// Rejects the white space that copy and paste adds to a token.
 pub(super) fn checked_token(token: &str, source: &str) -> Result<String, String> {
     match token.trim() {
         "" => Err(format!("there is no token in {source}")),
         trimmed if trimmed.len() < token.len() => {
-            Err(format!("the token in {source} has white space around it; remove that"))
+            Err(format!("the token in {source} begins or ends with white space; remove it"))
         }
         trimmed if trimmed.contains(|c: char| c.is_whitespace() || c.is_control()) => {
-            Err(format!("the token in {source} has white space in it; is it the token alone?"))
+            Err(format!("the token in {source} contains white space; set the token only"))
         }
         trimmed => Ok(trimmed.to_owned()),
     }

@@ -1,4 +1,4 @@
-//! Reads the command line, and says what is wrong with it as clap does.
+//! Parses the command line, and prints usage errors in clap's format.
 
 use std::{
     borrow::Cow,
@@ -14,51 +14,51 @@ use clap::{
     parser::ValueSource,
 };
 
-use super::say_plainly;
+use super::print_line;
 use crate::exit::{self, Exit};
 
-/// Options of `flock` and of others that `run` does not have, and what to do instead.
+/// Options of `flock` and similar programs that `run` lacks, with the alternative.
 const FOREIGN: &[(&[&str], &str)] = &[
     (&["-s", "--shared"], "shared locks are not available: every lock is exclusive"),
-    (&["-x", "-e", "--exclusive"], "every lock is exclusive: leave it out"),
-    (&["-u", "--unlock"], "lockable release NAME releases a lock that lockable acquire acquired"),
-    (&["-o", "--close", "-F", "--no-fork"], "no file is locked, so none is inherited: leave it out"),
-    (&["--at-least", "--cooldown"], "a lock is released when the command ends: a minimum time is not available"),
-    (&["--limit", "--permits"], "counted locks are not available: one holder has the lock"),
+    (&["-x", "-e", "--exclusive"], "every lock is exclusive: leave this option out"),
+    (&["-u", "--unlock"], "to release a lock that lockable acquire acquired, use lockable release NAME"),
+    (&["-o", "--close", "-F", "--no-fork"], "the command inherits no locked file: leave this option out"),
+    (&["--at-least", "--cooldown"], "a minimum time is not available: the lock is released when the command ends"),
+    (&["--limit", "--permits"], "counted locks are not available: a lock has one holder"),
 ];
 
-/// Commands whose errors are one line, for the log of a service.
+/// Commands of a service: their errors are one line, for its log.
 const SERVICES: &[&str] = &["serve", "config"];
-/// Commands whose settings are those of a service.
+/// Commands with the settings of a service.
 const OPERATORS: &[&str] = &["migrate", "account", "token", "namespace", "lock", "plan"];
 
-/// Reads the command line.
+/// Parses the command line.
 ///
 /// # Errors
-/// How the process ends after help, or after what is wrong was printed.
+/// How the process ends after it has printed the help or a usage error.
 pub fn parse(mut cli: Command) -> Result<ArgMatches, Exit> {
     let args: Vec<OsString> = env::args_os().collect();
     let matches = match without_empty_variables(cli.clone()).try_get_matches_from(&args) {
         Ok(matches) => matches,
-        Err(error) => return Err(refuse(error, cli, &args)),
+        Err(error) => return Err(print_error(error, cli, &args)),
     };
     let is_given = |matches: &ArgMatches, id| matches.value_source(id) == Some(ValueSource::CommandLine);
     match matches.subcommand_matches("run") {
-        // The variable of --wait does not contradict the flag.
+        // LOCKABLE_WAIT does not conflict with --no-wait, unlike --wait.
         Some(run) if is_given(run, "no_wait") && is_given(run, "wait") => {
             cli.build();
-            let words = "the argument '--no-wait' cannot be used with '--wait <DURATION>'";
+            let message = "the argument '--no-wait' cannot be used with '--wait <DURATION>'";
             let error = match cli.find_subcommand_mut("run") {
-                Some(run) => run.error(ErrorKind::ArgumentConflict, words),
-                None => cli.error(ErrorKind::ArgumentConflict, words),
+                Some(run) => run.error(ErrorKind::ArgumentConflict, message),
+                None => cli.error(ErrorKind::ArgumentConflict, message),
             };
-            Err(refuse(error, cli, &args))
+            Err(print_error(error, cli, &args))
         }
         _ => Ok(matches),
     }
 }
 
-/// A command for which an empty variable counts as unset, as CI systems leave them.
+/// Makes empty variables count as unset: CI systems set variables without a value to "".
 pub fn without_empty_variables(command: Command) -> Command {
     let is_empty = |name: &OsStr| env::var_os(name).is_some_and(|value| value.is_empty());
     command
@@ -69,7 +69,7 @@ pub fn without_empty_variables(command: Command) -> Command {
         .mut_subcommands(without_empty_variables)
 }
 
-fn refuse(mut error: clap::Error, mut cli: Command, args: &[OsString]) -> Exit {
+fn print_error(mut error: clap::Error, mut cli: Command, args: &[OsString]) -> Exit {
     if !error.use_stderr() {
         let printed = match io::stdout().is_terminal() {
             true => error.print().map_err(|error| exit::unwritten(&error)),
@@ -78,50 +78,50 @@ fn refuse(mut error: clap::Error, mut cli: Command, args: &[OsString]) -> Exit {
         return printed.map_or_else(|exit| exit, |()| Exit::SUCCESS);
     }
     cli.build();
-    let (command, words) = command_of(&cli, args);
+    let (command, path) = command_of(&cli, args);
     let mut command = command.clone();
     let variable = variable_of(&error, &command);
-    let is_in = |commands: &[&str]| words.first().is_some_and(|word| commands.contains(&word.as_str()));
+    let is_in = |commands: &[&str]| path.first().is_some_and(|word| commands.contains(&word.as_str()));
     hide_secret(&mut error, &command, is_in(SERVICES) || is_in(OPERATORS));
     let is_value = matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue);
     let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     if is_in(SERVICES) && !is_help || is_in(OPERATORS) && is_value && variable.is_some() {
-        say_plainly(&in_one_line(&error, variable.as_deref(), &words));
+        print_line(&in_one_line(&error, variable.as_deref(), &path));
         return Exit::Code(error.exit_code() as u8);
     }
-    if words.first().is_some_and(|word| word == "run") {
-        // An option of lockable does not become an argument of the command by a --.
+    if path.first().is_some_and(|word| word == "run") {
+        // Clap suggests to put `--` before an unknown option, which would pass it to the command.
         error.remove(ContextKind::Suggested);
     }
-    let mut tips = tips(&error, &words, args);
+    let mut tips = tips(&error, &path, args);
     if let Some(variable) = variable.filter(|variable| is_value_of(&error, variable)) {
-        tips.push(format!("the value is that of the variable {variable}"));
+        tips.push(format!("the value is from the variable {variable}"));
     }
     if !tips.is_empty() {
         let tips = tips.iter().map(StyledStr::from).collect();
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
     }
-    // Clap would show in it what variables have set.
+    // Clap's own usage would include the options that variables set.
     error.insert(ContextKind::Usage, ContextValue::StyledStr(command.render_usage()));
     let error = error.with_cmd(&command);
     let _ = error.print();
     Exit::Code(error.exit_code() as u8)
 }
 
-/// The command that the arguments name, and the words that name it.
+/// The command that the arguments select, and its path.
 fn command_of<'a>(cli: &'a Command, args: &[OsString]) -> (&'a Command, Vec<String>) {
-    let (mut command, mut words) = (cli, Vec::new());
+    let (mut command, mut path) = (cli, Vec::new());
     for word in args.iter().skip(1).filter_map(|word| word.to_str()) {
         let Some(next) = command.find_subcommand(word) else { break };
         command = next;
-        words.push(word.to_owned());
+        path.push(word.to_owned());
     }
-    (command, words)
+    (command, path)
 }
 
-/// What to write instead.
-fn tips(error: &clap::Error, words: &[String], args: &[OsString]) -> Vec<String> {
-    if words.first().map(String::as_str) != Some("run") {
+/// Suggests a correct command line.
+fn tips(error: &clap::Error, path: &[String], args: &[OsString]) -> Vec<String> {
+    if path.first().map(String::as_str) != Some("run") {
         return Vec::new();
     }
     let args: Vec<_> = args.iter().skip(1).map(|arg| arg.to_string_lossy()).collect();
@@ -144,7 +144,7 @@ fn tips(error: &clap::Error, words: &[String], args: &[OsString]) -> Vec<String>
                     quoted(after)
                 )],
                 Some(_) => vec![format!(
-                    "a run holds one lock; for a second one, run lockable within: lockable {} -- lockable run {}",
+                    "a run holds one lock; for a second lock, nest the runs: lockable {} -- lockable run {}",
                     quoted(before),
                     quoted(after)
                 )],
@@ -157,7 +157,7 @@ fn tips(error: &clap::Error, words: &[String], args: &[OsString]) -> Vec<String>
     }
 }
 
-/// Words as a shell reads them.
+/// Quotes words for a shell.
 fn quoted(words: &[Cow<'_, str>]) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     let quoted = words.iter().map(|word| match !word.is_empty() && word.chars().all(is_plain) {
@@ -167,7 +167,7 @@ fn quoted(words: &[Cow<'_, str>]) -> String {
     quoted.collect::<Vec<_>>().join(" ")
 }
 
-/// The flag that the error is about, such as `--listen`.
+/// The option in the error, such as `--listen`.
 fn flag_of(error: &clap::Error) -> String {
     let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
     flag.split([' ', '=']).next().unwrap_or_default().to_owned()
@@ -179,7 +179,7 @@ fn argument<'a>(error: &clap::Error, command: &'a Command) -> Option<&'a clap::A
     command.get_arguments().find(|arg| arg.get_long() == Some(long))
 }
 
-/// The variable that sets the same as the flag that the error is about.
+/// The variable of the option in the error.
 fn variable_of(error: &clap::Error, command: &Command) -> Option<String> {
     Some(argument(error, command)?.get_env()?.to_string_lossy().into_owned())
 }
@@ -189,7 +189,7 @@ fn is_value_of(error: &clap::Error, variable: &str) -> bool {
     matches!(error.get(ContextKind::InvalidValue), Some(ContextValue::String(invalid)) if *invalid == value)
 }
 
-/// A value that cannot be read may be a secret all the same.
+/// Hides a value that may be a secret, although it is invalid.
 fn hide_secret(error: &mut clap::Error, command: &Command, is_service: bool) {
     let is_secret = argument(error, command).is_some_and(clap::Arg::is_hide_env_values_set);
     if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
@@ -199,12 +199,12 @@ fn hide_secret(error: &mut clap::Error, command: &Command, is_service: bool) {
     }
 }
 
-fn in_one_line(error: &clap::Error, variable: Option<&str>, words: &[String]) -> String {
+fn in_one_line(error: &clap::Error, variable: Option<&str>, path: &[String]) -> String {
     let text = error.render().to_string();
     let lines = text.trim_start_matches("error: ").lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
     let line = lines.collect::<Vec<_>>().join(" ");
     match variable {
         Some(variable) => format!("lockable: {line} (also set by {variable})"),
-        None => format!("lockable: {line}; see lockable {} --help", words.join(" ")),
+        None => format!("lockable: {line}; see lockable {} --help", path.join(" ")),
     }
 }

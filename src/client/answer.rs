@@ -6,44 +6,44 @@ use serde_json::Value;
 
 use super::BootTime;
 
-/// What becomes of an acquire.
+/// The result of an acquire.
 #[derive(Clone, Debug)]
 pub enum AcquireOutcome {
     Granted(Grant),
     Refused(Refusal),
 }
 
-/// A grant, as its holder knows it.
+/// A grant.
 #[derive(Clone, Debug)]
 pub struct Grant {
     /// Rises with every new grant of the lock.
     pub fencing_token: u64,
     pub lease: Duration,
-    /// When it lapses unless renewed, as the server writes it.
+    /// When the lease expires unless renewed, as the server wrote it.
     pub expires_at: String,
-    /// When it lapses at the earliest: the lease counts from when the server had
-    /// the request, and that was after it was sent.
+    /// When the lease expires at the earliest. It counts from when the client sent the request; the
+    /// server counts it from when it received the request, which is later.
     pub until: BootTime,
-    /// Whether the owner held the lock already when it asked: the grant is an older request's.
+    /// Whether the owner held the lock already: the grant belongs to an earlier request.
     pub again: bool,
-    /// All that the server said.
+    /// The server's whole answer.
     pub answer: Value,
 }
 
 /// Why the lock was not granted.
 #[derive(Clone, Debug)]
 pub struct Refusal {
-    /// `held`, `timed_out`, `draining`, `recovering`, and others that may come.
+    /// `held`, `timed_out`, `draining`, `recovering`, or a reason of a later version.
     pub reason: String,
-    /// When the lock can be granted at the earliest, after a loss of data.
+    /// When the lock can be granted at the earliest, during a recovery.
     pub recovering_until: Option<String>,
-    /// Known only when it is of the same account.
+    /// Set only if the holder belongs to the same account.
     pub holder: Option<Holder>,
-    /// All that the server said.
+    /// The server's whole answer.
     pub answer: Value,
 }
 
-/// Who holds a lock.
+/// The holder of a lock.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Holder {
     pub owner: Option<String>,
@@ -57,59 +57,59 @@ pub struct Holder {
     pub fencing_token: Option<u64>,
 }
 
-/// How a lock stands.
+/// The state of a lock.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Status {
     pub name: String,
     pub namespace: String,
     pub held: bool,
-    /// Known only when it is of the same account.
+    /// Set only if the holder belongs to the same account.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<Holder>,
     pub waiting: u64,
-    /// Which of them the owner is who asks, from 1.
+    /// The position of the requesting owner in the queue, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub position: Option<u64>,
-    /// When it can be granted at the earliest, after a loss of data.
+    /// When the lock can be granted at the earliest, during a recovery.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovering_until: Option<String>,
 }
 
-/// Some of the locks that an account holds.
+/// A page of the locks that an account holds.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Page {
-    pub locks: Vec<Listed>,
-    /// What to ask the next page with, if there is one.
+    pub locks: Vec<ListedLock>,
+    /// The cursor of the next page, if there is one.
     pub next_cursor: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Listed {
+pub struct ListedLock {
     pub name: String,
     pub namespace: String,
     pub holder: Holder,
 }
 
-/// What a token may do, and how much of it.
+/// The token's permissions, and the account's limits and usage.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Account {
     pub plan: Plan,
     pub token: TokenInfo,
-    /// The lease of a request that names none.
+    /// The lease of a request without one.
     #[serde(default)]
     pub lease_ms: u64,
     #[serde(default)]
     pub namespaces: Vec<String>,
-    /// The namespace of a request that names none.
+    /// The namespace of a request without one.
     pub default_namespace: Option<String>,
     #[serde(default)]
     pub locks_held: u64,
     #[serde(default)]
     pub requests_waiting: u64,
-    /// All that the server said.
+    /// The server's whole answer.
     #[serde(skip)]
     pub answer: Value,
-    /// When all locks can be granted again at the earliest, after a loss of data.
+    /// When all locks can be granted again at the earliest, during a recovery.
     pub recovering_until: Option<String>,
 }
 
@@ -128,11 +128,11 @@ pub struct Plan {
 #[derive(Clone, Debug, Deserialize)]
 pub struct TokenInfo {
     pub label: String,
-    /// `lock`, `manage`, and others that may come.
+    /// `lock`, `manage`, or a scope of a later version.
     pub scopes: Vec<String>,
 }
 
-/// Why nothing was renewed or released.
+/// Why a lock was not renewed or released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotHeld {
     Free,
@@ -141,12 +141,12 @@ pub enum NotHeld {
 
 /// An answer to a request about one lock.
 pub(super) struct LockAnswer {
-    all: Value,
-    members: Members,
+    value: Value,
+    fields: LockAnswerFields,
 }
 
 #[derive(Deserialize)]
-struct Members {
+struct LockAnswerFields {
     response: bool,
     fencing_token: Option<u64>,
     lease_ms: Option<u64>,
@@ -159,30 +159,30 @@ struct Members {
 }
 
 impl LockAnswer {
-    pub fn read(all: Value) -> Option<Self> {
-        let members = Members::deserialize(&all).ok()?;
-        Some(Self { all, members })
+    pub fn read(value: Value) -> Option<Self> {
+        let fields = LockAnswerFields::deserialize(&value).ok()?;
+        Some(Self { value, fields })
     }
 
-    /// What was granted or renewed by a request that was sent at `sent`.
+    /// The grant of an acquire or a heartbeat that was sent at `sent`.
     pub fn grant(&self, sent: BootTime) -> Option<Grant> {
-        let members = &self.members;
-        let lease = Duration::from_millis(members.lease_ms.filter(|_| members.response)?);
-        let expires_at = members.expires_at.clone()?;
-        let fencing_token = members.fencing_token?;
-        let (until, again) = (sent + lease, members.again);
-        Some(Grant { fencing_token, lease, expires_at, until, again, answer: self.all.clone() })
+        let fields = &self.fields;
+        let lease = Duration::from_millis(fields.lease_ms.filter(|_| fields.response)?);
+        let expires_at = fields.expires_at.clone()?;
+        let fencing_token = fields.fencing_token?;
+        let (until, again) = (sent + lease, fields.again);
+        Some(Grant { fencing_token, lease, expires_at, until, again, answer: self.value.clone() })
     }
 
     pub fn refusal(self) -> Option<Refusal> {
-        let reason = self.members.reason.clone().filter(|_| !self.members.response)?;
-        let Members { holder, recovering_until, .. } = self.members;
-        Some(Refusal { reason, recovering_until, holder, answer: self.all })
+        let reason = self.fields.reason.clone().filter(|_| !self.fields.response)?;
+        let LockAnswerFields { holder, recovering_until, .. } = self.fields;
+        Some(Refusal { reason, recovering_until, holder, answer: self.value })
     }
 
-    /// Whether it was done, or why not.
-    pub fn done(&self) -> Option<Result<(), NotHeld>> {
-        match (self.members.response, self.members.reason.as_deref()) {
+    /// The result of a release or a break.
+    pub fn outcome(&self) -> Option<Result<(), NotHeld>> {
+        match (self.fields.response, self.fields.reason.as_deref()) {
             (true, _) => Some(Ok(())),
             (false, Some("not_held")) => Some(Err(NotHeld::Free)),
             (false, Some(_)) => Some(Err(NotHeld::ByAnother)),
@@ -192,14 +192,14 @@ impl LockAnswer {
 }
 
 impl Grant {
-    /// The namespace that the server found the lock in.
+    /// The lock's namespace, as the server resolved it.
     pub fn namespace(&self) -> &str {
         text(&self.answer, "namespace")
     }
 }
 
 impl Refusal {
-    /// The namespace that the server found the lock in.
+    /// The lock's namespace, as the server resolved it.
     pub fn namespace(&self) -> &str {
         text(&self.answer, "namespace")
     }
@@ -209,36 +209,38 @@ fn text<'a>(answer: &'a Value, member: &str) -> &'a str {
     answer.get(member).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Why the lock was not granted, for people; the lock's name comes first.
+/// The reason as a phrase that follows the lock's name.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.recovering_until, &self.holder, self.reason.as_str()) {
             (Some(until), ..) => f.write_str(&recovering(until)),
             (None, Some(holder), _) => write!(f, "is held by {holder}, until {}", clock(&holder.expires_at)),
             (None, None, "held" | "timed_out" | "draining" | "replaced") => {
-                f.write_str("is held by another account, or requests before this one wait for it")
+                f.write_str("is held by another account, or earlier requests are queued")
             }
-            (None, None, "cancelled") => f.write_str("is not waited for any more: its owner released it"),
+            (None, None, "cancelled") => {
+                f.write_str("is no longer requested: its owner cancelled the wait by a release")
+            }
             (None, None, reason) => write!(f, "is not granted: {reason}"),
         }
     }
 }
 
-/// What people are told of a recovery that ends at this time, which a server wrote.
+/// Describes a recovery that ends at `until`, a timestamp from the server.
 pub fn recovering(until: &str) -> String {
     let clock = until.parse::<Timestamp>().map(|until| until.strftime("%H:%M:%S UTC").to_string());
     let clock = clock.unwrap_or_else(|_| until.to_owned());
-    format!("is recovering until {clock}: the servers may have lost data, and grant no lock before")
+    format!("is recovering until {clock}: Redis may have lost data, so no new lock is granted before")
 }
 
-/// A time that a server wrote, for people: in whole seconds.
+/// Formats a timestamp from the server, in whole seconds.
 pub fn clock(time: &str) -> String {
     let clock = time.parse::<Timestamp>().map(|time| time.strftime("%Y-%m-%d %H:%M:%SZ").to_string());
     clock.unwrap_or_else(|_| time.to_owned())
 }
 
 impl Holder {
-    /// The owner, or what is known instead.
+    /// The owner, or a placeholder for a grant without owner.
     pub fn name(&self) -> &str {
         self.owner.as_deref().unwrap_or("this account (no owner named)")
     }

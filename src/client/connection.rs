@@ -15,15 +15,15 @@ use super::{
     answer::LockAnswer, request::milliseconds,
 };
 
-/// How long a server may take to be reached.
+/// Limit for connecting to the server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long it may take to answer, beside what the request waits for.
+/// Limit for an answer, in addition to the request's own wait.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
 
-const UNKNOWN: &str = "its answer is not one that we know";
+const UNKNOWN_ANSWER: &str = "the answer has an unknown format";
 
-/// A client with a token, of one server or of several behind one address. Clones
-/// share their connections.
+/// A client with a token, for one server or several servers behind one address. Clones share their
+/// connections.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -31,7 +31,7 @@ pub struct Client {
     token: Arc<str>,
 }
 
-/// Makes a [`Client`].
+/// Builds a [`Client`].
 pub struct Builder {
     url: String,
     token: String,
@@ -39,12 +39,12 @@ pub struct Builder {
 }
 
 impl Client {
-    /// A client of the server at this address, such as `https://locks.example.com`.
+    /// Begins a client for the server at this address, such as `https://locks.example.com`.
     pub fn builder(url: impl Into<String>) -> Builder {
         Builder { url: url.into(), token: String::new(), ca: None }
     }
 
-    /// The address, without what follows the host.
+    /// The server's address, without a trailing slash.
     pub fn origin(&self) -> &str {
         &self.peer.origin
     }
@@ -54,31 +54,32 @@ impl Client {
         self.peer.proxy.as_ref()
     }
 
-    /// Asks once for a lock. With `wait` the server answers when it is granted, or
-    /// when that time is over; its own limit is 55 seconds unless it says otherwise.
+    /// Sends one acquire. With `wait`, the server answers when the lock is granted or the time is
+    /// over; the server's default limit for it is 55 seconds.
     ///
     /// # Errors
-    /// When there is neither a yes nor a no. The lock may have been granted when no
-    /// answer came; asking again as the same owner finds out.
+    /// When the server returns no result. Without an answer the lock may have been granted; a retry
+    /// with the same owner returns the grant.
     pub async fn acquire(&self, request: &LockRequest, wait: Duration) -> Result<AcquireOutcome, Error> {
         let mut parameters = request.parameters(&["owner", "namespace", "lease", "note"]);
         if !wait.is_zero() {
             parameters.push(("wait", milliseconds(wait)));
         }
         let sent = BootTime::now();
-        let answer = self.ask_about_lock(&request.path("acquire"), &parameters, wait + ANSWER_TIMEOUT).await?;
+        let answer = self.send_lock_request(&request.path("acquire"), &parameters, wait + ANSWER_TIMEOUT).await?;
         match answer.grant(sent) {
             Some(grant) => Ok(AcquireOutcome::Granted(grant)),
-            None => {
-                answer.refusal().map(AcquireOutcome::Refused).ok_or_else(|| self.stranger("an acquire is not answered"))
-            }
+            None => answer
+                .refusal()
+                .map(AcquireOutcome::Refused)
+                .ok_or_else(|| self.unexpected_answer("the answer has no result of an acquire")),
         }
     }
 
     /// Renews the lease of the grant with this fencing token.
     ///
     /// # Errors
-    /// When there is neither a yes nor a no, also after `timeout`.
+    /// When the server returns no result within `timeout`.
     pub async fn heartbeat(
         &self,
         request: &LockRequest,
@@ -88,18 +89,18 @@ impl Client {
         let mut parameters = request.parameters(&["owner", "namespace", "lease"]);
         parameters.extend(fencing_token.map(|token| ("fencing_token", token.to_string())));
         let sent = BootTime::now();
-        let answer = self.ask_about_lock(&request.path("heartbeat"), &parameters, timeout).await?;
-        match (answer.grant(sent), answer.done()) {
+        let answer = self.send_lock_request(&request.path("heartbeat"), &parameters, timeout).await?;
+        match (answer.grant(sent), answer.outcome()) {
             (Some(grant), _) => Ok(Ok(grant)),
             (None, Some(Err(not_held))) => Ok(Err(not_held)),
-            _ => Err(self.stranger("a heartbeat is not answered")),
+            _ => Err(self.unexpected_answer("the answer has no result of a heartbeat")),
         }
     }
 
-    /// Gives the lock back.
+    /// Releases the lock, or leaves its queue.
     ///
     /// # Errors
-    /// When there is neither a yes nor a no.
+    /// When the server returns no result.
     pub async fn release(
         &self,
         request: &LockRequest,
@@ -107,69 +108,67 @@ impl Client {
     ) -> Result<Result<(), NotHeld>, Error> {
         let mut parameters = request.parameters(&["owner", "namespace"]);
         parameters.extend(fencing_token.map(|token| ("fencing_token", token.to_string())));
-        let answer = self.ask_about_lock(&request.path("release"), &parameters, ANSWER_TIMEOUT).await?;
-        answer.done().ok_or_else(|| self.stranger("a release is not answered"))
+        let answer = self.send_lock_request(&request.path("release"), &parameters, ANSWER_TIMEOUT).await?;
+        answer.outcome().ok_or_else(|| self.unexpected_answer("the answer has no result of a release"))
     }
 
-    /// Takes the lock from whoever of the account holds it. For tokens with the
-    /// scope `manage`.
+    /// Breaks the lock: ends the grant of any holder of the account. Requires the scope `manage`.
     ///
     /// # Errors
-    /// When there is neither a yes nor a no.
+    /// When the server returns no result.
     pub async fn break_lock(&self, request: &LockRequest) -> Result<Result<(), NotHeld>, Error> {
         let parameters = request.parameters(&["namespace"]);
-        let answer = self.ask(Method::DELETE, &request.path("locks"), &parameters, ANSWER_TIMEOUT).await?;
-        let answer = LockAnswer::read(answer).ok_or_else(|| self.stranger(UNKNOWN))?;
-        answer.done().ok_or_else(|| self.stranger("breaking is not answered"))
+        let answer = self.send(Method::DELETE, &request.path("locks"), &parameters, ANSWER_TIMEOUT).await?;
+        let answer = LockAnswer::read(answer).ok_or_else(|| self.unexpected_answer(UNKNOWN_ANSWER))?;
+        answer.outcome().ok_or_else(|| self.unexpected_answer("the answer has no result of a break"))
     }
 
-    /// Who holds a lock, how many wait for it, and where among them the owner of
-    /// this request stands.
+    /// Returns a lock's holder, the length of its queue, and the position of this request's owner.
     ///
     /// # Errors
-    /// When the server does not say.
+    /// When the server returns no result.
     pub async fn status(&self, request: &LockRequest) -> Result<Status, Error> {
         let parameters = request.parameters(&["namespace", "owner"]);
-        let answer = self.ask(Method::GET, &request.path("locks"), &parameters, ANSWER_TIMEOUT).await?;
-        serde_json::from_value(answer).map_err(|_| self.stranger(UNKNOWN))
+        let answer = self.send(Method::GET, &request.path("locks"), &parameters, ANSWER_TIMEOUT).await?;
+        serde_json::from_value(answer).map_err(|_| self.unexpected_answer(UNKNOWN_ANSWER))
     }
 
-    /// One page of the locks that the account holds in a namespace, those whose
-    /// names begin with `prefix`; after `cursor`, which the page before had.
+    /// Returns a page of the locks that the account holds in a namespace and whose names begin with
+    /// `prefix`. `cursor` is from the previous page.
     ///
     /// # Errors
-    /// When the server does not say.
+    /// When the server returns no result.
     pub async fn list(&self, namespace: Option<&str>, prefix: &str, cursor: Option<&str>) -> Result<Page, Error> {
         let given = [("namespace", namespace), ("prefix", Some(prefix)), ("cursor", cursor)];
         let parameters: Vec<_> = given
             .into_iter()
             .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?.to_owned())))
             .collect();
-        let answer = self.ask(Method::GET, "/v1/locks", &parameters, ANSWER_TIMEOUT).await?;
-        serde_json::from_value(answer).map_err(|_| self.stranger(UNKNOWN))
+        let answer = self.send(Method::GET, "/v1/locks", &parameters, ANSWER_TIMEOUT).await?;
+        serde_json::from_value(answer).map_err(|_| self.unexpected_answer(UNKNOWN_ANSWER))
     }
 
-    /// What the token may do, and how much of it.
+    /// Returns the token's permissions, and the account's limits and usage.
     ///
     /// # Errors
-    /// When the server does not say.
+    /// When the server returns no result.
     pub async fn account(&self) -> Result<Account, Error> {
-        let answer = self.ask(Method::GET, "/v1/account", &[], ANSWER_TIMEOUT).await?;
-        let account = Account::deserialize(&answer).map_err(|_| self.stranger(UNKNOWN))?;
+        let answer = self.send(Method::GET, "/v1/account", &[], ANSWER_TIMEOUT).await?;
+        let account = Account::deserialize(&answer).map_err(|_| self.unexpected_answer(UNKNOWN_ANSWER))?;
         Ok(Account { answer, ..account })
     }
 
-    async fn ask_about_lock(
+    async fn send_lock_request(
         &self,
         path: &str,
         parameters: &[(&str, String)],
         timeout: Duration,
     ) -> Result<LockAnswer, Error> {
-        let answer = self.ask(Method::POST, path, parameters, timeout).await?;
-        LockAnswer::read(answer).ok_or_else(|| self.stranger(UNKNOWN))
+        let answer = self.send(Method::POST, path, parameters, timeout).await?;
+        LockAnswer::read(answer).ok_or_else(|| self.unexpected_answer(UNKNOWN_ANSWER))
     }
 
-    async fn ask(
+    async fn send(
         &self,
         method: Method,
         path: &str,
@@ -182,17 +181,17 @@ impl Client {
             url = format!("{url}?{pairs}");
         }
         let request = self.http.request(method, url).basic_auth(&self.token, Some("")).timeout(timeout);
-        let response = request.send().await.map_err(|error| self.peer.failure(&error))?;
+        let response = request.send().await.map_err(|error| self.peer.classify(&error))?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let body = response.bytes().await.map_err(|error| self.peer.failure(&error))?;
+        let body = response.bytes().await.map_err(|error| self.peer.classify(&error))?;
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|_| self.stranger("what it answers is no JSON"));
+            return serde_json::from_slice(&body).map_err(|_| self.unexpected_answer("the answer is not JSON"));
         }
         let Ok(mut problem) = serde_json::from_slice::<Problem>(&body) else {
-            // A proxy that cannot reach its servers speaks for itself.
+            // A proxy that cannot reach its servers answers with a document of its own.
             return Err(match status.is_server_error() {
                 true => Error::Unreachable { peer: self.peer(), reason: format!("answered {status}") },
-                false => self.stranger(&format!("answered {status}")),
+                false => self.unexpected_answer(&format!("answered {status}")),
             });
         };
         let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -201,12 +200,12 @@ impl Client {
         Err(Error::Problem(Box::new(problem)))
     }
 
-    pub(super) fn silent(&self) -> Error {
+    pub(super) fn timed_out(&self) -> Error {
         Error::Unreachable { peer: self.peer(), reason: "no answer in time".to_owned() }
     }
 
-    fn stranger(&self, what: &str) -> Error {
-        Error::Stranger { peer: self.peer(), what: what.to_owned() }
+    fn unexpected_answer(&self, reason: &str) -> Error {
+        Error::UnexpectedAnswer { peer: self.peer(), reason: reason.to_owned() }
     }
 
     fn peer(&self) -> Peer {
@@ -227,24 +226,24 @@ impl Builder {
         self
     }
 
-    /// Trusts the certificates in this PEM, too.
+    /// Trusts these CA certificates (PEM) in addition to the system's.
     #[must_use]
     pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.ca = Some(pem.into());
         self
     }
 
-    /// Makes the client. Nothing is asked yet.
+    /// Builds the client, without sending a request.
     ///
     /// # Errors
-    /// When the address or the certificates cannot be used.
+    /// When the address, the proxy or the certificates are invalid.
     pub fn build(self) -> Result<Client, Error> {
         let url = parse_address(&self.url)?;
         let origin = format!("{}{}", url.origin().ascii_serialization(), url.path().trim_end_matches('/'));
         let proxy = Proxy::of(&url)?;
-        let unusable = |error: reqwest::Error| Error::Malformed(format!("no client can be made: {error}"));
+        let unusable = |error: reqwest::Error| Error::Malformed(format!("cannot create the HTTP client: {error}"));
         let uses_tls = url.scheme() == "https" || proxy.as_ref().is_some_and(|proxy| proxy.value.starts_with("https:"));
-        // The environment is read once, by `Proxy`, so that errors name the proxy that was used.
+        // Only `Proxy` reads the environment, so that errors name the proxy that was used.
         let mut http = reqwest::Client::builder()
             .no_proxy()
             .tls_backend_preconfigured(tls(uses_tls, self.ca.as_deref())?)
@@ -262,28 +261,30 @@ impl Builder {
 /// Checks the address of a server.
 ///
 /// # Errors
-/// When it is not an `http` or `https` URL, or has credentials in it.
+/// When it is not an `http` or `https` URL, or contains credentials.
 pub fn parse_address(address: &str) -> Result<Url, Error> {
-    // A host with a port reads as a scheme: `locks.example.com:8080`.
+    // A host with a port parses as a scheme: `locks.example.com:8080`.
     let url = Url::parse(address).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     let Some(url) = url else {
         return Err(Error::Malformed("an address begins with https:// or http://".to_owned()));
     };
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(Error::Malformed("the address has credentials in it; set the token apart from it".to_owned()));
+        return Err(Error::Malformed(
+            "the address contains credentials; remove them and set the token by LOCKABLE_AUTH_TOKEN".to_owned(),
+        ));
     }
     Ok(url)
 }
 
-/// Trusts whom the system trusts, if it does anybody, and who is in `ca`.
+/// Builds the TLS configuration: trusts the system's CAs and those in `ca`.
 fn tls(is_used: bool, ca: Option<&[u8]>) -> Result<ClientConfig, Error> {
     let mut roots = RootCertStore::empty();
-    // To read and parse them takes longer than all else before the first request.
+    // Loading the system's certificates is the slowest step before the first request.
     if is_used {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     if let Some(pem) = ca {
-        let malformed = |reason: String| Error::Malformed(format!("the CA file cannot be used: {reason}"));
+        let malformed = |reason: String| Error::Malformed(format!("cannot use the CA file: {reason}"));
         let mut count = 0;
         for certificate in CertificateDer::pem_slice_iter(pem) {
             let certificate = certificate.map_err(|error| malformed(error.to_string()))?;
@@ -291,7 +292,7 @@ fn tls(is_used: bool, ca: Option<&[u8]>) -> Result<ClientConfig, Error> {
             count += 1;
         }
         if count == 0 {
-            return Err(malformed("it has no certificate".to_owned()));
+            return Err(malformed("it contains no certificate".to_owned()));
         }
     }
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))

@@ -4,33 +4,33 @@ use serde::Deserialize;
 
 use super::{Refusal, proxy::Proxy};
 
-/// Why a request got neither a yes nor a no.
+/// Why a request has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The request or a setting is invalid; no server was asked.
+    /// The request or a setting is invalid; nothing was sent.
     #[error("{0}")]
     Malformed(String),
-    /// The server, or the proxy before it, did not answer in time.
-    #[error("{peer} cannot be reached: {reason}")]
+    /// The server or the proxy did not answer in time, or cannot be connected to.
+    #[error("cannot reach {peer}: {reason}")]
     Unreachable { peer: Peer, reason: String },
-    /// The name of the server, or of the proxy before it, has no address.
+    /// The host name of the server or of the proxy has no address.
     #[error("the host {host} is unknown: {reason}")]
     UnknownHost { host: String, reason: String },
-    /// The server's certificate is not trusted, or the server does not speak TLS.
-    #[error("{peer} has no trusted TLS: {reason}")]
+    /// The server's certificate is not trusted, or the server does not use TLS.
+    #[error("no trusted TLS connection to {peer}: {reason}")]
     Insecure { peer: Peer, reason: String },
     /// The server's problem document.
     #[error("{0}")]
     Problem(Box<Problem>),
-    /// The answer is not one of Lockable's.
-    #[error("{peer} does not answer as Lockable does: {what}")]
-    Stranger { peer: Peer, what: String },
+    /// The answer is not from a Lockable server.
+    #[error("{peer} does not answer like a Lockable server: {reason}")]
+    UnexpectedAnswer { peer: Peer, reason: String },
     /// The lock was not granted in time.
     #[error("the lock was not granted in time")]
     NotAcquired(Box<Refusal>),
 }
 
-/// Where requests go.
+/// The server, and the proxy in front of it.
 #[derive(Clone, Debug)]
 pub struct Peer {
     /// The server's address.
@@ -39,34 +39,34 @@ pub struct Peer {
     pub proxy: Option<Proxy>,
 }
 
-/// A problem document, as the server sent it.
+/// A problem document from the server (RFC 9457).
 #[derive(Clone, Debug, Default, Deserialize, thiserror::Error)]
 #[error("{title}: {detail} (request {request_id})")]
 #[serde(default)]
 pub struct Problem {
     pub status: u16,
-    /// The address that explains this kind of problem.
+    /// The URL of the problem's documentation.
     #[serde(rename = "type")]
     pub kind: String,
     pub title: String,
     pub detail: String,
     pub request_id: String,
-    /// How long to wait before the next request, from `Retry-After`.
+    /// The time until a retry, from `Retry-After`.
     #[serde(skip)]
     pub retry_after: Option<Duration>,
 }
 
 impl Error {
-    /// Whether the same request may succeed later: the server was away, or too busy.
+    /// Whether the same request may succeed later: the server is unreachable or overloaded.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::UnknownHost { .. } => true,
             Self::Problem(problem) => matches!(problem.status, 408 | 429 | 500..),
-            Self::Insecure { .. } | Self::Stranger { .. } | Self::Malformed(_) | Self::NotAcquired(_) => false,
+            Self::Insecure { .. } | Self::UnexpectedAnswer { .. } | Self::Malformed(_) | Self::NotAcquired(_) => false,
         }
     }
 
-    /// How long to wait before the next request, if the server said so.
+    /// The time until a retry, if the server set it.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Problem(problem) => problem.retry_after,
@@ -76,16 +76,16 @@ impl Error {
 }
 
 impl Problem {
-    /// The last part of the address that explains it, such as `lease-out-of-range`.
+    /// The last segment of the documentation URL, such as `lease-out-of-range`.
     pub fn slug(&self) -> &str {
         self.kind.rsplit('/').next().unwrap_or_default()
     }
 }
 
 impl Peer {
-    /// Sorts what kept a request from being answered.
-    pub(super) fn failure(&self, error: &reqwest::Error) -> Error {
-        // The innermost reason is the most precise one, and does not repeat the address.
+    /// Converts the error of a request without an answer.
+    pub(super) fn classify(&self, error: &reqwest::Error) -> Error {
+        // The innermost error is the most precise, and does not repeat the address.
         let sources = || iter::successors(error.source(), |&source| source.source());
         let reason = match (error.is_timeout(), sources().last()) {
             (true, _) => "no answer in time".to_owned(),
@@ -97,16 +97,16 @@ impl Peer {
             let reason = reason.trim_start_matches("failed to lookup address information: ").to_owned();
             return Error::UnknownHost { host: self.host(), reason };
         }
-        if let Some(tls) = sources().find_map(tls_error) {
-            return Error::Insecure { peer, reason: in_words(tls) };
+        if let Some(tls) = sources().find_map(find_tls_error) {
+            return Error::Insecure { peer, reason: describe_tls_error(tls) };
         }
         if sources().filter_map(|source| source.downcast_ref::<hyper::Error>()).any(hyper::Error::is_parse) {
-            return Error::Stranger { peer, what: format!("its answer is not HTTP: {reason}") };
+            return Error::UnexpectedAnswer { peer, reason: format!("the answer is not HTTP: {reason}") };
         }
         Error::Unreachable { peer, reason }
     }
 
-    /// The host that connections are made to.
+    /// The host of the server, or of the proxy if there is one.
     fn host(&self) -> String {
         let address = self.proxy.as_ref().map_or(&self.origin, |proxy| &proxy.address);
         let url = url::Url::parse(address).ok();
@@ -129,23 +129,23 @@ impl fmt::Display for Peer {
     }
 }
 
-/// The TLS error in a link of a chain: I/O errors do not name the error that they wrap as
-/// their source, and wrap one another.
-fn tls_error<'a>(link: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+/// Finds the TLS error in an error of a chain: I/O errors may be nested, and `source` skips the
+/// error that they wrap.
+fn find_tls_error<'a>(link: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     if let Some(error) = link.downcast_ref() {
         return Some(error);
     }
-    tls_error(link.downcast_ref::<io::Error>()?.get_ref()?)
+    find_tls_error(link.downcast_ref::<io::Error>()?.get_ref()?)
 }
 
-fn in_words(error: &rustls::Error) -> String {
+fn describe_tls_error(error: &rustls::Error) -> String {
     use rustls::CertificateError;
     match error {
         rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
-            "it does not speak TLS on this port".to_owned()
+            "it does not use TLS on this port".to_owned()
         }
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            "its certificate is of an unknown issuer (UnknownIssuer)".to_owned()
+            "its certificate is from an unknown issuer (UnknownIssuer)".to_owned()
         }
         error => error.to_string(),
     }

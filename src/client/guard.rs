@@ -9,157 +9,160 @@ use tokio::{
 
 use super::{
     BootTime, Client, Error, Grant, LockRequest, Loss,
-    renewer::{Hold, keep},
+    renewer::{RenewalState, renew},
 };
 use crate::lock::Owner;
 
-/// How long a release is tried.
-pub const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a release is retried.
+pub const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 const RELEASE_PAUSE: Duration = Duration::from_millis(100);
 
-/// A lock that is held: renewed in the background until it is released or dropped.
-/// Dropping it releases it, without waiting for an answer.
+/// A held lock. A background task renews its lease until the guard is released or dropped. Dropping
+/// the guard releases the lock without waiting for the answer.
 #[derive(Debug)]
-pub struct Lock {
+pub struct LockGuard {
     client: Client,
     request: LockRequest,
-    hold: watch::Receiver<Hold>,
-    keeper: JoinHandle<()>,
-    is_given_back: bool,
+    state: watch::Receiver<RenewalState>,
+    renewer: JoinHandle<()>,
+    skips_release: bool,
 }
 
 impl Client {
-    /// Acquires a lock and keeps it, waiting for it in line for so long.
+    /// Acquires a lock and renews its lease. Waits in the queue for at most `wait`.
     ///
     /// # Errors
     /// See [`Client::acquire_until`].
-    pub async fn lock(&self, request: LockRequest, wait: Duration) -> Result<Lock, Error> {
+    pub async fn lock(&self, request: LockRequest, wait: Duration) -> Result<LockGuard, Error> {
         let grant = self.acquire_until(&request, Some(BootTime::now() + wait), |_| ControlFlow::Continue(())).await?;
-        Ok(Lock::keep(self.clone(), request, grant))
+        Ok(LockGuard::new(self.clone(), request, grant))
     }
 }
 
-impl Lock {
-    /// Keeps a grant that was made to this request.
-    pub fn keep(client: Client, request: LockRequest, grant: Grant) -> Self {
-        let (sender, hold) = watch::channel(Hold::new(grant));
-        let keeper = tokio::spawn(keep(client.clone(), request.clone(), sender));
-        Self { client, request, hold, keeper, is_given_back: false }
+impl LockGuard {
+    /// Renews the lease of a grant of this request.
+    pub fn new(client: Client, request: LockRequest, grant: Grant) -> Self {
+        let (sender, state) = watch::channel(RenewalState::new(grant));
+        let renewer = tokio::spawn(renew(client.clone(), request.clone(), sender));
+        Self { client, request, state, renewer, skips_release: false }
     }
 
-    /// The number of this grant, which rises with every new one of the lock. Send
-    /// it along to what the lock protects, which turns smaller ones away.
+    /// The fencing token, which rises with every grant of the lock. Send it to the protected resource,
+    /// which must reject smaller ones.
     pub fn fencing_token(&self) -> u64 {
-        self.hold.borrow().grant.fencing_token
+        self.state.borrow().grant.fencing_token
     }
 
-    /// The client that it was acquired with.
+    /// The client of this lock.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Who holds it within the account, if somebody was named.
+    /// The owner, if the request has one.
     pub fn owner(&self) -> Option<&str> {
         self.request.owner.as_ref().map(Owner::as_str)
     }
 
-    /// The grant as it was last confirmed.
+    /// The grant as of the last confirmed heartbeat.
     pub fn grant(&self) -> Grant {
-        self.hold.borrow().grant.clone()
+        self.state.borrow().grant.clone()
     }
 
-    /// Until when it can be relied on, if no further heartbeat is confirmed.
+    /// Until when the lock is held if no further heartbeat is confirmed.
     pub fn deadline(&self) -> BootTime {
-        self.hold.borrow().deadline()
+        self.state.borrow().deadline()
     }
 
-    /// Why it is not held any more, if so.
+    /// Why the lock was lost, if it was.
     pub fn loss(&self) -> Option<Loss> {
-        self.hold.borrow().loss
+        self.state.borrow().loss
     }
 
-    /// Is ready when it is not held any more, or may not be.
+    /// Waits until the lock is, or may be, lost.
     pub async fn lost(&self) -> Loss {
         self.expiring(Duration::ZERO).await
     }
 
-    /// Is ready when it was taken away, and so long before it cannot be relied on
-    /// any more for want of heartbeats.
+    /// Waits until the lock is lost, or until `before` before it may be lost because no heartbeat was
+    /// confirmed.
     pub async fn expiring(&self, before: Duration) -> Loss {
-        let mut hold = self.hold.clone();
+        let mut state = self.state.clone();
         loop {
             let (deadline, loss) = {
-                let hold = hold.borrow_and_update();
-                (hold.deadline() - before, hold.loss)
+                let state = state.borrow_and_update();
+                (state.deadline() - before, state.loss)
             };
             if let Some(loss) = loss {
                 return loss;
             }
             tokio::select! {
                 () = deadline.reached() => return Loss::Unconfirmed,
-                // The sender is gone once it is lost, and has said so before.
-                Ok(()) = hold.changed() => {}
+                // The sender is dropped only after it has published the loss.
+                Ok(()) = state.changed() => {}
             }
         }
     }
 
-    /// What becomes of it from now on.
-    pub fn changes(&self) -> Changes {
-        Changes(self.hold.clone())
+    /// The events of this lock from now on.
+    pub fn events(&self) -> LockEvents {
+        LockEvents(self.state.clone())
     }
 
-    /// Gives it back. `false` when it was not held any more. A server that is away
-    /// is asked again for up to [`RELEASE_PATIENCE`].
+    /// Releases the lock. Returns `false` if it was no longer held. Retries an unreachable server for
+    /// up to [`RELEASE_TIMEOUT`].
     ///
     /// # Errors
-    /// When no server says whether it was.
+    /// When the server returns no result.
     pub async fn release(mut self) -> Result<bool, Error> {
-        self.is_given_back = true;
-        self.keeper.abort();
-        let give_up = BootTime::now() + RELEASE_PATIENCE;
+        self.skips_release = true;
+        self.renewer.abort();
+        let deadline = BootTime::now() + RELEASE_TIMEOUT;
         loop {
-            let released = timeout(give_up.rest(), self.client.release(&self.request, Some(self.fencing_token())));
+            let released =
+                timeout(deadline.remaining(), self.client.release(&self.request, Some(self.fencing_token())));
             match released.await {
                 Ok(Ok(released)) => return Ok(released.is_ok()),
-                Ok(Err(error)) if error.is_transient() && give_up.rest() > RELEASE_PAUSE => sleep(RELEASE_PAUSE).await,
+                Ok(Err(error)) if error.is_transient() && deadline.remaining() > RELEASE_PAUSE => {
+                    sleep(RELEASE_PAUSE).await
+                }
                 Ok(Err(error)) => return Err(error),
-                Err(_) => return Err(self.client.silent()),
+                Err(_) => return Err(self.client.timed_out()),
             }
         }
     }
 
-    /// Stops the heartbeats and leaves the lock to its lease: for a holder that has lost it, or
-    /// whose work goes on where it cannot be stopped.
+    /// Stops the heartbeats and leaves the lock to its lease: for a holder that has lost the lock, or
+    /// whose work continues and cannot be stopped.
     pub fn abandon(mut self) {
-        self.is_given_back = true;
+        self.skips_release = true;
     }
 }
 
-/// What becomes of a lock while it is held.
+/// The events of a held lock.
 #[derive(Debug)]
-pub struct Changes(watch::Receiver<Hold>);
+pub struct LockEvents(watch::Receiver<RenewalState>);
 
-impl Changes {
-    /// Is ready when it was renewed or lost, or when heartbeats begin to fail: then
-    /// with the reason. Never again once it was lost.
+impl LockEvents {
+    /// Waits until the lock is renewed or lost, or until heartbeats begin to fail; returns the error in
+    /// the last case. After a loss it waits forever.
     pub async fn next(&mut self) -> Option<String> {
         if self.0.changed().await.is_err() {
             return future::pending().await;
         }
-        self.0.borrow_and_update().trouble.clone()
+        self.0.borrow_and_update().heartbeat_error.clone()
     }
 }
 
-impl Drop for Lock {
+impl Drop for LockGuard {
     fn drop(&mut self) {
-        self.keeper.abort();
-        if self.is_given_back {
+        self.renewer.abort();
+        if self.skips_release {
             return;
         }
         if let Ok(runtime) = Handle::try_current() {
-            let (client, request, fence) = (self.client.clone(), self.request.clone(), self.fencing_token());
+            let (client, request, fencing_token) = (self.client.clone(), self.request.clone(), self.fencing_token());
             runtime.spawn(async move {
-                let _ = client.release(&request, Some(fence)).await;
+                let _ = client.release(&request, Some(fencing_token)).await;
             });
         }
     }

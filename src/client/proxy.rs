@@ -6,25 +6,25 @@ use url::Url;
 
 use super::Error;
 
-/// The proxy that the environment names for a server.
+/// The proxy that the environment sets for a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxy {
-    /// Its address, without credentials.
+    /// The proxy's address, without credentials.
     pub address: String,
-    /// The variable that names it.
+    /// The variable that sets the proxy.
     pub variable: &'static str,
-    /// The value of the variable, credentials included.
+    /// The value of the variable, including credentials.
     pub(super) value: String,
 }
 
 impl Proxy {
-    /// Finds the proxy for a server by the rules of curl. Unlike there, `NO_PROXY=*` excludes
-    /// IP addresses too, and an empty variable counts as unset.
+    /// Finds the proxy for a server by curl's rules, with two differences: `NO_PROXY=*` also excludes
+    /// IP addresses, and an empty variable counts as unset.
     ///
     /// # Errors
-    /// When the variable does not hold the address of a usable proxy.
+    /// When the variable is not the address of a usable proxy.
     pub(super) fn of(url: &Url) -> Result<Option<Self>, Error> {
-        // A CGI program finds the client's field `Proxy` in HTTP_PROXY.
+        // In a CGI program, HTTP_PROXY is the client's header field `Proxy` (httpoxy).
         if env::var_os("REQUEST_METHOD").is_some() {
             return Ok(None);
         }

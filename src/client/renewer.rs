@@ -4,72 +4,72 @@ use tokio::sync::watch;
 
 use super::{BootTime, Client, Error, Grant, LockRequest};
 
-/// How much of a lease is not relied on: clocks do not run alike.
+/// The fraction of a lease that the client does not use, because clocks differ in speed.
 const DRIFT: f64 = 0.01;
-/// How long one heartbeat may take; less for short leases.
+/// Limit for one heartbeat; less for short leases.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// Why a lock is not held any more.
+/// Why a lock was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// The server says so: it was broken, or lapsed.
-    Taken,
+    /// The server reported that it is not held: it was broken, or its lease expired.
+    NotHeld,
     /// No heartbeat was confirmed in time.
     Unconfirmed,
 }
 
-/// How a lock stands for its holder.
+/// The state of a held lock.
 #[derive(Clone, Debug)]
-pub(super) struct Hold {
+pub(super) struct RenewalState {
     pub grant: Grant,
     pub loss: Option<Loss>,
-    /// Why heartbeats have failed since the last that was confirmed.
-    pub trouble: Option<String>,
+    /// The first error since the last confirmed heartbeat.
+    pub heartbeat_error: Option<String>,
 }
 
-impl Hold {
+impl RenewalState {
     pub fn new(grant: Grant) -> Self {
-        Self { grant, loss: None, trouble: None }
+        Self { grant, loss: None, heartbeat_error: None }
     }
 
-    /// Until when it can be relied on.
+    /// Until when the lock is held if no further heartbeat is confirmed.
     pub fn deadline(&self) -> BootTime {
         self.grant.until - self.grant.lease.mul_f64(DRIFT)
     }
 }
 
-/// Sends heartbeats at a third of the lease, somewhat earlier so that many
-/// holders do not send theirs at once, until the lock is lost.
-pub(super) async fn keep(client: Client, request: LockRequest, hold: watch::Sender<Hold>) {
-    let fence = hold.borrow().grant.fencing_token;
-    let mut next = next_heartbeat(&hold.borrow().grant);
+/// Sends heartbeats at a third of the lease until the lock is lost. Each is up to a tenth of that
+/// interval earlier, so that many holders do not send theirs at once.
+pub(super) async fn renew(client: Client, request: LockRequest, state: watch::Sender<RenewalState>) {
+    let fencing_token = state.borrow().grant.fencing_token;
+    let mut next = next_heartbeat(&state.borrow().grant);
     let mut pause = PAUSE_MIN;
     loop {
-        let deadline = hold.borrow().deadline();
+        let deadline = state.borrow().deadline();
         let heartbeat = async {
             next.reached().await;
-            let timeout = HEARTBEAT_TIMEOUT.min(hold.borrow().grant.lease / 3);
-            client.heartbeat(&request, Some(fence), timeout).await
+            let timeout = HEARTBEAT_TIMEOUT.min(state.borrow().grant.lease / 3);
+            client.heartbeat(&request, Some(fencing_token), timeout).await
         };
         let answer = tokio::select! {
             biased;
-            () = deadline.reached() => return lose(&hold, Loss::Unconfirmed),
+            () = deadline.reached() => return lose(&state, Loss::Unconfirmed),
             answer = heartbeat => answer,
         };
         match answer {
             Ok(Ok(grant)) => {
                 next = next_heartbeat(&grant);
                 pause = PAUSE_MIN;
-                hold.send_replace(Hold::new(grant));
+                state.send_replace(RenewalState::new(grant));
             }
-            Ok(Err(_)) => return lose(&hold, Loss::Taken),
-            // Whatever it is, the lease runs on, and the next one may succeed.
+            Ok(Err(_)) => return lose(&state, Loss::NotHeld),
+            // Retry after any error: the lease still runs, and the next heartbeat may succeed.
             Err(error) => {
                 next = BootTime::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-                pause = (pause * 2).min(PAUSE_MAX).min(hold.borrow().grant.lease / 10);
-                note_trouble(&hold, &error);
+                pause = (pause * 2).min(PAUSE_MAX).min(state.borrow().grant.lease / 10);
+                record_error(&state, &error);
             }
         }
     }
@@ -80,22 +80,22 @@ fn next_heartbeat(grant: &Grant) -> BootTime {
     sent + (grant.lease / 3).mul_f64(0.9 + fastrand::f64() / 10.0)
 }
 
-fn lose(hold: &watch::Sender<Hold>, loss: Loss) {
-    hold.send_modify(|hold| hold.loss = Some(loss));
+fn lose(state: &watch::Sender<RenewalState>, loss: Loss) {
+    state.send_modify(|state| state.loss = Some(loss));
 }
 
-fn note_trouble(hold: &watch::Sender<Hold>, error: &Error) {
-    hold.send_if_modified(|hold| {
-        let is_news = hold.trouble.is_none();
-        hold.trouble.get_or_insert_with(|| error.to_string());
-        is_news
+fn record_error(state: &watch::Sender<RenewalState>, error: &Error) {
+    state.send_if_modified(|state| {
+        let is_first = state.heartbeat_error.is_none();
+        state.heartbeat_error.get_or_insert_with(|| error.to_string());
+        is_first
     });
 }
 
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Taken => "the lock was lost: it was broken, or its lease has lapsed",
+            Self::NotHeld => "the lock was lost: it was broken, or its lease expired",
             Self::Unconfirmed => "the lock may be lost: no heartbeat was confirmed in time",
         })
     }

@@ -5,7 +5,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::Error;
 use crate::lock::{LockName, Owner};
 
-/// Which lock is meant, and how it is to be held.
+/// A lock key, an owner, and the lease and note of the grant.
 #[derive(Clone, Debug)]
 pub struct LockRequest {
     pub(super) name: LockName,
@@ -16,22 +16,24 @@ pub struct LockRequest {
 }
 
 impl LockRequest {
-    /// The lock of this name, in the token's default namespace.
+    /// A request for the lock with this name, in the token's default namespace.
     ///
     /// # Errors
-    /// When locks cannot be called so.
+    /// When the name is invalid.
     pub fn new(name: &str) -> Result<Self, Error> {
-        let name = LockName::parse(name).map_err(|error| Error::Malformed(format!("{name:?} is no name: {error}")))?;
+        let name =
+            LockName::parse(name).map_err(|error| Error::Malformed(format!("invalid lock name {name:?}: {error}")))?;
         Ok(Self { name, owner: None, namespace: None, lease: None, note: None })
     }
 
-    /// Who holds it within the account. Repeated requests of one owner are one.
+    /// Sets the holder's name within the account. A repeated request of one owner returns its grant or
+    /// takes over its position in the queue.
     ///
     /// # Errors
-    /// When owners cannot be called so.
+    /// When the owner is invalid.
     pub fn owner(mut self, owner: &str) -> Result<Self, Error> {
         let parsed =
-            Owner::parse(owner).map_err(|error| Error::Malformed(format!("{owner:?} is no owner: {error}")))?;
+            Owner::parse(owner).map_err(|error| Error::Malformed(format!("invalid owner {owner:?}: {error}")))?;
         self.owner = Some(parsed);
         Ok(self)
     }
@@ -42,14 +44,14 @@ impl LockRequest {
         self
     }
 
-    /// How long it is held unless renewed; the account's own lease if not set.
+    /// Sets the lease; the default is the account's.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = Some(lease);
         self
     }
 
-    /// What those can read who are refused, if they are of the same account.
+    /// Sets the text shown to callers of the same account while the lock is held.
     #[must_use]
     pub fn note(mut self, note: impl Into<String>) -> Self {
         self.note = Some(note.into());
@@ -64,7 +66,7 @@ impl LockRequest {
         format!("/v1/{route}/{}", utf8_percent_encode(self.name.as_str(), NON_ALPHANUMERIC))
     }
 
-    /// Those of the parameters that `names` has, and are set.
+    /// The parameters in `names` that are set.
     pub(super) fn parameters(&self, names: &[&'static str]) -> Vec<(&'static str, String)> {
         let all = [
             ("owner", self.owner.as_ref().map(|owner| owner.as_str().to_owned())),

@@ -8,7 +8,8 @@ use super::SecretUrl;
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Account database")]
 pub struct DatabaseSettings {
-    /// Where accounts live: postgres://… or sqlite:FILE, or file: and the path of a file that says so
+    /// Account database: postgres://… or sqlite:FILE; file:PATH reads the URL from the first line
+    /// of a file
     #[arg(
         id = "database-url",
         long,
@@ -19,18 +20,18 @@ pub struct DatabaseSettings {
     )]
     pub url: SecretUrl,
 
-    /// Whether `serve` brings the database to its version at start, as `lockable migrate` does
+    /// Whether `serve` migrates the database schema at start, like `lockable migrate`
     #[arg(id = "database-migrate", long, env = "LOCKABLE_DATABASE_MIGRATE", default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false")]
     pub migrate: bool,
 
-    /// How many connections to open at most
+    /// Maximum number of database connections
     #[arg(id = "database-connections", long, env = "LOCKABLE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "N")]
     pub connections: u32,
 }
 
 impl DatabaseSettings {
-    /// The file of an embedded database, as its driver reads the address: percent-decoded, up to the
-    /// first question mark.
+    /// File of an embedded database. The URL is parsed like its driver does: percent-decoded, up to
+    /// the first question mark.
     pub fn file(&self) -> Option<PathBuf> {
         let path = self.url.reveal().strip_prefix("sqlite:")?;
         let path = path.strip_prefix("//").unwrap_or(path).split('?').next()?;

@@ -2,19 +2,18 @@ use clap::{ArgMatches, Command, parser::ValueSource};
 
 use super::SecretUrl;
 
-/// A setting as it is in force.
+/// The effective value of one setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InForce {
     pub variable: String,
-    /// What was given or is the default; empty when there is neither. Secrets
-    /// are hidden.
+    /// The given value or the default; empty if there is neither. Secrets are masked.
     pub value: String,
-    /// Where the value is from.
+    /// Source of the value: `flag`, `environment`, `default` or `unset`.
     pub source: &'static str,
 }
 
-/// Lists the settings of a command as the command line and the environment have
-/// them, in the order in which they are declared.
+/// Lists the effective settings of a command, from its command line and the environment, in the
+/// order of declaration.
 pub fn in_force(command: &Command, matches: &ArgMatches) -> Vec<InForce> {
     let settings = command.get_arguments().filter_map(|arg| {
         let variable = arg.get_env()?.to_string_lossy().into_owned();

@@ -1,36 +1,39 @@
 use url::{Host, Url};
 
-/// The account page.
+/// Settings of the account page.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Account page")]
 pub struct PageSettings {
     #[command(flatten)]
     pub public: PublicUrl,
 
-    /// Whether anybody may make an account; by default only with SQLite and where no other machine reaches the server: on a loopback address, without trusted proxies, and with no public URL of another host
+    /// Whether anyone can sign up. Default: true only with SQLite and without access from other
+    /// machines, that is on a loopback address, without trusted proxies, and without a public URL
+    /// of another host
     #[arg(long, env = "LOCKABLE_SIGN_UP", value_name = "true|false")]
     pub sign_up: Option<bool>,
 
-    /// The plan of those who do
+    /// Plan of accounts that sign up
     #[arg(long, env = "LOCKABLE_SIGN_UP_PLAN", default_value = "hobbyist", value_name = "PLAN")]
     pub sign_up_plan: String,
 }
 
-/// Where clients reach the service.
+/// The service's public URL.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PublicUrl {
-    /// Where clients reach the service, for the links and lines to copy that it shows; by default where a request came in
+    /// Public URL of the service, used in links and in example commands. Default: the Host of each
+    /// request
     #[arg(long, env = "LOCKABLE_PUBLIC_URL", value_parser = origin, value_name = "URL")]
     pub public_url: Option<Url>,
 }
 
 impl PublicUrl {
-    /// The origin, without a slash at its end.
+    /// Returns the origin without a trailing slash.
     pub fn origin(&self) -> Option<String> {
         self.public_url.as_ref().map(|url| url.origin().ascii_serialization())
     }
 
-    /// Whether no other machine is said to reach the service.
+    /// Whether the public URL is unset or points to this machine.
     pub fn is_local(&self) -> bool {
         self.public_url.as_ref().is_none_or(|url| match url.host() {
             Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
@@ -41,7 +44,8 @@ impl PublicUrl {
     }
 }
 
-/// The API and the pages are at the root, and nobody reads more into the address.
+/// Parses an origin. The API and the pages are served at the root, so a path, query, fragment or
+/// user is an error.
 fn origin(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| error.to_string())?;
     let is_origin = matches!(url.scheme(), "http" | "https")
@@ -49,5 +53,5 @@ fn origin(text: &str) -> Result<Url, String> {
         && url.query().is_none()
         && url.fragment().is_none()
         && url.username().is_empty();
-    is_origin.then_some(url).ok_or_else(|| "it is https:// or http:// and a host, with no path".into())
+    is_origin.then_some(url).ok_or_else(|| "expected https:// or http:// and a host, without a path".into())
 }

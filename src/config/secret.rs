@@ -2,24 +2,23 @@ use std::{fmt, fs, io, str::FromStr};
 
 use url::{Position, Url};
 
-/// An address that may carry a password, and does not print it. It may name
-/// several hosts, with commas between them.
+/// A URL that may contain a password. `Debug` and `Display` mask it. The URL may name several
+/// hosts, separated by commas.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl {
-    /// With the first host alone.
+    /// The URL with the first host only.
     url: Url,
-    /// The others, each with its port if it has one, as they were written.
+    /// The further hosts with optional ports, as written.
     more_hosts: Vec<String>,
 }
 
 impl SecretUrl {
-    /// The address with its password, and with its first host alone. For
-    /// connecting, not for showing.
+    /// Returns the URL with its password and its first host only: for connecting, not for output.
     pub fn reveal(&self) -> &str {
         self.url.as_str()
     }
 
-    /// The parts of the address, of which some are secrets.
+    /// Returns the parsed URL. Some parts are secrets.
     pub fn parts(&self) -> &Url {
         &self.url
     }
@@ -28,7 +27,7 @@ impl SecretUrl {
         self.url.scheme()
     }
 
-    /// The hosts behind the first, each with its port if it has one.
+    /// The hosts after the first, each with an optional port.
     pub fn more_hosts(&self) -> &[String] {
         &self.more_hosts
     }
@@ -45,18 +44,18 @@ impl SecretUrl {
     }
 }
 
-/// Refuses an address of which two readers could take different parts for the password: what one
-/// takes for the host is printed, and asked of name servers.
+/// Rejects an ambiguous URL, for which two parsers could disagree where the password ends: the part
+/// that one of them takes for the host is logged and sent to name servers.
 fn check(text: &str) -> Result<(), SecretUrlError> {
     if text.starts_with("sqlite:") {
-        // A path, with no password.
+        // A path without a password.
         return Ok(());
     }
     let (_, rest) = text.split_once("://").ok_or(SecretUrlError::NoScheme)?;
     let (authority, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
     let is_reserved = |c: char| matches!(c, '@' | '\\' | '[' | ']') || c.is_whitespace() || c.is_control();
-    // The path of a socket may have one: no host stands before it.
+    // The path of a socket may contain one: no host precedes it.
     let is_host_behind = !authority.is_empty() && behind.contains('@');
     match rest.contains('#') || is_host_behind || user.contains(is_reserved) || !is_encoded(user) {
         true => Err(SecretUrlError::Ambiguous),
@@ -64,30 +63,30 @@ fn check(text: &str) -> Result<(), SecretUrlError> {
     }
 }
 
-/// Whether each percent sign begins an escape.
+/// Whether every percent sign begins a valid escape.
 fn is_encoded(text: &str) -> bool {
     let mut escapes = text.split('%').skip(1);
     escapes.all(|rest| rest.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)))
 }
 
-/// Why there is no address. No message has a part of it.
+/// Why a URL was rejected. No message contains a part of the URL.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretUrlError {
-    #[error("it is no address: {0}")]
+    #[error("invalid URL: {0}")]
     Malformed(#[from] url::ParseError),
-    #[error("it is no address: it does not begin with a scheme and \"://\"")]
+    #[error("invalid URL: it does not begin with a scheme and \"://\"")]
     NoScheme,
     #[error(
-        "it does not show where its password ends; percent-encode each character of user and password but letters and \
-         digits (@ is %40, # is %23, / is %2F, ? is %3F, % is %25), and any @ behind the host"
+        "ambiguous URL: the end of the password is unclear; percent-encode all characters of user and password except letters \
+         and digits (@ is %40, # is %23, / is %2F, ? is %3F, % is %25), and any @ after the host"
     )]
     Ambiguous,
-    #[error("the file {path:?} cannot be read: {reason}")]
+    #[error("cannot read the file {path:?}: {reason}")]
     Unreadable { path: String, reason: io::Error },
 }
 
-/// Reads an address, or with `file:PATH` the file that has it on its first line,
-/// as containers are given their secrets.
+/// Parses a URL. `file:PATH` reads the URL from the first line of a file, as container platforms
+/// provide secrets.
 impl FromStr for SecretUrl {
     type Err = SecretUrlError;
 
@@ -103,22 +102,22 @@ impl fmt::Display for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = self.url.clone();
         if shown.password().is_some() {
-            // Fails only for addresses that cannot have a password at all.
+            // This fails only for URLs that cannot have a password.
             let _ = shown.set_password(Some("***"));
         }
-        // One with a slash in it that is not encoded ends the host for whoever reads
-        // the address.
+        // An unencoded slash in a password ends the host for URL parsers, so the path may contain
+        // the rest of the password.
         if shown.path().contains('@') {
             shown.set_path("***");
         }
-        // A password may also stand in the query (`?password=`, `?pass=`).
+        // The query may contain a password, too (`?password=`, `?pass=`).
         if shown.query().is_some() {
             shown.set_query(Some("***"));
         }
         if self.more_hosts.is_empty() {
             return f.write_str(shown.as_str());
         }
-        // The others stand behind the first, before the path.
+        // Insert the further hosts after the first, before the path.
         let before = shown[..Position::BeforePath].len();
         let (before, behind) = shown.as_str().split_at(before);
         write!(f, "{before},{}{behind}", self.more_hosts.join(","))
@@ -136,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_not_printed() {
+    fn password_is_masked_in_output() {
         let url: SecretUrl = "redis://ana:s3cret@db/0".parse().unwrap();
         assert_eq!(url.to_string(), "redis://ana:***@db/0");
         let url: SecretUrl = "redis+unix:///run/redis.sock?db=1&pass=s3cret".parse().unwrap();
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_does_not_show_where_its_password_ends_is_refused() {
+    fn url_with_ambiguous_password_is_rejected() {
         for user in
             ["u:p@ss#w0rd", "u:p@ss", "u:p/ss", "u:p?ss", "u:p#ss", "u:p%ss", "u:p%4", "u:p ss", "u:p\\ss", "u:[x"]
         {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    caller::{Authorized, Look},
+    caller::{Authorized, CanRead},
     openapi::Problems,
     problem::Problem,
     responses::optional_rfc_3339,
@@ -19,36 +19,35 @@ use crate::{
     accounts::{Caller, Plan},
     app::App,
     lock::{Lease, Namespace, NamespaceId},
-    locks::{Census, Looked},
+    locks::{ReadOutcome, Usage},
 };
 
-/// What an account may use, and how much of it is in use.
+/// The limits and the usage of an account.
 #[derive(Serialize, ToSchema)]
 pub(super) struct AccountView<'a> {
     plan: PlanView<'a>,
-    /// The lease of those who ask for none.
+    /// Lease of requests without `lease`.
     lease_ms: u64,
     namespaces: Vec<&'a str>,
-    /// Where names live that a request with this token puts nowhere else.
+    /// Namespace of requests without `namespace`; `null` if it was deleted.
     default_namespace: Option<&'a str>,
     token: TokenView<'a>,
     locks_held: u64,
     requests_waiting: u64,
-    /// During a recovery, when all locks can be granted again at the earliest; left out
-    /// otherwise.
+    /// Earliest time at which all locks can be granted during a recovery; omitted otherwise.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_rfc_3339")]
     #[schema(value_type = Option<String>, format = DateTime)]
     recovering_until: Option<Timestamp>,
 }
 
-/// The figures of a plan.
+/// The limits of a plan.
 #[derive(Serialize, ToSchema)]
 pub(super) struct PlanView<'a> {
     name: &'a str,
     lease_default_ms: u64,
     lease_min_ms: u64,
     lease_max_ms: u64,
-    /// How many requests a token may make a second, and at once.
+    /// Requests per second of all tokens of the account together; `burst` is allowed at once.
     rate_per_second: u32,
     burst: u32,
     locks_max: u64,
@@ -57,7 +56,7 @@ pub(super) struct PlanView<'a> {
     private_namespaces: bool,
 }
 
-/// The token that asks.
+/// The token of the request.
 #[derive(Serialize, ToSchema)]
 pub(super) struct TokenView<'a> {
     label: &'a str,
@@ -69,22 +68,22 @@ pub(super) struct TokenView<'a> {
     get,
     path = "/v1/account",
     tag = "looking",
-    summary = "What the account may use",
-    description = "Its plan, its namespaces, and how much is in use.",
-    responses((status = 200, description = "The account", body = AccountView<'static>), Problems),
+    summary = "Inspect the account",
+    description = "Returns the plan, the namespaces and the usage of the account.",
+    responses((status = 200, description = "Account", body = AccountView<'static>), Problems),
 )]
-pub(super) async fn account(State(app): State<Arc<App>>, caller: Authorized<Look>) -> Result<Response, Problem> {
+pub(super) async fn account(State(app): State<Arc<App>>, caller: Authorized<CanRead>) -> Result<Response, Problem> {
     let account = caller.account();
-    match caller.settle(app.locks.census(account.account, &caller.payment()).await?) {
-        Looked::Found(census) => {
-            Ok(Json(AccountView::new(account, census, app.locks.all_recovered_at())).into_response())
+    match caller.record_rate(app.locks.usage(account.account, &caller.charge()).await?) {
+        ReadOutcome::Found(usage) => {
+            Ok(Json(AccountView::new(account, usage, app.locks.all_recovered_at())).into_response())
         }
-        Looked::RateLimited { retry_after } => Err(caller.rate_limited(&app, retry_after)),
+        ReadOutcome::RateLimited { retry_after } => Err(caller.rate_limited(&app, retry_after)),
     }
 }
 
 impl<'a> AccountView<'a> {
-    fn new(caller: &'a Caller, census: Census, recovering_until: Option<Timestamp>) -> Self {
+    fn new(caller: &'a Caller, usage: Usage, recovering_until: Option<Timestamp>) -> Self {
         let private = caller.namespaces.iter().filter(|_| caller.plan.private_namespaces);
         let default_namespace = match caller.default_namespace {
             NamespaceId::Public => Some(Namespace::PUBLIC),
@@ -100,8 +99,8 @@ impl<'a> AccountView<'a> {
                 label: caller.label.as_str(),
                 scopes: scopes.into_iter().filter_map(|(scope, has)| has.then_some(scope)).collect(),
             },
-            locks_held: census.held,
-            requests_waiting: census.waiting,
+            locks_held: usage.held,
+            requests_waiting: usage.waiting,
             recovering_until,
         }
     }

@@ -6,22 +6,22 @@ use axum::{
 };
 
 use super::{
-    caller::{Authorized, Lock},
+    caller::{Authorized, CanLock},
     connection::Connection,
     openapi::{AcquireAnswer, BodyProblems, Problems},
     params::{AcquireParams, malformed},
-    problem::{Kind, Problem},
+    problem::{Problem, ProblemKind},
     recheck::Recheck,
     responses::{Granted, LockAnswer, NotAcquired},
 };
 use crate::{
     app::App,
     lock::{AcquireOutcome, Info, Lease, LockName, Refusal, TokenEnd},
-    locks::{AcquireRequest, Answer, Claimant, LockId},
+    locks::{AcquireRequest, Claimant, LockKey, WithRate},
 };
 
-/// How soon to ask again after reaching the plan's number of locks or waiting
-/// requests: nobody knows when one will be free.
+/// The `Retry-After` at the plan's limit of locks or queued requests: the server cannot predict when one
+/// becomes free.
 const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// `GET` and `POST /v1/acquire/{name}`.
@@ -30,15 +30,15 @@ const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(1);
     path = "/v1/acquire/{name}",
     tag = "locks",
     summary = "Acquire a lock, or wait for it",
-    description = "Grants the lock to one caller, until it releases it or its lease lapses for want of a heartbeat. With `wait` a request that finds the lock held stands in line, first come, first served.",
-    params(("name" = String, Path, description = "The lock's name, at most 200 bytes", example = "deploy-prod"), AcquireParams),
+    description = "Grants the lock to one caller until it releases the lock or its lease expires without a heartbeat. With `wait`, a request for a held lock waits in a FIFO queue.",
+    params(("name" = String, Path, description = "Lock name, at most 200 bytes", example = "deploy-prod"), AcquireParams),
     request_body(
         content((AcquireParams = "application/x-www-form-urlencoded"), (AcquireParams = "application/json")),
-        description = "Parameters that do not stand in the query string"
+        description = "Parameters that are not in the query string"
     ),
     responses(
-        (status = 200, description = "Yes or no: see `response`", body = AcquireAnswer),
-        (status = 423, description = "The \"no\" of a request with `strict=true`", body = AcquireAnswer),
+        (status = 200, description = "`true` or `false` in `response`", body = AcquireAnswer),
+        (status = 423, description = "`false`, for a request with `strict=true`", body = AcquireAnswer),
         Problems,
         BodyProblems,
     ),
@@ -46,16 +46,16 @@ const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(super) async fn acquire(
     app: &App,
     connection: &Connection,
-    caller: &Authorized<Lock>,
+    caller: &Authorized<CanLock>,
     name: LockName,
     params: AcquireParams,
 ) -> Result<Response, Problem> {
-    // Taken apart, lest there be room for them twice while the request waits.
+    // Destructured: moving whole fields on would store them twice while the request waits.
     let AcquireParams { namespace, owner, lease, wait, note, strict } = params;
     let namespace = caller.namespace(namespace.as_deref())?;
     let account = caller.account();
     let request = AcquireRequest {
-        lock: LockId { namespace: namespace.id, name },
+        lock: LockKey { namespace: namespace.id, name },
         claimant: Claimant { account: account.account, owner },
         lease: caller.lease(lease)?,
         is_lease_asked: lease.is_some(),
@@ -65,14 +65,14 @@ pub(super) async fn acquire(
         info: Info::default(),
         held_max: account.plan.locks_max,
         waiting_max: account.plan.waiters_max,
-        payment: caller.payment(),
+        charge: caller.charge(),
     };
     let name = &request.lock.name;
     let no = |reason, held: Option<&_>| {
         let more = NotAcquired::new(reason, held, account.account);
         LockAnswer::no(name, namespace, strict, more)
     };
-    Ok(match ask(app, connection, caller, &request, wait).await? {
+    Ok(match acquire_or_wait(app, connection, caller, &request, wait).await? {
         AcquireOutcome::Granted(grant) => {
             LockAnswer::yes(name, namespace, Granted::new(&grant, request.claimant.owner.as_ref()))
         }
@@ -88,40 +88,39 @@ pub(super) async fn acquire(
             answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("0"));
             answer
         }
-        AcquireOutcome::Refused(Refusal::Recovering { rest }) => {
-            let more = NotAcquired::recovering(rest);
+        AcquireOutcome::Refused(Refusal::Recovering { remaining }) => {
+            let more = NotAcquired::recovering(remaining);
             LockAnswer::no(name, namespace, strict, more)
         }
-        AcquireOutcome::Refused(refusal) => return Err(over_plan(app, caller, &refusal)),
+        AcquireOutcome::Refused(refusal) => return Err(plan_refusal(app, caller, &refusal)),
     })
 }
 
-/// Asks for the lock, and waits for it if the request says so, as long as its
-/// client is there.
-pub(super) async fn ask(
+/// Acquires the lock, and waits for it up to `wait`, while the client stays connected.
+pub(super) async fn acquire_or_wait(
     app: &App,
     connection: &Connection,
-    caller: &Authorized<Lock>,
+    caller: &Authorized<CanLock>,
     request: &AcquireRequest,
     wait: Duration,
 ) -> Result<AcquireOutcome, Problem> {
     if wait > app.wait_max {
         let cap = Lease::from_ms(app.wait_max.as_millis() as u64);
-        return Err(malformed(format!("the parameter \"wait\" is malformed: its cap is {cap}")));
+        return Err(malformed(format!("the parameter \"wait\" is malformed: it is longer than the limit of {cap}")));
     }
-    let answer: Answer<AcquireOutcome> = if wait.is_zero() {
-        // A body may have been long in coming.
+    let answer: WithRate<AcquireOutcome> = if wait.is_zero() {
+        // Receiving the body may have taken long enough for the account to change.
         if caller.is_outdated(app) {
             Box::pin(caller.check_again(app)).await?;
         }
         app.locks.acquire(request).await?
     } else {
-        caller.may_wait(wait);
+        caller.extend_deadline(wait);
         wait_for(app, connection, caller, request, wait).await?
     };
-    let acquired = caller.settle(answer);
+    let acquired = caller.record_rate(answer);
     if matches!(&acquired, AcquireOutcome::Refused(refusal) if !matches!(refusal, Refusal::RateLimited { .. })) {
-        app.locks.note_refused(request.claimant.account);
+        app.locks.count_refused(request.claimant.account);
     }
     Ok(acquired)
 }
@@ -129,40 +128,40 @@ pub(super) async fn ask(
 async fn wait_for(
     app: &App,
     connection: &Connection,
-    caller: &Authorized<Lock>,
+    caller: &Authorized<CanLock>,
     request: &AcquireRequest,
     wait: Duration,
-) -> Result<Answer<AcquireOutcome>, Problem> {
+) -> Result<WithRate<AcquireOutcome>, Problem> {
     let recheck = Recheck::begin(app, caller, request).await?;
     let waiting = async {
-        let waited = app.locks.acquire_in_line(request, wait, &app.draining).await?;
+        let waited = app.locks.acquire_waiting(request, wait, &app.draining).await?;
         if waited.has_grant() {
             recheck.confirm().await?;
         }
-        Ok(waited.keep())
+        Ok(waited.confirm())
     };
     tokio::select! {
-        // Looked at first: what is granted to a client that is gone, or to a token that was
-        // revoked, is dropped here, and taken back.
+        // Biased: a grant to a disconnected client or a revoked token must be dropped, which reverts it.
         biased;
-        () = connection.hung_up() => Err(Problem::new(Kind::ClientGone, "the client has hung up")),
+        () = connection.client_closed() => Err(Problem::new(ProblemKind::ClientGone, "the client closed the connection while its request waited")),
         problem = recheck.refusal() => Err(problem),
         answer = waiting => answer,
     }
 }
 
-/// The problem of a refusal that is the plan's.
-pub(super) fn over_plan(app: &App, caller: &Authorized<Lock>, refusal: &Refusal) -> Problem {
+/// The problem for a refusal by the plan's limits.
+pub(super) fn plan_refusal(app: &App, caller: &Authorized<CanLock>, refusal: &Refusal) -> Problem {
     let plan = &caller.account().plan;
     match refusal {
         Refusal::OverQuota { held } => {
-            let detail = format!("the account holds {held} locks, {} at most are in its plan", plan.locks_max);
-            Problem::new(Kind::TooManyLocks, detail).retry_after(QUOTA_RETRY_AFTER)
+            let detail =
+                format!("the account holds {held} locks, and its plan allows {}; release some", plan.locks_max);
+            Problem::new(ProblemKind::TooManyLocks, detail).retry_after(QUOTA_RETRY_AFTER)
         }
         Refusal::TooManyWaiting { waiting } => {
             let detail =
-                format!("{waiting} requests of the account wait, {} at most are in its plan", plan.waiters_max);
-            Problem::new(Kind::TooManyWaiting, detail).retry_after(QUOTA_RETRY_AFTER)
+                format!("the account has {waiting} queued requests, and its plan allows {}; retry", plan.waiters_max);
+            Problem::new(ProblemKind::TooManyWaiting, detail).retry_after(QUOTA_RETRY_AFTER)
         }
         Refusal::RateLimited { retry_after } => caller.rate_limited(app, *retry_after),
         Refusal::Held(_)

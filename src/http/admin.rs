@@ -1,4 +1,4 @@
-//! What operators and their machines ask, on a listener of its own.
+//! The admin listener: probes and metrics.
 
 use std::sync::Arc;
 
@@ -12,9 +12,9 @@ use axum::{
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::{app::App, locks::Belonging};
+use crate::{app::App, locks::StoreMatch};
 
-/// What the admin listener answers from.
+/// The state of the admin routes.
 #[derive(Clone)]
 struct Admin {
     app: Arc<App>,
@@ -22,28 +22,27 @@ struct Admin {
     render: Arc<dyn Fn() -> String + Send + Sync>,
 }
 
-/// How ready a server is. None of it is asked for when a probe comes: it is
-/// known from what goes on all the time.
+/// The readiness of the server. A probe causes no request to Redis or the database; background tasks
+/// keep these values current.
 #[derive(Serialize)]
 struct Readiness {
     ready: bool,
-    /// It was asked to stop.
+    /// The server is stopping.
     leaving: bool,
-    /// Whether those who know about locks can be reached, and whether locks are
-    /// granted. While grants may have been forgotten they are not, and heartbeats
-    /// and releases must get through all the same, so the server stays ready. It is not
-    /// while the database names another store, or was not asked yet.
+    /// The state of the lock store. During a recovery the server stays ready, because it must serve
+    /// heartbeats and releases. It is not ready while the store is unreachable, or while the database
+    /// names another store or has not confirmed this one yet.
     locks: &'static str,
-    /// How long that will last.
+    /// The remaining time of the recovery.
     #[serde(skip_serializing_if = "Option::is_none")]
     recovering_ms: Option<u64>,
-    /// Whether the account database can. Without it tokens that are in use are
-    /// known all the same, so the server stays ready.
+    /// The state of the account database. Without it the server stays ready, because tokens in use are
+    /// cached.
     accounts: &'static str,
 }
 
-/// The routes of the admin listener. `leaving` is cancelled when the server is
-/// asked to stop; `render` says what was measured.
+/// Creates the routes of the admin listener. `leaving` is cancelled when the server begins to stop;
+/// `render` returns the metrics in the Prometheus text format.
 pub fn admin_router(
     app: Arc<App>,
     leaving: CancellationToken,
@@ -57,26 +56,26 @@ pub fn admin_router(
 }
 
 async fn readyz(State(admin): State<Admin>) -> Response {
-    let word = |is_there: bool| if is_there { "ok" } else { "away" };
+    let state_text = |is_available: bool| if is_available { "ok" } else { "away" };
     let leaving = admin.leaving.is_cancelled();
     let is_reachable = admin.app.locks.is_reachable();
-    let belonging = admin.app.locks.belonging();
-    let ready = is_reachable && belonging == Belonging::Ours && !leaving;
-    let recovering_ms = admin.app.locks.recovery_rest().map(|rest| rest.as_millis() as u64);
-    let locks = match belonging {
+    let store_match = admin.app.locks.store_match();
+    let ready = is_reachable && store_match == StoreMatch::Named && !leaving;
+    let recovering_ms = admin.app.locks.recovery_remaining().map(|remaining| remaining.as_millis() as u64);
+    let locks = match store_match {
         _ if !is_reachable => "away",
-        Belonging::Foreign => "foreign",
+        StoreMatch::Foreign => "foreign",
         _ if recovering_ms.is_some() => "recovering",
-        Belonging::Unknown => "unconfirmed",
-        Belonging::Ours => "ok",
+        StoreMatch::Unknown => "unconfirmed",
+        StoreMatch::Named => "ok",
     };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let accounts = word(admin.app.directory.is_following());
+    let accounts = state_text(admin.app.token_cache.is_feed_up());
     (status, Json(Readiness { ready, leaving, locks, recovering_ms, accounts })).into_response()
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    admin.app.locks.measure();
-    admin.app.directory.measure();
+    admin.app.locks.record_metrics();
+    admin.app.token_cache.measure();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], (admin.render)()).into_response()
 }

@@ -12,58 +12,57 @@ use metrics::{Counter, counter};
 
 use super::{
     connection::Connection,
-    connection_cache::Known,
-    credentials::{Credentials, credentials},
-    problem::{Kind, Problem},
-    request_context::Frame,
+    connection_cache::ConnectionCache,
+    credentials::{RequestCredentials, credentials},
+    problem::{Problem, ProblemKind},
+    request_context::RequestContext,
     strict::refuse_prefetch,
-    token_lookup::{Stranger, unanswered, unauthenticated},
+    token_lookup::{TokenLookup, accounts_unavailable, unauthenticated},
 };
 use crate::{
-    accounts::{Caller, FindError, LeaseOutOfRange, NamespaceDenied, Reach, Scopes},
+    accounts::{Caller, LeaseOutOfRange, LookupDepth, NamespaceDenied, Scopes, TokenLookupError},
     app::App,
-    limits::{Admission, RateShare},
-    lock::{Lease, Namespace, Payment, RateStanding},
-    locks::{Answer, RenewedLease},
+    limits::{Admission, RateClass},
+    lock::{Lease, Namespace, RateCharge, RateStatus},
+    locks::{RenewedLease, WithRate},
 };
 
-/// A caller whose token has the privilege `P`, and whose request has been
-/// counted, or will be by the script that serves it. A handler says by this type
-/// what it takes to be let in.
+/// A caller whose token has the privilege `P`, and whose request is charged to the account's rate, or
+/// will be by the script that serves it. A handler declares the privilege that it needs by this type.
 pub(super) struct Authorized<P> {
-    known: Arc<Known>,
-    share: RateShare,
-    payment: Payment,
-    frame: Arc<Frame>,
+    cache: Arc<ConnectionCache>,
+    rate_class: RateClass,
+    charge: RateCharge,
+    context: Arc<RequestContext>,
     privilege: PhantomData<P>,
 }
 
-/// What a token must be for.
+/// A privilege of a token.
 pub(super) trait Privilege: Send {
-    /// The scope that is missing, if it is.
+    /// The missing scope, if any.
     fn missing(scopes: Scopes) -> Option<&'static str>;
 }
 
-/// Acquiring, heartbeats and releases.
-pub(super) struct Lock;
-/// Looking after the account.
-pub(super) struct Manage;
-/// Looking at what is the account's: whatever a token is for.
-pub(super) struct Look;
+/// May acquire, heartbeat and release: the scope `lock`.
+pub(super) struct CanLock;
+/// May manage the account: the scope `manage`.
+pub(super) struct CanManage;
+/// May read the account's data: every token.
+pub(super) struct CanRead;
 
-impl Privilege for Lock {
+impl Privilege for CanLock {
     fn missing(scopes: Scopes) -> Option<&'static str> {
         (!scopes.lock).then_some("lock")
     }
 }
 
-impl Privilege for Manage {
+impl Privilege for CanManage {
     fn missing(scopes: Scopes) -> Option<&'static str> {
         (!scopes.manage).then_some("manage")
     }
 }
 
-impl Privilege for Look {
+impl Privilege for CanRead {
     fn missing(_: Scopes) -> Option<&'static str> {
         None
     }
@@ -74,53 +73,52 @@ impl<P: Privilege> FromRequestParts<Arc<App>> for Authorized<P> {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Self::Rejection> {
         refuse_prefetch(&parts.headers)?;
-        let frame = parts.extensions.get::<Arc<Frame>>().cloned().unwrap_or_default();
-        Self::admit(&parts.headers, parts.extensions.get::<Connection>(), frame, app, RateShare::Ask).await
+        let context = parts.extensions.get::<Arc<RequestContext>>().cloned().unwrap_or_default();
+        Self::admit(&parts.headers, parts.extensions.get::<Connection>(), context, app, RateClass::General).await
     }
 }
 
 impl<P: Privilege> Authorized<P> {
-    /// Lets a request in that is no prefetch, or says why not.
+    /// Authenticates a request, charges its rate and checks the privilege.
     pub(super) async fn admit(
         headers: &HeaderMap,
         connection: Option<&Connection>,
-        frame: Arc<Frame>,
+        context: Arc<RequestContext>,
         app: &App,
-        share: RateShare,
+        rate_class: RateClass,
     ) -> Result<Self, Problem> {
-        let now = frame.begun.into_std();
-        let known = match connection.and_then(|connection| known(headers, connection, app, now)) {
-            Some(known) => known,
-            // Boxed: its room would be taken in every request, most of which are
-            // known.
-            None => Box::pin(authenticate(headers, connection, &frame, app)).await?,
+        let now = context.start.into_std();
+        let cache = match connection.and_then(|connection| cached(headers, connection, app, now)) {
+            Some(cache) => cache,
+            // Boxed: most requests are cached, and the future would enlarge that of every request.
+            None => Box::pin(authenticate(headers, connection, &context, app)).await?,
         };
-        let payment = match app.rates.admit(known.meter(share)).await? {
-            Admission::Admitted { payment, standing } => {
-                frame.note_standing(standing);
-                payment
+        let charge = match app.account_rates.admit(cache.limiter(rate_class)).await? {
+            Admission::Admitted { charge, rate_status } => {
+                context.set_rate_status(rate_status);
+                charge
             }
-            Admission::Refused { retry_after, standing } => {
-                frame.note_standing(standing);
-                return Err(rate_limited(app, &known.caller).retry_after(retry_after));
+            Admission::Refused { retry_after, rate_status } => {
+                context.set_rate_status(rate_status);
+                return Err(rate_limited(app, &cache.caller).retry_after(retry_after));
             }
         };
-        check_account(&known.caller)?;
-        check::<P>(&known.caller)?;
-        Ok(Self { known, share, payment, frame, privilege: PhantomData })
+        check_account(&cache.caller)?;
+        check::<P>(&cache.caller)?;
+        Ok(Self { cache, rate_class, charge, context, privilege: PhantomData })
     }
 
-    /// Looks the token up again, and checks what a new request would be checked for.
+    /// Looks up the token again, and repeats the checks of a new request.
     ///
     /// # Errors
-    /// The problem that a new request would be answered with.
+    /// The problem that a new request would get.
     pub(super) async fn check_again(&self, app: &App) -> Result<Arc<Caller>, Problem> {
-        // A few at once: all of an account may do so in the same moment.
-        let turn = app.rechecks.clone().acquire_owned().await;
-        let caller = match app.directory.find(&self.known.token, Reach::Everything, turn).await {
+        // Limited: all queued requests of an account may check at the same time.
+        let permit = app.rechecks.clone().acquire_owned().await;
+        let caller = match app.token_cache.find(&self.cache.token, LookupDepth::Database, permit).await {
             Ok(caller) => caller,
-            Err(FindError::Unknown | FindError::NotCached) => return Err(unauthenticated()),
-            Err(FindError::Unanswered | FindError::Unavailable(_)) => return Err(unanswered()),
+            Err(TokenLookupError::Unknown | TokenLookupError::NotCached) => return Err(unauthenticated()),
+            Err(TokenLookupError::TimedOut | TokenLookupError::Unavailable(_)) => return Err(accounts_unavailable()),
         };
         check_account(&caller)?;
         check::<P>(&caller)?;
@@ -130,150 +128,154 @@ impl<P: Privilege> Authorized<P> {
 
 fn check_account(caller: &Caller) -> Result<(), Problem> {
     match caller.suspended {
-        true => Err(Problem::new(Kind::AccountSuspended, "this account is suspended")),
+        true => {
+            Err(Problem::new(ProblemKind::AccountSuspended, "the account is suspended; ask the operator to resume it"))
+        }
         false => Ok(()),
     }
 }
 
 fn check<P: Privilege>(caller: &Caller) -> Result<(), Problem> {
     match P::missing(caller.scopes) {
-        Some(scope) => Err(Problem::new(Kind::ScopeMissing, format!("this token does not have the scope \"{scope}\""))),
+        Some(scope) => Err(Problem::new(
+            ProblemKind::ScopeMissing,
+            format!("the token lacks the scope \"{scope}\"; use a token that has it"),
+        )),
         None => Ok(()),
     }
 }
 
 impl<P> Authorized<P> {
-    /// Checks for another privilege, which only some requests need.
-    pub(super) fn demand<Q: Privilege>(&self) -> Result<(), Problem> {
-        check::<Q>(&self.known.caller)
+    /// Checks another privilege, which only some requests of a route need.
+    pub(super) fn require<Q: Privilege>(&self) -> Result<(), Problem> {
+        check::<Q>(&self.cache.caller)
     }
 
-    /// Whether something has changed since the caller was checked.
+    /// Whether the account may have changed since the caller was checked.
     pub(super) fn is_outdated(&self, app: &App) -> bool {
-        self.known.is_outdated(&app.directory)
+        self.cache.is_outdated(&app.token_cache)
     }
 
-    /// The namespace of that name, or the token's default one.
+    /// The namespace of this name, or the token's default namespace.
     pub(super) fn namespace(&self, name: Option<&str>) -> Result<&Namespace, Problem> {
-        self.known
+        self.cache
             .caller
             .namespace(name)
-            .map_err(|error: NamespaceDenied| Problem::new(Kind::NamespaceDenied, error.to_string()))
+            .map_err(|error: NamespaceDenied| Problem::new(ProblemKind::NamespaceDenied, error.to_string()))
     }
 
-    /// The lease that is asked for, if the plan has it, or the account's own.
-    pub(super) fn lease(&self, asked: Option<Lease>) -> Result<Lease, Problem> {
-        self.known.caller.lease(asked).map_err(lease_out_of_range)
+    /// The requested lease, if the plan allows it, or the account's default.
+    pub(super) fn lease(&self, requested: Option<Lease>) -> Result<Lease, Problem> {
+        self.cache.caller.lease(requested).map_err(lease_out_of_range)
     }
 
-    /// The lease that a heartbeat asks for, if the plan has it, or the one asked for last.
-    pub(super) fn renewed_lease(&self, asked: Option<Lease>) -> Result<RenewedLease, Problem> {
-        let lease = self.lease(asked)?;
-        Ok(match asked {
+    /// The lease requested by a heartbeat, if the plan allows it, or the last requested one.
+    pub(super) fn renewed_lease(&self, requested: Option<Lease>) -> Result<RenewedLease, Problem> {
+        let lease = self.lease(requested)?;
+        Ok(match requested {
             Some(_) => RenewedLease::For(lease),
-            None => RenewedLease::LastAsked { default: lease, max: self.known.caller.plan.lease_max },
+            None => RenewedLease::LastAsked { default: lease, max: self.cache.caller.plan.lease_max },
         })
     }
 
     pub(super) fn account(&self) -> &Caller {
-        &self.known.caller
+        &self.cache.caller
     }
 
-    pub(super) fn payment(&self) -> Payment {
-        self.payment.clone()
+    pub(super) fn charge(&self) -> RateCharge {
+        self.charge.clone()
     }
 
-    /// Counts one more request of the rate, for work that takes as much. `None` when the
-    /// rate has no more.
-    pub(super) async fn pay_again(&self, app: &App) -> Result<Option<Payment>, Problem> {
-        let (payment, standing) = match app.rates.admit(self.known.meter(self.share)).await? {
-            Admission::Admitted { payment, standing } => (Some(payment), standing),
-            Admission::Refused { standing, .. } => (None, standing),
+    /// Charges one more request, for work that costs as much. `None` when the rate is used up.
+    pub(super) async fn charge_again(&self, app: &App) -> Result<Option<RateCharge>, Problem> {
+        let (charge, rate_status) = match app.account_rates.admit(self.cache.limiter(self.rate_class)).await? {
+            Admission::Admitted { charge, rate_status } => (Some(charge), rate_status),
+            Admission::Refused { rate_status, .. } => (None, rate_status),
         };
-        self.frame.note_standing(standing);
-        Ok(payment)
+        self.context.set_rate_status(rate_status);
+        Ok(charge)
     }
 
-    /// Takes note of what a script said about the account's rate.
-    pub(super) fn settle<T>(&self, answer: Answer<T>) -> T {
-        if let Some(standing) = answer.standing {
-            self.note_standing(standing, None);
+    /// Records the rate status that a script returned, and returns the outcome.
+    pub(super) fn record_rate<T>(&self, answer: WithRate<T>) -> T {
+        if let Some(rate_status) = answer.rate {
+            self.set_rate_status(rate_status, None);
         }
         answer.outcome
     }
 
-    /// Gives the request so much more time than others have, to wait in.
-    pub(super) fn may_wait(&self, wait: Duration) {
-        self.frame.may_wait(wait);
+    /// Extends the deadline of the request by `wait`.
+    pub(super) fn extend_deadline(&self, wait: Duration) {
+        self.context.extend_deadline(wait);
     }
 
-    /// The problem to answer when a script refused the request for its rate.
+    /// The problem for a request that a script refused for its rate.
     pub(super) fn rate_limited(&self, app: &App, retry_after: Duration) -> Problem {
-        let standing = self.known.meter(self.share).standing(Instant::now());
-        self.note_standing(standing, Some(retry_after));
-        rate_limited(app, &self.known.caller).retry_after(retry_after)
+        let rate_status = self.cache.limiter(self.rate_class).rate_status(Instant::now());
+        self.set_rate_status(rate_status, Some(retry_after));
+        rate_limited(app, &self.cache.caller).retry_after(retry_after)
     }
 
-    fn note_standing(&self, standing: RateStanding, retry_after: Option<Duration>) {
+    fn set_rate_status(&self, rate_status: RateStatus, retry_after: Option<Duration>) {
         let now = Instant::now();
-        let meter = self.known.meter(self.share);
-        meter.settle(standing, retry_after, now);
-        self.frame.note_standing(meter.standing(now));
+        let limiter = self.cache.limiter(self.rate_class);
+        limiter.record_shared(rate_status, retry_after, now);
+        self.context.set_rate_status(limiter.rate_status(now));
     }
 }
 
 pub(super) fn lease_out_of_range(error: LeaseOutOfRange) -> Problem {
-    Problem::new(Kind::LeaseOutOfRange, error.to_string())
+    Problem::new(ProblemKind::LeaseOutOfRange, error.to_string())
 }
 
 fn rate_limited(app: &App, caller: &Caller) -> Problem {
-    app.locks.note_limited(caller.account);
+    app.locks.count_rate_limited(caller.account);
     counter!("lockable_rate_limited_total").increment(1);
     let rate = caller.plan.rate;
     let detail = format!(
-        "all tokens of this account together may make {} requests a second, and {} at once",
+        "the account used up its request rate of {} a second with a burst of {}, for all its tokens together; retry later",
         rate.per_second, rate.burst
     );
-    Problem::new(Kind::RateLimited, detail)
+    Problem::new(ProblemKind::RateLimited, detail)
 }
 
-/// Whose token a request carries, if it is that of the last one on its connection.
-fn known(headers: &HeaderMap, connection: &Connection, app: &App, now: Instant) -> Option<Arc<Known>> {
+/// The connection's cache, if the request has the same token as the previous one.
+fn cached(headers: &HeaderMap, connection: &Connection, app: &App, now: Instant) -> Option<Arc<ConnectionCache>> {
     static FROM_CONNECTION: LazyLock<Counter> =
         LazyLock::new(|| counter!("lockable_token_lookups_total", "source" => "connection"));
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(field), None) = (fields.next(), fields.next()) else { return None };
-    let known = connection.known().filter(|known| known.is_still(field, &app.directory, now))?;
+    let cache = connection.cache().filter(|cache| cache.matches(field, &app.token_cache, now))?;
     FROM_CONNECTION.increment(1);
-    Some(known)
+    Some(cache)
 }
 
-/// Finds out whose token a request carries.
+/// Looks up the token of a request.
 async fn authenticate(
     headers: &HeaderMap,
     connection: Option<&Connection>,
-    frame: &Frame,
+    context: &RequestContext,
     app: &App,
-) -> Result<Arc<Known>, Problem> {
-    // From before it is asked, so that no change is missed.
-    let generation = app.directory.generation();
-    let stranger = || Stranger::of(headers, connection, app);
+) -> Result<Arc<ConnectionCache>, Problem> {
+    // Read before the lookup, so that no change is missed.
+    let generation = app.token_cache.generation();
+    let lookup = || TokenLookup::new(headers, connection, app);
     let (token, caller) = match credentials(headers) {
-        Credentials::Token(token) => match app.directory.recall(&token).await {
+        RequestCredentials::Token(token) => match app.token_cache.get(&token).await {
             Some(caller) => (token, caller),
             None => {
-                let caller = frame.aside(stranger().look_up(&token)).await?;
+                let caller = context.without_permit(lookup().find(&token)).await?;
                 (token, caller)
             }
         },
-        Credentials::Missing => return Err(unauthenticated()),
-        Credentials::Malformed => return Err(stranger().fail()),
+        RequestCredentials::Missing => return Err(unauthenticated()),
+        RequestCredentials::Malformed => return Err(lookup().reject()),
     };
-    let meters =
-        [RateShare::Keep, RateShare::Ask].map(|share| app.rates.meter(caller.account, caller.plan.rate, share));
-    let known = Arc::new(Known::new(token, caller, meters, generation, headers.get(header::AUTHORIZATION)));
+    let limiters = [RateClass::Renewal, RateClass::General]
+        .map(|rate_class| app.account_rates.limiter(caller.account, caller.plan.rate, rate_class));
+    let cache = Arc::new(ConnectionCache::new(token, caller, limiters, generation, headers.get(header::AUTHORIZATION)));
     if let Some(connection) = connection {
-        connection.learn(known.clone());
+        connection.set_cache(cache.clone());
     }
-    Ok(known)
+    Ok(cache)
 }

@@ -5,9 +5,8 @@ use ipnet::IpNet;
 
 static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Where a request comes from: the right-most hop that is not a trusted proxy.
-/// What stands further left in `X-Forwarded-For` was written by whoever sent
-/// it, and says nothing.
+/// The client address of a request: the rightmost hop that is not a trusted proxy. Hops further left in
+/// `X-Forwarded-For` are written by the client, and are not trustworthy.
 pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let mut address = peer.to_canonical();
     for field in headers.get_all(&FORWARDED_FOR).iter().rev() {
@@ -15,9 +14,9 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
             if !is_trusted(address, trusted) {
                 return address;
             }
-            match read_hop(hop.trim()) {
+            match parse_hop(hop.trim()) {
                 Some(hop) => address = hop.to_canonical(),
-                // A trusted proxy would not write this; who did is unknown.
+                // A trusted proxy would not write this.
                 None => return address,
             }
         }
@@ -25,13 +24,13 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
     address
 }
 
-/// Whether an address is that of a trusted proxy.
+/// Whether the address belongs to a trusted proxy.
 pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|network| network.contains(&address.to_canonical()))
 }
 
-/// An address, with a port as some proxies add it, or without.
-fn read_hop(hop: &str) -> Option<IpAddr> {
+/// Parses an address with an optional port, which some proxies add.
+fn parse_hop(hop: &str) -> Option<IpAddr> {
     if let Ok(address) = hop.parse() {
         return Some(address);
     }
@@ -57,8 +56,8 @@ mod tests {
     }
 
     #[test]
-    fn the_right_most_hop_that_is_not_trusted_counts() {
-        assert_eq!(found("192.0.2.1", &["198.51.100.7"]), "192.0.2.1", "nobody vouches for the header");
+    fn client_is_the_rightmost_untrusted_hop() {
+        assert_eq!(found("192.0.2.1", &["198.51.100.7"]), "192.0.2.1", "the header of an untrusted peer is ignored");
         assert_eq!(found("10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
         assert_eq!(found("10.0.0.1", &["1.1.1.1, 198.51.100.7, 10.0.0.9"]), "198.51.100.7");
         assert_eq!(found("10.0.0.1", &["1.1.1.1", "198.51.100.7"]), "198.51.100.7", "two fields");

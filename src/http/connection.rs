@@ -10,80 +10,77 @@ use futures_util::FutureExt;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{io::Interest, net::tcp::OwnedWriteHalf, time::sleep};
 
-use super::connection_cache::Known;
+use super::connection_cache::ConnectionCache;
 
-/// The connection on which a request came. Cheap to clone.
+/// The client connection of a request. Cheap to clone.
 #[derive(Clone)]
-pub struct Connection(Arc<Parts>);
+pub struct Connection(Arc<ConnectionState>);
 
-struct Parts {
+struct ConnectionState {
     peer: SocketAddr,
     stream: Arc<Mutex<OwnedWriteHalf>>,
-    /// Whose token came last.
-    known: Mutex<Option<Arc<Known>>>,
+    /// The authentication of the last request.
+    cache: Mutex<Option<Arc<ConnectionCache>>>,
 }
 
 impl Connection {
-    /// How soon to look again when the client has sent more than its request.
-    const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+    /// The interval of checks for the end of the stream when the client has sent further bytes.
+    const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-    /// After what silence a waiting client is asked whether it is there, and how
-    /// often again; together less than a place without a request is kept.
+    /// The idle time before TCP keepalive probes a waiting client, and the interval of the probes.
+    /// Together they are shorter than the lifetime of a queue entry without a request.
     const SILENCE: Duration = Duration::from_secs(5);
     const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 
     pub fn new(peer: SocketAddr, stream: Arc<Mutex<OwnedWriteHalf>>) -> Self {
-        Self(Arc::new(Parts { peer, stream, known: Mutex::default() }))
+        Self(Arc::new(ConnectionState { peer, stream, cache: Mutex::default() }))
     }
 
-    /// Where the client is, or the proxy through which it comes.
+    /// The address of the client, or of its proxy.
     pub fn peer(&self) -> SocketAddr {
         self.0.peer
     }
 
-    /// Whose token came last. Most connections are of one client, which sends
-    /// the same token each time.
-    pub(super) fn known(&self) -> Option<Arc<Known>> {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The authentication of the last request. Most connections send the same token with every request.
+    pub(super) fn cache(&self) -> Option<Arc<ConnectionCache>> {
+        self.0.cache.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// When a valid token was last used, to the second; `None` if none ever was.
+    /// The last use of a valid token, to the second; `None` if there was none.
     pub fn token_used(&self) -> Option<Instant> {
-        self.known().map(|known| known.used())
+        self.cache().map(|cache| cache.last_used())
     }
 
-    /// Closes the connection in both directions, whatever its task does: that reads
-    /// the end, as if the client had closed it.
+    /// Shuts down the connection in both directions. Its task then reads the end of the stream, as if the
+    /// client had closed it.
     pub fn shut_down(&self) {
         let stream = self.0.stream.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = SockRef::from(stream.as_ref()).shutdown(Shutdown::Both) {
-            tracing::debug!(peer = %self.peer(), %error, "a connection cannot be closed");
+            tracing::debug!(peer = %self.peer(), %error, "failed to shut down a connection");
         }
     }
 
-    pub(super) fn learn(&self, known: Arc<Known>) {
-        *self.0.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+    pub(super) fn set_cache(&self, cache: Arc<ConnectionCache>) {
+        *self.0.cache.lock().unwrap_or_else(PoisonError::into_inner) = Some(cache);
     }
 
-    /// Waits until the client has hung up. The server drops what it does for a
-    /// client that is gone by itself, but not when that client had sent another
-    /// request behind the first: then it reads no further, and does not see the
-    /// end.
-    pub(super) async fn hung_up(&self) {
+    /// Waits until the client closes the connection. hyper detects this by itself, except when the client
+    /// has pipelined another request: then it does not read on, and misses the end of the stream.
+    pub(super) async fn client_closed(&self) {
         self.probe();
         while poll_fn(|cx| self.poll_readable(cx)).await == Readable::Bytes {
-            // Readiness says nothing more once there are bytes to read.
-            sleep(Self::LOOK_INTERVAL).await;
+            // The socket stays readable while it has unread bytes, so poll for the end.
+            sleep(Self::POLL_INTERVAL).await;
         }
     }
 
-    /// Has the system ask a silent client whether it is there: a machine that lost
-    /// its power says nothing, and must not be granted a lock for a whole lease.
+    /// Enables TCP keepalive: a client without power sends no FIN, and must not be granted a lock for a
+    /// whole lease.
     fn probe(&self) {
         let probes = TcpKeepalive::new().with_time(Self::SILENCE).with_interval(Self::PROBE_INTERVAL).with_retries(2);
         let stream = self.0.stream.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = SockRef::from(stream.as_ref()).set_tcp_keepalive(&probes) {
-            tracing::debug!(%error, "a waiting client is not asked whether it is there");
+            tracing::debug!(%error, "failed to enable TCP keepalive");
         }
     }
 
@@ -100,7 +97,7 @@ impl Connection {
     }
 }
 
-/// What there is to read.
+/// The readable state of a socket.
 #[derive(PartialEq, Eq)]
 enum Readable {
     Bytes,

@@ -6,68 +6,65 @@ use std::{
 use axum::http::HeaderValue;
 
 use crate::{
-    accounts::{Caller, Directory, Token},
-    limits::{Meter, RateShare},
+    accounts::{Caller, Token, TokenCache},
+    limits::{AccountRateLimiter, RateClass},
 };
 
-/// Whose token came last on a connection, so that the next request with the same
-/// needs no more than to compare. It does not print: the token stands in it.
-pub(super) struct Known {
-    /// None when it is too long to remember.
+/// The authentication of the last request of a connection: the next request with the same header needs
+/// only a comparison. Without `Debug`, because it contains the token.
+pub(super) struct ConnectionCache {
+    /// `None` if it is longer than [`Self::HEADER_BYTES_MAX`].
     authorization: Option<Box<[u8]>>,
-    /// To look it up again.
+    /// For a later check.
     pub(super) token: Token,
     pub(super) caller: Arc<Caller>,
-    /// The rates of heartbeats and releases, and of all else.
-    pub(super) meters: [Arc<Meter>; 2],
-    /// The directory's, from before it was asked: what has changed since is asked
-    /// for again.
+    /// The limiters of heartbeats and releases, and of all other requests.
+    pub(super) limiters: [Arc<AccountRateLimiter>; 2],
+    /// The generation of the token cache before the lookup; any later change makes this entry outdated.
     generation: u64,
-    until: Instant,
+    expires: Instant,
 }
 
-impl Known {
-    /// For how long the directory, which forgets by itself, is not asked again.
-    const REMEMBERED: Duration = Duration::from_secs(1);
-    /// The longest header that is remembered, in bytes; that of a token has 58.
+impl ConnectionCache {
+    /// The lifetime of an entry; afterwards the token cache, which has its own expiry, is read again.
+    const TTL: Duration = Duration::from_secs(1);
+    /// The longest cached header, in bytes; basic authentication with a token has 58.
     const HEADER_BYTES_MAX: usize = 128;
 
     pub(super) fn new(
         token: Token,
         caller: Arc<Caller>,
-        meters: [Arc<Meter>; 2],
+        limiters: [Arc<AccountRateLimiter>; 2],
         generation: u64,
         authorization: Option<&HeaderValue>,
     ) -> Self {
         let authorization = authorization.map(HeaderValue::as_bytes);
         let authorization = authorization.filter(|field| field.len() <= Self::HEADER_BYTES_MAX).map(Into::into);
-        Self { authorization, token, caller, meters, generation, until: Instant::now() + Self::REMEMBERED }
+        Self { authorization, token, caller, limiters, generation, expires: Instant::now() + Self::TTL }
     }
 
-    pub(super) fn meter(&self, share: RateShare) -> &Meter {
-        let [keep, ask] = &self.meters;
-        match share {
-            RateShare::Keep => keep,
-            RateShare::Ask | RateShare::Page => ask,
+    pub(super) fn limiter(&self, class: RateClass) -> &AccountRateLimiter {
+        let [renewal, general] = &self.limiters;
+        match class {
+            RateClass::Renewal => renewal,
+            RateClass::General | RateClass::Page => general,
         }
     }
 
-    /// When this was learnt, which is less than [`Self::REMEMBERED`] before the last use
-    /// of the token.
-    pub(super) fn used(&self) -> Instant {
-        self.until.checked_sub(Self::REMEMBERED).unwrap_or(self.until)
+    /// The time of the lookup, less than [`Self::TTL`] before the last use of the token.
+    pub(super) fn last_used(&self) -> Instant {
+        self.expires.checked_sub(Self::TTL).unwrap_or(self.expires)
     }
 
-    /// Whether something has changed since this was learnt.
-    pub(super) fn is_outdated(&self, directory: &Directory) -> bool {
-        self.generation != directory.generation() || self.caller.has_ended()
+    /// Whether an account changed since the lookup, or the token expired.
+    pub(super) fn is_outdated(&self, token_cache: &TokenCache) -> bool {
+        self.generation != token_cache.generation() || self.caller.is_expired()
     }
 
-    /// Whether a request with this header, and no other of its kind, is of the same
-    /// caller, about whom nothing has changed.
-    pub(super) fn is_still(&self, authorization: &HeaderValue, directory: &Directory, now: Instant) -> bool {
+    /// Whether a request with this only `Authorization` header is of the same caller, without changes.
+    pub(super) fn matches(&self, authorization: &HeaderValue, token_cache: &TokenCache, now: Instant) -> bool {
         self.authorization.as_deref() == Some(authorization.as_bytes())
-            && now < self.until
-            && !self.is_outdated(directory)
+            && now < self.expires
+            && !self.is_outdated(token_cache)
     }
 }

@@ -3,57 +3,62 @@ use std::{sync::LazyLock, time::Duration};
 use axum::http::StatusCode;
 use metrics::{Counter, Histogram, counter, histogram};
 
-use super::router::Operation;
+use super::router::HotRoute;
 
-/// By what a request is counted.
+/// The route label of a request's metrics.
 #[derive(Clone, Copy)]
-pub(super) enum Counted<'route> {
-    /// One of the operations that are asked for all the time.
-    As(Operation),
-    By {
+pub(super) enum MetricRoute<'route> {
+    /// A hot route, whose metrics are cached.
+    Hot(HotRoute),
+    Other {
         route: &'route str,
     },
 }
 
-/// What is counted of an operation, found once: to look for a counter by its name
-/// and labels costs more than to count.
-struct Figures {
-    /// Requests that were answered with 200, by GET and by POST.
-    answered: [Counter; 2],
+/// The cached metrics of a hot route: finding a counter by its name and labels costs more than
+/// incrementing it.
+struct RouteMetrics {
+    /// Requests with status 200, by GET and by POST.
+    ok_requests: [Counter; 2],
     duration: Histogram,
 }
 
-static FIGURES: LazyLock<[Figures; 3]> =
-    LazyLock::new(|| Operation::ALL.map(|operation| Figures::of(operation.route())));
+static HOT_ROUTE_METRICS: LazyLock<[RouteMetrics; 3]> =
+    LazyLock::new(|| HotRoute::ALL.map(|hot_route| RouteMetrics::new(hot_route.pattern())));
 
-pub(super) fn count(method: &'static str, counted: Counted<'_>, status: StatusCode, duration: Duration) {
-    match counted {
-        Counted::As(operation) => {
-            let [acquire, heartbeat, release] = &*FIGURES;
-            let figures = match operation {
-                Operation::Acquire => acquire,
-                Operation::Heartbeat => heartbeat,
-                Operation::Release => release,
+pub(super) fn record_request(
+    method: &'static str,
+    metric_route: MetricRoute<'_>,
+    status: StatusCode,
+    duration: Duration,
+) {
+    match metric_route {
+        MetricRoute::Hot(hot_route) => {
+            let [acquire, heartbeat, release] = &*HOT_ROUTE_METRICS;
+            let metrics = match hot_route {
+                HotRoute::Acquire => acquire,
+                HotRoute::Heartbeat => heartbeat,
+                HotRoute::Release => release,
             };
-            figures.duration.record(duration);
-            let [get, post] = &figures.answered;
+            metrics.duration.record(duration);
+            let [get, post] = &metrics.ok_requests;
             match (status, method) {
                 (StatusCode::OK, "GET") => get.increment(1),
                 (StatusCode::OK, "POST") => post.increment(1),
-                _ => requests(method, operation.route(), status).increment(1),
+                _ => requests(method, hot_route.pattern(), status).increment(1),
             }
         }
-        Counted::By { route } => {
+        MetricRoute::Other { route } => {
             requests(method, route, status).increment(1);
             durations(route).record(duration);
         }
     }
 }
 
-impl Figures {
-    fn of(route: &str) -> Self {
+impl RouteMetrics {
+    fn new(route: &str) -> Self {
         Self {
-            answered: ["GET", "POST"].map(|method| requests(method, route, StatusCode::OK)),
+            ok_requests: ["GET", "POST"].map(|method| requests(method, route, StatusCode::OK)),
             duration: durations(route),
         }
     }

@@ -3,25 +3,29 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 use crate::accounts::Token;
 
-/// What a request says of who sends it.
-pub(super) enum Credentials {
+/// The credentials of a request.
+pub(super) enum RequestCredentials {
     Missing,
-    /// They cannot be anybody's.
+    /// Not a well-formed token.
     Malformed,
     Token(Token),
 }
 
-/// Reads HTTP basic authentication (RFC 7617), in which the token is the user name and the
+/// Parses HTTP basic authentication (RFC 7617), in which the token is the user name and the
 /// password is empty, or a bearer token (RFC 6750).
-pub(super) fn credentials(headers: &HeaderMap) -> Credentials {
+pub(super) fn credentials(headers: &HeaderMap) -> RequestCredentials {
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(field), None) = (fields.next(), fields.next()) else {
-        return if headers.contains_key(header::AUTHORIZATION) { Credentials::Malformed } else { Credentials::Missing };
+        return if headers.contains_key(header::AUTHORIZATION) {
+            RequestCredentials::Malformed
+        } else {
+            RequestCredentials::Missing
+        };
     };
-    field.to_str().ok().and_then(token_in).map_or(Credentials::Malformed, Credentials::Token)
+    field.to_str().ok().and_then(parse_token).map_or(RequestCredentials::Malformed, RequestCredentials::Token)
 }
 
-fn token_in(field: &str) -> Option<Token> {
+fn parse_token(field: &str) -> Option<Token> {
     let (scheme, encoded) = field.split_once(' ')?;
     if scheme.eq_ignore_ascii_case("bearer") {
         return Token::parse(encoded.trim());

@@ -2,26 +2,26 @@ use std::fmt::Write;
 
 use crate::locks::Cursor;
 
-/// What a cursor looks like: when the last lock lapses, and where it is, in hexadecimal digits.
+/// The pattern of a cursor: the expiry of the page's last lock, and its lock key in hexadecimal digits.
 pub const PATTERN: &str = "^[0-9]{1,15}-(?:[0-9a-f]{2}){0,512}$";
 
 const LOCK_KEY_BYTES_MAX: usize = 512;
 const DIGITS_MAX: usize = 15;
 
-/// A cursor as clients have it, who are to know nothing of its inside.
+/// Encodes a cursor, which is opaque to clients.
 pub fn text(cursor: &Cursor) -> String {
     let mut text = format!("{}-", cursor.expires_ms);
     for byte in cursor.lock_key.bytes() {
-        // Writing to a text cannot fail.
+        // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
     }
     text
 }
 
-/// Reads a cursor back.
+/// Decodes a cursor.
 ///
 /// # Errors
-/// When it is of another form than those that servers make.
+/// When the text does not match [`PATTERN`].
 pub fn parse(text: String) -> Result<Cursor, &'static str> {
     let inside = || {
         let (expires_ms, lock_key) = text.split_once('-')?;
@@ -37,11 +37,11 @@ pub fn parse(text: String) -> Result<Cursor, &'static str> {
             .chunks(2)
             .filter_map(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
         let bytes: Vec<u8> = bytes.collect();
-        // A lock key that no server has named is between others, as any text is.
+        // Any text is a valid position in the order of lock keys.
         let lock_key = String::from_utf8_lossy(&bytes).into_owned();
         Some(Cursor { expires_ms: expires_ms.parse().ok()?, lock_key })
     };
-    inside().ok_or("it is none that this server made")
+    inside().ok_or("it is not a cursor; send next_cursor of the previous page unchanged")
 }
 
 #[cfg(test)]
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_survives_its_text() {
+    fn cursors_survive_encoding_and_malformed_ones_are_refused() {
         let cursor = Cursor { expires_ms: 1_795_000_000_000, lock_key: "-/team/é:x".into() };
         assert_eq!(parse(text(&cursor)), Ok(cursor));
         let longest = Cursor { expires_ms: 1, lock_key: "x".repeat(LOCK_KEY_BYTES_MAX) };

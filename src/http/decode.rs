@@ -2,38 +2,38 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode;
 
-/// Why an encoded text cannot be read.
+/// Why decoding failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DecodeError {
-    /// A `%` without two hexadecimal digits behind it.
+    /// A `%` without two hexadecimal digits after it.
     BadEscape,
     NotUtf8,
 }
 
-/// Percent-decodes once. Stricter than browsers are: what cannot be read is
-/// refused, since guessing would name another lock.
+/// Percent-decodes a text once. Unlike browsers it refuses malformed text: a guess could select another
+/// lock.
 pub(super) fn decode(text: &str) -> Result<Cow<'_, str>, DecodeError> {
     let bytes = text.as_bytes();
     if !bytes.contains(&b'%') {
         return Ok(Cow::Borrowed(text));
     }
-    let sound = |(at, _): (usize, &u8)| {
+    let is_escape = |(at, _): (usize, &u8)| {
         bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
     };
-    if !bytes.iter().enumerate().filter(|(_, byte)| **byte == b'%').all(sound) {
+    if !bytes.iter().enumerate().filter(|(_, byte)| **byte == b'%').all(is_escape) {
         return Err(DecodeError::BadEscape);
     }
     percent_decode(bytes).decode_utf8().map_err(|_| DecodeError::NotUtf8)
 }
 
-/// Reads the pairs of a query string or a form.
+/// Decodes the pairs of a query string or a form.
 pub(super) fn decode_pairs(text: &str) -> Result<Vec<(String, String)>, DecodeError> {
-    let word = |word: &str| decode(&word.replace('+', " ")).map(Cow::into_owned);
+    let decode_part = |part: &str| decode(&part.replace('+', " ")).map(Cow::into_owned);
     text.split('&')
         .filter(|pair| !pair.is_empty())
         .map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            Ok((word(name)?, word(value)?))
+            Ok((decode_part(name)?, decode_part(value)?))
         })
         .collect()
 }
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_decoded_once_and_strictly() {
+    fn text_is_decoded_once_and_strictly() {
         for (text, decoded) in [("a%2Fb", "a/b"), ("%25", "%"), ("%252F", "%2F"), ("a+b", "a+b"), ("%c3%a9", "é")] {
             assert_eq!(decode(text).as_deref(), Ok(decoded));
         }
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_are_read_in_order() {
+    fn pairs_are_decoded_in_order() {
         let pairs = decode_pairs("a=1&&b=x+y%3D&c").unwrap();
         let expected = [("a", "1"), ("b", "x y="), ("c", "")].map(|(n, v)| (n.to_owned(), v.to_owned()));
         assert_eq!(pairs, expected);

@@ -3,35 +3,35 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-/// Reads the members of a JSON object in order. Unlike a map this keeps a name
-/// that is given twice, so that it can be refused.
-pub(super) fn members(text: &str) -> Result<Vec<(String, Value)>, serde_json::Error> {
-    serde_json::from_str::<Members>(text).map(|Members(members)| members)
+/// Parses the members of a JSON object in order. Unlike a map it keeps repeated names, so that the caller
+/// can refuse them.
+pub(super) fn object_members(text: &str) -> Result<Vec<(String, Value)>, serde_json::Error> {
+    serde_json::from_str::<JsonMembers>(text).map(|JsonMembers(members)| members)
 }
 
-struct Members(Vec<(String, Value)>);
+struct JsonMembers(Vec<(String, Value)>);
 
-impl<'de> Deserialize<'de> for Members {
+impl<'de> Deserialize<'de> for JsonMembers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
+        struct ObjectVisitor;
 
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members;
+        impl<'de> Visitor<'de> for ObjectVisitor {
+            type Value = JsonMembers;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonMembers, A::Error> {
                 let mut members = Vec::new();
                 while let Some(member) = map.next_entry()? {
                     members.push(member);
                 }
-                Ok(Members(members))
+                Ok(JsonMembers(members))
             }
         }
 
-        deserializer.deserialize_map(Object)
+        deserializer.deserialize_map(ObjectVisitor)
     }
 }
 
@@ -40,11 +40,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_given_twice_is_kept_twice() {
-        let names: Vec<_> = members(r#"{"a": 1, "b": null, "a": "2"}"#).unwrap().into_iter().map(|(n, _)| n).collect();
+    fn repeated_names_are_kept() {
+        let names: Vec<_> =
+            object_members(r#"{"a": 1, "b": null, "a": "2"}"#).unwrap().into_iter().map(|(n, _)| n).collect();
         assert_eq!(names, ["a", "b", "a"]);
         for text in ["", "[]", "1", "{", r#"{"a": 1} x"#] {
-            assert!(members(text).is_err(), "{text}");
+            assert!(object_members(text).is_err(), "{text}");
         }
     }
 }

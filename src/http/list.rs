@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    caller::{Authorized, Look},
+    caller::{Authorized, CanRead},
     cursor,
     lock::HolderView,
     openapi::Problems,
@@ -20,18 +20,18 @@ use crate::{
     accounts::Caller,
     app::App,
     lock::{Holder, Namespace, NamespaceId},
-    locks::{ListRequest, LockId, Looked, Page as LockPage},
+    locks::{ListRequest, LockKey, LockPage, ReadOutcome},
 };
 
-/// Some of the locks that the account holds, those that lapse first first.
+/// A page of the account's held locks, ordered by expiry.
 #[derive(Serialize, ToSchema)]
 pub(super) struct PageView<'a> {
     locks: Vec<HeldView<'a>>,
-    /// What to send as `cursor` for the next page; `null` on the last.
+    /// `cursor` of the next page; `null` on the last page.
     next_cursor: Option<String>,
 }
 
-/// A lock that the account holds.
+/// A held lock of the account.
 #[derive(Serialize, ToSchema)]
 pub(super) struct HeldView<'a> {
     name: &'a str,
@@ -44,14 +44,14 @@ pub(super) struct HeldView<'a> {
     get,
     path = "/v1/locks",
     tag = "looking",
-    summary = "The locks that the account holds",
-    description = "Those that lapse first come first. A lock that is renewed between two pages may stand on both. Each 20 locks that are read count as one request of the rate; a page ends early where the rate does, or where a prefix fits few locks: go on with `next_cursor`.",
+    summary = "List the account's held locks",
+    description = "Returns the locks in the order of their expiry. A lock that is renewed between two requests may be on both pages. Every 20 locks read are charged as one request. A page ends early when the rate is used up or when the prefix matches few locks; continue with `next_cursor`.",
     params(ListParams),
-    responses((status = 200, description = "A page", body = PageView<'static>), Problems),
+    responses((status = 200, description = "Page of locks", body = PageView<'static>), Problems),
 )]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
-    caller: Authorized<Look>,
+    caller: Authorized<CanRead>,
     params: ListParams,
 ) -> Result<Response, Problem> {
     let account = caller.account();
@@ -68,17 +68,17 @@ pub(super) async fn list(
     Ok(Json(PageView { locks, next_cursor: page.next.as_ref().map(cursor::text) }).into_response())
 }
 
-/// Reads a page, each step of which counts as a request. It ends where the rate does: the
-/// next page goes on from there.
-async fn read(app: &App, caller: &Authorized<Look>, request: ListRequest) -> Result<LockPage, Problem> {
+/// Reads a page. Each step is charged as a request; the page ends when the rate is used up, and the next
+/// one continues there.
+async fn read(app: &App, caller: &Authorized<CanRead>, request: ListRequest) -> Result<LockPage, Problem> {
     let mut listing = app.locks.list(request);
-    match caller.settle(listing.step(&caller.payment()).await?) {
-        Looked::Found(()) => {}
-        Looked::RateLimited { retry_after } => return Err(caller.rate_limited(app, retry_after)),
+    match caller.record_rate(listing.step(&caller.charge()).await?) {
+        ReadOutcome::Found(()) => {}
+        ReadOutcome::RateLimited { retry_after } => return Err(caller.rate_limited(app, retry_after)),
     }
     while !listing.is_done() {
-        let Some(payment) = caller.pay_again(app).await? else { break };
-        if let Looked::RateLimited { .. } = caller.settle(listing.step(&payment).await?) {
+        let Some(charge) = caller.charge_again(app).await? else { break };
+        if let ReadOutcome::RateLimited { .. } = caller.record_rate(listing.step(&charge).await?) {
             break;
         }
     }
@@ -86,8 +86,8 @@ async fn read(app: &App, caller: &Authorized<Look>, request: ListRequest) -> Res
 }
 
 impl<'a> HeldView<'a> {
-    /// `None` for what is in a namespace that was taken away, and has no name.
-    fn new(account: &'a Caller, lock: &'a LockId, holder: &'a Holder) -> Option<Self> {
+    /// `None` for a lock in a deleted namespace, which has no name.
+    fn new(account: &'a Caller, lock: &'a LockKey, holder: &'a Holder) -> Option<Self> {
         let namespace = match lock.namespace {
             NamespaceId::Public => Namespace::PUBLIC,
             id => &account.namespaces.iter().find(|namespace| namespace.id == id)?.name,

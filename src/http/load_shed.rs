@@ -7,55 +7,56 @@ use axum::http::Method;
 use metrics::counter;
 
 use super::problem::Problem;
-use crate::{app::App, limits::Places};
+use crate::{app::App, limits::InFlightLimit};
 
-/// A request's place among those that are worked on: no more at once than the
-/// settings say, so that under too much load those that are begun are still
-/// answered in time. What keeps a lock or frees it needs none: a holder must not
-/// lose its lock because others ask for theirs.
+/// A request's permit of the limit of requests in flight. Beyond the limit the server sheds requests,
+/// so that it still completes the accepted ones in time. Heartbeats and releases need no permit: a
+/// holder must not lose its lock because of other requests.
 #[derive(Default)]
-pub(super) struct Place {
-    /// Those that there are; none for who needs no place.
-    places: Option<Arc<Places>>,
-    is_taken: AtomicBool,
+pub(super) struct InFlightPermit {
+    /// `None` for requests that need no permit.
+    limit: Option<Arc<InFlightLimit>>,
+    is_held: AtomicBool,
 }
 
-impl Place {
-    /// That of a request which has yet to take it.
-    pub(super) fn of(app: &App, route: &str, method: &Method) -> Self {
-        Self { places: (!is_spared(route, method)).then(|| app.requests.clone()), is_taken: AtomicBool::new(false) }
+impl InFlightPermit {
+    /// The permit of a request, not acquired yet.
+    pub(super) fn for_request(app: &App, route: &str, method: &Method) -> Self {
+        Self { limit: (!is_exempt(route, method)).then(|| app.in_flight.clone()), is_held: AtomicBool::new(false) }
     }
 
-    pub(super) fn take(&self) -> Result<(), Problem> {
-        let Some(places) = &self.places else { return Ok(()) };
-        if self.is_taken.load(Ordering::Relaxed) {
+    pub(super) fn acquire(&self) -> Result<(), Problem> {
+        let Some(limit) = &self.limit else { return Ok(()) };
+        if self.is_held.load(Ordering::Relaxed) {
             return Ok(());
         }
-        if !places.take() {
+        if !limit.try_acquire() {
             counter!("lockable_requests_shed_total").increment(1);
-            return Err(Problem::unavailable("too much is asked at once; heartbeats and releases go first"));
+            return Err(Problem::unavailable(
+                "the server is overloaded and serves only heartbeats and releases; retry",
+            ));
         }
-        self.is_taken.store(true, Ordering::Relaxed);
+        self.is_held.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Gives it back while the request waits: for a lock, or for the client.
-    pub(super) fn leave(&self) {
-        if let Some(places) = &self.places
-            && self.is_taken.swap(false, Ordering::Relaxed)
+    /// Releases the permit, also while the request waits for a lock or for its client.
+    pub(super) fn release(&self) {
+        if let Some(limit) = &self.limit
+            && self.is_held.swap(false, Ordering::Relaxed)
         {
-            places.give_back();
+            limit.release();
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for InFlightPermit {
     fn drop(&mut self) {
-        self.leave();
+        self.release();
     }
 }
 
-fn is_spared(route: &str, method: &Method) -> bool {
+fn is_exempt(route: &str, method: &Method) -> bool {
     let unlocks = method == Method::DELETE || method.as_str() == "UNLOCK";
     let is_terraform = route.starts_with("/v1/terraform/");
     route.starts_with("/v1/heartbeat/") || route.starts_with("/v1/release/") || (is_terraform && unlocks)

@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    caller::{Authorized, Look, Manage},
+    caller::{Authorized, CanManage, CanRead},
     lock_path::LockPath,
     openapi::{BreakAnswer, Problems},
     params::{BreakParams, InspectParams},
@@ -19,39 +19,37 @@ use super::{
 };
 use crate::{
     accounts::Actor,
-    app::{App, Breaking},
-    lock::{BreakOutcome, FencingToken, Holder, Namespace, NotHeld, Owner, Standing},
-    locks::{Claimant, LockId, Looked},
+    app::{App, AuditedBreak},
+    lock::{BreakOutcome, FencingToken, Holder, LockState, Namespace, NotHeld, Owner},
+    locks::{Claimant, LockKey, ReadOutcome},
 };
 
-/// How a lock stands.
+/// The state of a lock.
 #[derive(Serialize, ToSchema)]
 pub(super) struct LockView<'a> {
     name: &'a str,
     namespace: &'a str,
     held: bool,
-    /// Left out when the lock is free, and when another account holds it.
+    /// Omitted if the lock is free or another account holds it.
     #[serde(skip_serializing_if = "Option::is_none")]
     holder: Option<HolderView<'a>>,
-    /// How many wait for it.
+    /// Number of queued requests.
     waiting: u64,
-    /// Which of them the `owner` is that the request names, from 1; left out when
-    /// it does not wait.
+    /// Position of the parameter `owner` in the queue, from 1; omitted if it is not queued.
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<u64>,
-    /// During a recovery, when the lock can be granted again at the earliest; left out
-    /// otherwise.
+    /// Earliest time of the next grant during a recovery; omitted otherwise.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_rfc_3339")]
     #[schema(value_type = Option<String>, format = DateTime)]
     recovering_until: Option<Timestamp>,
 }
 
-/// Who holds a lock, for its account.
+/// The holder of a lock, visible to its own account.
 #[derive(Serialize, ToSchema)]
 pub(super) struct HolderView<'a> {
     owner: Option<&'a str>,
     note: &'a str,
-    /// What the token is called with which it was acquired.
+    /// Label of the token that acquired the lock.
     token_label: &'a str,
     #[schema(value_type = u64, maximum = 9_007_199_254_740_991_u64)]
     fencing_token: FencingToken,
@@ -81,27 +79,27 @@ impl<'a> HolderView<'a> {
     get,
     path = "/v1/locks/{name}",
     tag = "looking",
-    summary = "Who holds a lock",
-    description = "The holder is shown to its own account alone.",
-    params(("name" = String, Path, description = "The lock's name, at most 200 bytes", example = "deploy-prod"), InspectParams),
-    responses((status = 200, description = "How the lock stands", body = LockView<'static>), Problems),
+    summary = "Inspect a lock",
+    description = "Returns whether the lock is held, its holder and the length of its queue. Only callers of the holder's account get the holder.",
+    params(("name" = String, Path, description = "Lock name, at most 200 bytes", example = "deploy-prod"), InspectParams),
+    responses((status = 200, description = "State of the lock", body = LockView<'static>), Problems),
 )]
 pub(super) async fn inspect(
     State(app): State<Arc<App>>,
-    caller: Authorized<Look>,
+    caller: Authorized<CanRead>,
     LockPath(name): LockPath,
     params: InspectParams,
 ) -> Result<Response, Problem> {
     let namespace = caller.namespace(params.namespace.as_deref())?;
-    let lock = LockId { namespace: namespace.id, name };
-    let asking = params.owner.map(|owner| Claimant { account: caller.account().account, owner: Some(owner) });
-    let Standing { held, waiting, position } = look(&app, &caller, &lock, asking.as_ref()).await?;
-    let of_caller = held.as_ref().map(|held| &held.holder).filter(|holder| holder.account == caller.account().account);
+    let lock = LockKey { namespace: namespace.id, name };
+    let claimant = params.owner.map(|owner| Claimant { account: caller.account().account, owner: Some(owner) });
+    let LockState { held, waiting, position } = inspect_lock(&app, &caller, &lock, claimant.as_ref()).await?;
+    let visible = held.as_ref().map(|held| &held.holder).filter(|holder| holder.account == caller.account().account);
     let view = LockView {
         name: lock.name.as_str(),
         namespace: &namespace.name,
         held: held.is_some(),
-        holder: of_caller.map(HolderView::new),
+        holder: visible.map(HolderView::new),
         waiting,
         position,
         recovering_until: app.locks.recovering_until(&lock),
@@ -109,74 +107,73 @@ pub(super) async fn inspect(
     Ok(Json(view).into_response())
 }
 
-/// `DELETE /v1/locks/{name}`: breaks the grant that is there. That is in the audit
-/// log, or it has not been done.
+/// `DELETE /v1/locks/{name}`: breaks the current grant. The audit log records every break.
 #[utoipa::path(
     delete,
     path = "/v1/locks/{name}",
     tag = "looking",
     summary = "Break a lock",
-    description = "Takes it from whoever of the account holds it; with `fencing_token` only if that grant does. Needs the scope `manage`, and is recorded in the audit log. The first in line has the lock then.",
-    params(("name" = String, Path, description = "The lock's name, at most 200 bytes", example = "deploy-prod"), BreakParams),
-    responses((status = 200, description = "Yes or no: see `response`", body = BreakAnswer), Problems),
+    description = "Ends the current grant of the account; with `fencing_token` only the grant with this token. Needs the scope `manage`, and is recorded in the audit log. The lock passes to the first waiter.",
+    params(("name" = String, Path, description = "Lock name, at most 200 bytes", example = "deploy-prod"), BreakParams),
+    responses((status = 200, description = "`true` or `false` in `response`", body = BreakAnswer), Problems),
 )]
 pub(super) async fn break_lock(
     State(app): State<Arc<App>>,
-    caller: Authorized<Manage>,
+    caller: Authorized<CanManage>,
     LockPath(name): LockPath,
     params: BreakParams,
 ) -> Result<Response, Problem> {
     let namespace = caller.namespace(params.namespace.as_deref())?;
-    let lock = LockId { namespace: namespace.id, name };
+    let lock = LockKey { namespace: namespace.id, name };
     match break_held(&app, &caller, &lock, namespace, params.fence).await? {
-        Ok(holder) => Ok(LockAnswer::yes(&lock.name, namespace, Was { holder: HolderView::new(&holder) })),
+        Ok(holder) => Ok(LockAnswer::yes(&lock.name, namespace, BrokenHolder { holder: HolderView::new(&holder) })),
         Err(reason) => Ok(LockAnswer::no(&lock.name, namespace, false, NotChanged::from(reason))),
     }
 }
 
-/// Breaks the grant that is there, if it is one of the caller's account, and the one with
-/// that fence if one is named. Returns whose it was.
+/// Breaks the current grant, if it belongs to the caller's account and has the given fencing token, if
+/// any. Returns its holder.
 pub(super) async fn break_held<P>(
     app: &Arc<App>,
     caller: &Authorized<P>,
-    lock: &LockId,
+    lock: &LockKey,
     namespace: &Namespace,
     fence: Option<FencingToken>,
 ) -> Result<Result<Holder, NotHeld>, Problem> {
     let account = caller.account();
-    let holder = match look(app, caller, lock, None).await?.held {
+    let holder = match inspect_lock(app, caller, lock, None).await?.held {
         None => return Ok(Err(NotHeld::Free)),
         Some(held) if held.holder.account != account.account => return Ok(Err(NotHeld::HeldByAnother)),
         Some(held) if fence.is_some_and(|fence| fence != held.holder.fence) => return Ok(Err(NotHeld::HeldByAnother)),
         Some(held) => held.holder,
     };
-    let breaking = Breaking {
+    let requested = AuditedBreak {
         by: Actor::Token(account.token),
         by_label: account.label.as_str().to_owned(),
         lock: lock.clone(),
         namespace: namespace.name.clone(),
         holder: holder.clone(),
     };
-    Ok(match app.break_grant(breaking).await? {
+    Ok(match app.break_grant(requested).await? {
         BreakOutcome::Broken => Ok(holder),
         BreakOutcome::Refused(reason) => Err(reason),
     })
 }
 
-/// Whose the lock was that was broken.
+/// The holder of the broken grant.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Was<'a> {
+pub(super) struct BrokenHolder<'a> {
     holder: HolderView<'a>,
 }
 
-pub(super) async fn look<P>(
+pub(super) async fn inspect_lock<P>(
     app: &App,
     caller: &Authorized<P>,
-    lock: &LockId,
-    asking: Option<&Claimant>,
-) -> Result<Standing, Problem> {
-    match caller.settle(app.locks.inspect(lock, asking, &caller.payment()).await?) {
-        Looked::Found(standing) => Ok(standing),
-        Looked::RateLimited { retry_after } => Err(caller.rate_limited(app, retry_after)),
+    lock: &LockKey,
+    claimant: Option<&Claimant>,
+) -> Result<LockState, Problem> {
+    match caller.record_rate(app.locks.inspect(lock, claimant, &caller.charge()).await?) {
+        ReadOutcome::Found(state) => Ok(state),
+        ReadOutcome::RateLimited { retry_after } => Err(caller.rate_limited(app, retry_after)),
     }
 }

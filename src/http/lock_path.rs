@@ -5,12 +5,12 @@ use axum::{
 
 use super::{
     decode::{DecodeError, decode},
-    problem::{Kind, Problem},
+    problem::{Problem, ProblemKind},
 };
 use crate::lock::{LockName, NameError};
 
-/// The lock's name: all of the path behind `/v1/{operation}/`, decoded here,
-/// once, because axum's own decoding is lenient.
+/// The lock name: the path after `/v1/{operation}/`, decoded once by our own decoder, because axum's is
+/// lenient.
 pub(super) struct LockPath(pub LockName);
 
 impl<S: Sync> FromRequestParts<S> for LockPath {
@@ -21,12 +21,12 @@ impl<S: Sync> FromRequestParts<S> for LockPath {
     }
 }
 
-/// The name of the lock that is meant.
+/// Parses the lock name of a path.
 pub(super) fn lock_name(uri: &Uri) -> Result<LockName, Problem> {
-    name_in(uri).map_err(|error| Problem::new(Kind::MalformedName, error.to_string()))
+    parse_name(uri).map_err(|error| Problem::new(ProblemKind::MalformedName, error.to_string()))
 }
 
-pub(super) fn name_in(uri: &Uri) -> Result<LockName, NameError> {
+pub(super) fn parse_name(uri: &Uri) -> Result<LockName, NameError> {
     let encoded = uri.path().splitn(4, '/').nth(3).unwrap_or_default();
     let name = decode(encoded).map_err(|error| match error {
         DecodeError::BadEscape => NameError::BadEscape,
@@ -40,18 +40,18 @@ mod tests {
     use super::*;
 
     fn name(path: &str) -> Result<String, NameError> {
-        name_in(&path.parse().unwrap()).map(|name| name.to_string())
+        parse_name(&path.parse().unwrap()).map(|name| name.to_string())
     }
 
     #[test]
-    fn a_slash_is_the_same_name_raw_and_encoded() {
+    fn raw_and_encoded_slashes_are_the_same_name() {
         assert_eq!(name("/v1/acquire/team/app?x=1"), Ok("team/app".into()));
         assert_eq!(name("/v1/acquire/team%2Fapp"), Ok("team/app".into()));
         assert_eq!(name("/v1/acquire/team%252Fapp"), Ok("team%2Fapp".into()));
     }
 
     #[test]
-    fn what_cannot_be_a_name_is_refused() {
+    fn malformed_names_are_refused() {
         assert_eq!(name("/v1/acquire/"), Err(NameError::Empty));
         assert_eq!(name("/v1/acquire/a/%2e%2e/b"), Err(NameError::DotSegment));
         assert_eq!(name("/v1/acquire/a%2"), Err(NameError::BadEscape));

@@ -1,5 +1,5 @@
-//! The description of the API for programs, `/openapi.json`, made from the types
-//! that the handlers read and write, and from what the parsers accept.
+//! The OpenAPI document, `/openapi.json`. It is generated from the types that the handlers read and
+//! write, and its parameter schemas match the parsers exactly.
 
 mod exact;
 mod patterns;
@@ -21,13 +21,13 @@ use utoipa::{
     },
 };
 
-use self::exact::Exact;
+use self::exact::ParameterSchemas;
 use super::{
     account, acquire, heartbeat, list, lock,
     origin::origin,
     problem::ProblemView,
     release,
-    responses::{Granted, LockAnswer, NotAcquired, NotChanged, Nothing, Renewed},
+    responses::{Granted, LockAnswer, NoFields, NotAcquired, NotChanged, Renewed},
     terraform,
 };
 use crate::app::App;
@@ -37,13 +37,13 @@ use crate::app::App;
     info(
         title = "Lockable",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
-        description = "`flock` for distributed systems, over plain HTTPS. Authenticate with HTTP basic authentication, \
-                       where the token is the user name and the password is empty, or with the token as a bearer \
-                       token.\n\nA lock's name is the rest of the path; `/` may stand in it. GET and POST are the same \
-                       on the routes that change a lock. A POST may have each parameter in the query string or in the \
-                       body (a form or a JSON object), and in one of them alone; the body is described.\n\nNames, \
-                       owners, notes and prefixes are limited in bytes of UTF-8, which the schemas cannot say; a longer \
-                       one is answered 400. A number in a JSON object is written without a fraction and an exponent."
+        description = "`flock` for distributed systems, over plain HTTPS. Authenticate with HTTP basic authentication \
+                       (the token as the user name, an empty password), or send the token as a bearer token.\n\nThe lock \
+                       name is the rest of the path and may contain `/`. The routes that change a lock accept GET and \
+                       POST alike. A POST takes each parameter either from the query string or from the body (a form or \
+                       a JSON object), not from both; this document describes the body.\n\nThe limits of names, owners, \
+                       notes and prefixes are in bytes of UTF-8, which JSON Schema cannot express; longer values get \
+                       400. Numbers in a JSON object have no fraction and no exponent."
     ),
     paths(
         acquire::acquire,
@@ -57,45 +57,45 @@ use crate::app::App;
         terraform::unlock,
     ),
     tags(
-        (name = "locks", description = "The three calls"),
-        (name = "looking", description = "Who holds what, and breaking a lock"),
-        (name = "terraform", description = "For the `http` backend. It sends LOCK and UNLOCK, for which there is no \
-                                            place here; POST and DELETE are the same"),
+        (name = "locks", description = "Acquire, renew and release locks"),
+        (name = "looking", description = "Inspect locks and the account, and break a lock"),
+        (name = "terraform", description = "Locking for Terraform's `http` backend. The routes also accept LOCK and \
+                                            UNLOCK, which OpenAPI cannot describe, like POST and DELETE"),
     ),
     security(("token" = []), ("bearer" = [])),
-    modifiers(&Token, &GetAsPost, &AnyCase),
+    modifiers(&SecuritySchemes, &PostAsGet, &OneOfToAnyOf),
 )]
-struct Description;
+struct ApiDocument;
 
-/// What any request that needs a token may be answered.
+/// The problem responses of every request with a token.
 #[derive(IntoResponses)]
-#[expect(dead_code, reason = "problems are answered as `Problem`; this says so")]
+#[expect(dead_code, reason = "handlers return `Problem`; this type only documents it")]
 pub(super) enum Problems {
-    /// Something cannot be understood; `detail` says what.
+    /// The request is malformed; `detail` names the cause.
     #[response(status = 400, content_type = "application/problem+json")]
     Malformed(#[to_schema] ProblemView<'static>),
-    /// The token is missing, wrong or revoked.
+    /// The token is missing, wrong, expired or revoked.
     #[response(status = 401, content_type = "application/problem+json")]
     Unauthenticated(#[to_schema] ProblemView<'static>),
-    /// The token, the account or its plan does not allow this.
+    /// The token, the account or its plan does not allow the request.
     #[response(status = 403, content_type = "application/problem+json")]
     Forbidden(#[to_schema] ProblemView<'static>),
-    /// The rate of the account, or what it may have at once, is used up.
+    /// The account has used up its request rate, or its limit of locks or queued requests.
     #[response(status = 429, content_type = "application/problem+json")]
     TooMany(#[to_schema] ProblemView<'static>),
-    /// Who knows of locks or accounts could not be asked in time.
+    /// The server is overloaded, or the lock store or account database did not answer in time.
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(#[to_schema] ProblemView<'static>),
 }
 
-/// What a request with a body may be answered beside that.
+/// Further problem responses of a request with a body.
 #[derive(IntoResponses)]
-#[expect(dead_code, reason = "problems are answered as `Problem`; this says so")]
+#[expect(dead_code, reason = "handlers return `Problem`; this type only documents it")]
 pub(super) enum BodyProblems {
     /// The body is longer than 16 KiB.
     #[response(status = 413, content_type = "application/problem+json")]
     TooLarge(#[to_schema] ProblemView<'static>),
-    /// The body is neither a form nor JSON.
+    /// The body is neither a form nor a JSON object.
     #[response(status = 415, content_type = "application/problem+json")]
     UnsupportedMediaType(#[to_schema] ProblemView<'static>),
 }
@@ -106,31 +106,31 @@ macro_rules! answers {
             $(#[$doc])*
             #[derive(ToSchema, serde::Serialize)]
             #[serde(untagged)]
-            #[expect(dead_code, reason = "each case is answered as it is; this says which there are")]
+            #[expect(dead_code, reason = "handlers return the variants themselves; this type only documents them")]
             pub(super) enum $name { $($case(LockAnswer<'static, $answer>)),* }
         )*
     };
 }
 
 answers! {
-    /// The lock was acquired, or was not.
-    AcquireAnswer: AcquireOutcome(Granted<'static>), NotAcquired(NotAcquired<'static>);
-    /// The lease was renewed, or was not.
+    /// Whether the lock was acquired.
+    AcquireAnswer: Acquired(Granted<'static>), NotAcquired(NotAcquired<'static>);
+    /// Whether the lease was renewed.
     HeartbeatAnswer: Renewed(Renewed), NotRenewed(NotChanged);
-    /// The lock was released, or was not.
-    ReleaseAnswer: Released(Nothing), NotReleased(NotChanged);
-    /// The lock was broken, or was not.
-    BreakAnswer: Broken(lock::Was<'static>), NotBroken(NotChanged);
+    /// Whether the lock was released.
+    ReleaseAnswer: Released(NoFields), NotReleased(NotChanged);
+    /// Whether the lock was broken.
+    BreakAnswer: Broken(lock::BrokenHolder<'static>), NotBroken(NotChanged);
 }
 
-struct Token;
+struct SecuritySchemes;
 
-impl Modify for Token {
+impl Modify for SecuritySchemes {
     fn modify(&self, openapi: &mut openapi::OpenApi) {
         let components = openapi.components.get_or_insert_default();
         for (name, scheme, description) in [
-            ("token", HttpAuthScheme::Basic, "The token as the user name, and an empty password"),
-            ("bearer", HttpAuthScheme::Bearer, "The token"),
+            ("token", HttpAuthScheme::Basic, "The token is the user name; the password is empty"),
+            ("bearer", HttpAuthScheme::Bearer, "The token as a bearer token"),
         ] {
             let scheme = HttpBuilder::new().scheme(scheme).description(Some(description)).build();
             components.add_security_scheme(name, SecurityScheme::Http(scheme));
@@ -138,10 +138,10 @@ impl Modify for Token {
     }
 }
 
-/// A "no" may have all that a "yes" has, and then fits both.
-struct AnyCase;
+/// Replaces `oneOf` by `anyOf`: the schema of a `false` response also matches some `true` responses.
+struct OneOfToAnyOf;
 
-impl Modify for AnyCase {
+impl Modify for OneOfToAnyOf {
     fn modify(&self, openapi: &mut openapi::OpenApi) {
         let components = openapi.components.get_or_insert_default();
         for schema in components.schemas.values_mut() {
@@ -153,10 +153,10 @@ impl Modify for AnyCase {
     }
 }
 
-/// The documented API asks by GET for what is described as a POST.
-struct GetAsPost;
+/// Copies the POST operations of the lock routes to GET, which takes the parameters from the query string.
+struct PostAsGet;
 
-impl Modify for GetAsPost {
+impl Modify for PostAsGet {
     fn modify(&self, openapi: &mut openapi::OpenApi) {
         for (path, item) in &mut openapi.paths.paths {
             let name = path.strip_prefix("/v1/").and_then(|rest| rest.strip_suffix("/{name}"));
@@ -179,13 +179,13 @@ fn copy_post(item: &mut PathItem, name: &str) {
     }
 }
 
-/// The description, but for the server's address, which is that of each request.
+/// The document without `servers`, which depends on the request.
 pub fn description(app: &App) -> &'static Value {
     // A process has one server.
     static DESCRIPTION: OnceLock<Value> = OnceLock::new();
     DESCRIPTION.get_or_init(|| {
-        let mut api = serde_json::to_value(Description::openapi()).unwrap_or_default();
-        Exact::new(app.wait_max).refine(&mut api);
+        let mut api = serde_json::to_value(ApiDocument::openapi()).unwrap_or_default();
+        ParameterSchemas::new(app.wait_max).refine(&mut api);
         api
     })
 }
@@ -193,7 +193,7 @@ pub fn description(app: &App) -> &'static Value {
 /// `GET /openapi.json`.
 pub(super) async fn openapi(State(app): State<Arc<App>>, extensions: Extensions, headers: HeaderMap) -> Json<Value> {
     let mut api = description(&app).clone();
-    // Relative to the address of the description, where the request names no host.
+    // Relative to the document's URL if the request has no usable Host field.
     let url = origin(&app, &extensions, &headers).unwrap_or_else(|| "/".into());
     if let Some(api) = api.as_object_mut() {
         api.insert("servers".into(), json!([{ "url": url }]));

@@ -1,5 +1,5 @@
-//! What the parameters of each request are, and how they are read. Which values are accepted the
-//! description takes from `openapi/exact.rs`.
+//! The parameters of each request, and their parsers. `openapi/exact.rs` has the schemas of the
+//! accepted values.
 
 mod reader;
 
@@ -11,30 +11,30 @@ use utoipa::{IntoParams, ToSchema};
 pub use self::reader::Body;
 pub(super) use self::reader::{BODY_BYTES_MAX, malformed, malformed_body, refuse_body};
 use self::reader::{HttpBody, Params};
-use super::{cursor, problem::Problem, request_context::Frame};
+use super::{cursor, problem::Problem, request_context::RequestContext};
 use crate::{
     lock::{FencingToken, Lease, LockName, Note, Owner, parse_duration_ms},
     locks::{Cursor, Locks},
 };
 
-/// What an acquire may be told.
+/// The parameters of an acquire.
 #[derive(IntoParams, ToSchema)]
 #[into_params(parameter_in = Query)]
 pub(super) struct AcquireParams {
-    /// Where the name lives: "public", or a private namespace of the account. Any other is answered 403.
+    /// Namespace of the lock: "public" or a private namespace of the account. Any other gets 403.
     #[schema(example = "public")]
     #[param(example = "public")]
     pub namespace: Option<String>,
-    /// One holder within the account, such as a CI job: up to 128 characters in at most 256 bytes.
+    /// Name of one holder within the account, such as a CI job: up to 128 characters and 256 bytes.
     #[schema(value_type = Option<String>)]
     #[param(value_type = Option<String>)]
     pub owner: Option<Owner>,
-    /// How long the lock is held unless renewed: seconds, or a number with `ms`, `s`, `m`, `h` or `d`. Outside of the plan's
-    /// range it is answered 403.
+    /// Time until the grant expires unless renewed: seconds, or a number with `ms`, `s`, `m`, `h` or `d`. A lease outside
+    /// the plan's range gets 403.
     #[schema(value_type = Option<String>, example = "90s")]
     #[param(value_type = Option<String>, example = "90s")]
     pub lease: Option<Lease>,
-    /// For how long to wait in the queue.
+    /// Longest time to wait in the queue.
     #[schema(value_type = Option<String>, example = "30s")]
     #[param(value_type = Option<String>, example = "30s")]
     pub wait: Duration,
@@ -42,127 +42,127 @@ pub(super) struct AcquireParams {
     #[schema(value_type = Option<String>)]
     #[param(value_type = Option<String>)]
     pub note: Note,
-    /// Answer a "no" with status 423.
+    /// Respond with status 423 instead of 200 when `response` is `false`.
     #[schema(value_type = Option<bool>)]
     #[param(value_type = Option<bool>)]
     pub strict: bool,
 }
 
-/// What a heartbeat may be told.
+/// The parameters of a heartbeat.
 #[derive(IntoParams, ToSchema)]
 #[into_params(parameter_in = Query)]
 pub(super) struct HeartbeatParams {
-    /// Where the name lives: "public", or a private namespace of the account. Any other is answered 403.
+    /// Namespace of the lock: "public" or a private namespace of the account. Any other gets 403.
     #[schema(example = "public")]
     #[param(example = "public")]
     pub namespace: Option<String>,
-    /// One holder within the account, such as a CI job: up to 128 characters in at most 256 bytes.
+    /// Name of one holder within the account, such as a CI job: up to 128 characters and 256 bytes.
     #[schema(value_type = Option<String>)]
     #[param(value_type = Option<String>)]
     pub owner: Option<Owner>,
-    /// How long the lock is held unless renewed: seconds, or a number with `ms`, `s`, `m`, `h` or `d`. Outside of the plan's
-    /// range it is answered 403.
+    /// Time until the grant expires unless renewed: seconds, or a number with `ms`, `s`, `m`, `h` or `d`. A lease outside
+    /// the plan's range gets 403.
     #[schema(value_type = Option<String>, example = "30s")]
     #[param(value_type = Option<String>, example = "30s")]
     pub lease: Option<Lease>,
-    /// Do it only if this is the current grant's.
+    /// Apply only to the grant with this fencing token.
     #[schema(rename = "fencing_token", value_type = Option<u64>)]
     #[param(rename = "fencing_token", value_type = Option<u64>)]
     pub fence: Option<FencingToken>,
-    /// Answer a "no" with status 423.
+    /// Respond with status 423 instead of 200 when `response` is `false`.
     #[schema(value_type = Option<bool>)]
     #[param(value_type = Option<bool>)]
     pub strict: bool,
 }
 
-/// What a release may be told.
+/// The parameters of a release.
 #[derive(IntoParams, ToSchema)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ReleaseParams {
-    /// Where the name lives: "public", or a private namespace of the account. Any other is answered 403.
+    /// Namespace of the lock: "public" or a private namespace of the account. Any other gets 403.
     #[schema(example = "public")]
     #[param(example = "public")]
     pub namespace: Option<String>,
-    /// One holder within the account, such as a CI job: up to 128 characters in at most 256 bytes.
+    /// Name of one holder within the account, such as a CI job: up to 128 characters and 256 bytes.
     #[schema(value_type = Option<String>)]
     #[param(value_type = Option<String>)]
     pub owner: Option<Owner>,
-    /// Do it only if this is the current grant's.
+    /// Apply only to the grant with this fencing token.
     #[schema(rename = "fencing_token", value_type = Option<u64>)]
     #[param(rename = "fencing_token", value_type = Option<u64>)]
     pub fence: Option<FencingToken>,
-    /// Answer a "no" with status 423.
+    /// Respond with status 423 instead of 200 when `response` is `false`.
     #[schema(value_type = Option<bool>)]
     #[param(value_type = Option<bool>)]
     pub strict: bool,
 }
 
-/// What a break may be told.
+/// The parameters of a break.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct BreakParams {
-    /// Where the name lives: "public", or a private namespace of the account. Any other is answered 403.
+    /// Namespace of the lock: "public" or a private namespace of the account. Any other gets 403.
     #[param(example = "public")]
     pub namespace: Option<String>,
-    /// Do it only if this is the current grant's.
+    /// Apply only to the grant with this fencing token.
     #[param(rename = "fencing_token", value_type = Option<u64>)]
     pub fence: Option<FencingToken>,
 }
 
-/// What a look at one lock may be told.
+/// The parameters of an inspection of one lock.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct InspectParams {
-    /// Where the name lives: "public", or a private namespace of the account. Any other is answered 403.
+    /// Namespace of the lock: "public" or a private namespace of the account. Any other gets 403.
     #[param(example = "public")]
     pub namespace: Option<String>,
-    /// Whose position in the queue to return.
+    /// Owner whose position in the queue to return.
     #[param(value_type = Option<String>)]
     pub owner: Option<Owner>,
 }
 
-/// What Terraform's addresses may be told, whose bodies are not for parameters.
+/// The parameters of the Terraform routes, in the query string: the body is a `LockInfo`.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct LockParams {
-    /// Where the name lives: "public", or a private namespace of the account. Any other is answered 403.
+pub(super) struct TerraformParams {
+    /// Namespace of the lock: "public" or a private namespace of the account. Any other gets 403.
     #[param(example = "public")]
     pub namespace: Option<String>,
-    /// How long the lock is held unless renewed: seconds, or a number with `ms`, `s`, `m`, `h` or `d`. Outside of the plan's
-    /// range it is answered 403.
+    /// Time until the grant expires unless renewed: seconds, or a number with `ms`, `s`, `m`, `h` or `d`. A lease outside
+    /// the plan's range gets 403.
     #[param(value_type = Option<String>, example = "30s")]
     pub lease: Option<Lease>,
-    /// For how long to wait in the queue.
+    /// Longest time to wait in the queue.
     #[param(value_type = Option<String>, example = "30s")]
     pub wait: Duration,
 }
 
-/// What a list may be told.
+/// The parameters of a list.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListParams {
     /// Only locks in this namespace.
     #[param(example = "public")]
     pub namespace: Option<String>,
-    /// Only locks whose names begin like this, at most 200 bytes.
+    /// Only locks whose names begin with this prefix, at most 200 bytes.
     #[param(value_type = Option<String>)]
     pub prefix: String,
-    /// How many locks at most.
+    /// Maximum number of locks on a page.
     #[param(value_type = Option<u32>)]
     pub limit: usize,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     #[param(value_type = Option<String>)]
     pub cursor: Option<Cursor>,
 }
 
 impl ListParams {
-    /// How long a page is unless the request says.
+    /// The default number of locks on a page.
     const LIMIT: usize = 100;
 }
 
 impl AcquireParams {
-    pub(super) async fn read(parts: &Parts, body: impl HttpBody, frame: &Frame) -> Result<Self, Problem> {
-        let mut params = Params::read(parts, body, frame).await?;
+    pub(super) async fn read(parts: &Parts, body: impl HttpBody, context: &RequestContext) -> Result<Self, Problem> {
+        let mut params = Params::read(parts, body, context).await?;
         let read = Self {
             namespace: params.text("namespace")?,
             owner: params.take("owner", Owner::parse)?,
@@ -177,8 +177,8 @@ impl AcquireParams {
 }
 
 impl HeartbeatParams {
-    pub(super) async fn read(parts: &Parts, body: impl HttpBody, frame: &Frame) -> Result<Self, Problem> {
-        let mut params = Params::read(parts, body, frame).await?;
+    pub(super) async fn read(parts: &Parts, body: impl HttpBody, context: &RequestContext) -> Result<Self, Problem> {
+        let mut params = Params::read(parts, body, context).await?;
         let read = Self {
             namespace: params.text("namespace")?,
             owner: params.take("owner", Owner::parse)?,
@@ -192,8 +192,8 @@ impl HeartbeatParams {
 }
 
 impl ReleaseParams {
-    pub(super) async fn read(parts: &Parts, body: impl HttpBody, frame: &Frame) -> Result<Self, Problem> {
-        let mut params = Params::read(parts, body, frame).await?;
+    pub(super) async fn read(parts: &Parts, body: impl HttpBody, context: &RequestContext) -> Result<Self, Problem> {
+        let mut params = Params::read(parts, body, context).await?;
         let read = Self {
             namespace: params.text("namespace")?,
             owner: params.take("owner", Owner::parse)?,
@@ -228,7 +228,7 @@ impl<S: Send + Sync> FromRequestParts<S> for InspectParams {
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for LockParams {
+impl<S: Send + Sync> FromRequestParts<S> for TerraformParams {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
@@ -270,14 +270,14 @@ fn duration(text: String) -> Result<Duration, String> {
 fn prefix(text: String) -> Result<String, String> {
     match text.len() {
         0..=LockName::BYTES_MAX => Ok(text),
-        bytes => Err(format!("it has {bytes} bytes, and names have {} at most", LockName::BYTES_MAX)),
+        bytes => Err(format!("it has {bytes} bytes; the limit is {}", LockName::BYTES_MAX)),
     }
 }
 
 fn limit(text: String) -> Result<usize, String> {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     let limit = text.parse().ok().filter(|limit| is_number && (1..=Locks::PAGE_MAX).contains(limit));
-    limit.ok_or_else(|| format!("it is 1 to {}", Locks::PAGE_MAX))
+    limit.ok_or_else(|| format!("it is not an integer from 1 to {}", Locks::PAGE_MAX))
 }
 
 fn flag(text: String) -> Result<bool, &'static str> {

@@ -10,26 +10,26 @@ use utoipa::ToSchema;
 
 use crate::{accounts::AccountsError, app::BreakError, locks::LocksError, store::StoreError};
 
-/// An answer that is neither yes nor no (RFC 9457).
+/// A problem response (RFC 9457): the request got neither `true` nor `false`.
 #[derive(Clone, Debug)]
 pub struct Problem {
-    kind: Kind,
+    kind: ProblemKind,
     detail: String,
     retry_after: Option<Duration>,
 }
 
-macro_rules! kinds {
+macro_rules! problem_kinds {
     ($($kind:ident $status:ident $slug:literal $title:literal $explanation:literal)*) => {
-        /// What can be wrong. Each kind has an address that explains it.
+        /// The kinds of problems. Each has a page at `/problems/{slug}`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(super) enum Kind { $($kind),* }
+        pub(super) enum ProblemKind { $($kind),* }
 
-        impl Kind {
+        impl ProblemKind {
             const ALL: &[Self] = &[$(Self::$kind),*];
 
-            fn describe(self) -> Description {
+            fn info(self) -> ProblemKindInfo {
                 match self {
-                    $(Self::$kind => Description {
+                    $(Self::$kind => ProblemKindInfo {
                         status: StatusCode::$status,
                         slug: $slug,
                         title: $title,
@@ -41,112 +41,112 @@ macro_rules! kinds {
     };
 }
 
-struct Description {
+struct ProblemKindInfo {
     status: StatusCode,
     slug: &'static str,
     title: &'static str,
     explanation: &'static str,
 }
 
-kinds! {
+problem_kinds! {
     MalformedRequest BAD_REQUEST "malformed-request" "Malformed request"
-        "A request over HTTP/1.1 has exactly one field Host, and a body comes with its length or in chunks. Others could be understood differently by a proxy on the way."
+        "The header fields of the request are ambiguous: another server or proxy could read them differently. Send exactly one Host field over HTTP/1.1, and a body either with Content-Length or with the transfer coding \"chunked\"."
     MalformedName BAD_REQUEST "malformed-name" "Malformed lock name"
-        "A lock name is 1 to 200 bytes of UTF-8, percent-encoded in the address, without control characters, invisible characters or characters that reorder text, without white space at its ends. \"/\" may stand inside it, but no segment may be empty, \".\" or \"..\"."
+        "The lock name in the path is not valid. A name has 1 to 200 bytes of UTF-8, percent-encoded in the path. It contains no control characters, no invisible characters and no characters that reorder text, and does not begin or end with white space. It may contain \"/\", but no segment may be empty, \".\" or \"..\"."
     MalformedParameter BAD_REQUEST "malformed-parameter" "Malformed parameter"
-        "A parameter is unknown here, given twice, or its value cannot be understood. Nothing was done: a mistyped parameter must not silently give another lock or another lease."
+        "A parameter is unknown, repeated, or has a malformed value. The server changed nothing: a mistyped parameter must not silently select another lock or another lease. Correct the parameter that the detail names."
     MalformedBody BAD_REQUEST "malformed-body" "Malformed body"
-        "The body of a POST is a form or one JSON object whose members are the parameters. Numbers are whole and have at most 64 bits. GET, HEAD and DELETE have no body."
+        "The server cannot parse the body, or the method allows none. Send the parameters of a POST as a form or as one JSON object. Numbers in JSON are integers of at most 64 bits. GET, HEAD and DELETE have no body."
     Unauthenticated UNAUTHORIZED "unauthenticated" "Not authenticated"
-        "Send the token as the user name of HTTP basic authentication, with an empty password: curl -u TOKEN: ..., or as Authorization: Bearer TOKEN. The same is answered for a missing, a wrong and a revoked token."
+        "The token is missing, wrong, expired or revoked; the response does not distinguish these. Send the token as the user name of HTTP basic authentication, with an empty password (curl -u TOKEN: ...), or as Authorization: Bearer TOKEN."
     AccountSuspended FORBIDDEN "account-suspended" "Account suspended"
-        "The operator has suspended this account. Its tokens work again once it is resumed."
-    ScopeMissing FORBIDDEN "scope-missing" "The token may not do this"
-        "A token has scopes: \"lock\" to acquire, heartbeat and release, \"manage\" to look after the account. Use a token that has the one that is needed."
+        "The operator of this server suspended the account. Its tokens work again after the operator resumes it."
+    ScopeMissing FORBIDDEN "scope-missing" "Missing token scope"
+        "The token does not have the scope that this request needs. The scope \"lock\" allows acquires, heartbeats and releases; the scope \"manage\" allows managing the account. Use a token with the scope that the detail names."
     LeaseOutOfRange FORBIDDEN "lease-out-of-range" "Lease outside the plan's range"
-        "Each plan says how short and how long a lease may be. Ask for one within the range that the answer names, or for none at all to get the account's own."
+        "The requested lease is shorter or longer than the plan allows. Request a lease within the range in the detail, or omit \"lease\" to get the account's default."
     NamespaceDenied FORBIDDEN "namespace-denied" "Not a namespace of this account"
-        "A request may name \"public\" or a private namespace of its own account, if the plan has them."
+        "The account has no namespace of this name, or its plan has no private namespaces. Use \"public\" or a private namespace of the account."
     PrefetchRefused FORBIDDEN "prefetch-refused" "Prefetches are refused"
-        "A browser or a proxy asked ahead of time. These routes change locks, so they answer only what somebody really asked."
+        "A browser or proxy marked the request as a prefetch. A prefetch must not change a lock, so the server refused it. Send the request without the field Purpose or Sec-Purpose."
     NotFound NOT_FOUND "not-found" "Not found"
-        "There is nothing at this address."
+        "The server has no route for this path. Check the URL; /openapi.json lists all routes of the API."
     MethodNotAllowed METHOD_NOT_ALLOWED "method-not-allowed" "Method not allowed"
-        "The field Allow of the answer names the methods that this address knows."
-    ClientGone REQUEST_TIMEOUT "client-gone" "The client has hung up"
-        "The client closed its connection while it waited for a lock. What it was given is taken back; this stands in the log only."
-    BodyTooSlow REQUEST_TIMEOUT "body-too-slow" "The body took too long"
-        "The body of a request has five seconds to come. Nothing was done."
+        "This route does not support the request's method. The field Allow lists the supported methods."
+    ClientGone REQUEST_TIMEOUT "client-gone" "Client disconnected"
+        "The client closed its connection while its request waited for a lock. The server reverted the request. This problem appears in the server's log only."
+    BodyTooSlow REQUEST_TIMEOUT "body-too-slow" "Body not received in time"
+        "The server did not receive the whole body within five seconds, and changed nothing. Retry."
     BodyTooLarge PAYLOAD_TOO_LARGE "body-too-large" "Body too large"
-        "The body of a request is at most 16 KiB."
+        "The body is longer than 16 KiB. Send a shorter one."
     UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "unsupported-media-type" "Unsupported media type"
-        "The body of a POST is application/x-www-form-urlencoded or application/json."
+        "The server cannot parse a body of this media type. Send a form (application/x-www-form-urlencoded) or JSON (application/json)."
     RateLimited TOO_MANY_REQUESTS "rate-limited" "Too many requests"
-        "The account has used up its plan's rate, which is counted over all its tokens and all servers together; heartbeats and releases have a rate of their own, as large. The fields RateLimit and RateLimit-Policy say how it stands; Retry-After says when to ask again."
+        "The account used up the request rate of its plan, which applies to all its tokens on all servers together. Heartbeats and releases have a separate rate of the same size. The fields RateLimit and RateLimit-Policy describe the current state. Retry after the time in Retry-After."
     TooManyLocks TOO_MANY_REQUESTS "too-many-locks" "Too many locks held"
-        "The account holds as many locks as its plan allows. Release some, or let them lapse."
-    TooManyWaiting TOO_MANY_REQUESTS "too-many-waiting" "Too many requests wait"
-        "The account waits for locks with as many requests as its plan allows. An acquire without \"wait\" is answered at once."
+        "The account holds as many locks as its plan allows. Release locks, or wait until leases expire."
+    TooManyWaiting TOO_MANY_REQUESTS "too-many-waiting" "Too many queued requests"
+        "The account has as many queued requests as its plan allows. Retry later, or send the acquire without \"wait\": the server then answers at once."
     TooManyChanges TOO_MANY_REQUESTS "too-many-changes" "Too many changes of the account"
-        "Breaking a lock is recorded for ever, so an account may break 200 locks at once, and one every five seconds. Changes on the account page count, too. Ask again after Retry-After."
+        "The account changed too often. Every break of a lock and every change on the account page adds a permanent row to the audit log, so an account may make 200 changes at once, and one every five seconds after that. Retry after the time in Retry-After."
     TooManyFailures TOO_MANY_REQUESTS "too-many-failures" "Too many failed authentications"
-        "From this address too many requests came with a token that nobody has, or that could not be looked up in time. Tokens that are in use are not held up by this; a new one may be, for as long as Retry-After says."
+        "Too many requests from this address had an invalid token, or one that the server could not look up in time. Tokens that the server has cached still work from this address. Correct the token, and retry after the time in Retry-After."
     TooManyLookups TOO_MANY_REQUESTS "too-many-lookups" "Too many new tokens at once"
-        "The server looks up a few tokens at once for each address, and lets others wait for their turn; of this one too many wait already. Ask again after Retry-After. Tokens that were used in the last seconds are not held up by this."
+        "The server looks up a limited number of tokens per client address at once, and the queue of this address is full. Tokens used within the last seconds are cached and still work. Retry after the time in Retry-After."
     Internal INTERNAL_SERVER_ERROR "internal" "Internal error"
-        "Something went wrong that should not. The request may or may not have been carried out; the log has more under the request's id (X-Request-Id)."
+        "The server failed unexpectedly. It may or may not have carried out the request. Report the request id (X-Request-Id) to the operator, who finds the cause under this id in the server's log."
     Unavailable SERVICE_UNAVAILABLE "unavailable" "Temporarily unavailable"
-        "The server could not ask in time those who know about locks or accounts. An acquire that is answered so leaves no lock behind; a heartbeat or a release may have been carried out. Ask again after Retry-After."
+        "The server is overloaded, or could not reach the lock store or the account database in time. An acquire with this response leaves no lock behind; a heartbeat or a release may have been carried out. Retry after the time in Retry-After."
 }
 
-/// What is neither yes nor no, as RFC 9457 has it.
+/// Problem details (RFC 9457).
 #[derive(Serialize, ToSchema)]
 pub(super) struct ProblemView<'a> {
-    /// Leads to an explanation.
+    /// The path of a page that explains this kind of problem.
     r#type: String,
     title: &'a str,
     status: u16,
-    /// What is wrong with this request.
+    /// The cause in this request.
     detail: &'a str,
-    /// When to ask again.
+    /// The time after which to retry.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
-    /// The request, as the log calls it.
+    /// The id of the request in the server's log.
     request_id: &'a str,
 }
 
 impl Problem {
-    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+    pub(super) fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
         Self { kind, detail: detail.into(), retry_after: None }
     }
 
-    /// Says when it is worth asking again.
+    /// Sets the time after which to retry.
     pub(super) fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
 
     pub fn status(&self) -> StatusCode {
-        self.kind.describe().status
+        self.kind.info().status
     }
 
     pub fn title(&self) -> &'static str {
-        self.kind.describe().title
+        self.kind.info().title
     }
 
-    /// What is wrong with the request.
+    /// The cause in this request.
     pub fn detail(&self) -> &str {
         &self.detail
     }
 
-    /// When it is worth asking again.
+    /// The time after which to retry.
     pub fn wait(&self) -> Option<Duration> {
         self.retry_after
     }
 
-    /// What stands in the answer. The id leads to what the log has of the request.
+    /// The body of the response. The request id refers to the log line of the request.
     pub(super) fn body(&self, request_id: &str) -> Body {
-        let Description { status, slug, title, .. } = self.kind.describe();
+        let ProblemKindInfo { status, slug, title, .. } = self.kind.info();
         let view = ProblemView {
             r#type: format!("/problems/{slug}"),
             title,
@@ -158,13 +158,13 @@ impl Problem {
         Body::from(serde_json::to_vec(&view).unwrap_or_default())
     }
 
-    /// Something that should not have happened, and is in the log.
+    /// An unexpected failure. The caller has logged its cause.
     pub fn internal() -> Self {
-        Self::new(Kind::Internal, "something went wrong here")
+        Self::new(ProblemKind::Internal, "the server failed unexpectedly; report the request id to the operator")
     }
 
     pub(super) fn unavailable(detail: &str) -> Self {
-        Self::new(Kind::Unavailable, detail).retry_after(Duration::from_secs(1))
+        Self::new(ProblemKind::Unavailable, detail).retry_after(Duration::from_secs(1))
     }
 }
 
@@ -172,18 +172,22 @@ impl From<LocksError> for Problem {
     fn from(error: LocksError) -> Self {
         match error {
             LocksError::Store(error) => error.into(),
-            LocksError::Full => Self::unavailable("as many requests wait in this server as may"),
+            LocksError::Full => Self::unavailable("this server's limit of queued requests is reached; retry"),
             LocksError::Foreign => {
-                Self::unavailable("this server is not known to work with the store that has the locks")
+                Self::unavailable("the database does not confirm the lock store of this server; retry")
             }
-            LocksError::Unsettled => Self::unavailable("what is held is not known yet after a loss"),
+            LocksError::Unsettled => {
+                Self::unavailable("the server is still restoring grants after a loss of data; retry")
+            }
             LocksError::Journal(error) => {
-                tracing::warn!(%error, "a long lease was not granted");
-                Self::unavailable("a long lease could not be written down in time")
+                tracing::warn!(%error, "granting a long lease failed");
+                Self::unavailable("the journal did not record the long lease in time; retry")
             }
-            LocksError::TooLate => Self::unavailable("the lock store was reached too late"),
+            LocksError::TooLate => {
+                Self::unavailable("the request reached the lock store after its deadline and changed nothing; retry")
+            }
             LocksError::Reply(error) => {
-                tracing::error!(%error, "a script and its reader disagree");
+                tracing::error!(%error, "a script returned an unexpected reply");
                 Self::internal()
             }
         }
@@ -192,8 +196,8 @@ impl From<LocksError> for Problem {
 
 impl From<AccountsError> for Problem {
     fn from(error: AccountsError) -> Self {
-        tracing::warn!(%error, "a request failed");
-        Self::unavailable("accounts could not be asked in time")
+        tracing::warn!(%error, "account database request failed");
+        Self::unavailable("the account database did not answer in time; retry")
     }
 }
 
@@ -203,7 +207,7 @@ impl From<BreakError> for Problem {
             BreakError::Accounts(error) => error.into(),
             BreakError::Locks(error) => error.into(),
             BreakError::TooOften { retry_after } => {
-                Self::new(Kind::TooManyChanges, "this account has broken too many locks of late")
+                Self::new(ProblemKind::TooManyChanges, "this account broke or changed too much recently; retry later")
                     .retry_after(retry_after)
             }
             BreakError::Ended => Self::internal(),
@@ -213,20 +217,19 @@ impl From<BreakError> for Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        // That Redis is away is logged where it is noticed, once; what it refuses
-        // to do is known here alone.
+        // The store logs a lost connection once; a refused command is logged only here.
         match error {
-            StoreError::Refused(_) => tracing::warn!(%error, "a request failed"),
-            StoreError::NotSent(_) | StoreError::NoAnswer(_) => tracing::debug!(%error, "a request failed"),
+            StoreError::Refused(_) => tracing::warn!(%error, "lock store refused a command"),
+            StoreError::NotSent(_) | StoreError::NoAnswer(_) => tracing::debug!(%error, "lock store request failed"),
         }
-        Self::unavailable("the lock store could not be asked in time")
+        Self::unavailable("the lock store did not answer in time; retry")
     }
 }
 
-/// The body is written in `frame` when the request's id is known.
+/// The body is written by `RequestTracker::finish`, which knows the request id.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = self.kind.describe().status;
+        let status = self.kind.info().status;
         let mut response = status.into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -234,7 +237,7 @@ impl IntoResponse for Problem {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"lockable\""));
         }
         if let Some(wait) = self.retry_after {
-            // Whole seconds, rounded up: who comes back then is not too early.
+            // Whole seconds, rounded up, so that no retry comes too early.
             headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1000) as u64));
         }
         response.extensions_mut().insert(self);
@@ -242,20 +245,20 @@ impl IntoResponse for Problem {
     }
 }
 
-/// A kind of problem, for people.
+/// The explanation of a kind of problem, for people.
 #[derive(Clone, Copy, Debug)]
-pub struct Explained {
-    /// What its address ends with.
+pub struct ProblemExplanation {
+    /// The last segment of its path.
     pub slug: &'static str,
     pub title: &'static str,
     pub status: u16,
     pub explanation: &'static str,
 }
 
-/// All kinds of problems that the API answers with.
-pub fn explained_problems() -> impl Iterator<Item = Explained> {
-    Kind::ALL.iter().map(|kind| {
-        let Description { status, slug, title, explanation } = kind.describe();
-        Explained { slug, title, status: status.as_u16(), explanation }
+/// The explanations of all kinds of problems.
+pub fn problem_explanations() -> impl Iterator<Item = ProblemExplanation> {
+    ProblemKind::ALL.iter().map(|kind| {
+        let ProblemKindInfo { status, slug, title, explanation } = kind.info();
+        ProblemExplanation { slug, title, status: status.as_u16(), explanation }
     })
 }

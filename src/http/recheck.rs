@@ -8,54 +8,53 @@ use axum::http::StatusCode;
 use tokio::time::sleep;
 
 use super::{
-    caller::{Authorized, Lock, lease_out_of_range},
-    problem::{Kind, Problem},
+    caller::{Authorized, CanLock, lease_out_of_range},
+    problem::{Problem, ProblemKind},
 };
 use crate::{accounts::Subscription, app::App, locks::AcquireRequest};
 
-/// Re-checks the caller of a queued request whenever its account has changed: a token that
-/// was revoked meanwhile, or whose account was suspended, is granted nothing.
+/// Rechecks the caller of a queued request after every change of its account, so that a revoked token or
+/// a suspended account gets no grant.
 pub(super) struct Recheck<'a> {
     app: &'a App,
-    caller: &'a Authorized<Lock>,
+    caller: &'a Authorized<CanLock>,
     request: &'a AcquireRequest,
     subscription: Subscription,
-    /// With how many changes of the account the caller was checked last.
+    /// The number of changes of the account at the last check.
     checked: AtomicU64,
 }
 
 impl<'a> Recheck<'a> {
-    /// How long to wait before the next check when accounts could not be asked.
+    /// The pause before the next check while the account database is unavailable.
     const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
     /// Subscribes to the changes of the caller's account.
     ///
     /// # Errors
-    /// When the account has changed since the caller was checked first, so that it may not
-    /// have the lock any more.
+    /// When the account has changed since the first check, and the caller may not have the lock any more.
     pub(super) async fn begin(
         app: &'a App,
-        caller: &'a Authorized<Lock>,
+        caller: &'a Authorized<CanLock>,
         request: &'a AcquireRequest,
     ) -> Result<Self, Problem> {
-        let subscription = app.directory.subscribe(caller.account().account);
+        let subscription = app.token_cache.subscribe(caller.account().account);
         let checked = AtomicU64::new(subscription.changes());
         let recheck = Self { app, caller, request, subscription, checked };
-        // After the subscription, which does not have what changed before it.
+        // The subscription misses earlier changes, so check for them after subscribing.
         if caller.is_outdated(app) {
             Box::pin(recheck.check()).await?;
         }
         Ok(recheck)
     }
 
-    /// Waits until the caller may not have the lock any more. Returns the problem to answer.
+    /// Waits until the caller may not have the lock any more, and returns the problem.
     pub(super) async fn refusal(&self) -> Problem {
         loop {
             tokio::select! {
                 () = self.subscription.changed(self.checked()) => {}
                 () = self.expiry() => {}
             }
-            // Boxed: its room would be taken for as long as nothing changes.
+            // Boxed: the future would enlarge every queued request.
             match Box::pin(self.check()).await {
                 Ok(()) => {}
                 Err(problem) if problem.status() == StatusCode::SERVICE_UNAVAILABLE => sleep(Self::RETRY_PAUSE).await,
@@ -64,13 +63,12 @@ impl<'a> Recheck<'a> {
         }
     }
 
-    /// Checks once more before a grant is answered. Asks nobody unless the account has
-    /// changed.
+    /// Checks the caller before its grant is returned. Without changes of the account this needs no query.
     ///
     /// # Errors
-    /// When the caller may not have the lock any more, or accounts could not be asked.
+    /// When the caller may not have the lock any more, or the account database is unavailable.
     pub(super) async fn confirm(&self) -> Result<(), Problem> {
-        if self.checked() == self.subscription.changes() && !self.caller.account().has_ended() {
+        if self.checked() == self.subscription.changes() && !self.caller.account().is_expired() {
             return Ok(());
         }
         Box::pin(self.check()).await
@@ -80,7 +78,10 @@ impl<'a> Recheck<'a> {
         let changes = self.subscription.changes();
         let caller = self.caller.check_again(self.app).await?;
         if !caller.has_namespace(self.request.lock.namespace) {
-            return Err(Problem::new(Kind::NamespaceDenied, "the account has this namespace no more"));
+            return Err(Problem::new(
+                ProblemKind::NamespaceDenied,
+                "the account does not have this namespace any more",
+            ));
         }
         caller.lease(Some(self.request.lease)).map_err(lease_out_of_range)?;
         self.checked.store(changes, Ordering::Relaxed);
@@ -91,11 +92,11 @@ impl<'a> Recheck<'a> {
         self.checked.load(Ordering::Relaxed)
     }
 
-    /// Waits until the token ends by itself.
+    /// Waits until the token expires.
     async fn expiry(&self) {
-        match self.caller.account().rest() {
-            // Boxed: few tokens end by themselves.
-            Some(rest) => Box::pin(sleep(rest)).await,
+        match self.caller.account().remaining() {
+            // Boxed: few tokens expire.
+            Some(remaining) => Box::pin(sleep(remaining)).await,
             None => pending().await,
         }
     }

@@ -22,8 +22,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
 use super::{
-    count::{Counted, count},
-    load_shed::Place,
+    count::{MetricRoute, record_request},
+    load_shed::InFlightPermit,
     params::refuse_body,
     problem::Problem,
     request_id::RequestId,
@@ -32,58 +32,62 @@ use super::{
 };
 use crate::{
     app::App,
-    lock::{Rate, RateStanding},
+    lock::{Rate, RateStatus},
 };
 
-/// What is known of a request, and what is learnt on its way for the headers of its
-/// answer.
-pub(super) struct Frame {
-    /// When the request began.
-    pub(super) begun: Instant,
-    standing: Mutex<Option<RateStanding>>,
+/// The state of one request that handlers and the tracker share.
+pub(super) struct RequestContext {
+    /// The start of the request.
+    pub(super) start: Instant,
+    rate_status: Mutex<Option<RateStatus>>,
     wait_ms: AtomicU64,
-    pub(super) place: Place,
+    pub(super) permit: InFlightPermit,
 }
 
-impl Frame {
-    pub(super) fn new(begun: Instant, place: Place) -> Self {
-        Self { begun, standing: Mutex::default(), wait_ms: AtomicU64::new(0), place }
+impl RequestContext {
+    pub(super) fn new(start: Instant, permit: InFlightPermit) -> Self {
+        Self { start, rate_status: Mutex::default(), wait_ms: AtomicU64::new(0), permit }
     }
 
-    /// Takes note of how the caller's account stands with its rate.
-    pub(super) fn note_standing(&self, standing: RateStanding) {
-        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
+    /// Sets the rate status for the header fields of the response.
+    pub(super) fn set_rate_status(&self, rate_status: RateStatus) {
+        *self.rate_status.lock().unwrap_or_else(PoisonError::into_inner) = Some(rate_status);
     }
 
-    /// Gives the request so much more time than others have, to wait in. While it
-    /// waits it is not worked on.
-    pub(super) fn may_wait(&self, wait: Duration) {
+    /// Extends the deadline of the request by `wait`, and releases the in-flight permit for good: a
+    /// waiting request causes no load.
+    pub(super) fn extend_deadline(&self, wait: Duration) {
         self.wait_ms.store(wait.as_millis() as u64, Ordering::Relaxed);
-        self.place.leave();
+        self.permit.release();
     }
 
-    /// Waits for what may be long in coming. The request is not worked on meanwhile,
-    /// and may find when it goes on that too many others are.
-    pub(super) async fn aside<T>(&self, waiting: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
-        self.place.leave();
+    /// Awaits a slow future without the in-flight permit.
+    ///
+    /// # Errors
+    /// The future's error, or 503 when the server is overloaded afterwards.
+    pub(super) async fn without_permit<T>(
+        &self,
+        waiting: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
+        self.permit.release();
         let waited = waiting.await?;
-        self.place.take()?;
+        self.permit.acquire()?;
         Ok(waited)
     }
 
-    fn wait(&self) -> Duration {
+    fn extension(&self) -> Duration {
         Duration::from_millis(self.wait_ms.load(Ordering::Relaxed))
     }
 
-    fn standing(&self) -> Option<RateStanding> {
-        *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn rate_status(&self) -> Option<RateStatus> {
+        *self.rate_status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// That of a request which nothing surrounds, as in tests.
-impl Default for Frame {
+/// The context of a request outside the server, in tests and fuzzers.
+impl Default for RequestContext {
     fn default() -> Self {
-        Self::new(Instant::now(), Place::default())
+        Self::new(Instant::now(), InFlightPermit::default())
     }
 }
 
@@ -91,108 +95,114 @@ static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// What surrounds a request that the router serves. The names of its routes are
-/// found by the router.
-pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+/// The middleware of all requests that the router serves.
+pub(super) async fn with_request_context(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("-", MatchedPath::as_str);
-    let passage = Passage::begin(request.method(), route, request.headers());
-    let frame = Arc::new(Frame::new(passage.started, Place::of(&app, route, request.method())));
-    request.extensions_mut().insert(frame.clone());
-    let response = passage.answer(&app, &frame, pin!(serve(request, next, &frame))).await;
-    passage.end(&app, &frame, response, Counted::By { route })
+    let tracker = RequestTracker::begin(request.method(), route, request.headers());
+    let context =
+        Arc::new(RequestContext::new(tracker.start, InFlightPermit::for_request(&app, route, request.method())));
+    request.extensions_mut().insert(context.clone());
+    let response = tracker.run(&app, &context, pin!(serve(request, next, &context))).await;
+    tracker.finish(&app, &context, response, MetricRoute::Other { route })
 }
 
-async fn serve(request: Request, next: Next, frame: &Frame) -> Response {
+async fn serve(request: Request, next: Next, context: &RequestContext) -> Response {
     if let Err(problem) = refuse_ambiguous(request.version(), request.headers()) {
         return problem.into_response();
     }
-    // Terraform unlocks by DELETE, too, and with a body.
+    // Terraform may unlock with DELETE and a body.
     let is_terraform = request.uri().path().starts_with("/v1/terraform/");
     let has_no_body = matches!(*request.method(), Method::GET | Method::HEAD | Method::DELETE) && !is_terraform;
     if !has_no_body || request.body().is_end_stream() {
         return next.run(request).await;
     }
     let (parts, body) = request.into_parts();
-    match refuse_body(body, frame).await {
+    match refuse_body(body, context).await {
         Ok(()) => next.run(Request::from_parts(parts, Body::empty())).await,
         Err(problem) => problem.into_response(),
     }
 }
 
-/// What surrounds every request: a time limit, the headers that every answer
-/// carries, and one line in the log. No path is logged as it came: it holds the
-/// names of locks.
-pub(super) struct Passage<'route> {
-    pub(super) started: Instant,
+/// Tracks one request: its timeout, the common header fields of its response, its trace, its metrics
+/// and its log line. The log line has the route instead of the path, which contains lock names.
+pub(super) struct RequestTracker<'route> {
+    pub(super) start: Instant,
     id: RequestId,
     method: &'static str,
     route: &'route str,
     trace: Trace,
 }
 
-impl<'route> Passage<'route> {
-    /// How many headers are added to most answers.
+impl<'route> RequestTracker<'route> {
+    /// The number of header fields added to most responses.
     const HEADERS: usize = 5;
 
     pub(super) fn begin(method: &Method, route: &'route str, headers: &HeaderMap) -> Self {
         let method = method_name(method);
         let trace = Trace::begin(method, route, headers);
-        Self { started: Instant::now(), id: RequestId::new(), method, route, trace }
+        Self { start: Instant::now(), id: RequestId::new(), method, route, trace }
     }
 
-    /// Waits for the answer as long as the request may take.
+    /// Runs the request until its deadline.
     ///
-    /// The future is not taken but pointed to: one that takes another has room for
-    /// it twice, before and while it is polled.
-    pub(super) async fn answer(
+    /// Takes a pinned reference: moving a future into another one doubles its size.
+    pub(super) async fn run(
         &self,
         app: &App,
-        frame: &Frame,
-        answering: Pin<&mut impl Future<Output = Response>>,
+        context: &RequestContext,
+        response: Pin<&mut impl Future<Output = Response>>,
     ) -> Response {
-        if let Err(problem) = frame.place.take() {
+        if let Err(problem) = context.permit.acquire() {
             return problem.into_response();
         }
-        let mut answering = answering.instrument(self.trace.span.clone());
-        let mut time = pin!(sleep_until(self.started + app.request_timeout));
+        let mut response = response.instrument(self.trace.span.clone());
+        let mut timer = pin!(sleep_until(self.start + app.request_timeout));
         poll_fn(|cx| {
-            if let Poll::Ready(response) = Pin::new(&mut answering).poll(cx) {
+            if let Poll::Ready(response) = Pin::new(&mut response).poll(cx) {
                 return Poll::Ready(response);
             }
-            while time.as_mut().poll(cx).is_ready() {
-                // That it may wait is known only when it has been read.
-                let end = self.started + app.request_timeout + frame.wait();
-                if end <= time.deadline() {
-                    return Poll::Ready(Problem::unavailable("the request took too long").into_response());
+            while timer.as_mut().poll(cx).is_ready() {
+                // The handler extends the deadline only after it has parsed the request.
+                let deadline = self.start + app.request_timeout + context.extension();
+                if deadline <= timer.deadline() {
+                    return Poll::Ready(
+                        Problem::unavailable("the server did not complete the request in time; retry").into_response(),
+                    );
                 }
-                time.as_mut().reset(end);
+                timer.as_mut().reset(deadline);
             }
             Poll::Pending
         })
         .await
     }
 
-    /// Completes the answer, and says what became of the request.
-    pub(super) fn end(self, app: &App, frame: &Frame, mut response: Response, counted: Counted<'_>) -> Response {
+    /// Adds the common header fields to the response, and records the request in log, metrics and trace.
+    pub(super) fn finish(
+        self,
+        app: &App,
+        context: &RequestContext,
+        mut response: Response,
+        metric_route: MetricRoute<'_>,
+    ) -> Response {
         if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-            // Made for an empty body.
+            // It is that of the empty body of `Problem::into_response`.
             response.headers_mut().remove(header::CONTENT_LENGTH);
             *response.body_mut() = problem.body(self.id.as_str());
         }
         let headers = response.headers_mut();
         headers.reserve(Self::HEADERS);
-        // Files that pages load say themselves for how long they are good.
+        // Assets of pages set their own Cache-Control.
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-        if let Some(standing) = frame.standing() {
-            let [policy, state] = rate_fields(standing);
+        if let Some(rate_status) = context.rate_status() {
+            let [policy, state] = rate_fields(rate_status);
             headers.insert(RATE_LIMIT_POLICY.clone(), policy);
             headers.insert(RATE_LIMIT.clone(), state);
         }
         headers.insert(REQUEST_ID.clone(), self.id.header());
-        let (status, duration) = (response.status(), self.started.elapsed());
-        if app.measures {
-            count(self.method, counted, status, duration);
+        let (status, duration) = (response.status(), self.start.elapsed());
+        if app.records_metrics {
+            record_request(self.method, metric_route, status, duration);
         }
         tracing::info!(
             method = self.method,
@@ -203,12 +213,12 @@ impl<'route> Passage<'route> {
             trace_id = self.trace.id(),
             "request",
         );
-        self.trace.end(status, response.headers_mut());
+        self.trace.finish(status, response.headers_mut());
         response
     }
 }
 
-/// Methods are told apart as far as routes have them: anybody can make up more.
+/// Maps unknown methods to one name: clients could otherwise create any number of metric labels.
 fn method_name(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
@@ -221,19 +231,21 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
-/// The fields of draft-ietf-httpapi-ratelimit-headers-10, the policy and how it
-/// stands: `q` requests in `w` seconds are allowed, `r` remain, and in `t` seconds
-/// all will be there again.
-fn rate_fields(standing: RateStanding) -> [HeaderValue; 2] {
-    [policy_field(standing.rate), rate_field([";r=", ";t="], [standing.remaining.into(), seconds(standing.reset)])]
+/// The fields RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-10): `q` requests in
+/// `w` seconds are allowed, `r` remain, and the whole quota is refilled in `t` seconds.
+fn rate_fields(rate_status: RateStatus) -> [HeaderValue; 2] {
+    [
+        policy_field(rate_status.rate),
+        rate_field([";r=", ";t="], [rate_status.remaining.into(), seconds(rate_status.reset)]),
+    ]
 }
 
-/// The policy is the same for all requests of a plan, so each thread keeps the last one:
-/// formatting it takes 400 instructions.
+/// Formats the policy, which is the same for all requests of a plan. Each thread caches the last one:
+/// formatting takes 400 instructions.
 fn policy_field(rate: Rate) -> HeaderValue {
     thread_local!(static LAST: RefCell<Option<(Rate, HeaderValue)>> = const { RefCell::new(None) });
     LAST.with_borrow_mut(|last| match last {
-        Some((of, field)) if *of == rate => field.clone(),
+        Some((cached, field)) if *cached == rate => field.clone(),
         _ => {
             let field = rate_field([";q=", ";w="], [rate.burst.into(), seconds(rate.refill())]);
             last.insert((rate, field)).1.clone()

@@ -1,8 +1,7 @@
 use axum::http::HeaderValue;
 
-/// What a request is called, in its answer and in the log: 32 hexadecimal digits.
-/// It is no secret, so it need not come from the system's random source, for which
-/// the system would have to be called.
+/// The id of a request in its response and in the log: 32 hexadecimal digits. It is not a secret, so a
+/// fast generator is enough, which saves a system call.
 pub(super) struct RequestId([u8; Self::DIGITS]);
 
 impl RequestId {
@@ -35,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_are_the_same_and_all_are_hexadecimal() {
+    fn ids_are_distinct_and_hexadecimal() {
         let [one, other] = [RequestId::new(), RequestId::new()];
         assert_ne!(one.as_str(), other.as_str());
         assert!(one.as_str().len() == 32 && u128::from_str_radix(one.as_str(), 16).is_ok());

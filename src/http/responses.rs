@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 
 use crate::lock::{AccountId, FencingToken, Grant, Held, LockName, Namespace, NotHeld, Owner};
 
-/// An answer to a request about a lock. `response` stands first: for clients of
-/// the documented API it is all there is.
+/// The response to a request about a lock. `response` is the first member: clients of the documented
+/// API read nothing else.
 #[derive(Serialize, ToSchema)]
 pub(super) struct LockAnswer<'a, T> {
     response: bool,
@@ -22,7 +22,7 @@ pub(super) struct LockAnswer<'a, T> {
     more: T,
 }
 
-/// What comes with a grant that was made.
+/// The fields of a response to a successful acquire.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Granted<'a> {
     owner: Option<&'a str>,
@@ -32,12 +32,12 @@ pub(super) struct Granted<'a> {
     #[serde(serialize_with = "rfc_3339")]
     #[schema(value_type = String, format = DateTime)]
     expires_at: Timestamp,
-    /// Whether the owner held the lock already: then it is as if by a heartbeat.
+    /// `true` if the owner already held the lock; the acquire then renewed it like a heartbeat.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     again: bool,
 }
 
-/// What comes with a grant that was renewed.
+/// The fields of a response to a successful heartbeat.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Renewed {
     #[schema(value_type = u64, maximum = 9_007_199_254_740_991_u64)]
@@ -48,14 +48,14 @@ pub(super) struct Renewed {
     expires_at: Timestamp,
 }
 
-/// Why the answer is no, for programs.
+/// The fields of a response to an acquire without a grant.
 #[derive(Serialize, ToSchema)]
 pub(super) struct NotAcquired<'a> {
     reason: &'static str,
     retry_after_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     holder: Option<ShownHolder<'a>>,
-    /// With the reason `recovering`, when the lock can be granted at the earliest.
+    /// The earliest time of a grant; only with the reason `recovering`.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_rfc_3339")]
     #[schema(value_type = Option<String>, format = DateTime)]
     recovering_until: Option<Timestamp>,
@@ -79,14 +79,14 @@ pub(super) struct NotChanged {
 }
 
 #[derive(Serialize, ToSchema)]
-pub(super) struct Nothing {}
+pub(super) struct NoFields {}
 
 impl<'a, T: Serialize> LockAnswer<'a, T> {
     pub(super) fn yes(name: &'a LockName, namespace: &'a Namespace, more: T) -> Response {
         Self { response: true, name: name.as_str(), namespace: &namespace.name, more }.respond(StatusCode::OK)
     }
 
-    /// A no is an answer like any other, unless the client wants to fail on it.
+    /// A `false` response has status 200, or 423 if the request is strict.
     pub(super) fn no(name: &'a LockName, namespace: &'a Namespace, strict: bool, more: T) -> Response {
         let status = if strict { StatusCode::LOCKED } else { StatusCode::OK };
         Self { response: false, name: name.as_str(), namespace: &namespace.name, more }.respond(status)
@@ -99,8 +99,8 @@ impl<'a, T: Serialize> LockAnswer<'a, T> {
         response
     }
 
-    /// The same as serde makes of it, without the detour that `flatten` takes: the
-    /// members of `more` are written behind those that are always there.
+    /// Writes the same JSON as serde, but without the intermediate map of `flatten`: the members of
+    /// `more` follow the common ones.
     fn json(&self) -> Vec<u8> {
         let mut json = Vec::with_capacity(256);
         let written = write_members(&mut json, self);
@@ -131,7 +131,7 @@ impl<'a> Granted<'a> {
         Self { owner: owner.map(Owner::as_str), fencing_token, lease_ms, expires_at, again: false }
     }
 
-    /// The answer to an owner that held the lock already.
+    /// The response to an owner that already held the lock.
     pub(super) fn again(grant: &Grant, owner: Option<&'a Owner>) -> Self {
         Self { again: true, ..Self::new(grant, owner) }
     }
@@ -150,8 +150,7 @@ impl<'a> NotAcquired<'a> {
     pub(super) const CANCELLED: &'static str = "cancelled";
     pub(super) const DRAINING: &'static str = "draining";
 
-    /// `held` is what is known of the lock; its holder is shown to callers of
-    /// the same account alone.
+    /// `held` is the current grant, if known. Only callers of the holder's account get the holder.
     pub(super) fn new(reason: &'static str, held: Option<&'a Held>, caller: AccountId) -> Self {
         let of_caller = held.map(|held| &held.holder).filter(|holder| holder.account == caller);
         let holder = of_caller.map(|holder| ShownHolder {
@@ -161,16 +160,16 @@ impl<'a> NotAcquired<'a> {
             expires_at: holder.expires_at,
         });
         let retry_after_ms = match reason {
-            // Another server takes the request at once.
+            // Another server accepts the request at once.
             Self::DRAINING => 0,
-            _ => held.map_or(0, |held| held.rest.as_millis() as u64),
+            _ => held.map_or(0, |held| held.remaining.as_millis() as u64),
         };
         Self { reason, retry_after_ms, holder, recovering_until: None }
     }
 }
 
 impl NotAcquired<'_> {
-    /// Grants may have been forgotten, and nobody is granted any until then.
+    /// A recovery is running: Redis may have lost grants, so the server makes none for this time.
     pub(super) fn recovering(rest: Duration) -> Self {
         Self {
             reason: "recovering",
@@ -192,7 +191,7 @@ impl From<NotHeld> for NotChanged {
     }
 }
 
-/// UTC with milliseconds, always three digits of them.
+/// Serializes a time in UTC, always with three digits of milliseconds.
 pub(super) fn rfc_3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
     let mut text = String::with_capacity(32);
@@ -202,7 +201,7 @@ pub(super) fn rfc_3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result
     }
 }
 
-/// The same for a time that may be left out.
+/// Serializes an optional time.
 #[expect(clippy::ref_option, reason = "serde hands out a reference to the field")]
 pub(super) fn optional_rfc_3339<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
     match time {
@@ -216,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_what_serde_makes_of_it() {
+    fn handwritten_json_equals_that_of_serde() {
         #[track_caller]
         fn assert_same<T: Serialize>(response: bool, more: T) {
             let answer = LockAnswer { response, name: "a \"b\"\n/ü", namespace: "public", more };
@@ -231,13 +230,13 @@ mod tests {
         assert_same(true, Granted::new(&grant, Some(&owner)));
         assert_same(true, Granted::new(&grant, None));
         assert_same(true, Renewed::new(&grant));
-        assert_same(true, Nothing {});
+        assert_same(true, NoFields {});
         assert_same(false, NotAcquired::recovering(Duration::from_secs(1)));
         assert_same(false, NotChanged::from(NotHeld::Free));
     }
 
     #[test]
-    fn a_time_has_three_digits_of_milliseconds() {
+    fn times_have_three_digits_of_milliseconds() {
         let at = |ms| {
             serde_json::to_value(Renewed {
                 fencing_token: "1".parse().unwrap(),

@@ -18,25 +18,24 @@ use super::{
     acquire::acquire,
     caller::Authorized,
     connection::Connection,
-    count::Counted,
+    count::MetricRoute,
     heartbeat::heartbeat,
     list::list,
-    load_shed::Place,
+    load_shed::InFlightPermit,
     lock::{break_lock, inspect},
     lock_path::lock_name,
     openapi::openapi,
     params::{AcquireParams, BODY_BYTES_MAX, HeartbeatParams, ReleaseParams},
-    problem::{Kind, Problem},
+    problem::{Problem, ProblemKind},
     release::release,
-    request_context::{Frame, Passage, frame},
+    request_context::{RequestContext, RequestTracker, with_request_context},
     service::Service,
-    strict::refuse_unfit,
+    strict::refuse_ambiguous_or_prefetch,
     terraform::terraform,
 };
-use crate::{app::App, limits::RateShare};
+use crate::{app::App, limits::RateClass};
 
-/// Every route of the API but the three that are asked for all the time, which
-/// [`Operation`] lists, and the pages.
+/// All routes except the three of [`HotRoute`].
 fn router(app: Arc<App>, pages: Router<Arc<App>>) -> Router {
     Router::new()
         .route("/v1/locks", get(list))
@@ -47,31 +46,36 @@ fn router(app: Arc<App>, pages: Router<Arc<App>>) -> Router {
         .route("/v1/terraform/{*name}", any(terraform))
         .route("/openapi.json", get(openapi))
         .merge(pages)
-        .method_not_allowed_fallback(async || Problem::new(Kind::MethodNotAllowed, "the field Allow names the methods"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(
+                ProblemKind::MethodNotAllowed,
+                "this route does not support the method; use one of the field Allow",
+            )
+        })
         .layer(
-            // One for all of them: each layer of a router is boxed, for each request.
-            // The first is the outermost.
+            // One combined layer: axum boxes each layer of a router for each request. The first is the
+            // outermost.
             ServiceBuilder::new()
-                .layer(middleware::from_fn_with_state(app.clone(), frame))
+                .layer(middleware::from_fn_with_state(app.clone(), with_request_context))
                 .layer(CatchPanicLayer::custom(panicked))
                 .layer(DefaultBodyLimit::max(BODY_BYTES_MAX)),
         )
         .with_state(app)
 }
 
-/// What is asked for all the time: the routes that change a lock, by GET and POST.
+/// The routes that change a lock, by GET and POST. They get nearly all requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operation {
+pub(super) enum HotRoute {
     Acquire,
     Heartbeat,
     Release,
 }
 
-impl Operation {
+impl HotRoute {
     pub(super) const ALL: [Self; 3] = [Self::Acquire, Self::Heartbeat, Self::Release];
 
-    /// As a router would call it.
-    pub(super) fn route(self) -> &'static str {
+    /// The route pattern, as axum writes it.
+    pub(super) fn pattern(self) -> &'static str {
         match self {
             Self::Acquire => "/v1/acquire/{*name}",
             Self::Heartbeat => "/v1/heartbeat/{*name}",
@@ -79,7 +83,7 @@ impl Operation {
         }
     }
 
-    fn at(path: &str) -> Option<Self> {
+    fn from_path(path: &str) -> Option<Self> {
         let (operation, _) = path.strip_prefix("/v1/")?.split_once('/')?;
         match operation {
             "acquire" => Some(Self::Acquire),
@@ -96,96 +100,98 @@ pub struct Api {
     router: Router,
 }
 
-/// All that is served to clients.
+/// Creates the service of all client requests.
 pub fn service(app: &Arc<App>, pages: Router<Arc<App>>) -> Api {
     Api { app: app.clone(), router: router(app.clone(), pages) }
 }
 
-/// Requests for an operation go their way without the router: finding a handler,
-/// its arguments and the layers around it would take as much time again as all
-/// that they need.
+/// Hot routes bypass the router: its dispatch, extractors and layers take as long as the rest of such a
+/// request.
 impl Service for Api {
     fn answer(&self, request: Request<Incoming>, connection: &Connection) -> impl Future<Output = Response> + Send {
-        match Operation::at(request.uri().path()) {
-            Some(operation) => Either::Left(self.operate(operation, request, connection)),
-            // Boxed: its room would be taken in every connection.
+        match HotRoute::from_path(request.uri().path()) {
+            Some(hot_route) => Either::Left(self.serve_hot_route(hot_route, request, connection)),
+            // Boxed: the future would enlarge that of every connection.
             None => Either::Right(Box::pin(self.router.answer(request, connection))),
         }
     }
 }
 
-/// A request is borrowed all the way down: an `async fn` has room for what it is
-/// given twice, and a request that waits would have it for as long.
+/// These functions borrow the request: an `async fn` stores its arguments twice, for as long as the
+/// request waits.
 impl Api {
-    fn operate(
+    fn serve_hot_route(
         &self,
-        operation: Operation,
+        hot_route: HotRoute,
         request: Request<Incoming>,
         connection: &Connection,
     ) -> impl Future<Output = Response> + Send {
         let (mut parts, mut body) = request.into_parts();
         async move {
-            let passage = Passage::begin(&parts.method, operation.route(), &parts.headers);
-            let frame = Arc::new(Frame::new(passage.started, Place::of(&self.app, operation.route(), &parts.method)));
+            let tracker = RequestTracker::begin(&parts.method, hot_route.pattern(), &parts.headers);
+            let context = Arc::new(RequestContext::new(
+                tracker.start,
+                InFlightPermit::for_request(&self.app, hot_route.pattern(), &parts.method),
+            ));
             let running =
-                AssertUnwindSafe(self.run(operation, &mut parts, &mut body, connection, &frame)).catch_unwind();
-            let answering = running.map(|answered| answered.map_or_else(panicked, IntoResponse::into_response));
-            let response = passage.answer(&self.app, &frame, pin!(answering)).await;
-            passage.end(&self.app, &frame, response, Counted::As(operation))
+                AssertUnwindSafe(self.run(hot_route, &mut parts, &mut body, connection, &context)).catch_unwind();
+            let response = running.map(|result| result.map_or_else(panicked, IntoResponse::into_response));
+            let response = tracker.run(&self.app, &context, pin!(response)).await;
+            tracker.finish(&self.app, &context, response, MetricRoute::Hot(hot_route))
         }
     }
 
     async fn run(
         &self,
-        operation: Operation,
+        hot_route: HotRoute,
         parts: &mut Parts,
         body: &mut Incoming,
         connection: &Connection,
-        frame: &Arc<Frame>,
+        context: &Arc<RequestContext>,
     ) -> Result<Response, Response> {
-        // HEAD, which a router would answer like GET, must not acquire anything.
+        // A HEAD request must not acquire a lock; axum would route it like GET.
         if !matches!(parts.method, Method::GET | Method::POST) {
             return Err(only_get_and_post());
         }
-        refuse_unfit(parts.version, &parts.headers).map_err(Problem::into_response)?;
-        let answered = self.run_authorized(operation, parts, body, connection, frame).await;
-        answered.map_err(Problem::into_response)
+        refuse_ambiguous_or_prefetch(parts.version, &parts.headers).map_err(Problem::into_response)?;
+        let result = self.run_authorized(hot_route, parts, body, connection, context).await;
+        result.map_err(Problem::into_response)
     }
 
     async fn run_authorized(
         &self,
-        operation: Operation,
+        hot_route: HotRoute,
         parts: &mut Parts,
         body: &mut Incoming,
         connection: &Connection,
-        frame: &Arc<Frame>,
+        context: &Arc<RequestContext>,
     ) -> Result<Response, Problem> {
         let app = &*self.app;
-        let share = if matches!(operation, Operation::Acquire) { RateShare::Ask } else { RateShare::Keep };
-        let caller = Authorized::admit(&parts.headers, Some(connection), frame.clone(), app, share).await?;
+        let rate_class = if matches!(hot_route, HotRoute::Acquire) { RateClass::General } else { RateClass::Renewal };
+        let caller = Authorized::admit(&parts.headers, Some(connection), context.clone(), app, rate_class).await?;
         let name = lock_name(&parts.uri)?;
-        match operation {
-            Operation::Acquire => {
-                let params = AcquireParams::read(parts, body, frame).await?;
-                // It may wait for long, and the buffer that its head was read into with it.
+        match hot_route {
+            HotRoute::Acquire => {
+                let params = AcquireParams::read(parts, body, context).await?;
+                // Frees the buffer of the request's head, because the request may wait for long.
                 *parts = Request::new(()).into_parts().0;
                 acquire(app, connection, &caller, name, params).await
             }
-            Operation::Heartbeat => {
-                let params = HeartbeatParams::read(parts, body, frame).await?;
+            HotRoute::Heartbeat => {
+                let params = HeartbeatParams::read(parts, body, context).await?;
                 heartbeat(app, &caller, name, params).await
             }
-            Operation::Release => {
-                let params = ReleaseParams::read(parts, body, frame).await?;
+            HotRoute::Release => {
+                let params = ReleaseParams::read(parts, body, context).await?;
                 release(app, &caller, name, params).await
             }
         }
     }
 }
 
-/// What is answered where there is no route.
+/// The response for an unknown path.
 pub fn not_found() -> Response {
-    Problem::new(Kind::NotFound, "there is nothing here").into_response()
+    Problem::new(ProblemKind::NotFound, "the server has no route for this path; check the URL").into_response()
 }
 
 fn panicked(_: Box<dyn Any + Send>) -> Response {
@@ -193,7 +199,8 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
 }
 
 fn only_get_and_post() -> Response {
-    let mut response = Problem::new(Kind::MethodNotAllowed, "only GET and POST are allowed here").into_response();
+    let mut response =
+        Problem::new(ProblemKind::MethodNotAllowed, "this route supports only GET and POST").into_response();
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST"));
     response
 }

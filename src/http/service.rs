@@ -6,12 +6,12 @@ use tower::ServiceExt;
 
 use super::Connection;
 
-/// What answers the requests of connections.
+/// Serves the requests of connections.
 pub trait Service: Send + Sync + 'static {
     fn answer(&self, request: Request<Incoming>, connection: &Connection) -> impl Future<Output = Response> + Send;
 }
 
-/// A router finds the connection among what comes with the request.
+/// A router gets the connection as an extension of the request.
 impl Service for Router {
     async fn answer(&self, mut request: Request<Incoming>, connection: &Connection) -> Response {
         request.extensions_mut().insert(connection.clone());

@@ -1,23 +1,23 @@
-//! Requests that are refused for what their header fields say, whatever they ask for.
+//! Refusal of requests by their header fields: ambiguous framing, and prefetches.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 
 static SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
 static PURPOSE: HeaderName = HeaderName::from_static("purpose");
 
-/// What a request's fields say of it. They are read in one pass: looking up one of them takes
-/// as long as passing over five.
+/// The relevant header fields, read in one pass: one lookup by name takes as long as iterating over five
+/// fields.
 #[derive(Default)]
-struct Fields {
+struct CheckedFields {
     hosts: usize,
     codings: usize,
-    is_otherwise_coded: bool,
+    has_other_coding: bool,
     is_prefetch: bool,
 }
 
-impl Fields {
+impl CheckedFields {
     fn read(headers: &HeaderMap) -> Self {
         let mut fields = Self::default();
         for (name, value) in headers {
@@ -25,7 +25,7 @@ impl Fields {
                 fields.hosts += 1;
             } else if *name == header::TRANSFER_ENCODING {
                 fields.codings += 1;
-                fields.is_otherwise_coded |= !value.as_bytes().eq_ignore_ascii_case(b"chunked");
+                fields.has_other_coding |= !value.as_bytes().eq_ignore_ascii_case(b"chunked");
             } else if *name == SEC_PURPOSE || *name == PURPOSE {
                 fields.is_prefetch |= is_prefetch(value);
             }
@@ -33,42 +33,49 @@ impl Fields {
         fields
     }
 
-    /// A request that servers and proxies on the way may understand differently (RFC 9112,
-    /// sections 3.2 and 6.1): over HTTP/1.1 without exactly one `Host`, and one in any version
-    /// whose body is coded otherwise than in chunks.
+    /// Refuses a request that proxies could parse differently (RFC 9112, sections 3.2 and 6.1): over
+    /// HTTP/1.1 without exactly one `Host`, or in any version with another transfer coding than chunked.
     fn refuse_ambiguous(&self, version: Version) -> Result<(), Problem> {
         if self.hosts > 1 || self.hosts == 0 && version == Version::HTTP_11 {
-            return Err(Problem::new(Kind::MalformedRequest, "a request has exactly one field Host"));
+            return Err(Problem::new(
+                ProblemKind::MalformedRequest,
+                "the request does not have exactly one field Host; send one",
+            ));
         }
-        if self.codings > 1 || self.is_otherwise_coded {
-            return Err(Problem::new(Kind::MalformedRequest, "the only transfer coding is \"chunked\""));
+        if self.codings > 1 || self.has_other_coding {
+            return Err(Problem::new(
+                ProblemKind::MalformedRequest,
+                "the transfer coding of the body is not \"chunked\"; use this one or Content-Length",
+            ));
         }
         Ok(())
     }
 
-    /// Browsers mark what they fetch ahead of time (the fields of the Fetch standard and of its
-    /// forerunners); nobody has asked for that yet.
+    /// Refuses a prefetch, which browsers mark by a field of the Fetch standard or of its predecessors.
     fn refuse_prefetch(&self) -> Result<(), Problem> {
         match self.is_prefetch {
-            true => Err(Problem::new(Kind::PrefetchRefused, "this request is marked as a prefetch")),
+            true => Err(Problem::new(
+                ProblemKind::PrefetchRefused,
+                "the request is marked as a prefetch; send it without Purpose and Sec-Purpose",
+            )),
             false => Ok(()),
         }
     }
 }
 
-/// Refuses a request that could be understood differently on its way.
+/// Refuses a request with ambiguous framing.
 pub(super) fn refuse_ambiguous(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
-    Fields::read(headers).refuse_ambiguous(version)
+    CheckedFields::read(headers).refuse_ambiguous(version)
 }
 
-/// Refuses a request that a browser sends ahead of time.
+/// Refuses a prefetch.
 pub(super) fn refuse_prefetch(headers: &HeaderMap) -> Result<(), Problem> {
-    Fields::read(headers).refuse_prefetch()
+    CheckedFields::read(headers).refuse_prefetch()
 }
 
-/// Refuses both.
-pub(super) fn refuse_unfit(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
-    let fields = Fields::read(headers);
+/// Refuses ambiguous framing and prefetches.
+pub(super) fn refuse_ambiguous_or_prefetch(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
+    let fields = CheckedFields::read(headers);
     fields.refuse_ambiguous(version)?;
     fields.refuse_prefetch()
 }

@@ -1,4 +1,4 @@
-//! What Terraform's and OpenTofu's `http` backend asks of a server that locks.
+//! The locking protocol of Terraform's and OpenTofu's `http` backend.
 
 use std::sync::Arc;
 
@@ -12,16 +12,16 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    acquire::{ask, over_plan},
-    caller::{Authorized, Lock, Manage},
+    acquire::{acquire_or_wait, plan_refusal},
+    caller::{Authorized, CanLock, CanManage},
     connection::Connection,
-    lock::{break_held, look},
+    lock::{break_held, inspect_lock},
     lock_path::LockPath,
     openapi::{AcquireAnswer, Problems, ReleaseAnswer},
-    params::{Body, LockParams, malformed_body},
-    problem::{Kind, Problem, ProblemView},
+    params::{Body, TerraformParams, malformed_body},
+    problem::{Problem, ProblemKind, ProblemView},
     release::audit_release,
-    responses::{Granted, LockAnswer, NotChanged, Nothing},
+    responses::{Granted, LockAnswer, NoFields, NotChanged},
 };
 use crate::{
     app::App,
@@ -29,15 +29,16 @@ use crate::{
         AccountId, AcquireOutcome, Holder, Info, Lease, LockName, Namespace, NotHeld, Note, Owner, Refusal,
         ReleaseOutcome, TokenEnd,
     },
-    locks::{AcquireRequest, Claimant, LockId, ReleaseRequest},
+    locks::{AcquireRequest, Claimant, LockKey, ReleaseRequest},
 };
 
-/// What Terraform says of a lock, as far as it is understood here. It is kept,
-/// and handed out, as it came.
+/// Terraform's description of a lock, as far as the server reads it. The server stores and returns the
+/// original text.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "PascalCase", default)]
-pub(super) struct LockInfo {
-    /// Names the lock's holder; Terraform makes a new one for each run.
+#[schema(as = LockInfo)]
+pub(super) struct TerraformLockInfo {
+    /// Identifies the holder; Terraform generates one for each run.
     #[serde(rename = "ID")]
     #[schema(required, example = "8d0e1e1c-5a5e-4f0e-9d43-3a1f6f0c2b77")]
     id: String,
@@ -45,39 +46,37 @@ pub(super) struct LockInfo {
     info: String,
     who: String,
     version: String,
-    #[serde(skip_serializing_if = "String::is_empty")] // Terraform reads a time here, or fails.
+    #[serde(skip_serializing_if = "String::is_empty")] // Terraform fails on an empty time.
     created: String,
     path: String,
 }
 
-/// `/v1/terraform/{name}`: `LOCK` and `UNLOCK`, which may also be called `POST`
-/// and `DELETE`.
+/// `/v1/terraform/{name}`: the methods `LOCK` or `POST`, and `UNLOCK` or `DELETE`.
 pub(super) async fn terraform(
-    operation: Operation,
+    method: TerraformMethod,
     State(app): State<Arc<App>>,
     Extension(connection): Extension<Connection>,
-    caller: Authorized<Lock>,
+    caller: Authorized<CanLock>,
     LockPath(name): LockPath,
-    params: LockParams,
+    params: TerraformParams,
     Body(body): Body,
 ) -> Result<Response, Problem> {
     let namespace = caller.namespace(params.namespace.as_deref())?;
-    let lock = LockId { namespace: namespace.id, name };
-    match operation {
-        Operation::Lock => acquire(&app, &connection, &caller, lock, namespace, &params, &body).await,
-        Operation::Unlock if body.trim().is_empty() => force_unlock(&app, &caller, lock, namespace).await,
-        Operation::Unlock => unlock(&app, &caller, lock, namespace, &body).await,
+    let lock = LockKey { namespace: namespace.id, name };
+    match method {
+        TerraformMethod::Lock => acquire(&app, &connection, &caller, lock, namespace, &params, &body).await,
+        TerraformMethod::Unlock if body.trim().is_empty() => force_unlock(&app, &caller, lock, namespace).await,
+        TerraformMethod::Unlock => unlock(&app, &caller, lock, namespace, &body).await,
     }
 }
 
-/// What the method asks for. axum has no name for `LOCK` and `UNLOCK`, so it lets
-/// all methods through.
-pub(super) enum Operation {
+/// The operation of a method. axum cannot route `LOCK` and `UNLOCK`, so the route accepts all methods.
+pub(super) enum TerraformMethod {
     Lock,
     Unlock,
 }
 
-impl<S: Sync> FromRequestParts<S> for Operation {
+impl<S: Sync> FromRequestParts<S> for TerraformMethod {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
@@ -85,8 +84,8 @@ impl<S: Sync> FromRequestParts<S> for Operation {
             "LOCK" | "POST" => Ok(Self::Lock),
             "UNLOCK" | "DELETE" => Ok(Self::Unlock),
             _ => {
-                let detail = "only LOCK, UNLOCK, POST and DELETE are allowed here";
-                let mut response = Problem::new(Kind::MethodNotAllowed, detail).into_response();
+                let detail = "this route supports only LOCK, UNLOCK, POST and DELETE";
+                let mut response = Problem::new(ProblemKind::MethodNotAllowed, detail).into_response();
                 let allowed = HeaderValue::from_static("LOCK, UNLOCK, POST, DELETE");
                 response.headers_mut().insert(header::ALLOW, allowed);
                 Err(response)
@@ -95,19 +94,19 @@ impl<S: Sync> FromRequestParts<S> for Operation {
     }
 }
 
-/// Locks for the run that sends its `LockInfo`.
+/// Acquires the lock for the run that sends its `LockInfo`.
 #[utoipa::path(
     post,
     path = "/v1/terraform/{name}",
     operation_id = "terraform_lock",
     summary = "Lock for a run",
-    description = "The same `ID` again is granted again. The body has at most 2 KiB, and a longer one is answered 400. Without `lease` the lock is held for the longest lease of the plan.",
+    description = "Acquires the lock for the `ID` of the run; repeating the request with the same `ID` succeeds. A body longer than 2 KiB gets 400. Without `lease` the grant has the longest lease of the plan.",
     tag = "terraform",
-    params(("name" = String, Path, description = "The lock's name, at most 200 bytes", example = "terraform-prod"), LockParams),
-    request_body = LockInfo,
+    params(("name" = String, Path, description = "Lock name, at most 200 bytes", example = "terraform-prod"), TerraformParams),
+    request_body = TerraformLockInfo,
     responses(
         (status = 200, description = "Locked", body = AcquireAnswer),
-        (status = 423, description = "Held by this one", body = LockInfo),
+        (status = 423, description = "Held by another run, which the body describes", body = TerraformLockInfo),
         (status = 413, description = "The body is too large", body = ProblemView<'static>, content_type = "application/problem+json"),
         Problems,
     ),
@@ -115,10 +114,10 @@ impl<S: Sync> FromRequestParts<S> for Operation {
 pub(super) async fn acquire(
     app: &App,
     connection: &Connection,
-    caller: &Authorized<Lock>,
-    lock: LockId,
+    caller: &Authorized<CanLock>,
+    lock: LockKey,
     namespace: &Namespace,
-    params: &LockParams,
+    params: &TerraformParams,
     body: &str,
 ) -> Result<Response, Problem> {
     let account = caller.account();
@@ -134,10 +133,10 @@ pub(super) async fn acquire(
         info: one_line(body)?,
         held_max: account.plan.locks_max,
         waiting_max: account.plan.waiters_max,
-        payment: caller.payment(),
+        charge: caller.charge(),
     };
     let name = &request.lock.name;
-    match ask(app, connection, caller, &request, params.wait).await? {
+    match acquire_or_wait(app, connection, caller, &request, params.wait).await? {
         AcquireOutcome::Granted(grant) | AcquireOutcome::Again(grant) => {
             Ok(LockAnswer::yes(name, namespace, Granted::new(&grant, request.claimant.owner.as_ref())))
         }
@@ -145,97 +144,97 @@ pub(super) async fn acquire(
             Ok(locked(&held.holder, account.account, name))
         }
         AcquireOutcome::Refused(Refusal::TimedOut(None) | Refusal::Cancelled | Refusal::Draining(_)) => {
-            Err(Problem::unavailable("the lock could not be waited for here"))
+            Err(Problem::unavailable("the wait for the lock ended without a grant; retry"))
         }
-        AcquireOutcome::Refused(Refusal::Recovering { rest }) => {
-            Err(Problem::unavailable("grants may have been forgotten, and none are made for now").retry_after(rest))
-        }
-        AcquireOutcome::Refused(refusal) => Err(over_plan(app, caller, &refusal)),
+        AcquireOutcome::Refused(Refusal::Recovering { remaining }) => Err(Problem::unavailable(
+            "the server makes no grants while it restores them after a loss of data; retry later",
+        )
+        .retry_after(remaining)),
+        AcquireOutcome::Refused(refusal) => Err(plan_refusal(app, caller, &refusal)),
     }
 }
 
-/// Terraform sends no heartbeats, so a run has the longest lease of the plan unless it asks for
-/// another.
-fn lease(caller: &Authorized<Lock>, params: &LockParams) -> Result<Lease, Problem> {
-    /// A plan whose leases are shorter cannot serve runs.
+/// The requested lease, or the longest lease of the plan, because Terraform sends no heartbeats.
+fn lease(caller: &Authorized<CanLock>, params: &TerraformParams) -> Result<Lease, Problem> {
+    /// The shortest useful maximum: most runs outlast a shorter lease.
     const LONG_ENOUGH: Lease = Lease::from_secs(600);
     let plan = &caller.account().plan;
     if plan.lease_max < LONG_ENOUGH {
         let (name, max) = (&plan.name, plan.lease_max);
         let detail = format!(
-            "Terraform sends no heartbeats, and leases of the plan \"{name}\" are {max} at most, shorter than most runs; \
+            "Terraform sends no heartbeats, and the longest lease of the plan \"{name}\" is {max}, shorter than most runs; \
              use a plan with leases of {LONG_ENOUGH} or more, or run Terraform under `lockable run`"
         );
-        return Err(Problem::new(Kind::LeaseOutOfRange, detail));
+        return Err(Problem::new(ProblemKind::LeaseOutOfRange, detail));
     }
     caller.lease(Some(params.lease.unwrap_or(plan.lease_max)))
 }
 
-/// A lock that is not held (any more) counts as unlocked: the request may have
-/// been sent again because its answer was lost.
+/// Releases the lock of a run. A lock that is not held counts as unlocked: Terraform may repeat a
+/// request whose response was lost.
 #[utoipa::path(
     delete,
     path = "/v1/terraform/{name}",
     operation_id = "terraform_unlock",
     summary = "Unlock after a run",
-    description = "A lock that is not held any more counts as unlocked. `lease` and `wait` are for locking and change nothing here: both addresses may be the same.",
+    description = "Releases the lock of the run. A lock that is not held counts as unlocked. `lease` and `wait` are ignored, so that `lock_address` and `unlock_address` can be equal.",
     tag = "terraform",
-    params(("name" = String, Path, description = "The lock's name, at most 200 bytes", example = "terraform-prod"), LockParams),
-    request_body(content = LockInfo, description = "What was locked with, or its ID. No body at all means whoever holds the lock, and needs the scope `manage`"),
+    params(("name" = String, Path, description = "Lock name, at most 200 bytes", example = "terraform-prod"), TerraformParams),
+    request_body(content = TerraformLockInfo, description = "The `LockInfo` of the lock request, or only its `ID`. Without a body the request breaks the lock of any holder of the account, and needs the scope `manage`"),
     responses(
-        (status = 200, description = "Unlocked, or not held any more", body = ReleaseAnswer),
-        (status = 423, description = "Held by this one", body = LockInfo),
+        (status = 200, description = "Unlocked, or not held", body = ReleaseAnswer),
+        (status = 423, description = "Held by another run, which the body describes", body = TerraformLockInfo),
         (status = 413, description = "The body is too large", body = ProblemView<'static>, content_type = "application/problem+json"),
         Problems,
     ),
 )]
 pub(super) async fn unlock(
     app: &App,
-    caller: &Authorized<Lock>,
-    lock: LockId,
+    caller: &Authorized<CanLock>,
+    lock: LockKey,
     namespace: &Namespace,
     body: &str,
 ) -> Result<Response, Problem> {
     let (_, owner) = read(body)?;
     let claimant = Claimant { account: caller.account().account, owner: Some(owner) };
     let token = TokenEnd::of(caller.account().token);
-    let request = ReleaseRequest { lock, claimant, fence: None, token, payment: caller.payment() };
+    let request = ReleaseRequest { lock, claimant, fence: None, token, charge: caller.charge() };
     let ReleaseRequest { lock, .. } = &request;
-    match caller.settle(app.locks.release(&request).await?) {
-        ReleaseOutcome::Released => Ok(LockAnswer::yes(&lock.name, namespace, Nothing {})),
+    match caller.record_rate(app.locks.release(&request).await?) {
+        ReleaseOutcome::Released => Ok(LockAnswer::yes(&lock.name, namespace, NoFields {})),
         ReleaseOutcome::ByAnother(by_another) => {
             audit_release(app, caller, &request, namespace, *by_another);
-            Ok(LockAnswer::yes(&lock.name, namespace, Nothing {}))
+            Ok(LockAnswer::yes(&lock.name, namespace, NoFields {}))
         }
         ReleaseOutcome::Refused(reason) => unlocked_unless_held(app, caller, lock, namespace, reason).await,
         ReleaseOutcome::RateLimited { retry_after } => Err(caller.rate_limited(app, retry_after)),
     }
 }
 
-/// `terraform force-unlock` sends no body, and means whoever holds the lock.
+/// Breaks the lock for `terraform force-unlock`, which sends no body.
 async fn force_unlock(
     app: &Arc<App>,
-    caller: &Authorized<Lock>,
-    lock: LockId,
+    caller: &Authorized<CanLock>,
+    lock: LockKey,
     namespace: &Namespace,
 ) -> Result<Response, Problem> {
-    caller.demand::<Manage>()?;
+    caller.require::<CanManage>()?;
     match break_held(app, caller, &lock, namespace, None).await? {
-        Ok(_) => Ok(LockAnswer::yes(&lock.name, namespace, Nothing {})),
+        Ok(_) => Ok(LockAnswer::yes(&lock.name, namespace, NoFields {})),
         Err(reason) => unlocked_unless_held(app, caller, &lock, namespace, reason).await,
     }
 }
 
 async fn unlocked_unless_held(
     app: &App,
-    caller: &Authorized<Lock>,
-    lock: &LockId,
+    caller: &Authorized<CanLock>,
+    lock: &LockKey,
     namespace: &Namespace,
     reason: NotHeld,
 ) -> Result<Response, Problem> {
     let held = match reason {
         NotHeld::Free => None,
-        NotHeld::HeldByAnother => look(app, caller, lock, None).await?.held,
+        NotHeld::HeldByAnother => inspect_lock(app, caller, lock, None).await?.held,
     };
     Ok(match held {
         Some(held) => locked(&held.holder, caller.account().account, &lock.name),
@@ -243,32 +242,31 @@ async fn unlocked_unless_held(
     })
 }
 
-/// `423` with what the holder has said of itself. Terraform shows it, and tries
-/// again only where it finds an ID.
+/// The `423` response with the holder's `LockInfo`. Terraform displays it, and retries only if it has an
+/// ID.
 fn locked(holder: &Holder, caller: AccountId, name: &LockName) -> Response {
     if holder.account == caller && !holder.info.as_str().is_empty() {
         let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
         return (StatusCode::LOCKED, json, holder.info.as_str().to_owned()).into_response();
     }
-    (StatusCode::LOCKED, Json(LockInfo::of_stranger(holder, caller, name))).into_response()
+    (StatusCode::LOCKED, Json(TerraformLockInfo::for_other_holder(holder, caller, name))).into_response()
 }
 
-fn read(body: &str) -> Result<(LockInfo, Owner), Problem> {
-    let info: LockInfo =
-        serde_json::from_str(body).map_err(|error| malformed_body(format!("the body is no LockInfo: {error}")))?;
+fn read(body: &str) -> Result<(TerraformLockInfo, Owner), Problem> {
+    let info: TerraformLockInfo =
+        serde_json::from_str(body).map_err(|error| malformed_body(format!("the body is not a LockInfo: {error}")))?;
     let owner =
         Owner::parse(&*info.id).map_err(|error| malformed_body(format!("the lock's ID is malformed: {error}")))?;
     Ok((info, owner))
 }
 
-/// The body as it came, which is JSON, on one line: in JSON line ends stand between values
-/// alone.
+/// The original body on one line. In JSON, line ends occur only between values.
 fn one_line(body: &str) -> Result<Info, Problem> {
     let line = body.trim().replace(['\n', '\r', '\t'], " ");
-    Info::parse(line).map_err(|error| malformed_body(format!("the body is too much: {error}")))
+    Info::parse(line).map_err(|error| malformed_body(format!("the body cannot be stored: {error}")))
 }
 
-/// What is made of a body, for the fuzzer.
+/// The fuzz target of the body.
 #[cfg(fuzzing)]
 pub(super) fn fuzz(body: &str) {
     if let (Ok((info, owner)), Ok(kept)) = (read(body), one_line(body)) {
@@ -278,16 +276,15 @@ pub(super) fn fuzz(body: &str) {
     }
 }
 
-impl LockInfo {
-    /// What people see who look at the lock elsewhere.
+impl TerraformLockInfo {
+    /// The note that other interfaces show for the lock.
     fn note(&self) -> Note {
         let operation = self.operation.strip_prefix("OperationType").unwrap_or(&self.operation).to_lowercase();
         Note::parse(format!("terraform {operation}, by {}", self.who)).unwrap_or_default()
     }
 
-    /// Of a holder that came by another way, or is of another account, which is
-    /// not told who it is.
-    fn of_stranger(holder: &Holder, caller: AccountId, name: &LockName) -> Self {
+    /// Describes a holder that did not send a `LockInfo`, or is of another account and stays anonymous.
+    fn for_other_holder(holder: &Holder, caller: AccountId, name: &LockName) -> Self {
         let path = name.to_string();
         if holder.account != caller {
             let who = "another account".to_owned();

@@ -6,76 +6,78 @@ use metrics::counter;
 use super::{
     client_address::client_address,
     connection::Connection,
-    problem::{Kind, Problem},
+    problem::{Problem, ProblemKind},
 };
 use crate::{
-    accounts::{Caller, FindError, Reach, Token},
+    accounts::{Caller, LookupDepth, Token, TokenLookupError},
     app::App,
-    limits::{Network, NoTurn, Turn, Turns},
+    limits::{Network, PerKeyAcquireError, PerKeySemaphore, PerKeySemaphorePermit},
 };
 
-/// A client whose token memory does not know: new here, or somebody who guesses.
-/// What such clients cost is limited for each address.
-pub(super) struct Stranger<'app> {
+/// Looks up a token that is not in this server's memory: a new client's, or a guess. The lookups are
+/// limited per client address.
+pub(super) struct TokenLookup<'app> {
     app: &'app App,
     address: Option<IpAddr>,
 }
 
-impl<'app> Stranger<'app> {
-    pub(super) fn of(headers: &HeaderMap, connection: Option<&Connection>, app: &'app App) -> Self {
+impl<'app> TokenLookup<'app> {
+    pub(super) fn new(headers: &HeaderMap, connection: Option<&Connection>, app: &'app App) -> Self {
         let address =
             connection.map(|connection| client_address(connection.peer().ip(), headers, &app.trusted_proxies));
         Self { app, address }
     }
 
-    /// Finds out whose the token is. An address that has failed often may still
-    /// use tokens that a cache knows, but asks no database.
-    pub(super) async fn look_up(&self, token: &Token) -> Result<Arc<Caller>, Problem> {
-        // One asks for all that come with the same token, as thousands may in one
-        // moment when a server has just started.
-        let _first = self.app.lookups.take(token.hash()).await.map_err(|_| unanswered())?;
-        if let Some(caller) = self.app.directory.recall(token).await {
+    /// Returns the token's caller. A blocked address gets only tokens that a cache has, without a query of
+    /// the database.
+    pub(super) async fn find(&self, token: &Token) -> Result<Arc<Caller>, Problem> {
+        // One lookup per token at a time: after a start, thousands of requests may have the same token.
+        let _single_flight = self.app.token_lookups.acquire(token.hash()).await.map_err(|_| accounts_unavailable())?;
+        if let Some(caller) = self.app.token_cache.get(token).await {
             return Ok(caller);
         }
-        let turn = self.turn(&self.app.addresses.caches).await?;
-        match self.app.directory.find(token, Reach::Caches, turn).await {
-            Err(FindError::NotCached) => self.look_up_in_database(token).await,
-            found => found.map_err(|error| self.problem(&error)),
+        let permit = self.acquire_permit(&self.app.auth_failures.cache_lookups).await?;
+        match self.app.token_cache.find(token, LookupDepth::Caches, permit).await {
+            Err(TokenLookupError::NotCached) => self.find_in_database(token).await,
+            found => found.map_err(|error| self.problem_for(&error)),
         }
     }
 
-    async fn look_up_in_database(&self, token: &Token) -> Result<Arc<Caller>, Problem> {
+    async fn find_in_database(&self, token: &Token) -> Result<Arc<Caller>, Problem> {
         self.refuse_after_failures()?;
-        // Kept here, too, until a failure is counted: whose turn is next is to know.
-        let turn = Arc::new(self.turn(&self.app.addresses.database).await?);
+        // Hold the permit until the failure is counted, so that the next request sees it.
+        let permit = Arc::new(self.acquire_permit(&self.app.auth_failures.database_lookups).await?);
         self.refuse_after_failures()?;
-        // The database is asked also for who hangs up meanwhile.
-        let mut unanswered = Unanswered(Some(self));
-        let found = self.app.directory.find(token, Reach::Everything, turn.clone()).await;
-        if !matches!(found, Err(FindError::Unanswered)) {
-            unanswered.0 = None;
+        // The query continues when the client disconnects, so that failure counts, too.
+        let mut failure = FailureOnDrop(Some(self));
+        let found = self.app.token_cache.find(token, LookupDepth::Database, permit.clone()).await;
+        if !matches!(found, Err(TokenLookupError::TimedOut)) {
+            failure.0 = None;
         }
-        found.map_err(|error| self.problem(&error))
+        found.map_err(|error| self.problem_for(&error))
     }
 
-    fn problem(&self, error: &FindError) -> Problem {
+    fn problem_for(&self, error: &TokenLookupError) -> Problem {
         match error {
-            FindError::Unknown | FindError::NotCached => self.fail(),
-            FindError::Unanswered | FindError::Unavailable(_) => {
-                tracing::debug!(%error, "a token could not be looked up");
-                unanswered()
+            TokenLookupError::Unknown | TokenLookupError::NotCached => self.reject(),
+            TokenLookupError::TimedOut | TokenLookupError::Unavailable(_) => {
+                tracing::debug!(%error, "token lookup failed");
+                accounts_unavailable()
             }
         }
     }
 
-    /// Waits until the address may have one more lookup in flight.
-    async fn turn(&self, turns: &Arc<Turns<Network>>) -> Result<Option<Turn<Network>>, Problem> {
+    /// Waits for a lookup permit of the address.
+    async fn acquire_permit(
+        &self,
+        semaphore: &Arc<PerKeySemaphore<Network>>,
+    ) -> Result<Option<PerKeySemaphorePermit<Network>>, Problem> {
         let Some(address) = self.address else { return Ok(None) };
-        turns.take(address).await.map(Some).map_err(no_turn)
+        semaphore.acquire(address).await.map(Some).map_err(lookup_limit_problem)
     }
 
-    /// Counts a token that is nobody's.
-    pub(super) fn fail(&self) -> Problem {
+    /// Counts an invalid token.
+    pub(super) fn reject(&self) -> Problem {
         if let Err(refused) = self.refuse_after_failures() {
             return refused;
         }
@@ -84,45 +86,52 @@ impl<'app> Stranger<'app> {
     }
 
     fn refuse_after_failures(&self) -> Result<(), Problem> {
-        let Some(wait) = self.address.and_then(|address| self.app.addresses.refusal(address)) else { return Ok(()) };
-        let detail = "too many tokens from this address were nobody's, or not looked up in time";
-        Err(Problem::new(Kind::TooManyFailures, detail).retry_after(wait))
+        let Some(wait) = self.address.and_then(|address| self.app.auth_failures.blocked_for(address)) else {
+            return Ok(());
+        };
+        let detail = "too many invalid tokens from this address; correct the token and retry later";
+        Err(Problem::new(ProblemKind::TooManyFailures, detail).retry_after(wait))
     }
 
     fn record_failure(&self) {
         if let Some(address) = self.address {
-            self.app.addresses.record_failure(address);
+            self.app.auth_failures.record_failure(address);
         }
     }
 }
 
-pub(super) fn unanswered() -> Problem {
-    Problem::unavailable("accounts could not be asked in time")
+pub(super) fn accounts_unavailable() -> Problem {
+    Problem::unavailable("the account database did not answer in time; retry")
 }
 
-fn no_turn(why: NoTurn) -> Problem {
-    let detail = "too many tokens from this address wait to be looked up";
-    match why {
-        NoTurn::LineFull => Problem::new(Kind::TooManyLookups, detail).retry_after(Duration::from_secs(1)),
-        // Not for what the client has done: those before it had no answer either.
-        NoTurn::TooLate => Problem::unavailable(detail),
+fn lookup_limit_problem(error: PerKeyAcquireError) -> Problem {
+    let detail = "too many new tokens from this address are queued for lookup; retry";
+    match error {
+        PerKeyAcquireError::QueueFull => {
+            Problem::new(ProblemKind::TooManyLookups, detail).retry_after(Duration::from_secs(1))
+        }
+        // The database is slow: the lookups ahead did not end in time, which is not the client's fault.
+        PerKeyAcquireError::TimedOut => Problem::unavailable(detail),
     }
 }
 
-/// A lookup that the database did not answer, or not before the client hung up.
-/// That counts as a failure, or guessing would cost nothing as long as the
-/// database is slow, and would keep it so.
-struct Unanswered<'a, 'app>(Option<&'a Stranger<'app>>);
+/// Counts a failure on drop, unless disarmed: for a lookup that the database did not answer, or not
+/// before the client disconnected. Otherwise guessing would be free while the database is slow, and
+/// would keep it slow.
+struct FailureOnDrop<'a, 'app>(Option<&'a TokenLookup<'app>>);
 
-impl Drop for Unanswered<'_, '_> {
+impl Drop for FailureOnDrop<'_, '_> {
     fn drop(&mut self) {
-        if let Some(stranger) = self.0 {
-            stranger.record_failure();
+        if let Some(lookup) = self.0 {
+            lookup.record_failure();
         }
     }
 }
 
 pub(super) fn unauthenticated() -> Problem {
     counter!("lockable_unauthenticated_total").increment(1);
-    Problem::new(Kind::Unauthenticated, "send a valid token as the user name of HTTP basic authentication")
+    Problem::new(
+        ProblemKind::Unauthenticated,
+        "the request has no valid token; send it as the user name of HTTP basic authentication, or as a bearer token",
+    )
 }

@@ -10,17 +10,16 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::{Span, debug_span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// W3C Trace Context, level 2: what trace a request belongs to, and what is
-/// said of it in the answer.
+/// The fields of W3C Trace Context, level 2, in requests and responses.
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 static PROPAGATOR: LazyLock<TraceContextPropagator> = LazyLock::new(TraceContextPropagator::new);
 
 /// The trace of one request.
 pub(super) struct Trace {
-    /// What the request does happens within it.
+    /// The span of the whole request.
     pub span: Span,
-    /// As a client sent it, or as it goes to the collector.
+    /// The client's trace id, or that of a sampled span.
     id: Option<String>,
     response: Option<HeaderValue>,
 }
@@ -29,7 +28,7 @@ impl Trace {
     pub fn begin(method: &str, route: &str, headers: &HeaderMap) -> Self {
         let parent = headers
             .contains_key(&TRACEPARENT)
-            .then(|| PROPAGATOR.extract_with_context(&Context::new(), &Fields(headers)));
+            .then(|| PROPAGATOR.extract_with_context(&Context::new(), &HeaderExtractor(headers)));
         let span = debug_span!(
             target: "lockable::spans",
             "request",
@@ -44,7 +43,7 @@ impl Trace {
         let mut response = None;
         if !span.is_disabled() {
             if let Some(parent) = parent {
-                // It fails only for a span that has begun, or that is disabled.
+                // Fails only for a span that has started or is disabled.
                 let _ = span.set_parent(parent);
             }
             let own = span_context(&span.context());
@@ -61,8 +60,8 @@ impl Trace {
         self.id.as_deref()
     }
 
-    /// Says in the answer which trace it belongs to, and in the trace how it went.
-    pub fn end(self, status: StatusCode, headers: &mut HeaderMap) {
+    /// Adds the trace to the response, and the status to the trace.
+    pub fn finish(self, status: StatusCode, headers: &mut HeaderMap) {
         self.span.record("http.response.status_code", status.as_u16());
         if status.is_server_error() {
             self.span.record("otel.status_code", "ERROR");
@@ -77,9 +76,9 @@ fn span_context(context: &Context) -> SpanContext {
     context.span().span_context().clone()
 }
 
-struct Fields<'request>(&'request HeaderMap);
+struct HeaderExtractor<'request>(&'request HeaderMap);
 
-impl Extractor for Fields<'_> {
+impl Extractor for HeaderExtractor<'_> {
     fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name)?.to_str().ok()
     }

@@ -9,71 +9,67 @@ use std::{
 use governor::{DefaultDirectRateLimiter, Quota, clock::Clock};
 use moka::sync::Cache;
 
-use super::Turns;
+use super::PerKeySemaphore;
 
-/// Counts failed authentications of client addresses, and says which have made
-/// too many. Since a failure counts only once it is known, an address also has no
-/// more than a few lookups in flight.
-pub struct Addresses {
-    /// Lookups in the caches, which all get there soon.
-    pub caches: Arc<Turns<Network>>,
-    /// Lookups in the database, of which a slow one keeps nobody from the caches.
-    pub database: Arc<Turns<Network>>,
+/// Counts failed authentications per network, and blocks networks with too many. A failure counts
+/// only after its lookup has ended, so the lookups in flight are limited, too.
+pub struct AuthFailureLimiter {
+    /// Lookups in the caches, which are fast.
+    pub cache_lookups: Arc<PerKeySemaphore<Network>>,
+    /// Lookups in the database. Separate, so that a slow database does not delay lookups in the caches.
+    pub database_lookups: Arc<PerKeySemaphore<Network>>,
     per_minute: NonZeroU32,
     failures: Cache<Network, Arc<Failures>>,
 }
 
 struct Failures {
     limiter: DefaultDirectRateLimiter,
-    refused_until: Mutex<Option<Instant>>,
+    blocked_until: Mutex<Option<Instant>>,
 }
 
-impl Addresses {
-    /// Of how many addresses failures are remembered; with more, those that
-    /// were quiet the longest are forgotten.
-    pub const REMEMBERED_MAX: u64 = 100_000;
-    /// How many lookups of an address are in flight at once: in the caches, and
-    /// in the database, which has twice as many connections by default.
+impl AuthFailureLimiter {
+    /// The number of networks with counted failures; beyond it the least recently used are evicted.
+    pub const NETWORKS_MAX: u64 = 100_000;
+    /// The lookups of one network in flight in the caches, and in the database, whose pool has twice
+    /// as many connections by default.
     pub const CACHE_LOOKUPS_MAX: usize = 256;
     pub const DATABASE_LOOKUPS_MAX: usize = 4;
-    /// How many lookups of an address may be in flight in each of these, or wait for it.
-    pub const LOOKUPS_LINE_MAX: usize = 1_000;
+    /// The lookups of one network in flight or queued, for the caches and for the database each.
+    pub const LOOKUP_QUEUE_MAX: usize = 1_000;
 
-    /// Lets each address fail `per_minute` times at once, and that many a
-    /// minute in the long run.
+    /// Allows each network `per_minute` failures at once, and `per_minute` failures a minute in the long run.
     pub fn new(per_minute: NonZeroU32) -> Self {
-        let failures =
-            Cache::builder().max_capacity(Self::REMEMBERED_MAX).time_to_idle(Duration::from_secs(120)).build();
+        let failures = Cache::builder().max_capacity(Self::NETWORKS_MAX).time_to_idle(Duration::from_secs(120)).build();
         Self {
-            caches: Turns::new(Self::CACHE_LOOKUPS_MAX, Self::LOOKUPS_LINE_MAX),
-            database: Turns::new(Self::DATABASE_LOOKUPS_MAX, Self::LOOKUPS_LINE_MAX),
+            cache_lookups: PerKeySemaphore::new(Self::CACHE_LOOKUPS_MAX, Self::LOOKUP_QUEUE_MAX),
+            database_lookups: PerKeySemaphore::new(Self::DATABASE_LOOKUPS_MAX, Self::LOOKUP_QUEUE_MAX),
             per_minute,
             failures,
         }
     }
 
-    /// How long an address is refused, if it has failed too often.
-    pub fn refusal(&self, address: IpAddr) -> Option<Duration> {
+    /// The time for which the address remains blocked; `None` if it is not blocked.
+    pub fn blocked_for(&self, address: IpAddr) -> Option<Duration> {
         let failures = self.failures.get(&Network::from(address))?;
-        let refused_until = (*failures.refused_until.lock().unwrap_or_else(PoisonError::into_inner))?;
-        refused_until.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero())
+        let blocked_until = (*failures.blocked_until.lock().unwrap_or_else(PoisonError::into_inner))?;
+        blocked_until.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero())
     }
 
-    /// Counts a failure.
+    /// Counts a failure; blocks the network once it is over the limit.
     pub fn record_failure(&self, address: IpAddr) {
         let failures = self.failures.get_with(Network::from(address), || {
             let quota = Quota::per_minute(self.per_minute);
-            Arc::new(Failures { limiter: DefaultDirectRateLimiter::direct(quota), refused_until: Mutex::new(None) })
+            Arc::new(Failures { limiter: DefaultDirectRateLimiter::direct(quota), blocked_until: Mutex::new(None) })
         });
         if let Err(refused) = failures.limiter.check() {
             let wait = refused.wait_time_from(failures.limiter.clock().now());
-            *failures.refused_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + wait);
+            *failures.blocked_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + wait);
         }
     }
 }
 
-/// What one client can be expected to have to itself: an IPv4 address, or a /64
-/// of IPv6, within which a client may choose its address (RFC 6177).
+/// The network of one client: an IPv4 address, or an IPv6 /64, within which a client can choose its
+/// address (RFC 6177).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Network(IpAddr);
 
@@ -97,21 +93,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_refused_after_its_allowance_and_others_are_not() {
-        let addresses = Addresses::new(NonZeroU32::new(3).unwrap());
+    fn network_is_blocked_after_too_many_failures() {
+        let limiter = AuthFailureLimiter::new(NonZeroU32::new(3).unwrap());
         let [a, b, c] = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|a| a.parse().unwrap());
         for _ in 0..3 {
-            assert_eq!(addresses.refusal(a), None);
-            addresses.record_failure(a);
+            assert_eq!(limiter.blocked_for(a), None);
+            limiter.record_failure(a);
         }
-        addresses.record_failure(b);
-        assert!(addresses.refusal(a).is_some_and(|wait| wait <= Duration::from_secs(20)));
-        assert!(addresses.refusal(b).is_some(), "the same /64");
-        assert_eq!(addresses.refusal(c), None);
+        limiter.record_failure(b);
+        assert!(limiter.blocked_for(a).is_some_and(|wait| wait <= Duration::from_secs(20)));
+        assert!(limiter.blocked_for(b).is_some(), "the same /64");
+        assert_eq!(limiter.blocked_for(c), None);
     }
 
     #[test]
-    fn an_ipv4_address_is_the_same_in_its_ipv6_form() {
+    fn ipv4_mapped_address_equals_the_ipv4_address() {
         let [ipv6, ipv4] = ["::ffff:192.0.2.1", "192.0.2.1"].map(|a| Network::from(a.parse::<IpAddr>().unwrap()));
         assert_eq!(ipv6, ipv4);
     }

@@ -1,29 +1,28 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// How much may be worked on at once. Nobody waits for a place, so this is no more
-/// than a count.
-pub struct Places {
-    taken: AtomicU32,
+/// Limits the number of requests in flight. A counter is enough, because no caller waits for a permit.
+pub struct InFlightLimit {
+    count: AtomicU32,
     max: u32,
 }
 
-impl Places {
+impl InFlightLimit {
     pub fn new(max: u32) -> Self {
-        Self { taken: AtomicU32::new(0), max }
+        Self { count: AtomicU32::new(0), max }
     }
 
-    /// Takes a place; `false` when there is none.
-    pub fn take(&self) -> bool {
-        let is_free = self.taken.fetch_add(1, Ordering::Relaxed) < self.max;
+    /// Acquires a permit; returns `false` at the limit.
+    pub fn try_acquire(&self) -> bool {
+        let is_free = self.count.fetch_add(1, Ordering::Relaxed) < self.max;
         if !is_free {
-            self.give_back();
+            self.release();
         }
         is_free
     }
 
-    /// Gives a place back that was taken.
-    pub fn give_back(&self) {
-        self.taken.fetch_sub(1, Ordering::Relaxed);
+    /// Releases an acquired permit.
+    pub fn release(&self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -32,10 +31,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_as_many_as_there_are() {
-        let places = Places::new(2);
-        assert_eq!([places.take(), places.take(), places.take(), places.take()], [true, true, false, false]);
-        places.give_back();
-        assert_eq!([places.take(), places.take()], [true, false]);
+    fn acquire_fails_at_the_limit_and_succeeds_after_a_release() {
+        let limit = InFlightLimit::new(2);
+        assert_eq!([(); 4].map(|()| limit.try_acquire()), [true, true, false, false]);
+        limit.release();
+        assert_eq!([limit.try_acquire(), limit.try_acquire()], [true, false]);
     }
 }

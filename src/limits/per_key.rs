@@ -4,50 +4,48 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// How many of something each client has open, so that none takes those of all
-/// others: connections of an address, pages of an account that are live.
-pub struct Shares<K: Copy + Eq + Hash> {
-    each_max: u32,
-    open: Mutex<HashMap<K, u32>>,
+/// Limits the number of permits that each key holds at once, such as connections of an address or live pages of an account.
+pub struct PerKeyLimit<K: Copy + Eq + Hash> {
+    per_key_max: u32,
+    counts: Mutex<HashMap<K, u32>>,
 }
 
-/// One of them, for as long as this is kept.
-pub struct Share<K: Copy + Eq + Hash> {
-    shares: Arc<Shares<K>>,
-    of: K,
+/// A permit of one key; released on drop.
+pub struct PerKeyPermit<K: Copy + Eq + Hash> {
+    limit: Arc<PerKeyLimit<K>>,
+    key: K,
 }
 
-impl<K: Copy + Eq + Hash> Shares<K> {
-    /// Lets each client have `each_max`.
-    pub fn new(each_max: u32) -> Arc<Self> {
-        Arc::new(Self { each_max, open: Mutex::default() })
+impl<K: Copy + Eq + Hash> PerKeyLimit<K> {
+    pub fn new(per_key_max: u32) -> Arc<Self> {
+        Arc::new(Self { per_key_max, counts: Mutex::default() })
     }
 
-    /// Counts one more, unless the client has as many as it may.
-    pub fn admit(self: &Arc<Self>, of: impl Into<K>) -> Option<Share<K>> {
-        let of = of.into();
-        let mut open = self.open();
-        let count = open.entry(of).or_default();
-        if *count >= self.each_max {
+    /// Acquires a permit; returns `None` at the limit of the key.
+    pub fn try_acquire(self: &Arc<Self>, key: impl Into<K>) -> Option<PerKeyPermit<K>> {
+        let key = key.into();
+        let mut counts = self.counts();
+        let count = counts.entry(key).or_default();
+        if *count >= self.per_key_max {
             return None;
         }
         *count += 1;
-        drop(open);
-        Some(Share { shares: self.clone(), of })
+        drop(counts);
+        Some(PerKeyPermit { limit: self.clone(), key })
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<K, u32>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn counts(&self) -> MutexGuard<'_, HashMap<K, u32>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<K: Copy + Eq + Hash> Drop for Share<K> {
+impl<K: Copy + Eq + Hash> Drop for PerKeyPermit<K> {
     fn drop(&mut self) {
-        let mut open = self.shares.open();
-        if let Some(count) = open.get_mut(&self.of) {
+        let mut counts = self.limit.counts();
+        if let Some(count) = counts.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&self.of);
+                counts.remove(&self.key);
             }
         }
     }
@@ -60,16 +58,16 @@ mod tests {
     use super::{super::Network, *};
 
     #[test]
-    fn an_address_has_its_share_and_what_it_gives_back() {
-        let shares = Shares::<Network>::new(2);
+    fn each_network_has_its_own_limit_and_drop_releases_a_permit() {
+        let limit = PerKeyLimit::<Network>::new(2);
         let [a, same, b] = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|a| a.parse::<IpAddr>().unwrap());
-        let first = shares.admit(a).unwrap();
-        let second = shares.admit(same).unwrap();
-        assert!(shares.admit(a).is_none(), "the same /64");
-        assert!(shares.admit(b).is_some());
+        let first = limit.try_acquire(a).unwrap();
+        let second = limit.try_acquire(same).unwrap();
+        assert!(limit.try_acquire(a).is_none(), "the same /64");
+        assert!(limit.try_acquire(b).is_some());
         drop(first);
-        assert!(shares.admit(a).is_some());
+        assert!(limit.try_acquire(a).is_some());
         drop(second);
-        assert!(shares.open().is_empty(), "nothing is left of those who went");
+        assert!(limit.counts().is_empty(), "keys without permits are removed");
     }
 }

@@ -10,88 +10,86 @@ use tokio::{
     time::timeout,
 };
 
-/// Lets each of many, client addresses for example, do only so many of something at
-/// once. Those beyond wait for their turn, in the order in which they came: a hundred
-/// jobs that start in one moment behind one address are to be slowed down, not refused.
-pub struct Turns<K: Copy + Eq + Hash> {
-    at_once: usize,
-    line_max: usize,
-    /// Of those alone that have a turn or wait for one.
-    lines: Mutex<HashMap<K, Line>>,
+/// A semaphore per key, such as a client address. Callers beyond the permits wait in FIFO order: a
+/// hundred jobs that start at once behind one address are delayed, not rejected.
+pub struct PerKeySemaphore<K: Copy + Eq + Hash> {
+    permits_per_key: usize,
+    queue_max: usize,
+    /// Contains only keys with a permit or a waiter.
+    queues: Mutex<HashMap<K, KeyQueue>>,
 }
 
-struct Line {
-    turns: Arc<Semaphore>,
-    /// How many have a turn or wait for one.
-    length: usize,
+struct KeyQueue {
+    semaphore: Arc<Semaphore>,
+    /// Permits and waiters of the key.
+    users: usize,
 }
 
-/// A turn, for as long as this is kept.
-pub struct Turn<K: Copy + Eq + Hash> {
-    _turn: OwnedSemaphorePermit,
-    _place: Place<K>,
+/// A permit of one key; released on drop.
+pub struct PerKeySemaphorePermit<K: Copy + Eq + Hash> {
+    _permit: OwnedSemaphorePermit,
+    _entry: QueueEntry<K>,
 }
 
-/// Why there is no turn.
+/// Why no permit was acquired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoTurn {
-    /// Too many wait for one already.
-    LineFull,
-    /// None came in time.
-    TooLate,
+pub enum PerKeyAcquireError {
+    /// The queue of the key is full.
+    QueueFull,
+    /// No permit became free within [`PerKeySemaphore::WAIT_MAX`].
+    TimedOut,
 }
 
-/// A place in a line.
-struct Place<K: Copy + Eq + Hash> {
-    all: Arc<Turns<K>>,
-    of: K,
+/// Counts one user of a key until it is dropped.
+struct QueueEntry<K: Copy + Eq + Hash> {
+    semaphore: Arc<PerKeySemaphore<K>>,
+    key: K,
 }
 
-impl<K: Copy + Eq + Hash> Turns<K> {
-    /// How long one waits for a turn. With the lookup that follows it is less
-    /// than a request may take.
+impl<K: Copy + Eq + Hash> PerKeySemaphore<K> {
+    /// The longest wait for a permit. This wait and the lookup after it must fit into a request's timeout.
     pub const WAIT_MAX: Duration = Duration::from_secs(3);
 
-    /// Lets each do `at_once`, and `line_max` of each have a turn or wait for it.
-    pub fn new(at_once: usize, line_max: usize) -> Arc<Self> {
-        Arc::new(Self { at_once, line_max, lines: Mutex::default() })
+    /// Allows each key `permits_per_key` permits, and `queue_max` permits and waiters together.
+    pub fn new(permits_per_key: usize, queue_max: usize) -> Arc<Self> {
+        Arc::new(Self { permits_per_key, queue_max, queues: Mutex::default() })
     }
 
-    /// Waits for a turn.
+    /// Waits for a permit.
     ///
     /// # Errors
-    /// See [`NoTurn`].
-    pub async fn take(self: &Arc<Self>, of: impl Into<K>) -> Result<Turn<K>, NoTurn> {
-        let (turns, place) = self.line_up(of.into()).ok_or(NoTurn::LineFull)?;
-        match timeout(Self::WAIT_MAX, turns.acquire_owned()).await {
-            Ok(Ok(turn)) => Ok(Turn { _turn: turn, _place: place }),
-            Ok(Err(_)) | Err(_) => Err(NoTurn::TooLate),
+    /// See [`PerKeyAcquireError`].
+    pub async fn acquire(self: &Arc<Self>, key: impl Into<K>) -> Result<PerKeySemaphorePermit<K>, PerKeyAcquireError> {
+        let (semaphore, entry) = self.enter(key.into()).ok_or(PerKeyAcquireError::QueueFull)?;
+        match timeout(Self::WAIT_MAX, semaphore.acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(PerKeySemaphorePermit { _permit: permit, _entry: entry }),
+            Ok(Err(_)) | Err(_) => Err(PerKeyAcquireError::TimedOut),
         }
     }
 
-    fn line_up(self: &Arc<Self>, of: K) -> Option<(Arc<Semaphore>, Place<K>)> {
-        let mut lines = self.lines();
-        let new = || Line { turns: Arc::new(Semaphore::new(self.at_once)), length: 0 };
-        let line = lines.entry(of).or_insert_with(new);
-        if line.length >= self.line_max {
+    fn enter(self: &Arc<Self>, key: K) -> Option<(Arc<Semaphore>, QueueEntry<K>)> {
+        let mut queues = self.queues();
+        let new = || KeyQueue { semaphore: Arc::new(Semaphore::new(self.permits_per_key)), users: 0 };
+        let queue = queues.entry(key).or_insert_with(new);
+        if queue.users >= self.queue_max {
             return None;
         }
-        line.length += 1;
-        Some((line.turns.clone(), Place { all: self.clone(), of }))
+        queue.users += 1;
+        Some((queue.semaphore.clone(), QueueEntry { semaphore: self.clone(), key }))
     }
 
-    fn lines(&self) -> MutexGuard<'_, HashMap<K, Line>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queues(&self) -> MutexGuard<'_, HashMap<K, KeyQueue>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<K: Copy + Eq + Hash> Drop for Place<K> {
+impl<K: Copy + Eq + Hash> Drop for QueueEntry<K> {
     fn drop(&mut self) {
-        let mut lines = self.all.lines();
-        if let Some(line) = lines.get_mut(&self.of) {
-            line.length -= 1;
-            if line.length == 0 {
-                lines.remove(&self.of);
+        let mut queues = self.semaphore.queues();
+        if let Some(queue) = queues.get_mut(&self.key) {
+            queue.users -= 1;
+            if queue.users == 0 {
+                queues.remove(&self.key);
             }
         }
     }
@@ -104,32 +102,33 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn who_comes_later_waits_for_a_turn_and_not_for_ever() {
-        let turns = Turns::<char>::new(2, 10);
-        let first = turns.take('a').await.unwrap();
-        let second = turns.take('a').await.unwrap();
-        let mut third = Box::pin(turns.take('a'));
+    async fn acquire_waits_for_a_free_permit_until_it_times_out() {
+        let semaphore = PerKeySemaphore::<char>::new(2, 10);
+        let first = semaphore.acquire('a').await.unwrap();
+        let second = semaphore.acquire('a').await.unwrap();
+        let mut third = Box::pin(semaphore.acquire('a'));
         assert!(third.as_mut().now_or_never().is_none());
-        assert!(turns.take('b').now_or_never().is_some_and(|turn| turn.is_ok()), "another one");
+        assert!(semaphore.acquire('b').now_or_never().is_some_and(|permit| permit.is_ok()), "another key");
         drop(first);
-        let third = third.now_or_never().expect("its turn has come").unwrap();
+        let third = third.now_or_never().expect("the released permit").unwrap();
 
-        let begun = tokio::time::Instant::now();
-        assert_eq!(turns.take('a').await.err(), Some(NoTurn::TooLate));
-        assert_eq!(begun.elapsed().as_secs(), Turns::<char>::WAIT_MAX.as_secs());
+        let start = tokio::time::Instant::now();
+        assert_eq!(semaphore.acquire('a').await.err(), Some(PerKeyAcquireError::TimedOut));
+        assert_eq!(start.elapsed().as_secs(), PerKeySemaphore::<char>::WAIT_MAX.as_secs());
         drop((second, third));
-        assert!(turns.lines().is_empty(), "nothing is left of those who went");
+        assert!(semaphore.queues().is_empty(), "keys without users are removed");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_line_has_an_end() {
-        let turns = Turns::<char>::new(1, 10);
-        let turn = turns.take('a').await.unwrap();
-        let mut waiting = Box::pin(join_all((1..10).map(|_| turns.take('a'))));
+    async fn acquire_fails_at_once_when_the_queue_is_full() {
+        let semaphore = PerKeySemaphore::<char>::new(1, 10);
+        let permit = semaphore.acquire('a').await.unwrap();
+        let mut waiting = Box::pin(join_all((1..10).map(|_| semaphore.acquire('a'))));
         assert!(waiting.as_mut().now_or_never().is_none());
-        assert_eq!(turns.take('a').now_or_never().expect("an answer at once").err(), Some(NoTurn::LineFull));
+        let refused = semaphore.acquire('a').now_or_never().expect("no wait");
+        assert_eq!(refused.err(), Some(PerKeyAcquireError::QueueFull));
         drop(waiting);
-        drop(turn);
-        assert!(turns.take('a').await.is_ok());
+        drop(permit);
+        assert!(semaphore.acquire('a').await.is_ok());
     }
 }

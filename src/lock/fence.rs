@@ -2,18 +2,17 @@ use std::{fmt, str::FromStr};
 
 use serde::Serialize;
 
-/// A fencing token: strictly larger for every new grant of a lock, so that a
-/// resource which remembers the largest it has seen can turn a former holder
-/// away.
+/// A fencing token: strictly larger for every new grant of a lock, so that a resource that
+/// remembers the largest one can reject requests of former holders.
 ///
-/// It is a hybrid logical clock, the time in microseconds or one more than the
-/// last one given, whichever is larger (Kulkarni et al., "Logical Physical
-/// Clocks", 2014), and stays below 2^53 until the year 2255.
+/// It is a hybrid logical clock: the time in microseconds, or the last token plus one,
+/// whichever is larger (Kulkarni et al., "Logical Physical Clocks", 2014). It stays below
+/// 2^53 until the year 2255.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct FencingToken(u64);
 
-/// Why a text is no fencing token.
+/// The text is not a fencing token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a fencing token is a whole number from 1 to 9007199254740991")]
 pub struct FencingTokenError;
@@ -52,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fence_is_a_positive_integer_that_json_can_hold() {
+    fn fencing_tokens_are_positive_integers_that_json_holds_exactly() {
         assert_eq!("9007199254740991".parse(), Ok(FencingToken(FencingToken::MAX)));
         for text in ["", "0", "-1", "+1", "1.0", "9007199254740992", "99999999999999999999"] {
             assert_eq!(text.parse::<FencingToken>(), Err(FencingTokenError), "{text:?}");

@@ -2,16 +2,16 @@ use jiff::Timestamp;
 
 use super::{AccountId, FencingToken, Info, Label, Lease, Note, Owner};
 
-/// What a caller was given: one successful acquire, or its renewal.
+/// A successful acquire or renewal, as returned to its caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     pub fence: FencingToken,
     pub lease: Lease,
-    /// When the lease lapses, by Redis's clock.
+    /// The expiry of the lease, by the store's clock.
     pub expires_at: Timestamp,
 }
 
-/// Who holds a lock, and what is known of the grant.
+/// The holder of a lock, with the details of the grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     pub account: AccountId,
@@ -20,7 +20,7 @@ pub struct Holder {
     /// The label of the token with which the lock was acquired.
     pub label: Label,
     pub note: Note,
-    /// What a program wants those to see who are refused.
+    /// The text of a program for rejected callers.
     pub info: Info,
     pub acquired_at: Timestamp,
     pub expires_at: Timestamp,

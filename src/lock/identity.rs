@@ -6,48 +6,46 @@ use uuid::Uuid;
 
 use super::text::{is_invisible, is_unprintable};
 
-/// An account: the first half of who holds a lock.
+/// An account: the first half of a holder's identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AccountId(pub Uuid);
 
-/// The second half of who holds a lock: one holder within the account, such as
-/// a CI job.
+/// An owner: the second half of a holder's identity, such as a CI job within the account.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Owner(String);
 
-/// What people should know about a grant: "build 1234, by ana".
+/// A grant's text for people: "build 1234, by ana".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Note(String);
 
-/// What a program has to say of its grant, in a form of its own that is handed
-/// out as it came: Terraform's `LockInfo`. One line; empty for nothing.
+/// A grant's text for programs, which the server returns unchanged: Terraform's `LockInfo`.
+/// One line; may be empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Info(String);
 
-/// What a token is called by its account.
+/// The name that an account gave a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Label(String);
 
-/// The end of a token's id. Beside the label, which several tokens may have, it tells which
-/// token has acquired a lock.
+/// The last digits of a token's id. They distinguish tokens with the same label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenEnd([u8; TokenEnd::DIGITS]);
 
-/// One try to acquire, so that a grant whose answer was lost can be taken back.
+/// The id of one acquire attempt, by which a grant whose answer was lost can be reverted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt(u64);
 
-/// Why a text was refused.
+/// The rule that a text violates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
     #[error("it is empty")]
     Empty,
-    #[error("it has {bytes} bytes, {max} at most are allowed")]
+    #[error("it has {bytes} bytes; the limit is {max}")]
     TooLong { bytes: usize, max: usize },
-    #[error("it has {chars} characters, {max} at most are allowed")]
+    #[error("it has {chars} characters; the limit is {max}")]
     TooManyChars { chars: usize, max: usize },
-    #[error("it has a character that is not allowed here (U+{code:04X})", code = u32::from(*.0))]
+    #[error("it has a character that is not allowed (U+{code:04X})", code = u32::from(*.0))]
     Forbidden(char),
 }
 
@@ -59,8 +57,7 @@ impl Owner {
     /// Checks that the text is 1 to 128 visible characters in at most 256 bytes.
     ///
     /// # Errors
-    /// When it is empty, too long, or has white space, a control or an
-    /// invisible character.
+    /// The text is empty, too long, or has white space, a control or an invisible character.
     pub fn parse(text: impl Into<String>) -> Result<Self, TextError> {
         let text = checked(text.into(), 1, Self::BYTES_MAX, is_invisible)?;
         match text.chars().count() {
@@ -78,10 +75,10 @@ impl Note {
     /// The longest note.
     pub const BYTES_MAX: usize = 500;
 
-    /// Checks that the text is up to 500 bytes that fit on one line.
+    /// Checks that the text is one line of at most 500 bytes.
     ///
     /// # Errors
-    /// When it is too long or has a control or reordering character.
+    /// The text is too long, or has a control character or one that reorders text.
     pub fn parse(text: impl Into<String>) -> Result<Self, TextError> {
         checked(text.into(), 0, Self::BYTES_MAX, is_unprintable).map(Self)
     }
@@ -95,10 +92,10 @@ impl Info {
     /// The longest info.
     pub const BYTES_MAX: usize = 2048;
 
-    /// Checks that the text is up to 2 KiB that fit on one line.
+    /// Checks that the text is one line of at most 2 KiB.
     ///
     /// # Errors
-    /// When it is too long or has a control character.
+    /// The text is too long or has a control character.
     pub fn parse(text: impl Into<String>) -> Result<Self, TextError> {
         checked(text.into(), 0, Self::BYTES_MAX, char::is_control).map(Self)
     }
@@ -112,10 +109,10 @@ impl Label {
     /// The longest label.
     pub const BYTES_MAX: usize = 128;
 
-    /// Checks that the text is 1 to 128 bytes that fit on one line.
+    /// Checks that the text is one line of 1 to 128 bytes.
     ///
     /// # Errors
-    /// When it is empty, too long, or has a control or reordering character.
+    /// The text is empty, too long, or has a control character or one that reorders text.
     pub fn parse(text: impl Into<String>) -> Result<Self, TextError> {
         checked(text.into(), 1, Self::BYTES_MAX, is_unprintable).map(Self)
     }
@@ -126,7 +123,7 @@ impl Label {
 }
 
 impl TokenEnd {
-    /// How many hexadecimal digits of the id. They stand in every lock that is held.
+    /// The number of hexadecimal digits. Every held lock stores them.
     pub const DIGITS: usize = 6;
 
     pub fn of(token: Uuid) -> Self {
@@ -142,8 +139,8 @@ impl TokenEnd {
 }
 
 impl Attempt {
-    /// A new attempt, unlike any other. It is no secret, so it need not come from
-    /// the system's random source, for which the system would have to be called.
+    /// A random attempt. It is not a secret, so it avoids the system call of the system's
+    /// random source.
     pub fn new() -> Self {
         Self(fastrand::u64(..))
     }
@@ -161,22 +158,21 @@ impl Default for Attempt {
 }
 
 impl AccountId {
-    /// The form that stands in Redis: 22 characters of base64url.
+    /// The form in Redis: 22 characters of base64url.
     pub fn key_text(self) -> KeyText<22> {
         KeyText::of(self.0.as_bytes())
     }
 }
 
-/// A short text that is safe in keys, values and URLs, and needs no memory of its
-/// own.
+/// A short text without a heap allocation that is safe in keys, values and URLs.
 #[derive(Clone, Copy)]
 pub struct KeyText<const CHARS: usize>([u8; CHARS]);
 
 impl<const CHARS: usize> KeyText<CHARS> {
-    /// The bytes must be those that make so many characters of base64url.
+    /// Encodes the bytes as base64url; their number must give `CHARS` characters.
     pub(super) fn of(bytes: &[u8]) -> Self {
         let mut text = [0; CHARS];
-        // It fails only for another number of bytes.
+        // Fails only for a wrong number of bytes.
         let _ = URL_SAFE_NO_PAD.encode_slice(bytes, &mut text);
         Self(text)
     }
@@ -186,7 +182,7 @@ impl<const CHARS: usize> KeyText<CHARS> {
     }
 }
 
-/// The form that stands in Redis.
+/// The form in Redis.
 impl fmt::Display for AccountId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.key_text().as_str())
@@ -201,7 +197,7 @@ impl FromStr for AccountId {
     }
 }
 
-/// Eleven characters, enough to tell apart the attempts on one lock.
+/// Eleven characters, enough to distinguish the attempts on one lock.
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.key_text().as_str())
@@ -231,14 +227,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_a_token_is_that_of_its_id_as_it_is_written() {
+    fn token_end_is_the_end_of_the_uuid_text() {
         let id = Uuid::new_v4();
         assert!(id.to_string().ends_with(TokenEnd::of(id).as_str()), "{id}");
         assert_eq!(TokenEnd::of(id).as_str().len(), TokenEnd::DIGITS);
     }
 
     #[test]
-    fn an_owner_is_visible_and_at_most_128_characters_and_256_bytes() {
+    fn owners_are_visible_and_at_most_128_characters_and_256_bytes() {
         assert!(Owner::parse("gitlab-job/4711").is_ok());
         assert!(Owner::parse("é".repeat(128)).is_ok());
         assert_eq!(Owner::parse(""), Err(TextError::Empty));
@@ -250,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_is_one_line_of_at_most_500_bytes() {
+    fn notes_are_one_line_of_at_most_500_bytes() {
         assert!(Note::parse("build 1234, by ana").is_ok());
         assert!(Note::parse("").is_ok());
         assert!(Note::parse("n".repeat(500)).is_ok());
@@ -264,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_survives_its_text() {
+    fn account_text_parses_back() {
         let account = AccountId(Uuid::new_v4());
         assert_eq!(account.to_string().parse(), Ok(account));
         assert_eq!(account.to_string().len(), 22);

@@ -4,48 +4,49 @@ use futures_util::future::BoxFuture;
 
 use super::FencingToken;
 
-/// What outlives the store: which process had the grants, and the grants of
-/// long leases. A store that has forgotten some gets these back, and grants
-/// nothing until all others have lapsed.
+/// The record that outlives the store: the process that had the grants, and the grants of
+/// long leases. After a loss a recovery restores these grants, and grants nothing until all
+/// others have expired.
 pub trait Journal: Send + Sync {
-    /// Records that a process has the grants from now on, and that those of
-    /// leases up to `short` are not written. Those of an epoch before are not
-    /// written any more either, see [`write`](Self::write).
+    /// Records that a process has the grants from now on, and that it journals leases longer
+    /// than `journal_above`. [`write`](Self::write) then rejects grants of earlier epochs.
     ///
     /// # Errors
-    /// When it could not be recorded in time.
-    fn enter<'a>(&'a self, epoch: &'a Epoch, short: Duration) -> BoxFuture<'a, Result<Entered, JournalError>>;
+    /// It could not be recorded in time.
+    fn begin_epoch<'a>(
+        &'a self,
+        epoch: &'a Epoch,
+        journal_above: Duration,
+    ) -> BoxFuture<'a, Result<EpochStart, JournalError>>;
 
-    /// Records a change of a grant, before it is answered. Changes of one grant may
-    /// be written in any order: one with a smaller sequence number than the row has
-    /// changes nothing, and none follows the end.
+    /// Records a change of a grant before the server answers. Changes of one grant may arrive
+    /// in any order: a change with a smaller sequence number than the row's has no effect, and
+    /// no change is recorded after the end.
     ///
     /// # Errors
-    /// When it is not known to be written. With [`JournalError::Superseded`] it
-    /// is not, since another process has the grants.
-    fn write<'a>(&'a self, epoch: &'a Epoch, row: &'a JournalRow) -> BoxFuture<'a, Result<Written, JournalError>>;
+    /// The change may not be recorded. With [`JournalError::Superseded`] it certainly is not,
+    /// as another process has the grants.
+    fn write<'a>(&'a self, epoch: &'a Epoch, row: &'a JournalRow) -> BoxFuture<'a, Result<WriteOutcome, JournalError>>;
 
-    /// Records at `now_ms` that a grant has ended: it was released, broken or reverted.
-    /// No change of it is recorded any more, however late it comes.
+    /// Records at `now_ms` that a grant has ended: it was released, broken or reverted. Later
+    /// changes of the grant are not recorded.
     ///
     /// # Errors
-    /// When it could not be recorded in time.
+    /// It could not be recorded in time.
     fn end<'a>(&'a self, grant: &'a EndedGrant, now_ms: u64) -> BoxFuture<'a, Result<(), JournalError>>;
 
-    /// Records that no fence above `fence` is known to have been given with this tag.
+    /// Records the largest fence known to be issued in the slot of this tag.
     ///
     /// # Errors
-    /// When it could not be recorded in time.
-    fn note_fence<'a>(&'a self, tag: &'a str, fence: u64) -> BoxFuture<'a, Result<(), JournalError>>;
+    /// It could not be recorded in time.
+    fn record_last_fence<'a>(&'a self, tag: &'a str, fence: u64) -> BoxFuture<'a, Result<(), JournalError>>;
 
-    /// Some of the grants that have not been followed by another of their lock, and have
-    /// neither lapsed nor ended more than [`RECENT_END`] before `now_ms`, in
-    /// the order of their lock keys and behind `after`; none at the end. Among those of the
-    /// tag are some of others where locks were spread over tags otherwise when they
-    /// were written.
+    /// Reads a page of the latest grants of locks, in the order of lock keys after `after`;
+    /// empty at the end. Omits grants that expired or ended more than [`RECENT_END`] before
+    /// `now_ms`. Rows that were written under another shard layout may belong to another tag.
     ///
     /// # Errors
-    /// When they could not be read in time.
+    /// The rows could not be read in time.
     fn page<'a>(
         &'a self,
         tag: &'a str,
@@ -53,112 +54,112 @@ pub trait Journal: Send + Sync {
         after: &'a str,
     ) -> BoxFuture<'a, Result<Vec<JournalRow>, JournalError>>;
 
-    /// Leaves all grants to the next process, which has lost none of them.
+    /// Replaces the rows of the epoch's tag with all grants of a stopping process. The next
+    /// process loses none of them and needs no waiting time.
     ///
     /// # Errors
-    /// When they could not be written.
-    fn hand_over<'a>(
+    /// The grants could not be written.
+    fn hand_over_epoch<'a>(
         &'a self,
         epoch: &'a Epoch,
         last: FencingToken,
         grants: Vec<JournalRow>,
     ) -> BoxFuture<'a, Result<(), JournalError>>;
 
-    /// Reads which stores have the grants of all hash slots that ever had any.
+    /// Reads the store of every hash slot that ever had grants.
     ///
     /// # Errors
-    /// When that could not be done in time.
+    /// The rows could not be read in time.
     fn stores(&self) -> BoxFuture<'_, Result<Vec<StoreRow>, JournalError>>;
 
-    /// Records that a server works with these stores, so that no other is taken for
-    /// theirs.
+    /// Records that a server uses these stores, so that no other store is claimed instead.
     ///
     /// # Errors
-    /// When that could not be done in time.
-    fn beat<'a>(&'a self, stores: &'a [&'a str]) -> BoxFuture<'a, Result<(), JournalError>>;
+    /// It could not be recorded in time.
+    fn heartbeat<'a>(&'a self, stores: &'a [&'a str]) -> BoxFuture<'a, Result<(), JournalError>>;
 
-    /// Records that another store has the grants of a slot from now on, unless the row
-    /// has changed since it was read. `''` stands for none. Returns whether it did.
+    /// Records that `store` has the grants of a slot from now on (`''`: no store), unless the
+    /// row has changed since it was read. Returns whether it was recorded.
     ///
     /// # Errors
-    /// When it is not known whether that was done.
+    /// It may not be recorded.
     fn claim<'a>(&'a self, row: &'a StoreRow, store: &'a str) -> BoxFuture<'a, Result<bool, JournalError>>;
 
-    /// Forgets grants that lapsed or ended before `before_ms`.
+    /// Deletes grants that expired or ended before `before_ms`.
     ///
     /// # Errors
-    /// When that could not be done in time.
+    /// They could not be deleted in time.
     fn sweep(&self, before_ms: u64) -> BoxFuture<'_, Result<(), JournalError>>;
 }
 
-/// The time in which one process has the grants of a hash slot.
+/// The time during which one Redis process has the grants of a hash slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Epoch {
     /// The hash tag of the slot.
     pub tag: &'static str,
-    /// What the process says of itself.
+    /// The identity that the process reports.
     pub process: String,
-    /// The name that its data got when it was new.
+    /// The name of its data set, chosen when that was new.
     pub store: String,
-    /// The epoch of then.
+    /// The number of the data set's first epoch.
     pub founded_us: u64,
-    /// When it began, in microseconds since 1970 by the store's clock.
+    /// The begin of the epoch, in microseconds since 1970 by the store's clock.
     pub begun_us: u64,
-    /// Tells it from others: larger than that of any before, and than all fences that were
-    /// given before it. Mostly a time, in microseconds since 1970.
+    /// The number of the epoch: larger than that of any earlier epoch, and than all fences
+    /// issued before. Usually a time, in microseconds since 1970.
     pub epoch_us: u64,
 }
 
-/// What was known when a process entered the journal.
+/// The state of the journal when an epoch begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entered {
-    /// There were never any grants before.
+pub enum EpochStart {
+    /// The slot never had grants.
     First,
-    /// The one before has left all of its grants, and the last fence it gave.
-    HandedOver { last: FencingToken },
-    /// There may have been grants. Those that are not written last for `short`, and
-    /// none of them is known to have a fence above `last`.
-    Again { short: Duration, last: u64 },
-    /// There was an epoch that began after this one, by another clock.
+    /// The previous process handed over all of its grants and its last fence.
+    HandedOver { last_fence: FencingToken },
+    /// There may be grants of an earlier epoch. Unjournaled ones last at most `journal_above`,
+    /// and the largest known fence is `last_fence`.
+    MayHaveGrants { journal_above: Duration, last_fence: u64 },
+    /// The journal has an epoch with a larger number, which another clock issued.
     Behind { epoch_us: u64 },
-    /// Another store has the grants.
-    Elsewhere,
+    /// The database names another store.
+    OtherStore,
 }
 
-/// What the journal knows of the store that has the grants of a hash slot.
+/// The journal's row of the store that has the grants of a hash slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreRow {
     /// The hash tag of the slot.
     pub tag: String,
-    /// The name of the store; empty when none has them.
+    /// The name of the store; empty for none.
     pub store: String,
-    /// When its last epoch began, in microseconds since 1970.
+    /// The number of its last epoch, see [`Epoch::epoch_us`].
     pub epoch_us: u64,
-    /// The longest lease that any server has left unwritten.
-    pub short: Duration,
-    /// Changes whenever a server says that it works with the store.
-    pub beat: u64,
+    /// The longest lease that any of its servers does not journal.
+    pub journal_above: Duration,
+    /// A counter that servers which use the store increment.
+    pub heartbeats: u64,
 }
 
-/// How long after its end a grant is looked for in a store that may have forgotten
-/// the end: longer than any store runs behind what it has answered.
+/// How long after its end a recovery still removes a grant from a store that may have lost
+/// the end: longer than any replica lags behind.
 pub const RECENT_END: Duration = Duration::from_secs(60);
 
-/// What the journal has of a grant: its state after the change with this number.
+/// A grant in the journal, after the change with the number `seq`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalRow {
-    /// Which lock it is of: namespace and name.
+    /// Namespace and name of the lock.
     pub lock_key: String,
     pub fence: FencingToken,
-    /// Rises with every change of the grant.
+    /// Increases with every change of the grant.
     pub seq: u64,
-    /// When it lapses, in milliseconds since 1970 by the store's clock.
+    /// The expiry, in milliseconds since 1970 by the store's clock.
     pub expires_ms: u64,
-    /// The grant in the form in which the store has it; empty once it has ended.
-    pub record: String,
+    /// The grant as the store encodes it, in full form; empty after its end.
+    pub stored_grant: String,
 }
 
-/// A grant that has ended before its lease has lapsed.
+/// A grant that ended before its expiry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EndedGrant {
     /// The hash tag of its slot.
@@ -169,30 +170,30 @@ pub struct EndedGrant {
     pub until_ms: u64,
 }
 
-/// What became of a change that was to be recorded.
+/// The outcome of recording a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
+pub enum WriteOutcome {
     Recorded,
-    /// A later change of the grant is recorded already.
+    /// The row has a later change of the grant.
     Outdated,
     /// The grant has ended.
     Ended,
 }
 
-/// Why the journal could not be asked.
+/// The reason for which a journal operation failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JournalError {
-    #[error("long leases cannot be written down: {0}")]
-    Away(String),
-    /// Another process has the grants: this one was cut off, or restarted.
+    #[error("the journal is not available: {0}")]
+    Unavailable(String),
+    /// Another process has the grants: this one was disconnected or restarted.
     #[error("another store has the grants now")]
     Superseded,
-    /// The grant was released or broken while it was written.
-    #[error("the grant has ended meanwhile")]
+    /// The grant was released or broken during the write.
+    #[error("the grant ended before it was recorded")]
     Ended,
 }
 
-/// As the store has it.
+/// The form in the store.
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} {} {} {}", self.process, self.store, self.founded_us, self.begun_us, self.epoch_us)

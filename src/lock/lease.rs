@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Lease(u64);
 
-/// Why a text is no duration.
+/// The reason for which a text is not a valid duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
     #[error("a duration is a whole number of seconds (90) or a number with a unit (1500ms, 90s, 5m, 2h, 1d)")]
@@ -18,8 +18,7 @@ pub enum DurationError {
     TooLong,
 }
 
-/// The longest duration that is understood at all: a year. What is allowed in
-/// a place is for that place to say.
+/// The longest duration that the parser accepts: a year. Each use has its own limit.
 pub const DURATION_MS_MAX: u64 = 8784 * 3_600_000;
 
 impl Lease {
@@ -40,7 +39,7 @@ impl Lease {
     }
 }
 
-/// The shortest text that [`parse_duration_ms`] reads back.
+/// The shortest text that [`parse_duration_ms`] parses to the same value.
 impl fmt::Display for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
@@ -53,12 +52,12 @@ impl fmt::Display for Lease {
     }
 }
 
-/// Reads a duration as the contract has it, in milliseconds.
+/// Parses a duration, in milliseconds.
 ///
 /// # Errors
-/// When the text is neither a whole number of seconds nor a number with one of
-/// the units `ms`, `s`, `m`, `h`, `d`; when it has more than three decimals, or any in
-/// milliseconds; or when it is longer than a year.
+/// The text is neither a whole number of seconds nor a number with one of the units `ms`,
+/// `s`, `m`, `h`, `d`; it has more than three decimals, or any in milliseconds; or the
+/// duration is longer than a year.
 pub fn parse_duration_ms(text: &str) -> Result<u64, DurationError> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -79,12 +78,11 @@ pub fn parse_duration_ms(text: &str) -> Result<u64, DurationError> {
     if whole.is_empty() || decimals.contains('.') {
         return Err(DurationError::Malformed);
     }
-    // Three make whole milliseconds of every other unit.
+    // Three decimals of every other unit are whole milliseconds.
     if decimals.len() > 3 || (unit == "ms" && !decimals.is_empty()) {
         return Err(DurationError::TooFine);
     }
-    // Eleven digits keep every product below within 64 bits; no duration that is
-    // understood needs more.
+    // Eleven digits keep every product below within 64 bits, and exceed the longest duration.
     let whole = whole.trim_start_matches('0');
     if whole.len() > 11 {
         return Err(DurationError::TooLong);
@@ -103,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_seconds_or_carry_a_unit() {
+    fn durations_are_seconds_or_have_a_unit() {
         let cases = [
             ("90", 90_000),
             ("0", 0),
@@ -125,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn invalid_durations_are_rejected() {
         for text in ["", "s", ".", "1.", "1.s", ".5s", "1.5", "-1", "+1", "1 s", "1e3", "5min", "1.2.3s", "٣", "1S"] {
             assert_eq!(parse_duration_ms(text), Err(DurationError::Malformed), "{text:?}");
         }
@@ -139,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_shown_as_it_can_be_asked_for() {
+    fn displayed_leases_parse_back() {
         for (ms, text) in [(0, "0s"), (1500, "1500ms"), (60_000, "60s"), (300_000, "5m"), (86_400_000, "24h")] {
             assert_eq!(Lease::from_ms(ms).to_string(), text);
             assert_eq!(parse_duration_ms(text), Ok(ms));

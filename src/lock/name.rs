@@ -6,26 +6,26 @@ use super::text::{is_bidi_override, is_invisible};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LockName(String);
 
-/// Why a text is no lock name. The message names the rule that was broken.
+/// The rule that a lock name violates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     #[error("the lock name is empty")]
     Empty,
-    #[error("the lock name is {bytes} bytes long, {max} at most are allowed", max = LockName::BYTES_MAX)]
+    #[error("the lock name has {bytes} bytes; the limit is {max}", max = LockName::BYTES_MAX)]
     TooLong { bytes: usize },
     #[error("the lock name is not UTF-8")]
     NotUtf8,
-    #[error("the lock name has a \"%\" that is not followed by two hexadecimal digits (a percent sign is written %25)")]
+    #[error("the lock name has a \"%\" without two hexadecimal digits after it (write a percent sign as %25)")]
     BadEscape,
     #[error("the lock name has a control character (U+{code:04X})", code = u32::from(*.0))]
     Control(char),
     #[error("the lock name has a character that reorders text (U+{code:04X})", code = u32::from(*.0))]
     BidiOverride(char),
-    #[error("the lock name has a character that cannot be seen (U+{code:04X})", code = u32::from(*.0))]
+    #[error("the lock name has an invisible character (U+{code:04X})", code = u32::from(*.0))]
     Invisible(char),
     #[error("the lock name begins or ends with white space")]
     OuterSpace,
-    #[error("the lock name has an empty segment: \"/\" may not stand first, last or twice in a row")]
+    #[error("the lock name has an empty segment: \"/\" must not be first, last or doubled")]
     EmptySegment,
     #[error("the lock name has a segment \".\" or \"..\"")]
     DotSegment,
@@ -35,10 +35,10 @@ impl LockName {
     /// The longest name, in bytes of UTF-8.
     pub const BYTES_MAX: usize = 200;
 
-    /// Checks the rules of the contract.
+    /// Checks the rules for lock names.
     ///
     /// # Errors
-    /// The first rule that `name` breaks.
+    /// The first rule that `name` violates.
     pub fn parse(name: impl Into<String>) -> Result<Self, NameError> {
         let name = name.into();
         if name.is_empty() {
@@ -47,7 +47,7 @@ impl LockName {
         if name.len() > Self::BYTES_MAX {
             return Err(NameError::TooLong { bytes: name.len() });
         }
-        // Most names are so, and break none of the other rules.
+        // Fast path: most names consist of these characters, and pass all other rules.
         if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
             return Ok(Self(name));
         }
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_within_the_rules_are_kept_as_they_are() {
+    fn valid_names_are_not_changed() {
         for name in
             ["a", "acme-company-foo", "team/app/prod", "Ünïcødé", "a b", "...", "a/..b", "100%", &"x".repeat(200)]
         {
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_is_named_when_broken() {
+    fn invalid_names_return_the_violated_rule() {
         let cases = [
             ("", NameError::Empty),
             (&*"é".repeat(101), NameError::TooLong { bytes: 202 }),

@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use super::identity::KeyText;
 
-/// Where a lock name lives: the public namespace that all accounts share, or a
-/// private one of a single account.
+/// A namespace of lock names: the public one, which all accounts share, or a private one of
+/// a single account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespace {
     pub id: NamespaceId,
@@ -14,7 +14,7 @@ pub struct Namespace {
     pub name: String,
 }
 
-/// Identifies a namespace for ever, whatever it is called.
+/// The permanent id of a namespace, independent of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NamespaceId {
@@ -22,13 +22,13 @@ pub enum NamespaceId {
     Private(Uuid),
 }
 
-/// Why a text is no name for a private namespace.
+/// The text is not a valid name of a private namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a namespace is named by 1 to 63 lower-case letters, digits and inner hyphens, and not \"public\"")]
+#[error("a namespace name has 1 to 63 lower-case letters, digits and inner hyphens, and is not \"public\"")]
 pub struct NamespaceError;
 
 impl Namespace {
-    /// What the public namespace is called.
+    /// The name of the public namespace.
     pub const PUBLIC: &'static str = "public";
     /// The longest name of a private namespace, that of a DNS label.
     pub const NAME_BYTES_MAX: usize = 63;
@@ -41,22 +41,22 @@ impl Namespace {
     /// Checks a name for a new private namespace.
     ///
     /// # Errors
-    /// When it is reserved, too long, or has characters other than `a-z`, `0-9`
-    /// and inner hyphens.
+    /// The name is reserved, too long, or has characters other than `a-z`, `0-9` and inner
+    /// hyphens.
     pub fn check_private_name(name: &str) -> Result<(), NamespaceError> {
         let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        let sound = !name.is_empty()
+        let is_valid = !name.is_empty()
             && name.len() <= Self::NAME_BYTES_MAX
             && name.chars().all(inner)
             && !name.starts_with('-')
             && !name.ends_with('-')
             && name != Self::PUBLIC;
-        sound.then_some(()).ok_or(NamespaceError)
+        is_valid.then_some(()).ok_or(NamespaceError)
     }
 }
 
 impl NamespaceId {
-    /// The form that stands in keys and in SQL: `-` or 22 characters of base64url.
+    /// The form in keys and in SQL: `-` or 22 characters of base64url.
     pub fn key_text(self) -> NamespaceText {
         NamespaceText(match self {
             Self::Public => None,
@@ -65,7 +65,7 @@ impl NamespaceId {
     }
 }
 
-/// That form, which needs no memory of its own.
+/// The text of a namespace id, without a heap allocation.
 pub struct NamespaceText(Option<KeyText<22>>);
 
 impl NamespaceText {
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_survives_its_text() {
+    fn namespace_id_text_parses_back() {
         for id in [NamespaceId::Public, NamespaceId::Private(Uuid::new_v4())] {
             assert_eq!(id.to_string().parse(), Ok(id));
         }

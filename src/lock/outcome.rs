@@ -2,64 +2,63 @@ use std::time::Duration;
 
 use super::{FencingToken, Grant, Holder, Label};
 
-/// What became of an acquire.
+/// The outcome of an acquire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AcquireOutcome {
     Granted(Grant),
-    /// Its owner held the lock already, and has renewed it.
+    /// The owner already held the lock, and the acquire renewed the lease.
     Again(Grant),
     Refused(Refusal),
 }
 
-/// Why an acquire was not granted.
+/// The reason for which an acquire was not granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Somebody holds the lock, for the rest of a lease at most.
+    /// Another holder has the lock.
     Held(Held),
-    /// It was waited for, and not had in that time.
+    /// The wait ended without a grant.
     TimedOut(Option<Held>),
-    /// Its owner has released the lock, which it waited for.
+    /// The owner released the lock while this request waited for it.
     Cancelled,
-    /// A later request of its owner has its position.
+    /// A newer request of the owner took over the queue position.
     Replaced(Held),
-    /// The server is about to stop, and waits for nothing any more.
+    /// The server is stopping, and no longer waits for locks.
     Draining(Option<Held>),
-    /// Grants may have been forgotten, and nothing is granted until they have
-    /// lapsed.
-    Recovering { rest: Duration },
-    /// The account holds as many locks as its plan allows.
+    /// The store may have lost grants; nothing is granted until they have expired.
+    Recovering { remaining: Duration },
+    /// The account's quota of held locks is reached.
     OverQuota { held: u64 },
-    /// The account waits with as many requests as its plan allows.
+    /// The account's quota of queued requests is reached.
     TooManyWaiting { waiting: u64 },
-    /// The token has used up its rate.
+    /// The account's rate is used up.
     RateLimited { retry_after: Duration },
 }
 
-/// Who holds a lock, and for how long if nothing more is heard of them.
+/// The holder of a lock, and the time until its lease expires unless renewed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     pub holder: Holder,
-    pub rest: Duration,
+    pub remaining: Duration,
 }
 
-/// How a lock stands.
+/// The state of a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct LockState {
     pub held: Option<Held>,
-    /// How many stand in line for it.
+    /// The number of queued requests.
     pub waiting: u64,
-    /// Which of them the owner is whose position was asked for, from 1, if any.
+    /// The queue position, from 1, of the owner that the request names.
     pub position: Option<u64>,
 }
 
-/// What became of breaking a grant.
+/// The outcome of a break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakOutcome {
     Broken,
     Refused(NotHeld),
 }
 
-/// What became of a heartbeat.
+/// The outcome of a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeartbeatOutcome {
     Renewed(Grant),
@@ -67,11 +66,11 @@ pub enum HeartbeatOutcome {
     RateLimited { retry_after: Duration },
 }
 
-/// What became of a release.
+/// The outcome of a release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReleaseOutcome {
     Released,
-    /// By another token of the account than the one that had acquired it.
+    /// Released by another token of the account than the one that acquired the lock.
     ByAnother(Box<ByAnother>),
     Refused(NotHeld),
     RateLimited {
@@ -79,20 +78,21 @@ pub enum ReleaseOutcome {
     },
 }
 
-/// A grant that another token has released, and what is known of the one that had acquired it.
+/// A grant released by another token, with the token that acquired it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ByAnother {
     pub fence: FencingToken,
+    /// The acquiring token's label.
     pub label: Label,
-    /// The end of its id.
+    /// The last digits of the acquiring token's id.
     pub token_end: String,
 }
 
-/// Why a heartbeat or a release changed nothing.
+/// The reason for which a heartbeat, release or break changed nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotHeld {
-    /// Nobody holds the lock.
+    /// The lock is not held.
     Free,
-    /// Somebody else does, or the caller does under a newer grant.
+    /// Another holder has the lock, or the caller under a newer grant.
     HeldByAnother,
 }

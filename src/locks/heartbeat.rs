@@ -4,70 +4,70 @@ use super::{
     Locks, LocksError,
     grant_codec::read_time,
     journal::Change,
-    requests::{Answer, HeartbeatRequest, Keys, RenewedLease, read_standing, script, write_fence, write_rate},
-    script_args::{KeySlices, Words},
+    requests::{HeartbeatRequest, Keys, RenewedLease, WithRate, read_rate_status, script, write_fence, write_rate},
+    script_args::{KeySlices, ScriptArgs},
 };
 use crate::{
-    lock::{Grant, HeartbeatOutcome, Lease, NotHeld, Payment},
+    lock::{Grant, HeartbeatOutcome, Lease, NotHeld, RateCharge},
     store::{Reply, Script},
 };
 
 static HEARTBEAT: Script = script!("heartbeat" = "grant_codec" "heartbeat");
 
 impl Locks {
-    /// Renews the lease of a lock, if the claimant holds it.
+    /// Renews the lease of a lock if the claimant holds it.
     ///
     /// # Errors
-    /// When the store gave no answer in time; the lease may be renewed then.
-    pub async fn heartbeat(&self, request: &HeartbeatRequest) -> Result<Answer<HeartbeatOutcome>, LocksError> {
+    /// The store returned no answer in time; the lease may be renewed.
+    pub async fn heartbeat(&self, request: &HeartbeatRequest) -> Result<WithRate<HeartbeatOutcome>, LocksError> {
         let account = request.claimant.account.key_text();
         let lock_key = request.lock.lock_key();
         let shard = self.store.shard_of(&lock_key);
         let deadline = self.deadline(shard)?;
-        let epoch = self.era_for(shard);
-        let keys = Keys::few(&self.store, &lock_key, account.as_str());
+        let epoch = self.epoch_for(shard);
+        let keys = Keys::minimal(&self.store, &lock_key, account.as_str());
         let mut keys = KeySlices::from_iter([keys.lock(), keys.held(), keys.clock()]);
-        if let Payment::Due(due) = &request.payment {
-            keys.push(&due.bucket);
+        if let RateCharge::InScript(bucket) = &request.charge {
+            keys.push(&bucket.key);
         }
-        let mut args = Words::new();
-        args.write(|text| request.claimant.write_head(text))
+        let mut args = ScriptArgs::new();
+        args.write(|text| request.claimant.write_holder_prefix(text))
             .text(&lock_key)
             .write(|text| self.write_lease(text, request.lease))
             .write(|text| write_fence(text, request.fence))
             .number(deadline.us)
             .text(if matches!(request.lease, RenewedLease::For(lease) if self.is_long(lease)) { "1" } else { "" })
             .number(self.store.epoch_us(shard));
-        write_rate(&mut args, &request.payment);
+        write_rate(&mut args, &request.charge);
         let reply = loop {
-            let reply = deadline.settled(self.store.run_replicated(&HEARTBEAT, &keys, &args.slices()).await).await?;
-            if !deadline.is_to_repeat(&reply, &request.payment).await {
+            let reply = deadline.settled(self.store.eval_replicated(&HEARTBEAT, &keys, &args.slices()).await).await?;
+            if !deadline.should_retry(&reply, &request.charge).await {
                 break reply;
             }
         };
         Self::count("heartbeat", &reply);
-        let mut outcome = read_heartbeaten(&reply)?;
+        let mut outcome = read_outcome(&reply)?;
         if let HeartbeatOutcome::Renewed(grant) = &mut outcome
             && let Some(change) = Change::read(&reply, 5)?
         {
             let of = (&request.lock, &request.claimant);
-            if !Box::pin(self.record_renewal(epoch.as_ref(), of, grant, change)).await {
+            if !Box::pin(self.journal_renewal(epoch.as_ref(), of, grant, change)).await {
                 outcome = HeartbeatOutcome::Refused(NotHeld::Free);
             }
         }
         if matches!(outcome, HeartbeatOutcome::Refused(_)) {
             Self::count_lapse("holder");
         }
-        Ok(Answer { outcome, standing: read_standing(&reply, &request.payment)? })
+        Ok(WithRate { outcome, rate: read_rate_status(&reply, &request.charge)? })
     }
 
-    /// Writes the lease of a heartbeat as `lua/heartbeat.lua` takes it.
+    /// Encodes the lease of a heartbeat for `lua/heartbeat.lua`.
     fn write_lease(&self, text: &mut String, lease: RenewedLease) {
         let mut number = itoa::Buffer::new();
         match lease {
             RenewedLease::For(lease) => text.push_str(number.format(lease.as_ms())),
             RenewedLease::LastAsked { default, max } => {
-                for (before, lease) in [('?', default), (' ', max), (' ', self.short)] {
+                for (before, lease) in [('?', default), (' ', max), (' ', self.journal_above)] {
                     text.push(before);
                     text.push_str(number.format(lease.as_ms()));
                 }
@@ -76,7 +76,7 @@ impl Locks {
     }
 }
 
-fn read_heartbeaten(reply: &Reply) -> Result<HeartbeatOutcome, LocksError> {
+fn read_outcome(reply: &Reply) -> Result<HeartbeatOutcome, LocksError> {
     Ok(match reply.status() {
         "renewed" => HeartbeatOutcome::Renewed(Grant {
             fence: reply.word(2)?,

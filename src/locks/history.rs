@@ -1,7 +1,7 @@
 //! The history of locks, for people.
 
+pub(super) mod buffer;
 mod read;
-pub(super) mod recorder;
 mod write;
 
-pub use self::read::{Counts, Ending, History, Past};
+pub use self::read::{ActivityCounts, GrantEnd, History, PastGrant};

@@ -1,14 +1,14 @@
 use std::time::Duration;
 
 use super::{
-    Ending, Locks, LocksError,
+    GrantEnd, Locks, LocksError,
     grant_codec::read_held,
     keys::bucket_key,
-    list::Looked,
-    requests::{Answer, BreakRequest, Claimant, Keys, LockId, rate_args, read_standing, script},
+    list::ReadOutcome,
+    requests::{BreakRequest, Claimant, Keys, LockKey, WithRate, rate_args, read_rate_status, script},
 };
 use crate::{
-    lock::{AccountId, BreakOutcome, FencingToken, NotHeld, Payment, Standing},
+    lock::{AccountId, BreakOutcome, FencingToken, LockState, NotHeld, RateCharge},
     store::Script,
 };
 
@@ -16,45 +16,44 @@ static INSPECT: Script = script!("inspect");
 static BREAK: Script = script!("break" = "grant_codec" "keys" "entries" "queue" "tombstone" "break");
 
 impl Locks {
-    /// Says who holds a lock, how many wait for it, and where among them the owner
-    /// stands that `asking` names.
+    /// Reads the state of a lock: its holder, the length of its queue, and the queue position
+    /// of the owner `position_of`.
     ///
     /// # Errors
-    /// When the store gave no answer in time.
+    /// The store returned no answer in time.
     pub async fn inspect(
         &self,
-        lock: &LockId,
-        asking: Option<&Claimant>,
-        payment: &Payment,
-    ) -> Result<Answer<Looked<Standing>>, LocksError> {
+        lock: &LockKey,
+        position_of: Option<&Claimant>,
+        charge: &RateCharge,
+    ) -> Result<WithRate<ReadOutcome<LockState>>, LocksError> {
         let lock_key = lock.to_string();
-        let keys = Keys::new(&self.store, &lock_key, "-", payment);
-        let [interval_us, burst_us] = rate_args(payment);
-        let bucket = bucket_key(&self.store, self.store.shard_of(&lock_key), payment);
-        let keys = [keys.lock(), keys.line(), &bucket, keys.tickets(), keys.kept()];
-        let ticket = asking.map(|asking| format!("{}\n{}\n", asking.account, asking.owner_text())).unwrap_or_default();
-        let reply = self.store.run(&INSPECT, &keys, &[&interval_us, &burst_us, &ticket]).await?;
+        let keys = Keys::new(&self.store, &lock_key, "-", charge);
+        let [interval_us, burst_us] = rate_args(charge);
+        let bucket = bucket_key(&self.store, self.store.shard_of(&lock_key), charge);
+        let keys = [keys.lock(), keys.queue(), &bucket, keys.entries(), keys.reserved()];
+        let entry = position_of.map(|owner| format!("{}\n{}\n", owner.account, owner.owner_text())).unwrap_or_default();
+        let reply = self.store.eval(&INSPECT, &keys, &[&interval_us, &burst_us, &entry]).await?;
         let position = |index| Ok::<_, LocksError>(Some(reply.word(index)?).filter(|position| *position > 0));
         let outcome = match reply.status() {
-            "held" => Looked::Found(Standing {
+            "held" => ReadOutcome::Found(LockState {
                 held: Some(read_held(&reply, 2)?),
                 waiting: reply.word(5)?,
                 position: position(6)?,
             }),
-            "free" => Looked::Found(Standing { held: None, waiting: reply.word(2)?, position: position(3)? }),
-            "rate_limited" => Looked::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) },
+            "free" => ReadOutcome::Found(LockState { held: None, waiting: reply.word(2)?, position: position(3)? }),
+            "rate_limited" => ReadOutcome::RateLimited { retry_after: Duration::from_micros(reply.word(2)?) },
             _ => return Err(reply.bad().into()),
         };
-        Ok(Answer { outcome, standing: read_standing(&reply, payment)? })
+        Ok(WithRate { outcome, rate: read_rate_status(&reply, charge)? })
     }
 
-    /// Breaks one grant of an account, whoever of it holds the lock; the first
-    /// in line has it then. A grant with a journal row is broken once the journal has
-    /// recorded that: until then nobody else is granted the lock.
+    /// Breaks one grant of an account, of any owner, and hands the lock over to the first
+    /// queue entry. If the grant has a journal row, the lock stays closed until the journal
+    /// has recorded the end.
     ///
     /// # Errors
-    /// When the store or the journal gave no answer in time; the grant may be broken
-    /// then.
+    /// The store or the journal returned no answer in time; the grant may be broken.
     pub async fn break_grant(&self, request: &BreakRequest) -> Result<BreakOutcome, LocksError> {
         let (broken, end) = self.begin_break(request).await?;
         if let Some(end) = end {
@@ -63,27 +62,32 @@ impl Locks {
         Ok(broken)
     }
 
-    /// The same, but for what the journal is to record: until [`finish_break`](Self::finish_break)
-    /// has had that done, the lock stays closed to everybody.
+    /// Breaks a grant in the store only. If the grant has a journal row, the lock stays closed
+    /// until [`finish_break`](Self::finish_break) has recorded the end.
     ///
     /// # Errors
-    /// When the store gave no answer in time; the grant may be broken then.
+    /// The store returned no answer in time; the grant may be broken.
     pub async fn begin_break(
         &self,
         request: &BreakRequest,
-    ) -> Result<(BreakOutcome, Option<UnrecordedEnd>), LocksError> {
+    ) -> Result<(BreakOutcome, Option<UnjournaledEnd>), LocksError> {
         let account = request.account.to_string();
         let lock_key = request.lock.to_string();
         let shard = self.store.shard_of(&lock_key);
         let deadline = self.deadline(shard)?;
-        let keys = Keys::new(&self.store, &lock_key, &account, &Payment::Paid);
+        let keys = Keys::new(&self.store, &lock_key, &account, &RateCharge::Done);
         let args = [&*account, &lock_key, &request.fence.to_string(), &deadline.us.to_string()];
-        let reply = deadline.settled(self.store.run(&BREAK, &keys.slices(), &args).await).await?;
+        let reply = deadline.settled(self.store.eval(&BREAK, &keys.slices(), &args).await).await?;
         Self::count("break", &reply);
         if reply.status() == "broken" {
-            self.recorder.ended(request.account, &lock_key, request.fence, (self.now_ms(shard), Ending::Broken));
+            self.history_buffer.ended(
+                request.account,
+                &lock_key,
+                request.fence,
+                (self.now_ms(shard), GrantEnd::Broken),
+            );
             let until_ms = reply.word(1)?;
-            let end = UnrecordedEnd { account: request.account, lock_key, fence: request.fence, until_ms };
+            let end = UnjournaledEnd { account: request.account, lock_key, fence: request.fence, until_ms };
             return Ok((BreakOutcome::Broken, (until_ms > 0).then_some(end)));
         }
         let broken = match reply.status() {
@@ -96,18 +100,17 @@ impl Locks {
         Ok((broken, None))
     }
 
-    /// Has the journal record that a grant was broken, and frees its lock.
+    /// Records in the journal that a grant was broken, and opens its lock.
     ///
     /// # Errors
-    /// When the journal or the store gave no answer in time; some server tries again
-    /// after a while.
-    pub async fn finish_break(&self, end: UnrecordedEnd) -> Result<(), LocksError> {
-        self.end(end.account, end.lock_key, end.fence, end.until_ms).await
+    /// The journal or the store returned no answer in time; a server retries later.
+    pub async fn finish_break(&self, end: UnjournaledEnd) -> Result<(), LocksError> {
+        self.journal_end(end.account, end.lock_key, end.fence, end.until_ms).await
     }
 }
 
-/// A grant that was broken, which the journal has yet to record.
-pub struct UnrecordedEnd {
+/// A broken grant whose end the journal has not recorded yet.
+pub struct UnjournaledEnd {
     account: AccountId,
     lock_key: String,
     fence: FencingToken,

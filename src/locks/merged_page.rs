@@ -1,17 +1,17 @@
-//! A page of what several shards have.
+//! Merges the pages of several shards.
 
 use super::{LocksError, list::Cursor};
 use crate::store::Reply;
 
-/// What a shard has of a page.
-pub(super) struct Found {
-    /// In their order.
+/// One shard's part of a page.
+pub(super) struct ShardPage {
+    /// Sorted.
     cursors: Vec<Cursor>,
-    /// Up to where it has looked, unless there is nothing more.
+    /// The last position scanned; `None` at the end of the index.
     end: Option<Cursor>,
 }
 
-impl Found {
+impl ShardPage {
     pub(super) fn read(reply: &Reply) -> Result<Self, LocksError> {
         let cursor =
             |at| Ok::<_, LocksError>(Cursor { expires_ms: reply.word(at)?, lock_key: reply.text(at + 1)?.into() });
@@ -20,16 +20,16 @@ impl Found {
         Ok(Self { cursors: (0..count).map(|at| cursor(4 + 2 * at)).collect::<Result<_, _>>()?, end })
     }
 
-    /// The first of what all shards have, and where to go on. A shard that has not
-    /// looked to its end may have more behind that, which comes before what others
-    /// have there: nothing from there on is on this page.
+    /// Merges the parts of all shards into one page and the cursor of the next. A shard that
+    /// has not scanned its whole index may have more locks after its last scanned position,
+    /// so the page ends at the first such position.
     pub(super) fn merge(found: Vec<Self>, limit: usize) -> (Vec<Cursor>, Option<Cursor>) {
         let end = found.iter().filter_map(|found| found.end.clone()).min();
         let mut cursors: Vec<Cursor> = found.into_iter().flat_map(|found| found.cursors).collect();
         cursors.sort_unstable();
-        let seen = end.as_ref().map_or(cursors.len(), |end| cursors.partition_point(|lock_key| lock_key <= end));
-        let next = if seen >= limit && cursors.len() > limit { cursors.get(limit - 1).cloned() } else { end };
-        cursors.truncate(seen.min(limit));
+        let complete = end.as_ref().map_or(cursors.len(), |end| cursors.partition_point(|cursor| cursor <= end));
+        let next = if complete >= limit && cursors.len() > limit { cursors.get(limit - 1).cloned() } else { end };
+        cursors.truncate(complete.min(limit));
         (cursors, next)
     }
 }
@@ -42,47 +42,47 @@ mod tests {
         Cursor { expires_ms, lock_key: lock_key.into() }
     }
 
-    /// What shards with these locks have of a page.
+    /// The page after `after` of shards with these locks.
     fn page(
         shards: &[&[Cursor]],
         after: Option<&Cursor>,
         limit: usize,
-        looked_at: usize,
+        scanned: usize,
     ) -> (Vec<Cursor>, Option<Cursor>) {
         let found = shards.iter().map(|locks| {
-            let behind = locks.iter().filter(|lock| after.is_none_or(|after| *lock > after)).cloned();
-            let cursors: Vec<Cursor> = behind.take(limit.min(looked_at)).collect();
+            let following = locks.iter().filter(|lock| after.is_none_or(|after| *lock > after)).cloned();
+            let cursors: Vec<Cursor> = following.take(limit.min(scanned)).collect();
             let is_all = cursors.last() == locks.last() || cursors.is_empty();
-            Found { end: cursors.last().cloned().filter(|_| !is_all), cursors }
+            ShardPage { end: cursors.last().cloned().filter(|_| !is_all), cursors }
         });
-        Found::merge(found.collect(), limit)
+        ShardPage::merge(found.collect(), limit)
     }
 
     #[test]
-    fn a_page_that_is_just_full_is_the_last() {
+    fn exactly_full_page_has_no_next_cursor() {
         let [a, b] = ["a", "b"].map(|lock_key| [cursor(5, lock_key)]);
         let (cursors, next) = page(&[&a, &b], None, 2, 9);
         assert_eq!((cursors.len(), next), (2, None));
     }
 
     #[test]
-    fn pages_of_several_shards_have_each_lock_once_and_in_order() {
+    fn merged_pages_contain_every_lock_once_in_order() {
         let a = ["a", "b", "f"].map(|lock_key| cursor(5, lock_key));
         let b = [cursor(1, "z"), cursor(5, "c"), cursor(5, "d"), cursor(5, "e"), cursor(9, "a")];
         let c = [cursor(7, "g")];
         let mut all: Vec<Cursor> = a.iter().chain(&b).chain(&c).cloned().collect();
         all.sort();
-        for (limit, looked_at) in [(1, 9), (2, 9), (3, 9), (4, 2), (9, 1), (8, 8), (20, 20)] {
+        for (limit, scanned) in [(1, 9), (2, 9), (3, 9), (4, 2), (9, 1), (8, 8), (20, 20)] {
             let (mut seen, mut after) = (Vec::new(), None);
             loop {
-                let (cursors, next) = page(&[&a, &b, &c, &[]], after.as_ref(), limit, looked_at);
+                let (cursors, next) = page(&[&a, &b, &c, &[]], after.as_ref(), limit, scanned);
                 assert!(cursors.len() <= limit);
                 seen.extend(cursors);
                 let Some(next) = next else { break };
-                assert!(after.is_none_or(|after| after < next), "it goes on");
+                assert!(after.is_none_or(|after| after < next), "the cursor advances");
                 after = Some(next);
             }
-            assert_eq!(seen, all, "{limit}, {looked_at}");
+            assert_eq!(seen, all, "{limit}, {scanned}");
         }
     }
 }

@@ -7,8 +7,8 @@ mod wait;
 mod watch;
 
 pub use self::{
-    claim::Withdrawn,
-    view::{Crowd, Waiter},
-    wait::Waited,
-    watch::Look,
+    claim::Reverted,
+    view::{Waiter, WaiterList},
+    wait::UnconfirmedOutcome,
+    watch::QueueState,
 };

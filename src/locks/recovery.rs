@@ -1,6 +1,5 @@
-//! What happens after the store may have forgotten grants: nothing is granted
-//! until those of long leases have been put back from the journal, and all others
-//! have lapsed.
+//! Recovery after the store may have lost grants: nothing is granted until the grants of long
+//! leases are restored from the journal and all others have expired.
 
 use std::time::Duration;
 
@@ -9,188 +8,185 @@ use jiff::Timestamp;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    LockId, Locks, LocksError,
-    grant_codec::held_since,
-    journal::row_of,
-    keys::{clock_key, ended_key, grant_key, held_key, home_key},
+    LockKey, Locks, LocksError,
+    grant_codec::mark_held_since,
+    journal::journal_row,
+    keys::{clock_key, ended_key, grant_key, held_key, primary_identity_key},
     requests::script,
 };
 use crate::{
-    lock::{Entered, Epoch, JournalRow},
+    lock::{Epoch, EpochStart, JournalRow},
     mends::{self, Mend},
-    store::{Arrival, Script, Shard, Standing, State, Store},
+    store::{RecoveryPhase, RecoveryState, Registration, Script, Shard, Store},
 };
 
 static RESTORE: Script = script!("restore" = "grant_codec" "restore");
-static REOPEN: Script = script!("end_recovery");
+static END_RECOVERY: Script = script!("end_recovery");
 
 impl Locks {
-    /// How much longer a recovery lasts than the longest lease that is not
-    /// written down: clocks do not run alike, and holders count from when they
-    /// had their answer.
+    /// A recovery lasts this much longer than the longest lease that is not journaled: clocks
+    /// drift, and holders count a lease from the answer.
     pub const RECOVERY_MARGIN: Duration = Duration::from_secs(5);
 
-    /// By how much the next fence after a recovery lies above the last one that is known
-    /// to have been given: a minute of a clock that tells the right time, and more than
-    /// can be given between two notes where it does not.
-    const FENCES_UNNOTED: u64 = 60_000_000;
+    /// The distance from the last recorded fence to the first fence after a recovery: a minute
+    /// if the clock is right, and otherwise more fences than can be issued between two records.
+    const FENCE_GAP: u64 = 60_000_000;
 
-    /// How long to leave it to the server that was the first to notice.
-    const COURTESY: Duration = Duration::from_secs(2);
+    /// How long other servers leave a recovery to the server that detected the loss first.
+    const YIELD_TO_DETECTOR: Duration = Duration::from_secs(2);
     const RETRY_PAUSE: Duration = Duration::from_secs(1);
-    /// How often to forget what has lapsed, and how long after.
+    /// How often to delete expired journal rows, and how long after their expiry.
     const SWEEP_INTERVAL: Duration = Duration::from_secs(300);
     const SWEEP_AFTER: Duration = Duration::from_secs(3600);
-    /// How many grants are put back at a time.
-    const BATCH: usize = 100;
-    /// How many shards are looked at at once when the server starts.
-    const SHARDS_AT_ONCE: usize = 8;
+    /// The number of grants that one script restores.
+    const RESTORE_BATCH: usize = 100;
+    /// How many shards recover concurrently when the server starts.
+    const CONCURRENT_RECOVERIES: usize = 8;
 
-    /// Sees to it that every recovery comes to its end.
-    pub(super) async fn recover_always(&self) {
-        let mend_all = join_all(self.store.shards().iter().map(|shard| self.mend_always(*shard)));
+    /// Runs all recoveries, and the loops that keep journal and store consistent.
+    pub(super) async fn run_recoveries(&self) {
+        let recover_all = join_all(self.store.shards().iter().map(|shard| self.recover_shard_forever(*shard)));
         tokio::join!(
-            mend_all,
-            self.sweep_always(),
-            self.follow_store(),
+            recover_all,
+            self.sweep_journal_forever(),
+            self.sync_journal_forever(),
             self.watch_store(),
-            self.note_end_of_recovery()
+            self.observe_end_of_recovery()
         );
     }
 
-    /// Takes note of the end of a recovery in an embedded store: nobody else asks it how the
-    /// grants stand, as is done with Redis once a second.
-    async fn note_end_of_recovery(&self) {
+    /// Observes the end of a recovery in an embedded store, whose state is not polled as that
+    /// of Redis is, once a second.
+    async fn observe_end_of_recovery(&self) {
         let Store::Embedded(_) = self.store else { return };
         let shard = self.store.shard_of("");
-        let mut standing = self.store.standing(shard);
-        let rest = |standing: &Option<Standing>| match standing.as_ref().map(|standing| standing.state) {
-            Some(State::Waiting { until }) => Some(until),
+        let mut recovery = self.store.recovery_state(shard);
+        let remaining = |recovery: &Option<RecoveryState>| match recovery.as_ref().map(|recovery| recovery.phase) {
+            Some(RecoveryPhase::Waiting { until }) => Some(until),
             _ => None,
         };
         loop {
             let Ok(waiting) =
-                standing.wait_for(|standing| rest(standing).is_some()).await.map(|standing| rest(&standing))
+                recovery.wait_for(|recovery| remaining(recovery).is_some()).await.map(|recovery| remaining(&recovery))
             else {
                 return;
             };
             // The store rounds to milliseconds.
             sleep_until(waiting.unwrap_or_else(Instant::now) + Duration::from_millis(2)).await;
-            if let Err(error) = self.store.arrive(shard, Arrival::Look).await {
-                tracing::debug!(%error, "the store could not be asked how its grants stand");
+            if let Err(error) = self.store.register_primary(shard, Registration::Check).await {
+                tracing::debug!(%error, "cannot read the recovery state of the store");
             }
         }
     }
 
-    /// How much longer nothing is granted, in some shard at least, as far as is
-    /// known; `None` when locks are.
-    pub fn recovery_rest(&self) -> Option<Duration> {
-        self.store.recovery_rest()
+    /// The remaining time of the longest recovery; `None` if no shard is known to recover.
+    pub fn recovery_remaining(&self) -> Option<Duration> {
+        self.store.recovery_remaining()
     }
 
-    /// When a lock can be granted again at the earliest, in a recovery; `None` when it can be
-    /// now, as far as is known.
-    pub fn recovering_until(&self, lock: &LockId) -> Option<Timestamp> {
-        Some(Timestamp::now() + self.store.recovery_rest_in(self.store.shard_of(&lock.lock_key()))?)
+    /// The end of the recovery of a lock's shard; `None` if the shard is not known to recover.
+    pub fn recovering_until(&self, lock: &LockKey) -> Option<Timestamp> {
+        Some(Timestamp::now() + self.store.recovery_remaining_in(self.store.shard_of(&lock.lock_key()))?)
     }
 
-    /// The same for the lock that has to wait longest.
+    /// The end of the longest recovery.
     pub fn all_recovered_at(&self) -> Option<Timestamp> {
-        Some(Timestamp::now() + self.store.recovery_rest()?)
+        Some(Timestamp::now() + self.store.recovery_remaining()?)
     }
 
-    /// Finds out whether grants may have been forgotten, and puts back what is
-    /// known of them if so.
+    /// Checks whether the store may have lost grants, and restores the journaled ones if so.
     ///
     /// # Errors
-    /// When the store or the journal could not be asked.
+    /// The store or the journal returned no answer.
     pub async fn recover(&self) -> Result<(), LocksError> {
         let recovering = self.store.shards().iter().copied().map(|shard| self.recover_in(shard));
-        let recovered: Vec<_> = stream::iter(recovering).buffer_unordered(Self::SHARDS_AT_ONCE).collect().await;
+        let recovered: Vec<_> = stream::iter(recovering).buffer_unordered(Self::CONCURRENT_RECOVERIES).collect().await;
         recovered.into_iter().try_for_each(|recovered| recovered.map(drop))
     }
 
-    /// The same, for one shard.
-    pub(super) async fn recover_in(&self, shard: Shard) -> Result<Standing, LocksError> {
-        let mut standing = self.store.arrive(shard, Arrival::Look).await?;
-        let mut entered = self.enter(shard, &standing.epoch).await?;
-        while let (State::Closed, Some(floor_us)) = (standing.state, self.floor(shard, &standing.epoch, &entered)) {
-            let arrival = match entered {
-                Entered::Behind { .. } => Arrival::Above(floor_us),
-                _ => Arrival::GoOnAbove(floor_us),
+    /// Does the same for one shard.
+    pub(super) async fn recover_in(&self, shard: Shard) -> Result<RecoveryState, LocksError> {
+        let mut recovery = self.store.register_primary(shard, Registration::Check).await?;
+        let mut entered = self.begin_epoch(shard, &recovery.epoch).await?;
+        while let (RecoveryPhase::Closed, Some(floor_us)) =
+            (recovery.phase, self.epoch_floor(shard, &recovery.epoch, &entered))
+        {
+            let registration = match entered {
+                EpochStart::Behind { .. } => Registration::Above(floor_us),
+                _ => Registration::ContinueAbove(floor_us),
             };
-            standing = self.store.arrive(shard, arrival).await?;
-            entered = self.enter(shard, &standing.epoch).await?;
+            recovery = self.store.register_primary(shard, registration).await?;
+            entered = self.begin_epoch(shard, &recovery.epoch).await?;
         }
         let (wait, last) = match entered {
-            _ if standing.state != State::Closed => return Ok(standing),
-            // It is for `watch_store` to say who has the grants.
-            Entered::Behind { .. } | Entered::Elsewhere => return Ok(standing),
-            Entered::First => (Duration::ZERO, 0),
-            Entered::HandedOver { last } => (Duration::ZERO, last.as_u64()),
-            Entered::Again { short, .. } => {
-                let last = if mends::is_on(Mend::FenceFloor) { standing.epoch.epoch_us } else { 0 };
-                let wait = short + Self::RECOVERY_MARGIN;
+            _ if recovery.phase != RecoveryPhase::Closed => return Ok(recovery),
+            // `watch_store` decides which store has the grants.
+            EpochStart::Behind { .. } | EpochStart::OtherStore => return Ok(recovery),
+            EpochStart::First => (Duration::ZERO, 0),
+            EpochStart::HandedOver { last_fence } => (Duration::ZERO, last_fence.as_u64()),
+            EpochStart::MayHaveGrants { journal_above, .. } => {
+                let last = if mends::is_on(Mend::FenceFloor) { recovery.epoch.epoch_us } else { 0 };
+                let wait = journal_above + Self::RECOVERY_MARGIN;
                 (if mends::is_on(Mend::RecoveryWait) { wait } else { Duration::ZERO }, last)
             }
         };
         let is_handed_over = wait.is_zero() && mends::is_on(Mend::RecoveryWait);
-        // Grants of this epoch may have a fence just above its epoch, which nobody has noted
-        // when the next loss comes.
+        // The next loss may come before any fence of this epoch is recorded; those begin just
+        // above the epoch's number.
         if mends::is_on(Mend::FloorNoted) {
-            self.journal.note_fence(shard.tag, last.max(standing.epoch.epoch_us)).await?;
+            self.journal.record_last_fence(shard.tag, last.max(recovery.epoch.epoch_us)).await?;
         }
-        let restored = self.restore(shard, &standing.epoch, is_handed_over).await?;
-        self.reopen(shard, &standing.epoch, wait, last).await?;
+        let restored = self.restore(shard, &recovery.epoch, is_handed_over).await?;
+        self.end_recovery(shard, &recovery.epoch, wait, last).await?;
         if restored > 0 {
-            tracing::info!(grants = restored, "put back grants of long leases");
+            tracing::info!(grants = restored, "restored grants of long leases from the journal");
         }
-        Ok(self.store.arrive(shard, Arrival::Look).await?)
+        Ok(self.store.register_primary(shard, Registration::Check).await?)
     }
 
-    /// What the epoch has to be above: another epoch, and all fences that were given
-    /// before. Nothing if it is.
-    fn floor(&self, shard: Shard, epoch: &Epoch, entered: &Entered) -> Option<u64> {
+    /// The number that the epoch must exceed: a later epoch in the journal, or all fences
+    /// issued before. `None` if it already does.
+    fn epoch_floor(&self, shard: Shard, epoch: &Epoch, entered: &EpochStart) -> Option<u64> {
         match entered {
-            Entered::Behind { epoch_us } => Some(*epoch_us),
-            Entered::Again { last, .. } if mends::is_on(Mend::FenceFloor) => {
-                // The last ones may not have been noted yet.
-                let floor_us = self.store.last_fence(shard).max(*last) + Self::FENCES_UNNOTED;
+            EpochStart::Behind { epoch_us } => Some(*epoch_us),
+            EpochStart::MayHaveGrants { last_fence, .. } if mends::is_on(Mend::FenceFloor) => {
+                // The last fences may not be recorded yet.
+                let floor_us = self.store.last_fence(shard).max(*last_fence) + Self::FENCE_GAP;
                 (floor_us >= epoch.epoch_us).then_some(floor_us)
             }
             _ => None,
         }
     }
 
-    /// Enters the journal, and takes note of it if the grants are where it says now.
-    pub(super) async fn enter(&self, shard: Shard, epoch: &Epoch) -> Result<Entered, LocksError> {
-        let entered = self.journal.enter(epoch, self.short.as_duration()).await?;
-        if !matches!(entered, Entered::Behind { .. } | Entered::Elsewhere) {
-            self.note_ours(shard);
+    /// Begins an epoch in the journal. If the journal accepts it, the database names this store.
+    pub(super) async fn begin_epoch(&self, shard: Shard, epoch: &Epoch) -> Result<EpochStart, LocksError> {
+        let entered = self.journal.begin_epoch(epoch, self.journal_above.as_duration()).await?;
+        if !matches!(entered, EpochStart::Behind { .. } | EpochStart::OtherStore) {
+            self.mark_store_named(shard);
         }
         Ok(entered)
     }
 
-    async fn mend_always(&self, shard: Shard) {
-        let mut standing = self.store.standing(shard);
-        let mut complaint = String::new();
+    async fn recover_shard_forever(&self, shard: Shard) {
+        let mut recovery = self.store.recovery_state(shard);
+        let mut last_error = String::new();
         loop {
-            let closed =
-                standing.wait_for(|standing| standing.as_ref().is_some_and(|standing| standing.state == State::Closed));
-            let is_news = match closed.await {
-                Ok(standing) => standing.as_ref().is_some_and(|standing| standing.is_news),
-                // The store is gone, and the process with it.
+            let closed = recovery
+                .wait_for(|recovery| recovery.as_ref().is_some_and(|recovery| recovery.phase == RecoveryPhase::Closed));
+            let is_first_notice = match closed.await {
+                Ok(recovery) => recovery.as_ref().is_some_and(|recovery| recovery.is_first_notice),
+                // The store is dropped: the process exits.
                 Err(_) => return,
             };
-            if !is_news && complaint.is_empty() {
-                sleep(Self::COURTESY).await;
+            if !is_first_notice && last_error.is_empty() {
+                sleep(Self::YIELD_TO_DETECTOR).await;
             }
             match self.recover_in(shard).await {
-                Ok(_) => complaint.clear(),
+                Ok(_) => last_error.clear(),
                 Err(error) => {
-                    if complaint != error.to_string() {
-                        complaint = error.to_string();
-                        tracing::warn!(error = complaint, "a recovery cannot go on yet, and nothing is granted");
+                    if last_error != error.to_string() {
+                        last_error = error.to_string();
+                        tracing::warn!(error = last_error, "a recovery cannot go on yet, and nothing is granted");
                     }
                     sleep(Self::RETRY_PAUSE).await;
                 }
@@ -198,7 +194,8 @@ impl Locks {
         }
     }
 
-    /// With `is_handed_over` nothing was lost since the grants were recorded.
+    /// Restores all journaled grants of a shard. With `is_handed_over` no grant was lost since
+    /// they were recorded.
     async fn restore(&self, shard: Shard, epoch: &Epoch, is_handed_over: bool) -> Result<u64, LocksError> {
         let now_ms = self.store.now_us(shard).unwrap_or_default() / 1000;
         let (mut after, mut restored) = (String::new(), 0);
@@ -206,33 +203,37 @@ impl Locks {
             let mut grants = self.journal.page(epoch.tag, now_ms, &after).await?;
             let Some(last) = grants.last() else { return Ok(restored) };
             after.clone_from(&last.lock_key);
-            // Those from when locks were spread otherwise are of all shards.
+            // Rows from an older layout may belong to any shard.
             grants.retain(|grant| self.store.shard_of(&grant.lock_key) == shard);
             if is_handed_over {
-                for grant in grants.iter_mut().filter(|grant| !grant.record.is_empty()) {
-                    grant.record = held_since(&grant.record, epoch.epoch_us);
+                for grant in grants.iter_mut().filter(|grant| !grant.stored_grant.is_empty()) {
+                    grant.stored_grant = mark_held_since(&grant.stored_grant, epoch.epoch_us);
                 }
             }
-            for batch in grants.chunks(Self::BATCH) {
+            for batch in grants.chunks(Self::RESTORE_BATCH) {
                 restored += self.restore_batch(shard, epoch, batch).await?;
             }
         }
     }
 
     async fn restore_batch(&self, shard: Shard, epoch: &Epoch, grants: &[JournalRow]) -> Result<u64, LocksError> {
-        let mut keys = vec![home_key(&self.store, shard), clock_key(&self.store, shard), ended_key(&self.store, shard)];
+        let mut keys = vec![
+            primary_identity_key(&self.store, shard),
+            clock_key(&self.store, shard),
+            ended_key(&self.store, shard),
+        ];
         let mut args = vec![epoch.to_string()];
         for grant in grants {
-            let account = grant.record.split('\n').next().unwrap_or_default();
+            let account = grant.stored_grant.split('\n').next().unwrap_or_default();
             keys.extend([grant_key(&self.store, &grant.lock_key), held_key(&self.store, shard, account)]);
             let numbers = [grant.fence.as_u64(), grant.seq, grant.expires_ms].map(|number| number.to_string());
             args.push(grant.lock_key.clone());
             args.extend(numbers);
-            args.push(grant.record.clone());
+            args.push(grant.stored_grant.clone());
         }
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let reply = self.store.run_replicated(&RESTORE, &keys, &args).await?;
+        let reply = self.store.eval_replicated(&RESTORE, &keys, &args).await?;
         match reply.status() {
             "restored" => {
                 for at in (2..2 + reply.texts(2).count()).step_by(2) {
@@ -240,61 +241,60 @@ impl Locks {
                 }
                 Ok(reply.word(1)?)
             }
-            // Another server was quicker.
+            // Another server has finished this recovery.
             "over" => Ok(0),
             _ => Err(reply.bad().into()),
         }
     }
 
-    async fn reopen(&self, shard: Shard, epoch: &Epoch, wait: Duration, last: u64) -> Result<(), LocksError> {
-        let keys = [home_key(&self.store, shard), clock_key(&self.store, shard)];
+    async fn end_recovery(&self, shard: Shard, epoch: &Epoch, wait: Duration, last: u64) -> Result<(), LocksError> {
+        let keys = [primary_identity_key(&self.store, shard), clock_key(&self.store, shard)];
         let wait_ms = wait.as_millis().to_string();
         let args = [&*epoch.to_string(), &wait_ms, &last.to_string()];
-        let reply = self.store.run_replicated(&REOPEN, &[&keys[0], &keys[1]], &args).await?;
+        let reply = self.store.eval_replicated(&END_RECOVERY, &[&keys[0], &keys[1]], &args).await?;
         match reply.status() {
             "open" | "waiting" | "over" => Ok(()),
             _ => Err(reply.bad().into()),
         }
     }
 
-    async fn sweep_always(&self) {
+    async fn sweep_journal_forever(&self) {
         loop {
             sleep(Self::SWEEP_INTERVAL).await;
             let now_us = self.store.shards().iter().filter_map(|shard| self.store.now_us(*shard)).min();
             let Some(now_us) = now_us else { continue };
-            // A store whose clock runs ahead must not have rows swept that it would need
-            // once the clock is right again.
+            // If the store's clock runs ahead, rows must stay that are needed once it is right.
             let now_us = now_us.min(Timestamp::now().as_microsecond() as u64);
             if let Err(error) = self.journal.sweep(Self::swept_before_ms(now_us)).await {
-                tracing::debug!(%error, "the journal could not be swept");
+                tracing::debug!(%error, "cannot delete expired journal rows");
             }
         }
     }
 
-    /// When a grant must have lapsed to be forgotten now.
+    /// The expiry in ms since 1970 before which a row is deleted now.
     fn swept_before_ms(now_us: u64) -> u64 {
         (now_us / 1000).saturating_sub(Self::SWEEP_AFTER.as_millis() as u64)
     }
 
-    /// Leaves the grants of an embedded store to the process that comes next.
-    pub(super) async fn hand_over(&self) {
+    /// Saves the grants of an embedded store for the next process.
+    pub(super) async fn hand_over_epoch(&self) {
         let Store::Embedded(embedded) = &self.store else { return };
         let shard = self.store.shard_of("");
-        let standing = self.store.standing(shard);
-        let Some(epoch) = standing.borrow().as_ref().map(|standing| standing.epoch.clone()) else { return };
+        let recovery = self.store.recovery_state(shard);
+        let Some(epoch) = recovery.borrow().as_ref().map(|recovery| recovery.epoch.clone()) else { return };
         let prefix = grant_key(&self.store, "");
-        let grants = embedded.texts(&prefix).into_iter().filter_map(|kept| {
-            let lock_key = kept.key.strip_prefix(&prefix)?;
-            row_of(lock_key, kept.expires_ms?, &kept.value)
+        let grants = embedded.texts(&prefix).into_iter().filter_map(|entry| {
+            let lock_key = entry.key.strip_prefix(&prefix)?;
+            journal_row(lock_key, entry.expires_ms?, &entry.value)
         });
-        // In a recovery it is no fence alone, and what is forgotten by then must
-        // lapse in the next process, too.
+        // During a recovery the clock key is not a plain fence: the next process must then wait
+        // for lost grants to expire, so nothing is handed over.
         let clock = embedded.texts(&clock_key(&self.store, shard)).pop();
         let Some(last) = clock.and_then(|clock| clock.value.parse::<u64>().ok()) else { return };
-        // Before the first grant there is no fence yet, and the epoch is below each that follows.
+        // Before the first grant there is no fence; every later one exceeds the epoch's number.
         let Ok(last) = last.max(epoch.epoch_us).to_string().parse() else { return };
-        if let Err(error) = self.journal.hand_over(&epoch, last, grants.collect()).await {
-            tracing::warn!(%error, "locks are not kept for the next start");
+        if let Err(error) = self.journal.hand_over_epoch(&epoch, last, grants.collect()).await {
+            tracing::warn!(%error, "cannot save the locks for the next start");
         }
     }
 }
@@ -304,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_grant_is_forgotten_an_hour_after_it_has_lapsed() {
+    fn journal_row_is_deleted_an_hour_after_expiry() {
         let (hour_ms, lapsed_ms) = (3_600_000, 1_700_000_000_000);
         assert_eq!(Locks::swept_before_ms((lapsed_ms + hour_ms) * 1000), lapsed_ms);
         assert_eq!(Locks::swept_before_ms(0), 0);

@@ -1,14 +1,14 @@
 use std::time::Duration;
 
 use super::{
-    Ending, Locks, LocksError,
+    GrantEnd, Locks, LocksError,
     grant_codec::read_acquirer,
-    requests::{Answer, Keys, ReleaseRequest, read_standing, script, write_fence, write_rate},
-    script_args::Words,
+    requests::{Keys, ReleaseRequest, WithRate, read_rate_status, script, write_fence, write_rate},
+    script_args::ScriptArgs,
     settled::Deadline,
 };
 use crate::{
-    lock::{ByAnother, FencingToken, Label, NotHeld, Payment, ReleaseOutcome},
+    lock::{ByAnother, FencingToken, Label, NotHeld, RateCharge, ReleaseOutcome},
     store::{Reply, Script},
 };
 
@@ -16,66 +16,71 @@ static RELEASE: Script =
     script!("release" = "grant_codec" "keys" "release" "entries" "queue" "tombstone" "release_slow");
 
 impl Locks {
-    /// Releases a lock, if the claimant holds it; the first in line has it then.
-    /// An owner that stands in line itself leaves it.
+    /// Releases a lock if the claimant holds it, and hands it over to the first queue entry.
+    /// If the owner itself waits for the lock, its request is cancelled.
     ///
     /// # Errors
-    /// When the store gave no answer in time; the lock may be released then.
-    pub async fn release(&self, request: &ReleaseRequest) -> Result<Answer<ReleaseOutcome>, LocksError> {
+    /// The store returned no answer in time; the lock may be released.
+    pub async fn release(&self, request: &ReleaseRequest) -> Result<WithRate<ReleaseOutcome>, LocksError> {
         let lock_key = request.lock.lock_key();
         let shard = self.store.shard_of(&lock_key);
         let deadline = self.deadline(shard)?;
-        let mut reply = self.ask_release(request, &lock_key, deadline).await?;
-        while deadline.is_to_repeat(&reply, &request.payment).await {
-            reply = Box::pin(self.ask_release(request, &lock_key, deadline)).await?;
+        let mut reply = self.run_release(request, &lock_key, deadline).await?;
+        while deadline.should_retry(&reply, &request.charge).await {
+            reply = Box::pin(self.run_release(request, &lock_key, deadline)).await?;
         }
         Self::count("release", &reply);
         let mut by_another = None;
         if reply.status() == "released" {
             let fence = reply.word(2)?;
-            self.recorder.ended(request.claimant.account, &lock_key, fence, (self.now_ms(shard), Ending::Released));
-            self.end_in_background(request.claimant.account, lock_key, fence, reply.word(3)?);
+            self.history_buffer.ended(
+                request.claimant.account,
+                &lock_key,
+                fence,
+                (self.now_ms(shard), GrantEnd::Released),
+            );
+            self.journal_end_in_background(request.claimant.account, lock_key, fence, reply.word(3)?);
             if !reply.text(4)?.is_empty() {
-                self.look_in_background(request.lock.clone());
+                self.poll_queue_in_background(request.lock.clone());
             }
             by_another = read_by_another(request, reply.text(5)?, fence);
         }
         let outcome = match by_another {
             Some(by_another) => ReleaseOutcome::ByAnother(by_another),
-            None => read_released(&reply)?,
+            None => read_outcome(&reply)?,
         };
-        Ok(Answer { outcome, standing: read_standing(&reply, &request.payment)? })
+        Ok(WithRate { outcome, rate: read_rate_status(&reply, &request.charge)? })
     }
 
-    async fn ask_release(
+    async fn run_release(
         &self,
         request: &ReleaseRequest,
         lock_key: &str,
         deadline: Deadline,
     ) -> Result<Reply, LocksError> {
         let account = request.claimant.account.key_text();
-        let mut keys = Keys::few(&self.store, lock_key, account.as_str());
-        let mut args = Words::new();
-        args.write(|text| request.claimant.write_head(text))
+        let mut keys = Keys::minimal(&self.store, lock_key, account.as_str());
+        let mut args = ScriptArgs::new();
+        args.write(|text| request.claimant.write_holder_prefix(text))
             .text(lock_key)
             .write(|text| write_fence(text, request.fence))
             .number(deadline.us);
-        // Whoever waits here is to have the lock at once.
-        if request.payment == Payment::Paid && !self.waiters.has_line(&request.lock) {
-            let reply = deadline.settled(self.store.run(&RELEASE, &keys.slices(), &args.slices()).await).await?;
-            if Keys::were_enough(&reply) {
+        // A waiter of this server needs the hand-over, which takes all keys: skip the first try.
+        if request.charge == RateCharge::Done && !self.waiters.has_waiters(&request.lock) {
+            let reply = deadline.settled(self.store.eval(&RELEASE, &keys.slices(), &args.slices()).await).await?;
+            if Keys::were_sufficient(&reply) {
                 return Ok(reply);
             }
         }
-        keys.complete(&self.store, lock_key, account.as_str(), &request.payment);
-        write_rate(&mut args, &request.payment);
-        // Boxed: its room would be taken in every request.
-        deadline.settled(Box::pin(self.store.run(&RELEASE, &keys.slices(), &args.slices())).await).await
+        keys.add_remaining(&self.store, lock_key, account.as_str(), &request.charge);
+        write_rate(&mut args, &request.charge);
+        // Boxed: the future would add its size to every request.
+        deadline.settled(Box::pin(self.store.eval(&RELEASE, &keys.slices(), &args.slices())).await).await
     }
 }
 
-/// Nothing for a grant of the token that releases it, and for one that an earlier version has
-/// made.
+/// The acquiring token of a grant that another token released. `None` if the same token
+/// acquired it, and for grants of earlier versions, which do not store the token.
 fn read_by_another(request: &ReleaseRequest, acquirer: &str, fence: FencingToken) -> Option<Box<ByAnother>> {
     if acquirer.ends_with(request.token.as_str()) {
         return None;
@@ -85,7 +90,7 @@ fn read_by_another(request: &ReleaseRequest, acquirer: &str, fence: FencingToken
     Some(Box::new(ByAnother { fence, label, token_end: token_end.to_owned() }))
 }
 
-fn read_released(reply: &Reply) -> Result<ReleaseOutcome, LocksError> {
+fn read_outcome(reply: &Reply) -> Result<ReleaseOutcome, LocksError> {
     Ok(match reply.status() {
         "released" => ReleaseOutcome::Released,
         "not_held" => ReleaseOutcome::Refused(NotHeld::Free),

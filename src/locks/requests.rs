@@ -1,109 +1,109 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
-use super::script_args::{KeySlices, Words};
+use super::script_args::{KeySlices, ScriptArgs};
 use crate::{
     lock::{
-        AccountId, FencingToken, Info, Label, Lease, LockName, NamespaceId, Note, Owner, Payment, RateStanding,
+        AccountId, FencingToken, Info, Label, Lease, LockName, NamespaceId, Note, Owner, RateCharge, RateStatus,
         TokenEnd,
     },
     store::{BadReply, Reply, Store},
 };
 
-/// Which lock is meant. Its text is its member in the index of held locks.
+/// The key of a lock: its namespace and name. Its text `NAMESPACE/NAME` is the lock key of
+/// scripts, indexes and the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct LockId {
+pub struct LockKey {
     pub namespace: NamespaceId,
     pub name: LockName,
 }
 
-/// Who asks: what is compared with the holder.
+/// The caller of an operation, which scripts compare with the holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claimant {
     pub account: AccountId,
     pub owner: Option<Owner>,
 }
 
-/// What an acquire asks for.
+/// The parameters of an acquire.
 #[derive(Clone, Debug)]
 pub struct AcquireRequest {
-    pub lock: LockId,
+    pub lock: LockKey,
     pub claimant: Claimant,
     pub lease: Lease,
-    /// The client has asked for this lease: a heartbeat that asks for none has the same.
+    /// Whether the client chose the lease; a heartbeat without a lease then renews with it.
     pub is_lease_asked: bool,
-    /// The label of the token that is used, and the end of its id.
+    /// The label of the caller's token, and the last digits of its id.
     pub label: Label,
     pub token: TokenEnd,
     pub note: Note,
     pub info: Info,
-    /// How many locks the account may hold at once.
+    /// The account's quota of held locks.
     pub held_max: u64,
-    /// With how many requests the account may wait at once.
+    /// The account's quota of queued requests.
     pub waiting_max: u64,
-    pub payment: Payment,
+    pub charge: RateCharge,
 }
 
-/// What a heartbeat asks for.
+/// The parameters of a heartbeat.
 #[derive(Clone, Debug)]
 pub struct HeartbeatRequest {
-    pub lock: LockId,
+    pub lock: LockKey,
     pub claimant: Claimant,
     pub lease: RenewedLease,
     /// Renew only the grant with this fence.
     pub fence: Option<FencingToken>,
-    pub payment: Payment,
+    pub charge: RateCharge,
 }
 
-/// The lease that a heartbeat asks for.
+/// The lease of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RenewedLease {
     For(Lease),
-    /// That which the holder asked for last, cut to the longest one of the plan.
+    /// The lease that the holder asked for last, at most the plan's maximum.
     LastAsked {
-        /// The lease of holders that never asked for one.
+        /// For holders that never asked for a lease.
         default: Lease,
         max: Lease,
     },
 }
 
-/// What a release asks for.
+/// The parameters of a release.
 #[derive(Clone, Debug)]
 pub struct ReleaseRequest {
-    pub lock: LockId,
+    pub lock: LockKey,
     pub claimant: Claimant,
     /// Release only the grant with this fence.
     pub fence: Option<FencingToken>,
-    /// The token that is used.
+    /// The last digits of the id of the caller's token.
     pub token: TokenEnd,
-    pub payment: Payment,
+    pub charge: RateCharge,
 }
 
-/// What breaking a lock asks for.
+/// The parameters of a break.
 #[derive(Clone, Debug)]
 pub struct BreakRequest {
-    pub lock: LockId,
-    /// Whose lock it must be.
+    pub lock: LockKey,
+    /// The account that must hold the lock.
     pub account: AccountId,
     /// The grant to break.
     pub fence: FencingToken,
 }
 
-/// An outcome, and how the token stands with its rate if the script counted
-/// the request.
+/// An outcome, and the rate status if the script charged the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer<T> {
+pub struct WithRate<T> {
     pub outcome: T,
-    pub standing: Option<RateStanding>,
+    pub rate: Option<RateStatus>,
 }
 
 impl Claimant {
-    /// The owner as it is kept: empty for none.
+    /// The owner as stored: empty for none.
     pub(super) fn owner_text(&self) -> &str {
         self.owner.as_ref().map_or("", Owner::as_str)
     }
 
-    /// Writes who asks as scripts take it: what a grant begins with.
-    pub(super) fn write_head(&self, text: &mut String) {
+    /// Writes the prefix by which scripts recognize the claimant's grants.
+    pub(super) fn write_holder_prefix(&self, text: &mut String) {
         for part in [self.account.key_text().as_str(), "\n", self.owner_text(), "\n"] {
             text.push_str(part);
         }
@@ -111,9 +111,9 @@ impl Claimant {
 }
 
 impl AcquireRequest {
-    /// What scripts keep of the holder beside who it is, see `lua/acquire.lua`: the lease that
-    /// was asked for, and one field to a line, without those at the end that are empty.
-    pub(super) fn write_about(&self, text: &mut String) {
+    /// Writes the metadata of the grant, see `lua/acquire.lua`: the lease if the client chose
+    /// it, then one field per line, without empty ones at the end.
+    pub(super) fn write_metadata(&self, text: &mut String) {
         if self.is_lease_asked {
             text.push('@');
             text.push_str(itoa::Buffer::new().format(self.lease.as_ms()));
@@ -130,9 +130,9 @@ impl AcquireRequest {
     }
 }
 
-impl LockId {
-    /// Its lock key. Written by hand: every request needs it, and formatting costs
-    /// more.
+impl LockKey {
+    /// The text of the key. Concatenated by hand: every request needs it, and `format!` is
+    /// slower.
     pub(super) fn lock_key(&self) -> String {
         let (namespace, name) = (self.namespace.key_text(), self.name.as_str());
         let mut lock_key = String::with_capacity(namespace.as_str().len() + 1 + name.len());
@@ -143,14 +143,13 @@ impl LockId {
     }
 }
 
-impl fmt::Display for LockId {
+impl fmt::Display for LockKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.lock_key())
     }
 }
 
-/// Reads a lock key.
-impl FromStr for LockId {
+impl FromStr for LockKey {
     type Err = InvalidLockKey;
 
     fn from_str(lock_key: &str) -> Result<Self, Self::Err> {
@@ -160,14 +159,13 @@ impl FromStr for LockId {
     }
 }
 
-/// A text that is no lock key of a lock.
+/// The text is not a lock key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this is no lock_key of a lock")]
+#[error("not a lock key")]
 pub struct InvalidLockKey;
 
-/// A script made of files, one behind the other, the prelude first. A file that
-/// returns where there is nothing more to do spares Redis the setting up of what
-/// stands behind it.
+/// Builds a script by concatenating files, the prelude first. A file that returns early saves
+/// Redis the definition of the functions in the files after it.
 macro_rules! script {
     ($name:literal) => {
         script!($name = $name)
@@ -184,42 +182,40 @@ macro_rules! script {
 }
 pub(super) use script;
 
-/// The names of the keys of a lock and of an account, as `lua/keys.lua` lists
-/// them.
+/// The names of the keys of a lock and of an account, in the order of `lua/keys.lua`.
 pub(super) struct Keys {
-    names: Words,
-    /// None for a request that is paid for.
+    names: ScriptArgs,
+    /// `None` if the request is already charged.
     bucket: Option<Arc<str>>,
 }
 
 impl Keys {
-    /// Whether a script that was given a few keys needs no more. It has done nothing
-    /// otherwise.
-    pub(super) fn were_enough(reply: &Reply) -> bool {
+    /// Whether the minimal keys were enough for a script. If not, it changed nothing.
+    pub(super) fn were_sufficient(reply: &Reply) -> bool {
         reply.status() != "too_few_keys"
     }
 
-    pub(super) fn new(store: &Store, lock_key: &str, account: &str, payment: &Payment) -> Self {
-        let mut keys = Self::few(store, lock_key, account);
-        keys.complete(store, lock_key, account, payment);
+    pub(super) fn new(store: &Store, lock_key: &str, account: &str, charge: &RateCharge) -> Self {
+        let mut keys = Self::minimal(store, lock_key, account);
+        keys.add_remaining(store, lock_key, account, charge);
         keys
     }
 
-    /// The first of them, which are enough for most requests: each key takes Redis a
-    /// quarter of a microsecond, of the ten that a request takes.
-    pub(super) fn few(store: &Store, lock_key: &str, account: &str) -> Self {
-        let mut keys = Self { names: Words::new(), bucket: None };
-        keys.add(store, lock_key, [("l", lock_key), ("clock", ""), ("held", account), ("line", lock_key)]);
+    /// The first keys, enough for most requests: each key costs Redis a quarter of a
+    /// microsecond, of the ten that a request takes.
+    pub(super) fn minimal(store: &Store, lock_key: &str, account: &str) -> Self {
+        let mut keys = Self { names: ScriptArgs::new(), bucket: None };
+        keys.add(store, lock_key, [("l", lock_key), ("clock", ""), ("held", account), ("queue", lock_key)]);
         keys
     }
 
-    /// Adds the others.
-    pub(super) fn complete(&mut self, store: &Store, lock_key: &str, account: &str, payment: &Payment) {
-        let others = [("tickets", lock_key), ("kept", lock_key), ("pods", ""), ("waiting", account), ("ended", "")];
+    /// Adds the other keys.
+    pub(super) fn add_remaining(&mut self, store: &Store, lock_key: &str, account: &str, charge: &RateCharge) {
+        let others = [("entries", lock_key), ("reserved", lock_key), ("pods", ""), ("waiting", account), ("ended", "")];
         self.add(store, lock_key, others);
-        self.bucket = match payment {
-            Payment::Due(due) => Some(due.bucket.clone()),
-            Payment::Paid => None,
+        self.bucket = match charge {
+            RateCharge::InScript(bucket) => Some(bucket.key.clone()),
+            RateCharge::Done => None,
         };
     }
 
@@ -242,65 +238,65 @@ impl Keys {
         self.names.get(2)
     }
 
-    pub(super) fn line(&self) -> &str {
+    pub(super) fn queue(&self) -> &str {
         self.names.get(3)
     }
 
-    pub(super) fn tickets(&self) -> &str {
+    pub(super) fn entries(&self) -> &str {
         self.names.get(4)
     }
 
-    pub(super) fn kept(&self) -> &str {
+    pub(super) fn reserved(&self) -> &str {
         self.names.get(5)
     }
 
-    /// In the order in which scripts take them.
     pub(super) fn slices(&self) -> KeySlices<'_> {
         self.names.iter().chain(self.bucket.as_deref()).collect()
     }
 }
 
-/// The rate as scripts take it: the interval and the burst in microseconds,
-/// empty when the request is paid for.
-pub(super) fn rate_args(payment: &Payment) -> [String; 2] {
-    match payment {
-        Payment::Paid => Default::default(),
-        Payment::Due(due) => {
-            let interval_us = due.rate.interval_us();
-            [interval_us.to_string(), (interval_us * f64::from(due.rate.burst)).to_string()]
+/// The rate arguments of scripts: the interval and the burst in microseconds; empty if the
+/// request is already charged.
+pub(super) fn rate_args(charge: &RateCharge) -> [String; 2] {
+    match charge {
+        RateCharge::Done => Default::default(),
+        RateCharge::InScript(bucket) => {
+            let interval_us = bucket.rate.interval_us();
+            [interval_us.to_string(), (interval_us * f64::from(bucket.rate.burst)).to_string()]
         }
     }
 }
 
-/// The same, left out when it is paid for: what few requests need costs all.
-pub(super) fn write_rate(words: &mut Words, payment: &Payment) {
-    if let Payment::Due(due) = payment {
-        let interval_us = due.rate.interval_us();
-        words.shown(interval_us).shown(interval_us * f64::from(due.rate.burst));
+/// Appends the rate arguments, or nothing if the request is already charged: every argument
+/// costs time in Redis.
+pub(super) fn write_rate(args: &mut ScriptArgs, charge: &RateCharge) {
+    if let RateCharge::InScript(bucket) = charge {
+        let interval_us = bucket.rate.interval_us();
+        args.display(interval_us).display(interval_us * f64::from(bucket.rate.burst));
     }
 }
 
-/// The fence that a grant must have, empty for whichever it has.
+/// Writes the fence that the grant must have; empty for any.
 pub(super) fn write_fence(text: &mut String, fence: Option<FencingToken>) {
     if let Some(fence) = fence {
         text.push_str(itoa::Buffer::new().format(fence.as_u64()));
     }
 }
 
-/// The second word of every reply: how far ahead the rate's bucket is.
-pub(super) fn read_standing(reply: &Reply, payment: &Payment) -> Result<Option<RateStanding>, BadReply> {
-    match payment {
-        Payment::Paid => Ok(None),
-        Payment::Due(due) => Ok(Some(RateStanding::from_backlog_us(due.rate, reply.word(1)?))),
+/// Decodes the second field of every reply: the backlog of the rate bucket.
+pub(super) fn read_rate_status(reply: &Reply, charge: &RateCharge) -> Result<Option<RateStatus>, BadReply> {
+    match charge {
+        RateCharge::Done => Ok(None),
+        RateCharge::InScript(bucket) => Ok(Some(RateStatus::from_backlog_us(bucket.rate, reply.word(1)?))),
     }
 }
 
 #[cfg(test)]
 impl AcquireRequest {
-    /// A request of an account, for tests that look at little else of it.
+    /// A request of an account with defaults, for tests.
     pub(super) fn of(account: AccountId) -> Self {
         Self {
-            lock: LockId { namespace: NamespaceId::Public, name: LockName::parse("x").unwrap() },
+            lock: LockKey { namespace: NamespaceId::Public, name: LockName::parse("x").unwrap() },
             claimant: Claimant { account, owner: None },
             lease: Lease::from_secs(60),
             is_lease_asked: false,
@@ -310,7 +306,7 @@ impl AcquireRequest {
             info: Info::default(),
             held_max: 1000,
             waiting_max: 100,
-            payment: Payment::Paid,
+            charge: RateCharge::Done,
         }
     }
 }

@@ -1,31 +1,33 @@
+//! Reverts acquires whose answer was lost.
+
 use std::time::Duration;
 
 use tokio::{runtime::Handle, time};
 
 use super::{
-    Ending, Locks, Withdrawn,
-    requests::{AcquireRequest, Claimant, LockId},
+    GrantEnd, Locks, Reverted,
+    requests::{AcquireRequest, Claimant, LockKey},
 };
 use crate::{
     lock::{Attempt, Lease},
     mends::{self, Mend},
 };
 
-/// Withdraws an attempt when it is dropped, unless disarmed before: a grant whose
-/// answer nobody has must not stay for a lease, nor a lock key in line for a wait.
-pub(super) struct Undo<'a> {
+/// Reverts an attempt when dropped, unless disarmed: a grant that its client never received
+/// must not hold the lock for a lease, nor its queue entry delay others for a wait.
+pub(super) struct RevertOnDrop<'a> {
     armed: Option<(&'a Locks, &'a AcquireRequest, Attempt)>,
 }
 
-struct Undoing {
+struct RevertTask {
     locks: Locks,
-    lock: LockId,
+    lock: LockKey,
     claimant: Claimant,
     attempt: Attempt,
     lease: Lease,
 }
 
-impl<'a> Undo<'a> {
+impl<'a> RevertOnDrop<'a> {
     pub(super) fn armed(locks: &'a Locks, request: &'a AcquireRequest, attempt: Attempt) -> Self {
         Self { armed: Some((locks, request, attempt)) }
     }
@@ -35,67 +37,65 @@ impl<'a> Undo<'a> {
     }
 }
 
-impl Drop for Undo<'_> {
+impl Drop for RevertOnDrop<'_> {
     fn drop(&mut self) {
         let Some((locks, request, attempt)) = self.armed.take() else { return };
         if !mends::is_on(Mend::CancelAfter503) {
             return;
         }
-        // Without a runtime the process is about to end; the lease will lapse.
+        // Without a runtime the process is about to exit; the lease expires.
         if let Ok(runtime) = Handle::try_current() {
-            let undoing = Undoing {
+            let task = RevertTask {
                 locks: locks.clone(),
                 lock: request.lock.clone(),
                 claimant: request.claimant.clone(),
                 attempt,
                 lease: request.lease,
             };
-            let tasks = undoing.locks.undo_tasks.clone();
-            tasks.spawn_on(locks.store.on_process(undoing.run()), &runtime);
+            let tasks = task.locks.background_tasks.clone();
+            tasks.spawn_on(locks.store.on_process(task.run()), &runtime);
         }
     }
 }
 
-impl Undoing {
+impl RevertTask {
     const PAUSE_MIN: Duration = Duration::from_millis(50);
     const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-    /// Tries until the store answers, at the longest until the lease has
-    /// lapsed by itself.
+    /// Retries until the store answers or the lease has expired.
     async fn run(self) {
-        let Ok(_place) = self.locks.undoings.try_acquire() else {
-            tracing::warn!("too many acquires without an answer: their grants are left to lapse");
+        let Ok(_permit) = self.locks.revert_permits.try_acquire() else {
+            tracing::warn!("too many unanswered acquires; not reverting one, its grant expires with its lease");
             return;
         };
         let tries = async {
-            if self.withdraw().await == Withdrawn::Absent {
-                // It may be on its way yet, by another connection; what comes
-                // after its deadline does nothing.
+            if self.revert().await == Reverted::Absent {
+                // The acquire may still be in flight on another connection. It changes nothing
+                // after its deadline, so a second revert then is final.
                 time::sleep(self.locks.store.timeout() + Self::PAUSE_MIN).await;
-                self.withdraw().await;
+                self.revert().await;
             }
         };
         if time::timeout(self.lease.as_duration(), tries).await.is_err() {
-            tracing::debug!("a grant whose answer was lost lapsed before it could be taken back");
+            tracing::debug!("a grant whose answer was lost expired before it was reverted");
         }
     }
 
-    /// Withdraws the attempt, trying until the store answers. Returns what there
-    /// was of it.
-    async fn withdraw(&self) -> Withdrawn {
+    /// Reverts the attempt, and retries until the store answers.
+    async fn revert(&self) -> Reverted {
         let mut pause = Self::PAUSE_MIN;
         loop {
-            match self.locks.withdraw(&self.lock, &self.claimant, self.attempt).await {
-                Ok(withdrawn) => {
-                    if let Withdrawn::Released(fence, until_ms) = withdrawn {
+            match self.locks.revert(&self.lock, &self.claimant, self.attempt).await {
+                Ok(reverted) => {
+                    if let Reverted::Released(fence, until_ms) = reverted {
                         let (account, lock_key) = (self.claimant.account, self.lock.to_string());
                         let now_ms = self.locks.now_ms(self.locks.store.shard_of(&lock_key));
-                        self.locks.recorder.ended(account, &lock_key, fence, (now_ms, Ending::TakenBack));
-                        self.locks.end_in_background(account, lock_key, fence, until_ms);
+                        self.locks.history_buffer.ended(account, &lock_key, fence, (now_ms, GrantEnd::Reverted));
+                        self.locks.journal_end_in_background(account, lock_key, fence, until_ms);
                     }
-                    return withdrawn;
+                    return reverted;
                 }
-                Err(error) => tracing::debug!(%error, "an attempt could not be withdrawn yet"),
+                Err(error) => tracing::debug!(%error, "cannot revert an unanswered acquire yet"),
             }
             time::sleep(pause).await;
             pause = (pause * 2).min(Self::PAUSE_MAX);

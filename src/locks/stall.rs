@@ -1,10 +1,10 @@
-//! A server that stood still (a paused container, a machine short of processors) finds
-//! requests in its sockets that were sent long ago. Their clients may have gone on:
-//! what they confirmed elsewhere since must not be undone now. Such requests are
-//! refused; their clients, if they still wait, retry.
+//! Detects stalls of this process. After a stall (a paused container, a machine short of
+//! processors) a server finds old requests in its sockets. Their clients may have continued
+//! with another server, and an old request must not undo what they confirmed there. The
+//! server refuses such requests; clients that still wait retry.
 //!
-//! A machine that sleeps, with all of its clocks, needs no guard: its idea of the
-//! store's time lags behind, and the store takes its commands for late.
+//! A suspended machine, whose clocks stop too, needs no guard: its estimate of the store's
+//! time lags behind, and the store treats its commands as late.
 
 use std::{
     sync::{
@@ -17,15 +17,15 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Locks, Parts};
+use super::{Locks, LocksInner};
 use crate::mends::{self, Mend};
 
-/// Knows when this process stood still. Inactive until something ticks.
+/// Records when this process stalled. Inactive before the first tick.
 pub(super) struct StallGuard {
     begun: Instant,
-    /// The last tick, in milliseconds since it begun; 0 before the first.
+    /// The time of the last tick, in milliseconds since `begun`; 0 before the first.
     ticked_ms: AtomicU64,
-    /// Until when requests may be old, likewise.
+    /// Requests may be old until this time, in milliseconds since `begun`.
     suspect_until_ms: AtomicU64,
 }
 
@@ -37,19 +37,19 @@ impl Default for StallGuard {
 
 impl StallGuard {
     const TICK: Duration = Duration::from_millis(50);
-    /// Shorter pauses are not noticed: a busy machine has them.
+    /// Shorter pauses do not count: a busy machine has them.
     const STALL_MS: u64 = 1000;
-    /// In this time a server has read what was in its sockets when it went on.
+    /// Within this time after a stall, a server has read all old requests from its sockets.
     const GRACE_MS: u64 = 1000;
 
     /// Whether a request that is handled now may have been sent before a stall.
     pub(super) fn is_suspect(&self, now: Instant) -> bool {
         let ticked_ms = self.ticked_ms.load(Ordering::Relaxed);
-        if ticked_ms == 0 || !mends::is_on(Mend::StallNoticed) {
+        if ticked_ms == 0 || !mends::is_on(Mend::StallDetected) {
             return false;
         }
         let now_ms = self.ms(now);
-        // Whoever runs first after a stall notices it: a request, or the ticker.
+        // After a stall, a request may run before the ticker.
         if now_ms > ticked_ms + Self::STALL_MS {
             self.suspect_until_ms.fetch_max(now_ms + Self::GRACE_MS, Ordering::Relaxed);
             return true;
@@ -62,7 +62,10 @@ impl StallGuard {
         let ticked_ms = self.ticked_ms.load(Ordering::Relaxed);
         if ticked_ms != 0 && now_ms > ticked_ms + Self::STALL_MS {
             self.suspect_until_ms.fetch_max(now_ms + Self::GRACE_MS, Ordering::Relaxed);
-            tracing::warn!(milliseconds = now_ms - ticked_ms, "this process stood still; old requests are refused");
+            tracing::warn!(
+                milliseconds = now_ms - ticked_ms,
+                "this process stalled; refusing requests that may be old"
+            );
         }
         self.ticked_ms.store(now_ms, Ordering::Relaxed);
     }
@@ -73,25 +76,25 @@ impl StallGuard {
 }
 
 impl Locks {
-    /// Ticks on a thread of its own, which a busy runtime does not hold up, for as long
-    /// as there are locks.
+    /// Starts a thread that ticks until all clones of the locks are dropped. A task would be
+    /// delayed by a busy runtime.
     pub(super) fn start_ticking(&self) {
         let parts = std::sync::Arc::downgrade(&self.0);
-        // There all processes share a thread, and each has to stand still by itself.
+        // Simulated processes share a thread, and must stall independently.
         #[cfg(feature = "simulation")]
         if let crate::store::Store::Simulated(simulated) = &self.store {
-            tokio::spawn(simulated.process().run(simulation::tick_while_there(parts)));
+            tokio::spawn(simulated.process().run(simulation::tick_until_dropped(parts)));
             return;
         }
-        let ticking = thread::Builder::new().name("stall-guard".into()).spawn(move || tick_while_there(&parts));
+        let ticking = thread::Builder::new().name("stall-guard".into()).spawn(move || tick_until_dropped(&parts));
         if let Err(error) = ticking {
-            tracing::error!(%error, "pauses of this process will not be noticed");
+            tracing::error!(%error, "cannot start the stall guard; stalls of this process will not be detected");
         }
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this thread does nothing else")]
-fn tick_while_there(parts: &Weak<Parts>) {
+#[expect(clippy::disallowed_methods, reason = "a dedicated thread may block")]
+fn tick_until_dropped(parts: &Weak<LocksInner>) {
     while let Some(parts) = parts.upgrade() {
         parts.stall_guard.tick(Instant::now());
         drop(parts);
@@ -101,12 +104,12 @@ fn tick_while_there(parts: &Weak<Parts>) {
 
 #[cfg(feature = "simulation")]
 mod simulation {
-    use super::{Duration, Instant, Parts, Weak};
+    use super::{Duration, Instant, LocksInner, Weak};
 
-    /// A tick is dear there; with this one shorter pauses are noticed, too.
+    /// A simulated tick is expensive; this interval still detects every stall.
     const TICK: Duration = Duration::from_millis(250);
 
-    pub(super) async fn tick_while_there(parts: Weak<Parts>) {
+    pub(super) async fn tick_until_dropped(parts: Weak<LocksInner>) {
         while let Some(parts) = parts.upgrade() {
             parts.stall_guard.tick(Instant::now());
             drop(parts);
@@ -120,18 +123,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_suspect_after_a_pause_for_a_while() {
+    fn requests_are_suspect_for_a_second_after_a_stall() {
         let guard = StallGuard::default();
         let at = |ms| guard.begun + Duration::from_millis(ms);
-        assert!(!guard.is_suspect(at(9000)), "nothing ticks");
+        assert!(!guard.is_suspect(at(9000)), "no ticks yet");
         guard.tick(at(1));
         guard.tick(at(900));
-        assert!(!guard.is_suspect(at(1900)), "not more than is allowed");
-        // A request runs first.
+        assert!(!guard.is_suspect(at(1900)), "a pause of just a second");
+        // A request runs before the ticker.
         assert!(guard.is_suspect(at(1901)) && guard.is_suspect(at(2100)));
         guard.tick(at(2101));
         assert!(guard.is_suspect(at(2110)) && guard.is_suspect(at(3100)) && !guard.is_suspect(at(3101)));
-        // The ticker runs first.
+        // The ticker runs before a request.
         guard.tick(at(4000));
         assert!(guard.is_suspect(at(4001)) && !guard.is_suspect(at(5000)));
     }

@@ -1,11 +1,10 @@
-//! One database, one store: every server compares twice a second whether the store that
-//! it works with is the one that the database names. Where it is not, the server grants
-//! and confirms nothing: with another address of Redis, another database number, another
-//! prefix or an older copy it would grant locks that others hold.
+//! One database, one store: twice a second every server checks that the database names the
+//! store that the server uses. If it names another, the server grants and confirms nothing:
+//! with another address of Redis, another database number, another prefix or an older copy
+//! of the data it would grant locks that others hold.
 //!
-//! Servers that work with the named store say so in the database (a *beat*). Only when
-//! nobody does any more may another store be claimed in its stead, and then a recovery
-//! begins there.
+//! Servers that use the named store send heartbeats to the database. Another server claims
+//! its own store only after these heartbeats have stopped, and a recovery begins there.
 
 use std::time::Duration;
 
@@ -14,27 +13,26 @@ use tokio::time::{Instant, sleep};
 use super::{Locks, LocksError};
 use crate::{
     lock::{Epoch, JournalError, StoreRow},
-    store::{Arrival, Belonging, Shard, Standing, State, Store},
+    store::{RecoveryPhase, RecoveryState, Registration, Shard, Store, StoreMatch},
 };
 
-/// How often the database is asked.
-const ROUND: Duration = Duration::from_millis(500);
-/// How long nobody must have worked with the named store before a server claims its own
-/// in its stead.
+/// The interval of comparisons with the database.
+const COMPARE_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the heartbeats of the named store must have stopped before a server claims its own.
 const CLAIM_AFTER: Duration = Duration::from_secs(10);
-/// The same for a server that worked with the named store itself, which has lost its
-/// data or was passed over.
+/// The same for a server that used the named store itself, which has lost its data or been
+/// replaced.
 const CLAIM_AFTER_LOSS: Duration = Duration::from_millis(1500);
-/// For how long a server that cannot reach its store says that it works with it.
-const BEATS_WITHOUT_STORE: Duration = Duration::from_secs(30);
-/// A server that did not compare for so long, as it stood still, has to before it grants
-/// anything.
-const STOOD_STILL: Duration = Duration::from_secs(5);
-/// How long a start waits to hear whether somebody works with the named store.
-const LISTEN_AT_START: Duration = Duration::from_secs(3);
-const LISTEN_PAUSE: Duration = Duration::from_millis(500);
+/// How long a server that cannot reach its store continues to send heartbeats.
+const HEARTBEATS_WITHOUT_STORE: Duration = Duration::from_secs(30);
+/// After a gap of this length between comparisons (a stall), a server grants nothing before
+/// the next comparison.
+const STALL: Duration = Duration::from_secs(5);
+/// How long a starting server observes the heartbeats of the named store.
+const OBSERVE_AT_START: Duration = Duration::from_secs(3);
+const OBSERVE_PAUSE: Duration = Duration::from_millis(500);
 
-/// Why a server must not start.
+/// Reason for which a server must not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreConflict {
     #[error(
@@ -44,126 +42,128 @@ pub enum StoreConflict {
     InUse,
 }
 
-/// What is known of the store of one shard.
-struct Watched {
+/// The observed state of one shard's store.
+struct WatchedShard {
     shard: Shard,
-    /// What the database said of others when that changed last, and when that was.
+    /// The rows of other stores in the database, and when they last changed.
     others: Option<(Vec<StoreRow>, Instant)>,
-    /// The beat after the round before.
-    beat: u64,
-    /// When the store could be reached last.
+    /// The store's heartbeat counter after the previous round.
+    heartbeats: u64,
+    /// When the store was last reachable.
     reached: Instant,
-    /// The store that this server has claimed last: it may be emptied again before it is
-    /// entered.
+    /// The epoch that this server claimed last: the store may be emptied again before the
+    /// epoch begins in the journal.
     claimed: Option<Epoch>,
 }
 
-/// How the store of a shard compares with what the database says.
-enum Compared {
+/// Result of comparing a shard's store with the database.
+enum Comparison {
     Same,
-    /// The database does not know all that it has to know of this server.
-    ToEnter,
-    /// A recovery will enter it.
-    ToRecover,
-    /// Others have the grants.
+    /// This epoch or this server's `journal_above` is missing in the database.
+    MustEnter,
+    /// A recovery is due, and will begin the epoch.
+    InRecovery,
+    /// The database names another store, or a later epoch (`is_behind`).
     Foreign {
         is_behind: bool,
     },
 }
 
 impl Locks {
-    /// Compares the store with the one that the database names, for ever.
+    /// Compares the store with the database in a loop.
     pub(super) async fn watch_store(&self) {
         if let Store::Embedded(_) = self.store {
-            // The one process that has the database has the store in it.
+            // An embedded store belongs to the one process that has its database open.
             return;
         }
-        let watch = |shard: &Shard| Watched::new(*shard);
-        let mut watched: Vec<Watched> = self.store.shards().iter().map(watch).collect();
+        let watch = |shard: &Shard| WatchedShard::new(*shard);
+        let mut watched: Vec<WatchedShard> = self.store.shards().iter().map(watch).collect();
         let mut compared = Instant::now();
         loop {
-            sleep(ROUND).await;
-            if compared.elapsed() > STOOD_STILL {
+            sleep(COMPARE_INTERVAL).await;
+            if compared.elapsed() > STALL {
                 for shard in self.store.shards() {
-                    self.store.set_belonging(*shard, Belonging::Unknown);
+                    self.store.set_store_match(*shard, StoreMatch::Unknown);
                 }
             }
             if let Err(error) = self.compare_all(&mut watched).await {
-                tracing::debug!(%error, "the store could not be compared with the database");
+                tracing::debug!(%error, "cannot compare the store with the database");
             }
             compared = Instant::now();
         }
     }
 
-    async fn compare_all(&self, watched: &mut [Watched]) -> Result<(), JournalError> {
+    async fn compare_all(&self, watched: &mut [WatchedShard]) -> Result<(), JournalError> {
         let rows = self.journal.stores().await?;
-        let mut beats = Vec::new();
+        let mut stores_in_use = Vec::new();
         for watched in watched {
-            if self.store.is_there(watched.shard) {
+            if self.store.is_connected(watched.shard) {
                 watched.reached = Instant::now();
             }
-            let Some(standing) = self.store.standing(watched.shard).borrow().clone() else { continue };
-            let (own, others) = self.find(&rows, watched.shard);
-            if let Err(error) = self.follow(watched, &standing, own, &others).await {
-                tracing::debug!(%error, "the store could not be entered into the database");
+            let Some(recovery) = self.store.recovery_state(watched.shard).borrow().clone() else { continue };
+            let (own, others) = self.find_rows(&rows, watched.shard);
+            if let Err(error) = self.act_on_comparison(watched, &recovery, own, &others).await {
+                tracing::debug!(%error, "cannot begin the epoch in the database");
             }
-            if let Some(own) = own.filter(|own| own.store == standing.epoch.store && others.is_empty())
-                && own.epoch_us <= standing.epoch.epoch_us
-                && watched.reached.elapsed() < BEATS_WITHOUT_STORE
+            if let Some(own) = own.filter(|own| own.store == recovery.epoch.store && others.is_empty())
+                && own.epoch_us <= recovery.epoch.epoch_us
+                && watched.reached.elapsed() < HEARTBEATS_WITHOUT_STORE
             {
-                // One server says it for all.
-                watched.beat = match own.beat == watched.beat {
+                // One server counts for all: a counter that another has raised is left alone.
+                watched.heartbeats = match own.heartbeats == watched.heartbeats {
                     true => {
-                        beats.push(&*own.store);
-                        own.beat + 1
+                        stores_in_use.push(&*own.store);
+                        own.heartbeats + 1
                     }
-                    false => own.beat,
+                    false => own.heartbeats,
                 };
             }
         }
-        if !beats.is_empty() {
-            self.journal.beat(&beats).await?;
+        if !stores_in_use.is_empty() {
+            self.journal.heartbeat(&stores_in_use).await?;
         }
         Ok(())
     }
 
-    /// What the database says of a shard, and of stores that have locks spread otherwise.
-    fn find<'a>(&self, rows: &'a [StoreRow], shard: Shard) -> (Option<&'a StoreRow>, Vec<&'a StoreRow>) {
+    /// The row of a shard, and the rows of stores with another shard layout.
+    fn find_rows<'a>(&self, rows: &'a [StoreRow], shard: Shard) -> (Option<&'a StoreRow>, Vec<&'a StoreRow>) {
         let own = rows.iter().find(|row| row.tag == shard.tag);
         let is_known = |row: &StoreRow| self.store.shards().iter().any(|shard| shard.tag == row.tag);
         (own, rows.iter().filter(|row| !row.store.is_empty() && !is_known(row)).collect())
     }
 
-    fn compare(&self, standing: &Standing, own: Option<&StoreRow>, others: &[&StoreRow]) -> Compared {
-        let epoch = &standing.epoch;
+    fn compare(&self, recovery: &RecoveryState, own: Option<&StoreRow>, others: &[&StoreRow]) -> Comparison {
+        let epoch = &recovery.epoch;
         match own {
-            _ if !others.is_empty() => Compared::Foreign { is_behind: false },
-            Some(own) if own.store != epoch.store => Compared::Foreign { is_behind: false },
-            _ if standing.state == State::Closed => Compared::ToRecover,
-            Some(own) if own.epoch_us > epoch.epoch_us => Compared::Foreign { is_behind: true },
-            Some(own) if own.epoch_us == epoch.epoch_us && own.short >= self.short.as_duration() => Compared::Same,
-            _ => Compared::ToEnter,
+            _ if !others.is_empty() => Comparison::Foreign { is_behind: false },
+            Some(own) if own.store != epoch.store => Comparison::Foreign { is_behind: false },
+            _ if recovery.phase == RecoveryPhase::Closed => Comparison::InRecovery,
+            Some(own) if own.epoch_us > epoch.epoch_us => Comparison::Foreign { is_behind: true },
+            Some(own) if own.epoch_us == epoch.epoch_us && own.journal_above >= self.journal_above.as_duration() => {
+                Comparison::Same
+            }
+            _ => Comparison::MustEnter,
         }
     }
 
-    async fn follow(
+    async fn act_on_comparison(
         &self,
-        watched: &mut Watched,
-        standing: &Standing,
+        watched: &mut WatchedShard,
+        recovery: &RecoveryState,
         own: Option<&StoreRow>,
         others: &[&StoreRow],
     ) -> Result<(), LocksError> {
         let shard = watched.shard;
-        match self.compare(standing, own, others) {
-            Compared::Same => self.note_ours(shard),
-            Compared::ToEnter => {
-                self.enter(shard, &standing.epoch).await?;
+        match self.compare(recovery, own, others) {
+            Comparison::Same => self.mark_store_named(shard),
+            Comparison::MustEnter => {
+                self.begin_epoch(shard, &recovery.epoch).await?;
             }
-            Compared::ToRecover => {}
-            Compared::Foreign { is_behind } => {
-                // Another server may have begun the epoch, and this one not have heard of it.
-                if self.store.arrive(shard, Arrival::Look).await?.epoch == standing.epoch {
-                    self.stand_aside(watched, standing, (own, others), is_behind).await?;
+            Comparison::InRecovery => {}
+            Comparison::Foreign { is_behind } => {
+                // Another server may have begun a new epoch that this one has not read yet.
+                if self.store.register_primary(shard, Registration::Check).await?.epoch == recovery.epoch {
+                    self.yield_to_other_store(watched, recovery, (own, others), is_behind).await?;
                 }
                 return Ok(());
             }
@@ -172,96 +172,99 @@ impl Locks {
         Ok(())
     }
 
-    /// Grants nothing while others have the grants, and claims them once nobody works with
-    /// the others' stores any more.
-    async fn stand_aside(
+    /// Grants nothing while the database names another store, and claims the grants for this
+    /// store once the other's heartbeats have stopped.
+    async fn yield_to_other_store(
         &self,
-        watched: &mut Watched,
-        standing: &Standing,
+        watched: &mut WatchedShard,
+        recovery: &RecoveryState,
         (own, others): (Option<&StoreRow>, &[&StoreRow]),
         is_behind: bool,
     ) -> Result<(), LocksError> {
         let shard = watched.shard;
         let rows: Vec<StoreRow> = own.into_iter().chain(others.iter().copied()).cloned().collect();
-        // This server worked with the named store: its own has lost its data, or was
-        // passed over.
-        let known = self.store.ours(shard).into_iter().chain(watched.claimed.clone());
+        // `before`: this server used the named store, which has lost its data or been replaced.
+        let known = self.store.last_named_epoch(shard).into_iter().chain(watched.claimed.clone());
         let before = own.and_then(|own| known.into_iter().find(|before| own.store == before.store));
-        // Emptied under its process: nobody can find there what it had.
+        // The same Redis process was emptied: no server can use the former data any more.
         let is_emptied = !is_behind
             && others.is_empty()
-            && before.as_ref().is_some_and(|before| before.process == standing.epoch.process);
+            && before.as_ref().is_some_and(|before| before.process == recovery.epoch.process);
         let patience = match &before {
             _ if is_emptied || rows.iter().all(|row| row.store.is_empty()) => Duration::ZERO,
             Some(_) => CLAIM_AFTER_LOSS,
             None => CLAIM_AFTER,
         };
-        if standing.state != State::Closed || before.is_none() {
-            // What is closed after a loss grants nothing anyway.
-            self.note_foreign(shard);
+        if recovery.phase != RecoveryPhase::Closed || before.is_none() {
+            // A closed store grants nothing anyway.
+            self.mark_store_foreign(shard);
         }
-        if !watched.has_heard_nothing(&rows, patience) {
+        if !watched.is_unchanged_for(&rows, patience) {
             return Ok(());
         }
-        // Closed first: what opens it again is a recovery alone, whoever goes on with this.
-        if standing.state != State::Closed {
-            self.store.arrive(shard, Arrival::Anew(&standing.epoch)).await?;
+        // Close the store before the claim: only a recovery opens it again, in any server.
+        if recovery.phase != RecoveryPhase::Closed {
+            self.store.register_primary(shard, Registration::Restart(&recovery.epoch)).await?;
         }
         let is_closed = |shard: &Shard| {
-            self.store.standing(*shard).borrow().as_ref().is_some_and(|standing| standing.state == State::Closed)
+            self.store
+                .recovery_state(*shard)
+                .borrow()
+                .as_ref()
+                .is_some_and(|recovery| recovery.phase == RecoveryPhase::Closed)
         };
         let can_claim = is_closed(&shard) && (others.is_empty() || self.store.shards().iter().all(is_closed));
-        if can_claim && self.claim(standing, &rows).await? {
-            watched.claimed = Some(standing.epoch.clone());
+        if can_claim && self.claim_store(recovery, &rows).await? {
+            watched.claimed = Some(recovery.epoch.clone());
             self.recover_in(shard).await?;
         }
         Ok(())
     }
 
-    /// Claims that this store has the grants from now on, and no other.
-    async fn claim(&self, standing: &Standing, rows: &[StoreRow]) -> Result<bool, JournalError> {
-        let tag = standing.epoch.tag;
+    /// Makes the database name this store and no other. Returns `false` if a row has changed.
+    async fn claim_store(&self, recovery: &RecoveryState, rows: &[StoreRow]) -> Result<bool, JournalError> {
+        let tag = recovery.epoch.tag;
         for other in rows.iter().filter(|row| row.tag != tag) {
             if !self.journal.claim(other, "").await? {
                 return Ok(false);
             }
         }
         let claimed = match rows.iter().find(|row| row.tag == tag) {
-            Some(own) => self.journal.claim(own, &standing.epoch.store).await?,
+            Some(own) => self.journal.claim(own, &recovery.epoch.store).await?,
             None => true,
         };
         if claimed {
             tracing::warn!(
                 shard = tag,
-                "nobody works with the store that the database names any more; this one takes its lock_key, and begins a recovery"
+                "no server uses the store that the database names any more; claiming the grants for this store and beginning a recovery"
             );
         }
         Ok(claimed)
     }
 
-    pub(super) fn note_ours(&self, shard: Shard) {
-        if self.store.belonging(shard) == Belonging::Foreign {
+    pub(super) fn mark_store_named(&self, shard: Shard) {
+        if self.store.store_match(shard) == StoreMatch::Foreign {
             tracing::warn!(shard = shard.tag, "the database names the store of this server again");
         }
-        self.store.set_belonging(shard, Belonging::Ours);
+        self.store.set_store_match(shard, StoreMatch::Named);
     }
 
-    fn note_foreign(&self, shard: Shard) {
-        if self.store.belonging(shard) != Belonging::Foreign {
+    fn mark_store_foreign(&self, shard: Shard) {
+        if self.store.store_match(shard) != StoreMatch::Foreign {
             tracing::error!(
                 shard = shard.tag,
                 "the database names another store than this server works with, which grants and confirms nothing now; \
                  see docs/operations.md#one-database-one-store"
             );
         }
-        self.store.set_belonging(shard, Belonging::Foreign);
+        self.store.set_store_match(shard, StoreMatch::Foreign);
     }
 
-    /// Finds out whether other servers work with another store.
+    /// Checks whether other servers use another store. Returns `Ok` if the journal is not
+    /// available: the server then grants nothing before a comparison succeeds.
     ///
     /// # Errors
-    /// When they do: this server must not start. When the journal could not be asked it is
-    /// not known, and nothing is granted before it is.
+    /// They do: this server must not start.
     pub async fn check_store_at_start(&self) -> Result<(), StoreConflict> {
         if let Store::Embedded(_) = self.store {
             return Ok(());
@@ -272,9 +275,9 @@ impl Locks {
             let Ok(rows) = self.journal.stores().await else { return Ok(()) };
             let mut foreign = self.foreign_rows(&rows);
             if !foreign.is_empty() {
-                // The epoch may have begun just now, and in the store of this server.
-                for shard in self.store.shards().iter().filter(|shard| self.store.is_there(**shard)) {
-                    drop(self.store.arrive(*shard, Arrival::Look).await);
+                // A new epoch may have begun in this server's own store just now.
+                for shard in self.store.shards().iter().filter(|shard| self.store.is_connected(**shard)) {
+                    drop(self.store.register_primary(*shard, Registration::Check).await);
                 }
                 foreign = self.foreign_rows(&rows);
             }
@@ -282,39 +285,40 @@ impl Locks {
                 return Ok(());
             }
             let before = before.get_or_insert_with(|| foreign.clone());
-            let has_beaten =
-                |row: &StoreRow| before.iter().any(|before| before.tag == row.tag && before.beat != row.beat);
-            if foreign.iter().any(has_beaten) {
+            let has_heartbeat = |row: &StoreRow| {
+                before.iter().any(|before| before.tag == row.tag && before.heartbeats != row.heartbeats)
+            };
+            if foreign.iter().any(has_heartbeat) {
                 return Err(StoreConflict::InUse);
             }
-            if begun.elapsed() > LISTEN_AT_START {
+            if begun.elapsed() > OBSERVE_AT_START {
                 return Ok(());
             }
-            sleep(LISTEN_PAUSE).await;
+            sleep(OBSERVE_PAUSE).await;
         }
     }
 
-    /// The rows by which others have the grants of some shard.
+    /// The rows that name other stores for any shard.
     fn foreign_rows(&self, rows: &[StoreRow]) -> Vec<StoreRow> {
         let of_shard = |shard: &Shard| {
-            let standing = self.store.standing(*shard).borrow().clone()?;
-            let (own, others) = self.find(rows, *shard);
-            match self.compare(&standing, own, &others) {
-                Compared::Foreign { .. } => Some(own.into_iter().chain(others).cloned().collect::<Vec<_>>()),
-                Compared::Same | Compared::ToEnter | Compared::ToRecover => None,
+            let recovery = self.store.recovery_state(*shard).borrow().clone()?;
+            let (own, others) = self.find_rows(rows, *shard);
+            match self.compare(&recovery, own, &others) {
+                Comparison::Foreign { .. } => Some(own.into_iter().chain(others).cloned().collect::<Vec<_>>()),
+                Comparison::Same | Comparison::MustEnter | Comparison::InRecovery => None,
             }
         };
         self.store.shards().iter().filter_map(of_shard).flatten().collect()
     }
 }
 
-impl Watched {
+impl WatchedShard {
     fn new(shard: Shard) -> Self {
-        Self { shard, others: None, beat: 0, reached: Instant::now(), claimed: None }
+        Self { shard, others: None, heartbeats: 0, reached: Instant::now(), claimed: None }
     }
 
-    /// Whether nobody has worked with these stores for so long.
-    fn has_heard_nothing(&mut self, rows: &[StoreRow], patience: Duration) -> bool {
+    /// Whether these rows, with their heartbeats, have not changed for this long.
+    fn is_unchanged_for(&mut self, rows: &[StoreRow], patience: Duration) -> bool {
         let since = match &self.others {
             Some((before, since)) if before == rows => *since,
             _ => {

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-use super::{Output, Shown, Target, output::time};
+use super::{CommonOptions, Printer, TableRow, output::time};
 use crate::{
     accounts::{AccountInfo, AccountsError, Actor, Database, Secret},
     config::PublicUrl,
@@ -10,172 +10,169 @@ use crate::{
 };
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Make an account and its first token, which is printed this once
+pub enum AccountCommand {
+    /// Create an account and its first token, which is printed only once
     Create {
         #[arg(long)]
         email: String,
-        /// See `lockable plan list`
+        /// Plan of the account, see `lockable plan list`
         #[arg(long, default_value = "hobbyist")]
         plan: String,
-        /// What the token is called
+        /// Label of the token
         #[arg(long, default_value = "first", value_parser = label)]
         label: Label,
         #[command(flatten)]
-        target: Target,
+        common: CommonOptions,
     },
-    /// Print a link with which somebody can make an account, once
+    /// Print a single-use sign-up link
     Invite {
-        /// Only for this e-mail address
+        /// Restrict the link to this e-mail address
         #[arg(long)]
         email: Option<String>,
-        /// See `lockable plan list`
+        /// Plan of the account, see `lockable plan list`
         #[arg(long, default_value = "hobbyist")]
         plan: String,
         #[command(flatten)]
         link: LinkOptions,
         #[command(flatten)]
-        target: Target,
+        common: CommonOptions,
     },
-    /// Print a link with which an account can be given a new password, once
+    /// Print a single-use link that sets a new password for an account
     ResetPassword {
-        /// Its e-mail address or id
+        /// E-mail address or id of the account
         account: String,
         #[command(flatten)]
         link: LinkOptions,
         #[command(flatten)]
-        target: Target,
+        common: CommonOptions,
     },
     /// List all accounts
     List {
         #[command(flatten)]
-        target: Target,
+        common: CommonOptions,
     },
     /// Show one account
     Show {
-        /// Its e-mail address or id
+        /// E-mail address or id of the account
         account: String,
         #[command(flatten)]
-        target: Target,
+        common: CommonOptions,
     },
-    /// Put an account on another plan
+    /// Change the plan of an account
     SetPlan {
-        /// Its e-mail address or id
+        /// E-mail address or id of the account
         account: String,
         plan: String,
         #[command(flatten)]
-        target: Target,
+        common: CommonOptions,
     },
-    /// Set the lease of those of its requests that ask for none
+    /// Set the default lease of an account, for requests without a lease
     SetLease {
-        /// Its e-mail address or id
+        /// E-mail address or id of the account
         account: String,
-        /// Such as 90s or 5m; "default" for the plan's
-        #[arg(value_parser = own_lease)]
-        lease: OwnLease,
+        /// Lease such as 90s or 5m; "default" restores the plan's default
+        #[arg(value_parser = account_lease)]
+        lease: AccountLease,
         #[command(flatten)]
-        target: Target,
+        common: CommonOptions,
     },
-    /// Refuse all requests of an account
+    /// Suspend an account: the servers reject all its requests
     Suspend {
-        /// Its e-mail address or id
+        /// E-mail address or id of the account
         account: String,
         #[command(flatten)]
-        target: Target,
+        common: CommonOptions,
     },
-    /// Delete an account for good, with its tokens, namespaces and locks; its e-mail address is free then
+    /// Delete an account permanently, with its tokens, namespaces and locks; its e-mail address
+    /// becomes available again
     Delete {
-        /// Its e-mail address or id
+        /// E-mail address or id of the account
         account: String,
         #[command(flatten)]
-        target: Target,
+        common: CommonOptions,
     },
-    /// Serve a suspended account again
+    /// Resume a suspended account
     Resume {
-        /// Its e-mail address or id
+        /// E-mail address or id of the account
         account: String,
         #[command(flatten)]
-        target: Target,
+        common: CommonOptions,
     },
 }
 
-/// What a link looks like, and how long it works.
+/// Options of a link.
 #[derive(Debug, clap::Args)]
 pub struct LinkOptions {
-    /// How long the link works
+    /// Validity of the link
     #[arg(long, default_value = "24h", value_parser = valid)]
     valid: Duration,
     #[command(flatten)]
     public: PublicUrl,
 }
 
-/// A lease of its own for an account, or none.
+/// An account's default lease; `None` selects the plan's.
 #[derive(Clone, Copy, Debug)]
-pub struct OwnLease(Option<Lease>);
+pub struct AccountLease(Option<Lease>);
 
-impl Command {
+impl AccountCommand {
     pub(super) async fn run(self) -> Result<(), AccountsError> {
         match self {
-            Self::Create { email, plan, label, target } => {
-                let (database, output) = target.open().await?;
-                let made = database.create_account(&email, &plan, label).await?;
-                let token = made.token.token.reveal();
+            Self::Create { email, plan, label, common } => {
+                let (database, printer) = common.open().await?;
+                let created = database.create_account(&email, &plan, label).await?;
+                let token = created.token.token.reveal();
                 let item = serde_json::json!({
-                    "account": made.account, "token": token, "token_id": made.token.id,
+                    "account": created.account, "token": token, "token_id": created.token.id,
                 });
-                let words = format!(
-                    "Made account {} on plan {plan}. Its token, shown this once:\n\n    {token}\n",
-                    made.account.email
+                let text = format!(
+                    "Created account {} with plan {plan}. Its token, which is shown only once:\n\n    {token}\n",
+                    created.account.email
                 );
-                output.made(&item, &words);
+                printer.created(&item, &text);
             }
-            Self::Invite { email, plan, link, target } => {
-                let (database, output) = target.open().await?;
+            Self::Invite { email, plan, link, common } => {
+                let (database, printer) = common.open().await?;
                 let secret = database.invite(email.as_deref(), &plan, link.valid).await?;
-                link.print(output, &secret, "Whoever opens this link can make an account, once");
+                link.print(printer, &secret, "Single-use sign-up link");
             }
-            Self::ResetPassword { account, link, target } => {
-                let (database, output) = target.open().await?;
+            Self::ResetPassword { account, link, common } => {
+                let (database, printer) = common.open().await?;
                 let secret = database.reset_password(Actor::Operator, &account, link.valid).await?;
-                link.print(
-                    output,
-                    &secret,
-                    &format!("Whoever opens this link can give {account} a new password, once"),
-                );
+                link.print(printer, &secret, &format!("Single-use link to set a new password for {account}"));
             }
-            Self::List { target } => {
-                let (database, output) = target.open().await?;
-                output.list(&database.list_accounts().await?);
+            Self::List { common } => {
+                let (database, printer) = common.open().await?;
+                printer.list(&database.list_accounts().await?);
             }
-            Self::Show { account, target } => {
-                let (database, output) = target.open().await?;
-                output.show(&database.show_account(&account).await?);
+            Self::Show { account, common } => {
+                let (database, printer) = common.open().await?;
+                printer.show(&database.show_account(&account).await?);
             }
-            Self::SetPlan { account, plan, target } => {
-                let (database, output) = target.open().await?;
+            Self::SetPlan { account, plan, common } => {
+                let (database, printer) = common.open().await?;
                 database.set_plan(&account, &plan).await?;
-                output.done(&format!("{account} is on plan {plan}"));
+                printer.done(&format!("changed the plan of {account} to {plan}"));
             }
-            Self::SetLease { account, lease: OwnLease(lease), target } => {
-                let (database, output) = target.open().await?;
+            Self::SetLease { account, lease: AccountLease(lease), common } => {
+                let (database, printer) = common.open().await?;
                 database.set_lease(Actor::Operator, &account, lease).await?;
-                let lease = lease.map_or("its plan's lease".into(), |lease| format!("a lease of {lease}"));
-                output.done(&format!("{account} has {lease}"));
+                let lease = lease.map_or("its plan's default".into(), |lease| lease.to_string());
+                printer.done(&format!("set the default lease of {account} to {lease}"));
             }
-            Self::Suspend { account, target } => {
-                let (database, output) = target.open().await?;
+            Self::Suspend { account, common } => {
+                let (database, printer) = common.open().await?;
                 database.set_suspended(&account, true).await?;
-                output.done(&format!("{account} is suspended"));
+                printer.done(&format!("suspended {account}"));
             }
-            Self::Delete { account, target } => {
-                let (database, output) = target.open().await?;
+            Self::Delete { account, common } => {
+                let (database, printer) = common.open().await?;
                 database.delete_account(Actor::Operator, &account).await?;
-                output.done(&format!("{account} is deleted; a server releases its locks"));
+                printer.done(&format!("deleted {account}; a server releases its locks"));
             }
-            Self::Resume { account, target } => {
-                let (database, output) = target.open().await?;
+            Self::Resume { account, common } => {
+                let (database, printer) = common.open().await?;
                 database.set_suspended(&account, false).await?;
-                output.done(&format!("{account} is served again"));
+                printer.done(&format!("resumed {account}"));
             }
         }
         Ok(())
@@ -183,24 +180,24 @@ impl Command {
 }
 
 impl LinkOptions {
-    fn print(&self, output: Output, secret: &Secret, words: &str) {
+    fn print(&self, printer: Printer, secret: &Secret, text: &str) {
         let origin = self.public.origin();
         let link = format!("{}/account/link/{}", origin.as_deref().unwrap_or_default(), secret.reveal());
         let hint = match origin {
             Some(_) => "",
-            None => "\nPut the address of your server before it, or name that in LOCKABLE_PUBLIC_URL.\n",
+            None => "\nPrepend the address of your server, or set LOCKABLE_PUBLIC_URL.\n",
         };
-        output.made(&serde_json::json!({ "link": link }), &format!("{words}:\n\n    {link}\n{hint}"));
+        printer.created(&serde_json::json!({ "link": link }), &format!("{text}:\n\n    {link}\n{hint}"));
     }
 }
 
-impl Shown for AccountInfo {
-    const HEADINGS: &'static [&'static str] = &["email", "plan", "lease", "made", "suspended", "id"];
+impl TableRow for AccountInfo {
+    const HEADINGS: &'static [&'static str] = &["email", "plan", "lease", "created", "suspended", "id"];
 
     fn row(&self) -> Vec<String> {
         let lease = self.lease_ms.map_or("-".into(), |ms| Lease::from_ms(ms.max(0) as u64).to_string());
-        let (made, suspended) = (time(Some(self.created_at)), time(self.suspended_at));
-        vec![self.email.clone(), self.plan.clone(), lease, made, suspended, self.id.to_string()]
+        let (created, suspended) = (time(Some(self.created_at)), time(self.suspended_at));
+        vec![self.email.clone(), self.plan.clone(), lease, created, suspended, self.id.to_string()]
     }
 }
 
@@ -211,15 +208,17 @@ pub(super) fn label(text: &str) -> Result<Label, String> {
 fn valid(text: &str) -> Result<Duration, String> {
     match parse_duration_ms(text).map(Duration::from_millis).map_err(|error| error.to_string())? {
         valid if valid > Database::LINK_VALID_MAX => {
-            Err(format!("{} days at most", Database::LINK_VALID_MAX.as_secs() / 86_400))
+            Err(format!("at most {} days", Database::LINK_VALID_MAX.as_secs() / 86_400))
         }
         valid => Ok(valid),
     }
 }
 
-fn own_lease(text: &str) -> Result<OwnLease, String> {
+fn account_lease(text: &str) -> Result<AccountLease, String> {
     match text {
-        "default" => Ok(OwnLease(None)),
-        _ => parse_duration_ms(text).map(|ms| OwnLease(Some(Lease::from_ms(ms)))).map_err(|error| error.to_string()),
+        "default" => Ok(AccountLease(None)),
+        _ => {
+            parse_duration_ms(text).map(|ms| AccountLease(Some(Lease::from_ms(ms)))).map_err(|error| error.to_string())
+        }
     }
 }

@@ -12,28 +12,27 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-/// For which hosts the certificate is good.
+/// Hosts of the certificate.
 const HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// For how long it is. Some clients refuse certificates that last for more than
-/// 398 days.
+/// Validity of the certificate. Some clients reject certificates that are valid for more than 398
+/// days.
 const VALIDITY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Makes a certificate for localhost, for trying HTTPS
+/// Create a certificate for localhost, to try HTTPS
 #[derive(Debug, clap::Args)]
 pub struct DevCert {
-    /// Where to put cert.pem and key.pem
+    /// Directory for cert.pem and key.pem
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 
-    /// Replace files that are there already
+    /// Replace existing files
     #[arg(long)]
     force: bool,
 }
 
 impl DevCert {
-    /// Writes `cert.pem` and `key.pem`, and says on standard output how to use
-    /// them.
+    /// Writes `cert.pem` and `key.pem`, and prints how to use them.
     ///
     /// # Errors
     /// When the files exist (without `--force`) or cannot be written.
@@ -42,9 +41,9 @@ impl DevCert {
         if !self.force
             && let Some(existing) = [&cert, &key].into_iter().find(|path| path.exists())
         {
-            bail!("{} is there already; --force replaces it", existing.display());
+            bail!("{} already exists; --force replaces it", existing.display());
         }
-        let pair = generate().context("cannot make a certificate")?;
+        let pair = generate().context("cannot create a certificate")?;
         fs::create_dir_all(&self.out).with_context(|| format!("cannot create {}", self.out.display()))?;
         write(&key, &pair.key, 0o600)?;
         write(&cert, &pair.chain, 0o644)?;
@@ -57,8 +56,8 @@ struct PemPair {
     key: String,
 }
 
-/// Makes an authority, has it sign one certificate, and forgets its key: so
-/// whoever trusts `cert.pem` trusts nothing but this one certificate.
+/// Creates a certificate authority, signs one certificate with it, and discards its key: a client
+/// that trusts `cert.pem` trusts only this certificate.
 fn generate() -> Result<PemPair, rcgen::Error> {
     let mut authority = params("Lockable development authority", vec![])?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -85,7 +84,7 @@ fn params(common_name: &str, hosts: Vec<String>) -> Result<CertificateParams, rc
     Ok(params)
 }
 
-/// Writes a new file, never into an old one, whose owner and mode it would keep.
+/// Replaces the file instead of writing into it: an existing file would keep its owner and mode.
 fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     let write = || {
         match fs::remove_file(path) {
@@ -102,15 +101,15 @@ fn explain(cert: &Path, key: &Path) -> io::Result<()> {
     writeln!(
         io::stdout(),
         "\
-Wrote {cert} and {key}, good for {} for a year.
+Wrote {cert} and {key}, valid for {} for one year.
 
 Serve HTTPS with them:
     lockable serve --tls-cert {cert} --tls-key {key}
 
-Let curl trust them:
+Use the certificate with curl:
     curl --cacert {cert} https://localhost:8080/v1/acquire/my-lock-name -u $TOKEN:
 
-Let Python's requests trust them:
+Use the certificate with Python's requests:
     export REQUESTS_CA_BUNDLE={cert}",
         HOSTS.join(", ")
     )

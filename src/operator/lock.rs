@@ -1,70 +1,70 @@
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{Shown, Target, output::time};
+use super::{CommonOptions, TableRow, output::time};
 use crate::{
     accounts::{AccountsError, Database, HolderInfo, NamedLock, OperatorAnswer, OperatorRequest},
     lock::{LockName, Namespace, NamespaceId},
 };
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Show who holds a lock, whichever account it is; recorded in the audit log
+pub enum LockCommand {
+    /// Show the holder of a lock of any account; written to the audit log
     Show {
         #[command(flatten)]
         lock: LockOptions,
         #[command(flatten)]
-        target: Target,
+        common: CommonOptions,
     },
-    /// End the grant of a lock, whichever account holds it; recorded in the audit log
+    /// Break a lock of any account: end its grant; written to the audit log
     Break {
         #[command(flatten)]
         lock: LockOptions,
-        /// Only the grant with this fencing token
+        /// Break only the grant with this fencing token
         #[arg(long, value_name = "N")]
         fencing_token: Option<u64>,
         #[command(flatten)]
-        target: Target,
+        common: CommonOptions,
     },
 }
 
-/// Which lock is meant.
+/// Selects a lock.
 #[derive(Debug, clap::Args)]
 pub struct LockOptions {
-    /// The lock
-    #[arg(value_parser = name)]
+    /// Name of the lock
+    #[arg(value_parser = parse_name)]
     name: LockName,
-    /// The private namespace of the account
+    /// Private namespace of the account
     #[arg(long, requires = "account")]
     namespace: Option<String>,
-    /// The e-mail address or id of the account whose namespace it is
+    /// E-mail address or id of the account that owns the namespace
     #[arg(long, requires = "namespace")]
     account: Option<String>,
 }
 
-/// How a lock stands.
+/// The state of a lock.
 #[derive(Debug, Serialize)]
-struct LockInfo {
+struct LockStatus {
     name: String,
     namespace: String,
     held: bool,
-    /// The e-mail address of the account.
+    /// E-mail address of the holder's account.
     email: Option<String>,
     #[serde(flatten)]
     holder: Option<HolderInfo>,
     waiting: u64,
 }
 
-impl Command {
+impl LockCommand {
     pub(super) async fn run(self) -> Result<(), AccountsError> {
         match self {
-            Self::Show { lock, target } => {
-                let (database, output) = target.open().await?;
+            Self::Show { lock, common } => {
+                let (database, printer) = common.open().await?;
                 let lock = lock.find(&database).await?;
-                output.show(&show(&database, &lock).await?);
+                printer.show(&show(&database, &lock).await?);
             }
-            Self::Break { lock, fencing_token, target } => {
-                let (database, output) = target.open().await?;
+            Self::Break { lock, fencing_token, common } => {
+                let (database, printer) = common.open().await?;
                 let lock = lock.find(&database).await?;
                 let shown = show(&database, &lock).await?;
                 let not_held = || AccountsError::NotFound { what: "such grant of", name: lock.name.clone() };
@@ -73,10 +73,10 @@ impl Command {
                     return Err(not_held());
                 }
                 let request = OperatorRequest::Break { lock: lock.clone(), fencing_token: holder.fencing_token };
-                match database.ask_server(&request).await? {
+                match database.call_server(&request).await? {
                     OperatorAnswer::Broken { broken: true } => {
                         let of = shown.email.unwrap_or_else(|| holder.account.to_string());
-                        output.done(&format!("{} is broken; {of} held it", lock.name));
+                        printer.done(&format!("broke {}, which {of} held", lock.name));
                     }
                     OperatorAnswer::Broken { broken: false } => return Err(not_held()),
                     answer => return Err(unexpected(answer)),
@@ -103,15 +103,15 @@ impl LockOptions {
     }
 }
 
-async fn show(database: &Database, lock: &NamedLock) -> Result<LockInfo, AccountsError> {
-    match database.ask_server(&OperatorRequest::Show { lock: lock.clone() }).await? {
+async fn show(database: &Database, lock: &NamedLock) -> Result<LockStatus, AccountsError> {
+    match database.call_server(&OperatorRequest::Show { lock: lock.clone() }).await? {
         OperatorAnswer::Shown { holder, waiting } => {
-            // Of an account that was deleted meanwhile there is its id.
+            // An account that was deleted meanwhile has no e-mail address; the id is shown instead.
             let email = match &holder {
                 Some(holder) => database.show_account(&holder.account.to_string()).await.ok(),
                 None => None,
             };
-            Ok(LockInfo {
+            Ok(LockStatus {
                 name: lock.name.clone(),
                 namespace: lock.namespace.clone(),
                 held: holder.is_some(),
@@ -131,7 +131,7 @@ fn unexpected(answer: OperatorAnswer) -> AccountsError {
     }
 }
 
-impl Shown for LockInfo {
+impl TableRow for LockStatus {
     const HEADINGS: &'static [&'static str] =
         &["lock", "namespace", "account", "owner", "note", "token", "fencing token", "acquired", "expires", "waiting"];
 
@@ -153,6 +153,6 @@ impl Shown for LockInfo {
     }
 }
 
-fn name(text: &str) -> Result<LockName, String> {
+fn parse_name(text: &str) -> Result<LockName, String> {
     LockName::parse(text).map_err(|error| error.to_string())
 }

@@ -6,35 +6,35 @@ use serde::Serialize;
 
 use crate::exit::{self, Exit};
 
-/// How the process is to end because its output was lost.
-static LOST: OnceLock<Exit> = OnceLock::new();
+/// The exit status after a write to standard output failed.
+static WRITE_FAILURE: OnceLock<Exit> = OnceLock::new();
 
-/// Prints results: tables for people, JSON for scripts.
+/// Prints results: tables, or JSON with `--json`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Output {
+pub(super) struct Printer {
     pub is_json: bool,
 }
 
-/// What can be shown as a row of a table.
-pub(super) trait Shown: Serialize {
+/// A result that can be printed as a row of a table.
+pub(super) trait TableRow: Serialize {
     const HEADINGS: &'static [&'static str];
 
     fn row(&self) -> Vec<String>;
 }
 
-impl Output {
-    pub(super) fn list<T: Shown>(self, items: &[T]) {
+impl Printer {
+    pub(super) fn list<T: TableRow>(self, items: &[T]) {
         if self.is_json {
             return print_json(&items);
         }
         let mut table = Table::new();
         table.load_style(NOTHING).set_header(T::HEADINGS.iter().map(|heading| heading.to_uppercase()));
-        table.add_rows(items.iter().map(Shown::row));
+        table.add_rows(items.iter().map(TableRow::row));
         print(&table.trim_fmt());
     }
 
-    /// One item, a line for each of its fields.
-    pub(super) fn show<T: Shown>(self, item: &T) {
+    /// Prints one item, one line per field.
+    pub(super) fn show<T: TableRow>(self, item: &T) {
         if self.is_json {
             return print_json(item);
         }
@@ -44,27 +44,26 @@ impl Output {
         }
     }
 
-    /// Something made, which is shown as `item` to scripts and in words to
-    /// people.
-    pub(super) fn made(self, item: &impl Serialize, words: &str) {
-        if self.is_json { print_json(item) } else { print(words) }
+    /// Prints a created object: `item` as JSON, or `text`.
+    pub(super) fn created(self, item: &impl Serialize, text: &str) {
+        if self.is_json { print_json(item) } else { print(text) }
     }
 
-    pub(super) fn done(self, words: &str) {
-        self.made(&serde_json::json!({ "done": true }), words);
+    pub(super) fn done(self, text: &str) {
+        self.created(&serde_json::json!({ "done": true }), text);
     }
 }
 
-/// How the process is to end, if its output could not be written.
-pub(super) fn lost() -> Option<Exit> {
-    LOST.get().copied()
+/// Returns the exit status if writing to standard output has failed.
+pub(super) fn write_failure() -> Option<Exit> {
+    WRITE_FAILURE.get().copied()
 }
 
 fn print(line: &str) {
-    if LOST.get().is_none()
+    if WRITE_FAILURE.get().is_none()
         && let Err(exit) = exit::print(&format!("{line}\n"))
     {
-        let _ = LOST.set(exit);
+        let _ = WRITE_FAILURE.set(exit);
     }
 }
 
@@ -72,7 +71,7 @@ fn print_json(value: &impl Serialize) {
     print(&serde_json::to_string_pretty(value).unwrap_or_default());
 }
 
-/// A time for people, `-` for none.
+/// Formats milliseconds since 1970; `-` for none.
 pub(super) fn time(ms: Option<i64>) -> String {
     match ms.map(Timestamp::from_millisecond) {
         Some(Ok(time)) => time.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),

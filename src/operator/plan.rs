@@ -1,91 +1,93 @@
 use clap::{ArgAction, Args, Subcommand};
 
-use super::{Shown, Target};
+use super::{CommonOptions, TableRow};
 use crate::{
     accounts::{AccountsError, Plan, PlanChange},
     lock::{Lease, parse_duration_ms},
 };
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// List plans and their figures
+pub enum PlanCommand {
+    /// List all plans
     List {
         #[command(flatten)]
-        target: Target,
+        common: CommonOptions,
     },
-    /// Change figures of a plan; those that are not named stay
+    /// Change a plan; omitted values stay unchanged
     Set {
         plan: String,
         #[command(flatten)]
-        figures: Figures,
+        limits: PlanOptions,
         #[command(flatten)]
-        target: Target,
+        common: CommonOptions,
     },
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
-pub struct Figures {
-    /// Requests a second, per token
+pub struct PlanOptions {
+    /// Requests per second and token
     #[arg(long, value_name = "N")]
     rate: Option<u32>,
-    /// Requests at once, per token
+    /// Burst of requests per token
     #[arg(long, value_name = "N")]
     burst: Option<u32>,
-    /// The lease of those who ask for none
+    /// Default lease
     #[arg(long, value_name = "DURATION", value_parser = lease)]
     lease_default: Option<Lease>,
+    /// Shortest lease
     #[arg(long, value_name = "DURATION", value_parser = lease)]
     lease_min: Option<Lease>,
+    /// Longest lease
     #[arg(long, value_name = "DURATION", value_parser = lease)]
     lease_max: Option<Lease>,
-    /// Locks held at once, per account
+    /// Held locks per account
     #[arg(long, value_name = "N")]
     locks: Option<u64>,
-    /// Requests waiting at once, per account
+    /// Queued requests per account
     #[arg(long, value_name = "N")]
     waiters: Option<u64>,
-    /// Live tokens, per account
+    /// Active tokens per account
     #[arg(long, value_name = "N")]
     tokens: Option<u64>,
-    /// Whether accounts may have namespaces of their own
+    /// Whether accounts can create private namespaces
     #[arg(long, value_name = "true|false", action = ArgAction::Set)]
     private_namespaces: Option<bool>,
 }
 
-impl Command {
+impl PlanCommand {
     pub(super) async fn run(self) -> Result<(), AccountsError> {
         match self {
-            Self::List { target } => {
-                let (database, output) = target.open().await?;
-                output.list(&database.list_plans().await?);
+            Self::List { common } => {
+                let (database, printer) = common.open().await?;
+                printer.list(&database.list_plans().await?);
             }
-            Self::Set { plan, figures, target } => {
-                let (database, output) = target.open().await?;
+            Self::Set { plan, limits, common } => {
+                let (database, printer) = common.open().await?;
                 let change = PlanChange {
-                    per_second: figures.rate,
-                    burst: figures.burst,
-                    lease_default: figures.lease_default,
-                    lease_min: figures.lease_min,
-                    lease_max: figures.lease_max,
-                    locks_max: figures.locks,
-                    waiters_max: figures.waiters,
-                    tokens_max: figures.tokens,
-                    private_namespaces: figures.private_namespaces,
+                    per_second: limits.rate,
+                    burst: limits.burst,
+                    lease_default: limits.lease_default,
+                    lease_min: limits.lease_min,
+                    lease_max: limits.lease_max,
+                    locks_max: limits.locks,
+                    waiters_max: limits.waiters,
+                    tokens_max: limits.tokens,
+                    private_namespaces: limits.private_namespaces,
                 };
-                output.show(&database.set_plan_figures(&plan, &change).await?);
+                printer.show(&database.set_plan_limits(&plan, &change).await?);
             }
         }
         Ok(())
     }
 }
 
-impl Shown for Plan {
+impl TableRow for Plan {
     const HEADINGS: &'static [&'static str] =
         &["plan", "rate", "burst", "lease", "from", "to", "locks", "waiters", "tokens", "private namespaces"];
 
     fn row(&self) -> Vec<String> {
-        let figures: [&dyn ToString; 10] = [
+        let limits: [&dyn ToString; 10] = [
             &self.name,
             &self.rate.per_second,
             &self.rate.burst,
@@ -97,7 +99,7 @@ impl Shown for Plan {
             &self.tokens_max,
             &self.private_namespaces,
         ];
-        figures.map(ToString::to_string).to_vec()
+        limits.map(ToString::to_string).to_vec()
     }
 }
 

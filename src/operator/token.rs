@@ -1,84 +1,88 @@
 use clap::{Subcommand, ValueEnum};
 
-use super::{Shown, Target, account::label, output::time};
+use super::{CommonOptions, TableRow, account::label, output::time};
 use crate::{
     accounts::{AccountsError, Actor, Scopes, TokenInfo, TokenRequest},
     lock::{Label, Namespace},
 };
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Make a token, which is printed this once
+pub enum TokenCommand {
+    /// Create a token, which is printed only once
     Create {
-        /// The e-mail address or id of its account
+        /// E-mail address or id of the account
         #[arg(long)]
         account: String,
-        /// What it is called
+        /// Label of the token
         #[arg(long, default_value = "token", value_parser = label)]
         label: Label,
-        /// What it may be used for; may be given twice
+        /// Scope of the token; repeatable
         #[arg(long = "scope", value_enum, default_values_t = [Scope::Lock])]
         scopes: Vec<Scope>,
-        /// Where its locks are unless a request says otherwise
+        /// Default namespace of the token's locks
         #[arg(long, default_value = Namespace::PUBLIC)]
         namespace: String,
         #[command(flatten)]
-        target: Target,
+        common: CommonOptions,
     },
     /// List the tokens of an account
     List {
-        /// The e-mail address or id of the account
+        /// E-mail address or id of the account
         #[arg(long)]
         account: String,
         #[command(flatten)]
-        target: Target,
+        common: CommonOptions,
     },
-    /// Refuse a token from now on
+    /// Revoke a token
     Revoke {
-        /// Its id, see `lockable token list`
+        /// Id of the token, see `lockable token list`
         id: String,
         #[command(flatten)]
-        target: Target,
+        common: CommonOptions,
     },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scope {
-    /// Acquire, heartbeat and release
+    /// Acquire, heartbeat and release locks
     Lock,
-    /// Look after the account
+    /// Manage the account
     Manage,
 }
 
-impl Command {
+impl TokenCommand {
     pub(super) async fn run(self) -> Result<(), AccountsError> {
         match self {
-            Self::Create { account, label, scopes, namespace, target } => {
-                let (database, output) = target.open().await?;
+            Self::Create { account, label, scopes, namespace, common } => {
+                let (database, printer) = common.open().await?;
                 let scopes = Scopes { lock: scopes.contains(&Scope::Lock), manage: scopes.contains(&Scope::Manage) };
-                let made = database
+                let created = database
                     .create_token(Actor::Operator, &account, &TokenRequest { label, scopes, namespace })
                     .await?;
-                let token = made.token.reveal();
-                let item = serde_json::json!({ "id": made.id, "token": token });
-                output.made(&item, &format!("Made a token for {account}, shown this once:\n\n    {token}\n"));
+                let token = created.token.reveal();
+                let item = serde_json::json!({ "id": created.id, "token": token });
+                printer.created(
+                    &item,
+                    &format!("Created a token for {account}, which is shown only once:\n\n    {token}\n"),
+                );
             }
-            Self::List { account, target } => {
-                let (database, output) = target.open().await?;
-                output.list(&database.list_tokens(&account).await?);
+            Self::List { account, common } => {
+                let (database, printer) = common.open().await?;
+                printer.list(&database.list_tokens(&account).await?);
             }
-            Self::Revoke { id, target } => {
-                let (database, output) = target.open().await?;
+            Self::Revoke { id, common } => {
+                let (database, printer) = common.open().await?;
                 database.revoke_token(Actor::Operator, None, &id).await?;
-                output.done(&format!("token {id} is revoked"));
+                printer.done(&format!("revoked token {id}"));
             }
         }
         Ok(())
     }
 }
 
-impl Shown for TokenInfo {
-    const HEADINGS: &'static [&'static str] = &["id", "label", "scopes", "namespace", "made", "last used", "revoked"];
+impl TableRow for TokenInfo {
+    const HEADINGS: &'static [&'static str] =
+        &["id", "label", "scopes", "namespace", "created", "last used", "revoked"];
 
     fn row(&self) -> Vec<String> {
         let scopes = [(self.scopes.lock, "lock"), (self.scopes.manage, "manage")];

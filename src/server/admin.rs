@@ -12,14 +12,13 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// How many connections the admin listener holds: for probes, and whoever
-/// fetches metrics.
+/// Maximum number of connections of the admin listener, for probes and metric scrapers.
 const CONNECTIONS: u32 = 64;
-/// How long a scrape may take that has begun when the server leaves.
+/// Time limit for a scrape in progress when the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Listens for operators, if the settings say where, until `stop`. From
-/// `leaving` on the server is not ready any more.
+/// Starts the admin listener if the settings name an address, until `stop`. After `leaving`,
+/// /readyz reports that the server is not ready.
 pub(super) async fn start(
     settings: &AdminSettings,
     listen: &ListenSettings,

@@ -1,7 +1,6 @@
-//! Which connections close when there are as many as there may be. An idle connection
-//! costs its client nothing: whoever opens enough of them would keep everybody else out.
-//! One whose answer has begun is idle, too: a live page is closed before a request that
-//! waits, and browsers open it again.
+//! Closes idle connections at the connection limit. An idle connection costs its client nothing, so
+//! one client could otherwise lock out all others. A connection whose answer has begun counts as
+//! idle, too: a live page is closed rather than a queued request, and browsers reconnect.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,30 +10,30 @@ use std::{
 
 use metrics::counter;
 
-use super::timeouts::Requests;
+use super::timeouts::RequestCounter;
 use crate::http::Connection;
 
-/// The connections that are open, in the order in which they were accepted.
+/// All open connections, in the order of their acceptance.
 #[derive(Default)]
-pub(super) struct OpenConnections(Mutex<State>);
+pub(super) struct OpenConnections(Mutex<ConnectionTable>);
 
-/// A connection that may be closed while it is idle, for as long as this is kept.
-pub(super) struct Evictable {
+/// Registers a connection for eviction while it is idle, until dropped.
+pub(super) struct EvictionGuard {
     all: Arc<OpenConnections>,
     id: u64,
 }
 
 #[derive(Default)]
-struct State {
+struct ConnectionTable {
     next_id: u64,
-    open: BTreeMap<u64, Entry>,
-    /// Who goes next, so that not every eviction looks at all connections.
+    open: BTreeMap<u64, OpenConnection>,
+    /// The next connections to close, so that most evictions need no scan of all connections.
     candidates: VecDeque<Candidate>,
 }
 
-struct Entry {
+struct OpenConnection {
     connection: Connection,
-    requests: Requests,
+    requests: RequestCounter,
     is_closing: bool,
 }
 
@@ -44,17 +43,16 @@ struct Candidate {
 }
 
 impl OpenConnections {
-    pub(super) fn add(self: &Arc<Self>, connection: Connection, requests: Requests) -> Evictable {
+    pub(super) fn add(self: &Arc<Self>, connection: Connection, requests: RequestCounter) -> EvictionGuard {
         let mut state = self.state();
         let id = state.next_id;
         state.next_id += 1;
-        state.open.insert(id, Entry { connection, requests, is_closing: false });
-        Evictable { all: self.clone(), id }
+        state.open.insert(id, OpenConnection { connection, requests, is_closing: false });
+        EvictionGuard { all: self.clone(), id }
     }
 
-    /// Closes the idle connection that is missed least: the oldest of those that never
-    /// had a valid token, else the one whose token was used the longest ago. Returns
-    /// whether there was one.
+    /// Closes one idle connection: the oldest one that never had a valid token, otherwise the one
+    /// whose token was used least recently. Returns false if no connection is idle.
     pub(super) fn evict_one(&self) -> bool {
         let mut state = self.state();
         loop {
@@ -73,15 +71,15 @@ impl OpenConnections {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is whole; a panic elsewhere does not spoil it.
+    fn state(&self) -> MutexGuard<'_, ConnectionTable> {
+        // No panic can leave the table in an inconsistent state, so poisoning is ignored.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    /// How many connections with tokens are found at once: while these are closed,
-    /// others without one may come, which have to go first.
+impl ConnectionTable {
+    /// Maximum number of candidates with a token: while these are closed, connections without one
+    /// may arrive, which are closed first.
     const WITH_TOKEN_MAX: usize = 16;
 
     fn find_candidates(&mut self) -> bool {
@@ -100,13 +98,13 @@ impl State {
     }
 }
 
-impl Entry {
+impl OpenConnection {
     fn is_idle(&self) -> bool {
-        !self.is_closing && !self.requests.is_any_in_hand()
+        !self.is_closing && !self.requests.is_in_flight()
     }
 }
 
-impl Drop for Evictable {
+impl Drop for EvictionGuard {
     fn drop(&mut self) {
         self.all.state().open.remove(&self.id);
     }

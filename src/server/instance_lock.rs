@@ -7,31 +7,30 @@ use anyhow::{Context, bail};
 
 use crate::config::DatabaseSettings;
 
-/// Holds a lock on the file of the embedded database for as long as it lives: two
-/// servers with locks of their own would grant the same lock twice. It is on the file,
-/// not on a name: links and other spellings of the path lead to the same one.
+/// Locks the file of the embedded database: two servers that store locks in their own memory would
+/// grant the same lock twice. The file is locked, not its name, so that links and other spellings
+/// of the path find the same lock.
 ///
-/// SQLite's own locks are of another kind (POSIX), which do not conflict with this one
-/// (`flock`). They would end if the process closed the file: it stays open.
-pub(super) struct Exclusive {
+/// SQLite uses POSIX locks, which do not conflict with this `flock`. Closing the file would release
+/// them, so it stays open.
+pub(super) struct InstanceLock {
     _file: File,
 }
 
-impl Exclusive {
-    /// To be called before SQLite opens the file, which is made if it is not there, for this user
-    /// alone.
+impl InstanceLock {
+    /// Creates a missing file, readable for this user only. Call this before SQLite opens the file.
     ///
     /// # Errors
-    /// When another server has the database, or the file cannot be made.
-    pub(super) fn hold(database: &DatabaseSettings) -> anyhow::Result<Self> {
-        let path = database.file().context("LOCKABLE_DATABASE_URL names no file")?;
+    /// If another server uses the database, or the file cannot be created.
+    pub(super) fn acquire(database: &DatabaseSettings) -> anyhow::Result<Self> {
+        let path = database.file().context("LOCKABLE_DATABASE_URL does not name a file")?;
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
             Err(TryLockError::WouldBlock) => bail!(
-                "another server uses this database and keeps locks of its own; for several servers set LOCKABLE_REDIS_URL"
+                "another server uses this database and stores locks in its own memory; set LOCKABLE_REDIS_URL to run several servers"
             ),
             Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }

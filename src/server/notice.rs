@@ -10,35 +10,33 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-/// Something that all connections are told once. Waiting for it costs nothing:
-/// whoever polls a `CancellationToken` locks a list that all of them share, and a
-/// connection is polled several times for each request.
+/// A one-time notification to all connections. A `CancellationToken` alone locks a list that all
+/// connections share whenever it is polled, and a connection is polled several times per request.
 #[derive(Clone, Default)]
-pub(super) struct Notice(Arc<Told>);
+pub(super) struct Notice(Arc<NoticeState>);
 
 #[derive(Default)]
-struct Told {
-    is_given: AtomicBool,
+struct NoticeState {
+    is_notified: AtomicBool,
     token: CancellationToken,
 }
 
 impl Notice {
-    pub(super) fn give(&self) {
-        // Before those who wait are woken, so that they see it.
-        self.0.is_given.store(true, Ordering::Release);
+    pub(super) fn notify(&self) {
+        // Set before the waiting tasks wake up, so that they see it.
+        self.0.is_notified.store(true, Ordering::Release);
         self.0.token.cancel();
     }
 
-    /// Polls the future until it is ready, or until the signal is given: then
-    /// returns `None`. It must be polled by one task alone, since only that one is
-    /// woken.
-    pub(super) async fn unless<F: Future>(&self, future: F) -> Option<F::Output> {
-        let (mut future, mut told) = (pin!(future), pin!(self.0.token.cancelled()));
+    /// Polls the future until it is ready or until the notification, then returns `None`. Only one
+    /// task may poll it: a notification wakes the last one only.
+    pub(super) async fn run_until_notified<F: Future>(&self, future: F) -> Option<F::Output> {
+        let (mut future, mut notified) = (pin!(future), pin!(self.0.token.cancelled()));
         let mut is_waiting = false;
         poll_fn(|cx| {
-            if !is_waiting || self.0.is_given.load(Ordering::Acquire) {
+            if !is_waiting || self.0.is_notified.load(Ordering::Acquire) {
                 is_waiting = true;
-                if told.as_mut().poll(cx).is_ready() {
+                if notified.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(None);
                 }
             }
@@ -55,26 +53,26 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_ready_is_returned_unless_the_signal_was_given() {
-        let signal = Notice::default();
-        assert_eq!(signal.unless(ready(1)).await, Some(1));
-        signal.give();
-        assert_eq!(signal.unless(ready(1)).await, None);
+    async fn ready_future_returns_its_output_until_notified() {
+        let notice = Notice::default();
+        assert_eq!(notice.run_until_notified(ready(1)).await, Some(1));
+        notice.notify();
+        assert_eq!(notice.run_until_notified(ready(1)).await, None);
     }
 
     #[tokio::test]
-    async fn those_who_wait_are_told() {
-        let signal = Notice::default();
+    async fn notification_ends_all_waiting_futures() {
+        let notice = Notice::default();
         let waiting: Vec<_> = (0..3)
             .map(|_| {
-                let signal = signal.clone();
-                tokio::spawn(async move { signal.unless(pending::<()>()).await })
+                let notice = notice.clone();
+                tokio::spawn(async move { notice.run_until_notified(pending::<()>()).await })
             })
             .collect();
         tokio::task::yield_now().await;
-        signal.give();
-        for told in waiting {
-            assert_eq!(told.await.unwrap(), None);
+        notice.notify();
+        for outcome in waiting {
+            assert_eq!(outcome.await.unwrap(), None);
         }
     }
 }

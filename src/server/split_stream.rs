@@ -13,13 +13,13 @@ use tokio::{
     },
 };
 
-/// A TCP stream at whose state handlers can look while it is served.
-pub(super) struct Transport {
+/// A TCP stream whose write half handlers can inspect and shut down while the connection is served.
+pub(super) struct SplitStream {
     read: OwnedReadHalf,
     write: Arc<Mutex<OwnedWriteHalf>>,
 }
 
-impl Transport {
+impl SplitStream {
     pub(super) fn new(stream: TcpStream) -> Self {
         let (read, write) = stream.into_split();
         Self { read, write: Arc::new(Mutex::new(write)) }
@@ -34,13 +34,13 @@ impl Transport {
     }
 }
 
-impl AsyncRead for Transport {
+impl AsyncRead for SplitStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.read).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Transport {
+impl AsyncWrite for SplitStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.write()).poll_write(cx, buf)
     }

@@ -4,9 +4,8 @@ use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use tokio::{net::TcpListener, time::interval};
 
-/// The socket that systemd hands over, if it does, else one at `address`. With
-/// systemd's the port is never closed while the server is replaced, and it needs
-/// no privilege to have one below 1024.
+/// Returns the socket that systemd passes, otherwise binds `address`. A socket of systemd stays
+/// open while the server restarts, and a port below 1024 needs no privilege.
 pub(super) async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     match ListenFd::from_env().take_tcp_listener(0)? {
         Some(listener) => {
@@ -17,28 +16,28 @@ pub(super) async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-/// Tells systemd that the server serves, and from then on, as often as it wants
-/// to hear it, that it still works. Does nothing where nobody asks.
+/// Notifies systemd that the server is ready, then sends watchdog notifications at half of the
+/// requested interval. Does nothing without systemd.
 pub(super) fn serving() {
-    tell(NotifyState::Ready);
+    notify(NotifyState::Ready);
     if let Some(limit) = sd_notify::watchdog_enabled() {
         tokio::spawn(async move {
             let mut tick = interval(limit / 2);
             loop {
                 tick.tick().await;
-                tell(NotifyState::Watchdog);
+                notify(NotifyState::Watchdog);
             }
         });
     }
 }
 
-/// Tells systemd that the server is about to stop.
+/// Notifies systemd that the server is stopping.
 pub(super) fn stopping() {
-    tell(NotifyState::Stopping);
+    notify(NotifyState::Stopping);
 }
 
-fn tell(state: NotifyState<'_>) {
+fn notify(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::debug!(%error, "systemd cannot be told");
+        tracing::debug!(%error, "cannot notify systemd");
     }
 }

@@ -1,6 +1,5 @@
-//! How long a client may keep a connection waiting. hyper has one time-out for
-//! both a slow request and an idle connection, and none for a client that does
-//! not take its answer, so the transport keeps the time itself.
+//! Client timeouts. hyper has one timeout for slow requests and idle connections, and none for a
+//! client that does not read its answer, so the stream enforces them.
 
 use std::{
     io,
@@ -18,46 +17,45 @@ use tokio::{
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
-/// How long a connection may lie idle between two requests. Longer than the
-/// 60 s of common load balancers, since the side that reuses connections should
-/// be the one to close them: a request sent into a closing connection is lost.
+/// Maximum idle time between two requests. Longer than the 60 s of common load balancers: the side
+/// that reuses connections should close them, because a request sent into a closing connection is
+/// lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// A transport that fails when the client takes longer than `timeout` to send a
-/// request's head or to take an answer, or longer than [`IDLE_TIMEOUT`] to
-/// begin another request. While a request is handled, nothing is due from the
-/// client, and the time belongs to the handler.
-pub(super) struct Patient<S> {
+/// A stream that fails if the client takes longer than `timeout` to send a request head or to read
+/// an answer, or longer than [`IDLE_TIMEOUT`] to begin the next request. No timeout runs while a
+/// handler works.
+pub(super) struct TimeoutStream<S> {
     stream: S,
-    requests: Requests,
+    requests: RequestCounter,
     timeout: Duration,
-    /// The count of requests when bytes last came.
+    /// Value of the request counter when bytes were last read.
     read_at: Option<u64>,
-    /// What the client is to send, and by when.
+    /// What the client must send, and the deadline.
     reading: Option<(Awaited, Instant)>,
-    /// Runs out at that time, or before: to set it anew for each request would
-    /// cost more than to look again now and then.
+    /// Fires at the deadline or earlier: resetting the timer for each request would cost more than
+    /// an occasional early wake-up.
     timer: Option<Pin<Box<Sleep>>>,
     writing: Option<Pin<Box<Sleep>>>,
 }
 
-/// What the client is to send, and after how many begun and ended requests: the
-/// clock starts again when either changes, and not with every byte.
+/// What the client must send, with the value of the request counter: the timeout restarts when
+/// either changes, not with every byte.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Awaited {
     Head(u64),
     NextRequest(u64),
 }
 
-impl<S> Patient<S> {
-    pub(super) fn new(stream: S, requests: Requests, timeout: Duration) -> Self {
+impl<S> TimeoutStream<S> {
+    pub(super) fn new(stream: S, requests: RequestCounter, timeout: Duration) -> Self {
         Self { stream, requests, timeout, read_at: None, reading: None, timer: None, writing: None }
     }
 
-    /// Ready with an error once what the client is to send is overdue.
+    /// Ready with an error once the client has missed the deadline.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let count = self.requests.count();
-        if Requests::is_one_in_hand(count) {
+        if RequestCounter::is_in_flight_at(count) {
             return Poll::Pending;
         }
         let (awaited, timeout) = if count == 0 || self.read_at == Some(count) {
@@ -79,7 +77,7 @@ impl<S> Patient<S> {
         }
         while timer.as_mut().poll(cx).is_ready() {
             if deadline <= timer.deadline() {
-                return Poll::Ready(too_long());
+                return Poll::Ready(timed_out());
             }
             timer.as_mut().reset(deadline);
         }
@@ -92,15 +90,15 @@ impl<S> Patient<S> {
             return written;
         }
         let timer = self.writing.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
-        timer.as_mut().poll(cx).map(|()| Err(too_long()))
+        timer.as_mut().poll(cx).map(|()| Err(timed_out()))
     }
 }
 
-fn too_long() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "the client took too long")
+fn timed_out() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the client timed out")
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TimeoutStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Ready(read) => {
@@ -112,7 +110,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TimeoutStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.poll_written(written, cx)
@@ -134,8 +132,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         let flushed = self.poll_written(flushed, cx);
-        // hyper does not ask for bytes again between an answer and the first of
-        // the next request, so this is where that wait begins.
+        // hyper does not poll for bytes between an answer and the next request, so the idle timeout
+        // starts here.
         if matches!(flushed, Poll::Ready(Ok(())))
             && let Poll::Ready(overdue) = self.poll_overdue(cx)
         {
@@ -150,35 +148,35 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 }
 
-/// Counts a connection's requests, once as they begin and once as they end, so
-/// that the transport knows when one is in hand.
+/// Counts each request of a connection at its begin and at its end: an odd value means that a
+/// request is in flight.
 #[derive(Clone, Default)]
-pub(super) struct Requests(Arc<AtomicU64>);
+pub(super) struct RequestCounter(Arc<AtomicU64>);
 
-impl Requests {
-    /// Counts a request that is in hand until the answer is dropped.
-    pub(super) fn begin(&self) -> InHand {
+impl RequestCounter {
+    /// Counts a request as in flight until the guard is dropped.
+    pub(super) fn begin(&self) -> InFlightRequest {
         self.0.fetch_add(1, Ordering::Relaxed);
-        InHand(self.clone())
+        InFlightRequest(self.clone())
     }
 
-    /// Whether a request is in hand.
-    pub(super) fn is_any_in_hand(&self) -> bool {
-        Self::is_one_in_hand(self.count())
+    /// Whether a request is in flight.
+    pub(super) fn is_in_flight(&self) -> bool {
+        Self::is_in_flight_at(self.count())
     }
 
     fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn is_one_in_hand(count: u64) -> bool {
+    fn is_in_flight_at(count: u64) -> bool {
         count % 2 == 1
     }
 }
 
-pub(super) struct InHand(Requests);
+pub(super) struct InFlightRequest(RequestCounter);
 
-impl Drop for InHand {
+impl Drop for InFlightRequest {
     fn drop(&mut self) {
         self.0.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -197,18 +195,17 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(10);
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n";
 
-    /// Serves one connection, each request taking as long as said and answered
-    /// with as many bytes.
+    /// Serves one connection; each request takes `handling` and returns `answer_bytes` bytes.
     fn client_of(handling: Duration, answer_bytes: usize) -> DuplexStream {
         let (client, server) = duplex(1024);
-        let requests = Requests::default();
+        let requests = RequestCounter::default();
         tokio::spawn(async move {
-            let io = TokioIo::new(Patient::new(server, requests.clone(), TIMEOUT));
+            let io = TokioIo::new(TimeoutStream::new(server, requests.clone(), TIMEOUT));
             let service = service_fn(|_| {
-                let in_hand = requests.begin();
+                let in_flight = requests.begin();
                 async move {
                     sleep(handling).await;
-                    drop(in_hand);
+                    drop(in_flight);
                     Ok::<_, Infallible>(Response::new("x".repeat(answer_bytes)))
                 }
             });
@@ -217,13 +214,13 @@ mod tests {
         client
     }
 
-    /// Reads one answer to the small requests of these tests.
+    /// Reads one small answer.
     async fn read_answer(client: &mut DuplexStream) {
         let mut answer = [0; 1024];
         assert!(client.read(&mut answer).await.unwrap() > 0, "closed before the answer");
     }
 
-    /// For how long the connection stays open from now on.
+    /// Returns how long the connection stays open from now on.
     async fn time_to_close(mut client: DuplexStream) -> Duration {
         let begin = Instant::now();
         let mut rest = Vec::new();
@@ -237,12 +234,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_client_is_waited_for_no_longer_than_for_a_head() {
+    async fn silent_client_is_disconnected_after_the_header_timeout() {
         assert_about(time_to_close(client_of(Duration::ZERO, 1)).await, TIMEOUT);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn bytes_that_trickle_in_do_not_prolong_the_wait() {
+    async fn trickling_bytes_do_not_extend_the_header_timeout() {
         let (mut reader, mut writer) = tokio::io::split(client_of(Duration::ZERO, 1));
         tokio::spawn(async move {
             for byte in REQUEST {
@@ -256,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn between_requests_a_connection_may_lie_idle() {
+    async fn connection_may_be_idle_between_requests() {
         let mut client = client_of(Duration::ZERO, 1);
         for _ in 0..3 {
             client.write_all(REQUEST).await.unwrap();
@@ -267,7 +264,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_later_request_has_as_long_as_the_first() {
+    async fn later_request_has_the_same_header_timeout() {
         let mut client = client_of(Duration::ZERO, 1);
         client.write_all(REQUEST).await.unwrap();
         read_answer(&mut client).await;
@@ -277,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_time_of_the_handler_does_not_count() {
+    async fn handler_time_does_not_count() {
         let mut client = client_of(IDLE_TIMEOUT * 2, 1);
         client.write_all(REQUEST).await.unwrap();
         read_answer(&mut client).await;
@@ -285,7 +282,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_no_answer_is_left() {
+    async fn client_that_does_not_read_is_disconnected() {
         let mut client = client_of(Duration::ZERO, 1 << 20);
         client.write_all(REQUEST).await.unwrap();
         sleep(TIMEOUT + Duration::from_secs(1)).await;

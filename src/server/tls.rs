@@ -25,41 +25,41 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::TlsSettings;
 
-/// How often the certificate's files are looked at for a change.
+/// Interval between checks of the certificate files.
 pub const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What makes TLS of a TCP connection, with a certificate that can change.
+/// Accepts TLS connections with a certificate that can be replaced at run time.
 #[derive(Clone)]
 pub struct Tls {
     acceptor: TlsAcceptor,
     current: Arc<Current>,
     files: Files,
-    /// What the files held when they were last read, sound or not.
+    /// The content of the files when they were last read, valid or not.
     seen: Arc<Pem>,
 }
 
-/// Why there is no TLS with the files given.
+/// Why TLS could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file could not be read.
     #[error("cannot read {}: {reason}", path.display())]
     Unreadable { path: PathBuf, reason: io::Error },
-    /// A file has nothing of the kind in it, or not in a readable form.
-    #[error("{} has no readable {wanted} in PEM form: {reason}", path.display())]
+    /// A file contains no item of the expected kind.
+    #[error("{} contains no valid {wanted} in PEM format: {reason}", path.display())]
     NotPem { path: PathBuf, wanted: &'static str, reason: pem::Error },
-    /// Both files are sound, but were not made for each other.
-    #[error("the key in {} does not belong to the certificate in {}", key.display(), cert.display())]
+    /// Both files are valid, but the key belongs to another certificate.
+    #[error("the key in {} does not match the certificate in {}", key.display(), cert.display())]
     Mismatch { cert: PathBuf, key: PathBuf },
-    /// rustls cannot use them, for example because of an unknown kind of key.
+    /// rustls rejects the files, for example because of an unsupported kind of key.
     #[error("cannot use the certificate in {} with the key in {}: {reason}", cert.display(), key.display())]
     Unusable { cert: PathBuf, key: PathBuf, reason: rustls::Error },
 }
 
 impl Tls {
-    /// Reads certificate chain and key; `None` when the settings name neither.
+    /// Loads the certificate chain and the key; `None` if the settings name neither.
     ///
     /// # Errors
-    /// When a file is missing or broken, or the two do not belong together.
+    /// If a file is missing or invalid, or the key does not match the certificate.
     pub fn load(settings: &TlsSettings) -> Result<Option<Self>, TlsError> {
         let (Some(cert), Some(key)) = (&settings.cert, &settings.key) else {
             return Ok(None);
@@ -76,26 +76,25 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(current.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // All that rustls has are sound; those who audit servers expect an order
-        // that no client can change.
+        // All cipher suites of rustls are secure; security scanners expect that the server chooses
+        // the order.
         config.ignore_client_order = true;
         Ok(Some(Self { acceptor: Arc::new(config).into(), current, files, seen: Arc::new(seen) }))
     }
 
-    /// Begins the handshake with a client.
+    /// Starts the handshake with a client.
     pub fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Accept<S> {
         self.acceptor.accept(stream)
     }
 
-    /// Looks at the files every [`RELOAD_INTERVAL`] and takes a changed pair
-    /// into use for new connections. A pair that is not sound, such as one half
-    /// written, is logged once and the old one kept.
+    /// Checks the files every [`RELOAD_INTERVAL`] and uses a changed pair for new connections. An
+    /// invalid pair, such as a half-written file, is logged once and the current one stays in use.
     pub async fn reload_until(self, shutdown: CancellationToken) {
         let mut seen = self.seen.clone();
         let mut readable = true;
         while shutdown.run_until_cancelled(time::sleep(RELOAD_INTERVAL)).await.is_some() {
             let files = self.files.clone();
-            // File systems can be slow, and a worker must not wait for them.
+            // Reading blocks: a slow file system must not stall a worker.
             let Ok(read) = tokio::task::spawn_blocking(move || files.read()).await else { return };
             match read {
                 Ok(pem) if pem == *seen => readable = true,
@@ -106,7 +105,7 @@ impl Tls {
                 }
                 Err(error) => {
                     if readable {
-                        tracing::error!(%error, "cannot look for a new certificate, keeping the old one");
+                        tracing::error!(%error, "cannot read the certificate files; the current certificate stays in use");
                     }
                     readable = false;
                 }
@@ -118,14 +117,14 @@ impl Tls {
         match self.files.certified(pem, &self.current.provider) {
             Ok(certified) => {
                 self.current.certified.store(Arc::new(certified));
-                tracing::info!(cert = %self.files.cert.display(), "took a new certificate into use");
+                tracing::info!(cert = %self.files.cert.display(), "loaded a new certificate");
             }
-            Err(error) => tracing::error!(%error, "the new certificate is not sound, keeping the old one"),
+            Err(error) => tracing::error!(%error, "the new certificate is invalid; the current one stays in use"),
         }
     }
 }
 
-/// The certificate that the next handshake gets.
+/// The certificate for new handshakes.
 #[derive(Debug)]
 struct Current {
     certified: ArcSwap<CertifiedKey>,
@@ -144,8 +143,8 @@ struct Files {
     key: PathBuf,
 }
 
-/// The files' content. It is what is compared to find a change: Kubernetes
-/// swaps symbolic links, and a copy may carry the old time of modification.
+/// Content of the files, which is compared to detect a change: Kubernetes swaps symbolic links, and
+/// a copy may keep the old modification time.
 #[derive(PartialEq, Eq)]
 struct Pem {
     cert: Vec<u8>,

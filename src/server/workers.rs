@@ -12,50 +12,47 @@ use std::{
 use tokio::runtime::{self, Handle};
 use tokio_util::sync::CancellationToken;
 
-/// Threads with a runtime each, between which connections are dealt out. What a
-/// connection needs stays on its thread: its task, its timers, and the way to
-/// Redis. That was measured to be 1.2 times as fast as one runtime that moves
-/// tasks between threads.
+/// Threads with a runtime each. A connection's task, timers and connection to Redis stay on one
+/// thread, which measured 1.2 times as fast as one runtime that moves tasks between threads.
 ///
-/// One listener deals to them all. With a listening socket for each
-/// (`SO_REUSEPORT`) the system would deal by a hash, which leaves one thread with
-/// twice as much as another when connections are few and last, and closing such a
-/// socket resets those that wait to be accepted.
+/// One listener assigns connections to all threads. With one socket per thread (`SO_REUSEPORT`) the
+/// system would assign by a hash, which gives one thread twice the load of another if connections
+/// are few and long-lived, and closing such a socket resets connections that wait to be accepted.
 pub struct Workers {
     all: Vec<Arc<Worker>>,
     threads: Vec<JoinHandle<()>>,
     stop: CancellationToken,
 }
 
-/// One of them.
+/// One worker thread.
 pub(super) struct Worker {
     pub(super) runtime: Handle,
-    /// How many connections it serves.
+    /// Number of connections on this worker.
     connections: AtomicUsize,
 }
 
-/// A connection's place on a worker, for as long as it is kept.
-pub(super) struct Dealt(Arc<Worker>);
+/// Counts a connection on its worker until dropped.
+pub(super) struct Assignment(Arc<Worker>);
 
 impl Workers {
-    /// How many sockets are looked after before Redis is sent what they asked: with
-    /// more it has nothing to do meanwhile, and then the thread while it answers. With
-    /// 64 connections 16 made 1.06 times as many requests a second as tokio's 1024,
-    /// at the same cost; 8 made 1.09 times as many, at 1.03 times the cost.
+    /// Maximum number of socket events that are handled before the requests to Redis are sent. With
+    /// more, Redis idles first and the thread afterwards. With 64 connections, 16 made 1.06 times
+    /// as many requests per second as tokio's 1024 at the same cost; 8 made 1.09 times as many at
+    /// 1.03 times the cost.
     const EVENTS_AT_ONCE: usize = 16;
 
     /// Starts `count` threads.
     ///
     /// # Errors
-    /// When the system has no more threads.
+    /// If the system cannot start a thread.
     pub fn start(count: usize) -> io::Result<Self> {
         Self::start_as("worker", count)
     }
 
-    /// Starts the thread on which the pages of accounts are made.
+    /// Starts the thread that renders the account's pages.
     ///
     /// # Errors
-    /// When the system has no more threads.
+    /// If the system cannot start a thread.
     pub(super) fn start_for_pages() -> io::Result<Self> {
         Self::start_as("pages", 1)
     }
@@ -76,28 +73,28 @@ impl Workers {
         Ok(started)
     }
 
-    /// The runtime of the caller as the only one, which goes on without this.
+    /// Uses the caller's runtime, which outlives this value.
     pub fn here() -> Self {
         Self { all: vec![Worker::new(Handle::current())], threads: Vec::new(), stop: CancellationToken::new() }
     }
 
-    /// The runtimes, in an order that stays.
+    /// The runtimes, in a fixed order.
     pub fn runtimes(&self) -> Vec<Handle> {
         self.all.iter().map(|worker| worker.runtime.clone()).collect()
     }
 
-    /// The worker with the fewest connections.
-    pub(super) fn deal(&self) -> Option<Dealt> {
+    /// Assigns a connection to the worker with the fewest connections.
+    pub(super) fn assign(&self) -> Option<Assignment> {
         let worker = self.all.iter().min_by_key(|worker| worker.connections.load(Ordering::Relaxed))?;
         worker.connections.fetch_add(1, Ordering::Relaxed);
-        Some(Dealt(worker.clone()))
+        Some(Assignment(worker.clone()))
     }
 
-    /// Ends the threads, and with them what still runs on them.
+    /// Stops the threads and the tasks on them.
     pub async fn stop(mut self) {
         self.stop.cancel();
         let threads = std::mem::take(&mut self.threads);
-        // A thread that panicked has said so.
+        // The panic hook has logged a panic.
         let _ =
             tokio::task::spawn_blocking(|| threads.into_iter().map(JoinHandle::join).all(|ended| ended.is_ok())).await;
     }
@@ -115,13 +112,13 @@ impl Worker {
     }
 }
 
-impl Dealt {
+impl Assignment {
     pub(super) fn runtime(&self) -> &Handle {
         &self.0.runtime
     }
 }
 
-impl Drop for Dealt {
+impl Drop for Assignment {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -132,20 +129,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn connections_are_dealt_out_evenly_whichever_end() {
+    async fn connections_are_assigned_to_the_least_loaded_worker() {
         let workers = Workers::start(3).unwrap();
-        let mut dealt: Vec<Dealt> = (0..9).map(|_| workers.deal().unwrap()).collect();
+        let mut assigned: Vec<Assignment> = (0..9).map(|_| workers.assign().unwrap()).collect();
         let counts = || workers.all.iter().map(|worker| worker.connections.load(Ordering::Relaxed)).collect::<Vec<_>>();
         assert_eq!(counts(), [3, 3, 3]);
-        let first = dealt[0].0.clone();
-        dealt.retain(|place| !Arc::ptr_eq(&place.0, &first));
-        dealt.push(workers.deal().unwrap());
-        assert!(Arc::ptr_eq(&dealt.last().unwrap().0, &first), "the one that lost its connections");
+        let first = assigned[0].0.clone();
+        assigned.retain(|assignment| !Arc::ptr_eq(&assignment.0, &first));
+        assigned.push(workers.assign().unwrap());
+        assert!(Arc::ptr_eq(&assigned.last().unwrap().0, &first), "the worker without connections");
         workers.stop().await;
     }
 
     #[tokio::test]
-    async fn each_has_a_thread_of_its_own() {
+    async fn each_worker_has_a_thread() {
         let workers = Workers::start(2).unwrap();
         let mut names = Vec::new();
         for runtime in workers.runtimes() {

@@ -2,55 +2,55 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use crate::boot_time::BootTime;
 
-/// What the clock said by which leases last, between two moments on one that
-/// nobody can set.
+/// One reading of the store's clock, which times all leases, bracketed by two readings of
+/// [`BootTime`], which cannot be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reading {
+pub(super) struct ClockSample {
     /// Microseconds since 1970.
-    pub(super) said_us: u64,
-    asked: BootTime,
-    heard: BootTime,
+    pub(super) time_us: u64,
+    sent_at: BootTime,
+    received_at: BootTime,
 }
 
-impl Reading {
-    /// By how much a clock may leap unnoticed: a leap second.
-    pub(super) const LEAP_MAX: Duration = Duration::from_secs(1);
-    /// How much faster or slower than another a clock may run, as one part in so many:
-    /// as much as NTP has a clock run at most, 500 ppm.
+impl ClockSample {
+    /// The largest clock jump that is ignored: a leap second.
+    pub(super) const JUMP_MAX: Duration = Duration::from_secs(1);
+    /// The largest drift between two clocks, as a divisor: NTP slews a clock by at most
+    /// 500 ppm.
     const DRIFT: u64 = 2000;
 
-    /// What was said just now, and `asked` for then.
-    pub(super) fn new(said_us: u64, asked: BootTime) -> Self {
-        Self { said_us, asked, heard: BootTime::now() }
+    /// A sample that was requested at `sent_at` and has just arrived.
+    pub(super) fn new(time_us: u64, sent_at: BootTime) -> Self {
+        Self { time_us, sent_at, received_at: BootTime::now() }
     }
 
-    /// How long ago it was heard, in microseconds.
+    /// The time in microseconds since the sample arrived.
     pub(super) fn age_us(&self) -> u64 {
-        self.heard.elapsed().as_micros() as u64
+        self.received_at.elapsed().as_micros() as u64
     }
 
-    /// The leap of the clock since `before`, if that is surely more than `leap_max` and
-    /// drift: however long either answer was on its way, and however long ago that was.
-    pub(super) fn leap(&self, before: &Self, leap_max: Duration) -> Option<Leap> {
-        let passed_us = self.said_us as i64 - before.said_us as i64;
-        let most_us = self.heard.since(before.asked).as_micros() as i64;
-        let least_us = self.asked.since(before.heard).as_micros() as i64;
-        let leap_us = (passed_us - most_us).max(0) + (passed_us - least_us).min(0);
-        let drift_us = most_us.unsigned_abs() / Self::DRIFT;
-        let bound_us = leap_max.as_micros() as u64 + drift_us;
-        (leap_us.unsigned_abs() > bound_us).then(|| Leap {
-            seconds: leap_us as f64 / 1e6,
-            before_us: before.said_us..=before.said_us + most_us.unsigned_abs() + drift_us,
+    /// The jump of the clock since `before`, if it exceeds `jump_max` and drift for every
+    /// possible delay of the two replies.
+    pub(super) fn jump(&self, before: &Self, jump_max: Duration) -> Option<ClockJump> {
+        let advanced_us = self.time_us as i64 - before.time_us as i64;
+        let longest_us = self.received_at.since(before.sent_at).as_micros() as i64;
+        let shortest_us = self.sent_at.since(before.received_at).as_micros() as i64;
+        let jump_us = (advanced_us - longest_us).max(0) + (advanced_us - shortest_us).min(0);
+        let drift_us = longest_us.unsigned_abs() / Self::DRIFT;
+        let bound_us = jump_max.as_micros() as u64 + drift_us;
+        (jump_us.unsigned_abs() > bound_us).then(|| ClockJump {
+            seconds: jump_us as f64 / 1e6,
+            before_us: before.time_us..=before.time_us + longest_us.unsigned_abs() + drift_us,
         })
     }
 }
 
 /// A clock was set.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Leap {
-    /// By how much, ahead or back.
+pub(super) struct ClockJump {
+    /// By how much: positive for ahead, negative for back.
     pub(super) seconds: f64,
-    /// What the clock can have said between the two readings before it was set, in
+    /// The values that the clock may have shown between the two samples before it was set, in
     /// microseconds since 1970.
     pub(super) before_us: RangeInclusive<u64>,
 }
@@ -59,33 +59,33 @@ pub(super) struct Leap {
 mod tests {
     use super::*;
 
-    fn said(time_ms: u64, asked_ms: u64, heard_ms: u64) -> Reading {
-        let moment = |ms| BootTime::from_nanos(Duration::from_millis(ms).as_nanos() as u64);
-        Reading { said_us: time_ms * 1000, asked: moment(asked_ms), heard: moment(heard_ms) }
+    fn sample(time_ms: u64, sent_ms: u64, received_ms: u64) -> ClockSample {
+        let boot_time = |ms| BootTime::from_nanos(Duration::from_millis(ms).as_nanos() as u64);
+        ClockSample { time_us: time_ms * 1000, sent_at: boot_time(sent_ms), received_at: boot_time(received_ms) }
     }
 
     #[test]
-    fn a_leap_is_one_whatever_the_delay() {
-        let before = said(10_000, 0, 100);
-        let leap = |reading: Reading| reading.leap(&before, Reading::LEAP_MAX).map(|leap| leap.seconds);
-        assert_eq!(leap(said(11_000, 1000, 1001)), None);
-        assert_eq!(leap(said(12_000, 1000, 1001)), None, "not more than is allowed");
-        assert_eq!(leap(said(13_000, 1000, 1001)), Some(1.999));
-        assert_eq!(leap(said(9_000, 1000, 1001)), Some(-1.9));
-        assert_eq!(leap(said(9_900, 1000, 1001)), None);
-        // The answer was on its way for long, or whoever asked stood still.
-        assert_eq!(leap(said(11_000, 1000, 9000)), None);
-        assert_eq!(leap(said(19_000, 1000, 9000)), None);
-        // Clocks drift apart while nobody compares them.
+    fn jump_is_detected_despite_reply_delay() {
+        let before = sample(10_000, 0, 100);
+        let jump = |sample: ClockSample| sample.jump(&before, ClockSample::JUMP_MAX).map(|jump| jump.seconds);
+        assert_eq!(jump(sample(11_000, 1000, 1001)), None);
+        assert_eq!(jump(sample(12_000, 1000, 1001)), None, "within the limit");
+        assert_eq!(jump(sample(13_000, 1000, 1001)), Some(1.999));
+        assert_eq!(jump(sample(9_000, 1000, 1001)), Some(-1.9));
+        assert_eq!(jump(sample(9_900, 1000, 1001)), None);
+        // The reply was delayed, or the server was paused.
+        assert_eq!(jump(sample(11_000, 1000, 9000)), None);
+        assert_eq!(jump(sample(19_000, 1000, 9000)), None);
+        // Clocks drift apart between two samples.
         let hours_ms = 10 * 3_600_000;
-        assert_eq!(leap(said(10_000 + hours_ms + 15_000, hours_ms, hours_ms)), None);
-        assert!(leap(said(10_000 + hours_ms + 40_000, hours_ms, hours_ms)).is_some());
+        assert_eq!(jump(sample(10_000 + hours_ms + 15_000, hours_ms, hours_ms)), None);
+        assert!(jump(sample(10_000 + hours_ms + 40_000, hours_ms, hours_ms)).is_some());
     }
 
     #[test]
-    fn what_began_before_a_leap_is_told_from_what_began_after_it() {
-        let before = said(10_000, 0, 100);
-        let leap = said(31_000, 1000, 1001).leap(&before, Reading::LEAP_MAX).unwrap();
-        assert_eq!(leap.before_us, 10_000_000..=11_001_500);
+    fn jump_bounds_clock_values_before_it() {
+        let before = sample(10_000, 0, 100);
+        let jump = sample(31_000, 1000, 1001).jump(&before, ClockSample::JUMP_MAX).unwrap();
+        assert_eq!(jump.before_us, 10_000_000..=11_001_500);
     }
 }

@@ -1,5 +1,5 @@
-//! The store in the process: the scripts of `lua/` run on Lua 5.1, as they
-//! do in Redis, over a store that knows the commands they use.
+//! The store inside the process: it runs the scripts of `lua/` on Lua 5.1, like Redis, with an
+//! implementation of the Redis commands that they use.
 
 mod command;
 mod dataset;
@@ -17,58 +17,58 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use self::dataset::Dataset;
-use super::{Reply, Script, StoreError, primary::Home, shards::LOCK_TAG};
+use super::{Reply, Script, StoreError, primary::Primary, shards::LOCK_TAG};
 use crate::boot_time::BootTime;
 
-/// A text that is kept under a key.
+/// A key with a string value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct TextEntry {
     pub key: String,
     pub value: String,
-    /// When it lapses, in milliseconds since 1970; `None` for never.
+    /// The expiry in milliseconds since 1970; `None` for a key without expiry.
     pub expires_ms: Option<u64>,
 }
 
-/// Where the embedded store has the time from, so that tests can move it.
+/// The clock of the embedded store, which tests replace.
 pub trait Clock: Send + Sync + 'static {
     /// Microseconds since 1970.
     fn now_us(&self) -> u64;
 
-    /// What a later process needs to go on with this clock; empty if none can.
+    /// The state from which a later process resumes this clock; empty if it cannot.
     fn anchor(&self) -> String {
         String::new()
     }
 }
 
-/// The time of day when the process started, and what has passed since on a clock that
-/// nobody can set: setting the machine's clock ends no lease early.
+/// The time of day at the start of the process, plus the time since then on a clock that cannot
+/// be set: setting the machine's clock expires no lease early.
 #[derive(Clone, Debug)]
 pub struct BootClock {
-    /// Which start of the machine the other clock counts from; empty if that is not known.
+    /// The id of the machine's boot, to which `offset_us` refers; empty if unknown.
     boot: String,
     offset_us: u64,
 }
 
-/// A store that lives and dies with the process.
+/// A store that ends with the process.
 pub struct Embedded {
     engine: Mutex<Engine>,
     clock: Box<dyn Clock>,
-    home: Home,
+    primary: Primary,
     process: String,
 }
 
-/// What a store had stored at some time.
+/// A copy of a store's data.
 #[cfg(feature = "simulation")]
 #[derive(Clone, Default)]
 pub struct Snapshot(Dataset);
 
-/// One Lua state, whose application data is the [`Dataset`].
+/// A Lua state, with the [`Dataset`] as its application data.
 struct Engine {
     lua: Lua,
     loaded: HashMap<Loaded, Function>,
 }
 
-/// What a loaded script is known by.
+/// The cache key of a loaded script.
 #[cfg(not(feature = "simulation"))]
 type Loaded = &'static str;
 #[cfg(feature = "simulation")]
@@ -95,46 +95,45 @@ fn source(script: &'static Script) -> String {
 }
 
 impl Embedded {
-    /// How many messages a subscriber may be behind before it misses some.
+    /// The number of undelivered messages after which a subscriber misses messages.
     pub const SUBSCRIBER_BACKLOG_MAX: usize = 1024;
 
     /// An empty store.
     ///
     /// # Errors
-    /// When no Lua state can be made.
+    /// When Lua cannot be initialized.
     pub fn new(clock: impl Clock) -> Result<Self, StoreError> {
         let engine = Engine::new().map_err(refused)?;
         let process = format!("{}{}", clock.anchor(), Uuid::new_v4());
-        // Only the one process that has the database can make another.
-        let home = Home::new(LOCK_TAG, None, Some("embedded"));
-        Ok(Self { engine: Mutex::new(engine), clock: Box::new(clock), home, process })
+        // The name is constant: only the process that has the database can create this store.
+        let primary = Primary::new(LOCK_TAG, None, Some("embedded"));
+        Ok(Self { engine: Mutex::new(engine), clock: Box::new(clock), primary, process })
     }
 
-    /// The same with a ceiling: once keys and values take more memory than that,
-    /// scripts that would begin with a write are refused, as by a Redis with its memory
-    /// full, until enough has lapsed or was deleted.
+    /// Limits the memory of keys and values. While it is exceeded, the store rejects scripts that
+    /// begin with a write that may need memory, like a Redis that has reached `maxmemory`.
     #[must_use]
-    pub fn with_ceiling(self, bytes: usize) -> Self {
+    pub fn with_memory_limit(self, bytes: usize) -> Self {
         if let Some(mut store) = self.engine().lua.app_data_mut::<Dataset>() {
-            store.set_ceiling(bytes);
+            store.set_memory_limit(bytes);
         }
         self
     }
 
-    /// The memory that keys and values take.
+    /// The memory of all keys and values, in bytes.
     pub fn bytes(&self) -> usize {
         self.engine().lua.app_data_ref::<Dataset>().map_or(0, |store| store.bytes())
     }
 
-    /// Runs a script as a whole, as Redis would.
+    /// Runs a script atomically, like Redis.
     ///
     /// # Errors
-    /// When the script raises an error.
-    pub fn run(&self, script: &'static Script, keys: &[&str], args: &[&str]) -> Result<Reply, StoreError> {
-        self.engine().run(script, keys, args, self.clock.now_us()).map_err(refused)
+    /// When the script raises an error, or returns something other than an array of words.
+    pub fn eval(&self, script: &'static Script, keys: &[&str], args: &[&str]) -> Result<Reply, StoreError> {
+        self.engine().eval(script, keys, args, self.clock.now_us()).map_err(refused)
     }
 
-    /// Listens to a channel.
+    /// Subscribes to a channel.
     pub fn subscribe(&self, channel: &str) -> mpsc::Receiver<String> {
         let (sender, receiver) = mpsc::channel(Self::SUBSCRIBER_BACKLOG_MAX);
         if let Some(mut store) = self.engine().lua.app_data_mut::<Dataset>() {
@@ -143,8 +142,8 @@ impl Embedded {
         receiver
     }
 
-    /// All keys that begin with `prefix` and have a text, in no order.
-    pub fn texts(&self, prefix: &str) -> Vec<Kept> {
+    /// All string keys with this prefix, in no order.
+    pub fn texts(&self, prefix: &str) -> Vec<TextEntry> {
         let now_us = self.clock.now_us();
         let engine = self.engine();
         let store = engine.lua.app_data_mut::<Dataset>();
@@ -156,7 +155,7 @@ impl Embedded {
             .unwrap_or_default()
     }
 
-    /// All that is stored now, for a simulator that loses what comes after.
+    /// Copies all data, for a simulated loss of later changes.
     #[cfg(feature = "simulation")]
     pub fn snapshot(&self) -> Snapshot {
         let engine = self.engine();
@@ -166,7 +165,7 @@ impl Embedded {
         Snapshot(data)
     }
 
-    /// Has stored what was stored then, and nothing else.
+    /// Replaces all data.
     #[cfg(feature = "simulation")]
     pub fn replace(&self, snapshot: &Snapshot) {
         if let Some(mut store) = self.engine().lua.app_data_mut::<Dataset>() {
@@ -174,7 +173,7 @@ impl Embedded {
         }
     }
 
-    /// Has no subscribers any more.
+    /// Removes all subscribers.
     #[cfg(feature = "simulation")]
     pub fn drop_subscribers(&self) {
         if let Some(mut store) = self.engine().lua.app_data_mut::<Dataset>() {
@@ -182,22 +181,22 @@ impl Embedded {
         }
     }
 
-    pub(super) fn home(&self) -> &Home {
-        &self.home
+    pub(super) fn primary(&self) -> &Primary {
+        &self.primary
     }
 
-    /// What it calls itself: another name each time.
+    /// The identity of the process, which is different for each start.
     pub(super) fn process(&self) -> String {
         self.process.clone()
     }
 
-    /// The time that scripts see, in microseconds since 1970.
+    /// The time of the scripts, in microseconds since 1970.
     pub fn now_us(&self) -> u64 {
         self.clock.now_us()
     }
 
-    /// A script that panicked has left the store as its last command did, just
-    /// as a script that raised an error: what other scripts find is sound.
+    /// After a panic the store is as after a script that raised an error: its commands up to then
+    /// have run, and its data is valid.
     fn engine(&self) -> std::sync::MutexGuard<'_, Engine> {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -214,8 +213,8 @@ impl Engine {
         let globals = lua.globals();
         globals.set("redis", redis)?;
 
-        // Redis lets no script make a global; neither does this store, so
-        // that a script which forgets `local` fails here, too.
+        // Redis rejects a script that creates a global variable. So does this store, so that a
+        // missing `local` fails here, too.
         let guard = lua.create_table()?;
         guard.set(
             "__newindex",
@@ -227,7 +226,7 @@ impl Engine {
         Ok(Self { lua, loaded: HashMap::new() })
     }
 
-    fn run(&mut self, script: &'static Script, keys: &[&str], args: &[&str], now_us: u64) -> mlua::Result<Reply> {
+    fn eval(&mut self, script: &'static Script, keys: &[&str], args: &[&str], now_us: u64) -> mlua::Result<Reply> {
         let function = match self.loaded.get(&loaded(script)) {
             Some(function) => function.clone(),
             None => {
@@ -246,7 +245,7 @@ impl Engine {
     }
 }
 
-/// Turns what a script returned into words, as Redis's protocol would.
+/// Converts a script's result as Redis's protocol does.
 fn read_reply(returned: MultiValue) -> mlua::Result<Reply> {
     let Some(Value::Table(table)) = returned.into_iter().next() else {
         return Err(mlua::Error::runtime("a script must return an array of words"));
@@ -256,11 +255,11 @@ fn read_reply(returned: MultiValue) -> mlua::Result<Reply> {
         match value? {
             Value::String(text) => reply.push(&text.to_str()?),
             Value::Integer(number) => reply.push(&number.to_string()),
-            // The protocol has integers only; Redis cuts the fraction off.
+            // The protocol has integers only; Redis truncates.
             Value::Number(number) => reply.push(&format!("{:.0}", number.trunc())),
             other => {
-                let complaint = format!("a script returned a {} in its array", other.type_name());
-                return Err(mlua::Error::runtime(complaint));
+                let message = format!("a script returned a {} in its array", other.type_name());
+                return Err(mlua::Error::runtime(message));
             }
         }
     }
@@ -272,17 +271,17 @@ fn refused(error: mlua::Error) -> StoreError {
 }
 
 impl BootClock {
-    /// How far the machine's clock may be from this one before it is worth a word.
-    const NOTABLE_US: u64 = 1_000_000;
+    /// The difference to the machine's clock that is worth a log line.
+    const LOGGED_LEAD_US: u64 = 1_000_000;
 
-    /// One that agrees with the machine's clock now.
+    /// A clock that agrees with the machine's clock now.
     pub fn start() -> Self {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Self { boot: boot.trim().to_owned(), offset_us: wall_us().saturating_sub(since_boot_us()) }
     }
 
-    /// One that goes on with the clock of a former process, as its store was called,
-    /// if the machine has run since; else one that agrees with the machine's clock.
+    /// Continues the clock of an earlier process, given that process's identity, if the machine has
+    /// not restarted since. Otherwise, a clock that agrees with the machine's clock now.
     pub fn resume(process: &str) -> Self {
         let clock = Self::start();
         let mut fields = process.split('/');
@@ -293,11 +292,11 @@ impl BootClock {
         }
     }
 
-    /// By how many seconds the machine's clock is ahead of this one, if that is worth a
-    /// word.
-    pub fn wall_ahead(&self) -> Option<f64> {
-        let ahead_us = wall_us() as i64 - self.now_us() as i64;
-        (ahead_us.unsigned_abs() > Self::NOTABLE_US).then_some(ahead_us as f64 / 1e6)
+    /// How many seconds the machine's clock is ahead of this one, if the difference is more than a
+    /// second.
+    pub fn wall_clock_lead(&self) -> Option<f64> {
+        let lead_us = wall_us() as i64 - self.now_us() as i64;
+        (lead_us.unsigned_abs() > Self::LOGGED_LEAD_US).then_some(lead_us as f64 / 1e6)
     }
 }
 
@@ -316,7 +315,7 @@ fn since_boot_us() -> u64 {
 }
 
 fn wall_us() -> u64 {
-    // Before 1970 there is no lease to keep; zero is as good as any.
+    // Before 1970 the time is 0: there are no leases yet.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
 }
 
@@ -324,19 +323,19 @@ fn wall_us() -> u64 {
 mod tests {
     use super::*;
 
-    fn run(source: &'static str) -> Result<Reply, StoreError> {
+    fn eval_source(source: &'static str) -> Result<Reply, StoreError> {
         let script = Box::leak(Box::new(Script::new("test", source)));
-        Embedded::new(BootClock::start())?.run(script, &["key"], &["arg"])
+        Embedded::new(BootClock::start())?.eval(script, &["key"], &["arg"])
     }
 
     #[test]
-    fn a_reply_ends_at_the_first_nil_and_has_whole_numbers() {
-        let reply = run("return {'a', 12, 3.9, ARGV[1], KEYS[1], nil, 'lost'}");
+    fn reply_ends_at_first_nil_and_truncates_numbers() {
+        let reply = eval_source("return {'a', 12, 3.9, ARGV[1], KEYS[1], nil, 'lost'}");
         assert_eq!(reply.unwrap(), ["a", "12", "3", "arg", "key"].into_iter().collect());
     }
 
     #[test]
-    fn errors_are_answers() {
+    fn script_errors_are_refusals() {
         for source in [
             "return redis.call('NONSENSE')",
             "redis.call('SET', KEYS[1]) return {}",
@@ -347,36 +346,36 @@ mod tests {
             "this is not Lua",
             "redis.call('SET', KEYS[1], 'x') return {redis.call('ZCARD', KEYS[1])}",
         ] {
-            assert!(matches!(run(source), Err(StoreError::Refused(_))), "{source}");
+            assert!(matches!(eval_source(source), Err(StoreError::Refused(_))), "{source}");
         }
-        assert!(run("redis.pcall('SET', KEYS[1]) return {'went on'}").is_ok());
+        assert!(eval_source("redis.pcall('SET', KEYS[1]) return {'went on'}").is_ok());
     }
 
     #[test]
-    fn beyond_its_ceiling_it_lets_scripts_go_on_that_began_by_deleting_and_no_others() {
+    fn over_memory_limit_only_scripts_that_delete_first_may_write() {
         let script = |source| &*Box::leak(Box::new(Script::new("test", source)));
         let put = Box::leak(Box::new(Script::new("put", "redis.call('SET', KEYS[1], ARGV[1]) return {'put'}")));
-        let store = Embedded::new(BootClock::start()).unwrap().with_ceiling(10_000);
+        let store = Embedded::new(BootClock::start()).unwrap().with_memory_limit(10_000);
         let large = "x".repeat(10_000);
-        assert!(store.run(put, &["large"], &[&large]).is_ok(), "the one that exceeds it");
+        assert!(store.eval(put, &["large"], &[&large]).is_ok(), "the one that exceeds it");
         for source in [
             "redis.call('ZADD', KEYS[1], '1', 'x') return {}",
             "redis.call('HSET', KEYS[1], 'x', 'y') return {}",
             "redis.call('GET', KEYS[1]) redis.call('SET', KEYS[1], 'x') return {}",
         ] {
             let script = Box::leak(Box::new(Script::new(Box::leak(source.to_owned().into_boxed_str()), source)));
-            let refused = store.run(script, &["other"], &[]).unwrap_err().to_string();
+            let refused = store.eval(script, &["other"], &[]).unwrap_err().to_string();
             assert!(refused.contains("OOM"), "{refused}");
         }
         let goes_on =
             script("redis.call('PEXPIRE', KEYS[1], '60000') redis.call('SET', KEYS[1], 'small') return {'on'}");
-        assert_eq!(store.run(goes_on, &["large"], &[]).unwrap().status(), "on");
+        assert_eq!(store.eval(goes_on, &["large"], &[]).unwrap().status(), "on");
         assert!(store.bytes() < 1000, "{}", store.bytes());
-        assert!(store.run(put, &["other"], &["x"]).is_ok());
+        assert!(store.eval(put, &["other"], &["x"]).is_ok());
     }
 
     #[test]
-    fn nothing_is_counted_of_what_is_gone() {
+    fn removed_values_use_no_memory() {
         let source = "
             for n = 1, 3000 do
               redis.call('ZADD', KEYS[1], tostring(n), 'member-' .. n % 2000)
@@ -395,23 +394,23 @@ mod tests {
             return {'done'}";
         let script = Box::leak(Box::new(Script::new("test", source)));
         let store = Embedded::new(BootClock::start()).unwrap();
-        assert_eq!(store.run(script, &["set", "hash", "text"], &[]).unwrap().status(), "done");
+        assert_eq!(store.eval(script, &["set", "hash", "text"], &[]).unwrap().status(), "done");
         assert_eq!(store.bytes(), 0);
     }
 
     #[test]
-    fn messages_reach_subscribers_and_are_lost_beyond_the_backlog() {
+    fn messages_beyond_the_backlog_are_dropped() {
         let embedded = Embedded::new(BootClock::start()).unwrap();
         let mut receiver = embedded.subscribe("news");
         let shout = Box::leak(Box::new(Script::new("shout", "return {redis.call('PUBLISH', KEYS[1], ARGV[1])}")));
         for n in 0..=Embedded::SUBSCRIBER_BACKLOG_MAX {
-            embedded.run(shout, &["news"], &[&n.to_string()]).unwrap();
+            embedded.eval(shout, &["news"], &[&n.to_string()]).unwrap();
         }
         let received: Vec<_> = std::iter::from_fn(|| receiver.try_recv().ok()).collect();
         assert_eq!(received.len(), Embedded::SUBSCRIBER_BACKLOG_MAX);
         assert_eq!(received[0], "0");
 
         drop(receiver);
-        assert_eq!(embedded.run(shout, &["news"], &["x"]).unwrap().status(), "0");
+        assert_eq!(embedded.eval(shout, &["news"], &["x"]).unwrap().status(), "0");
     }
 }

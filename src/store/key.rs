@@ -1,4 +1,4 @@
-/// The number of the layout of keys and values. Servers with another one ignore these keys.
+/// The layout number of keys and values. Servers of another layout ignore these keys.
 const LAYOUT: &str = "1";
 
 pub(super) fn key(prefix: &str, tag: &str, kind: &str, rest: &str) -> String {
@@ -8,7 +8,7 @@ pub(super) fn key(prefix: &str, tag: &str, kind: &str, rest: &str) -> String {
 }
 
 pub(super) fn write_key(text: &mut String, prefix: &str, tag: &str, kind: &str, rest: &str) {
-    // By hand: requests have many keys, and formatting costs more.
+    // Without `format!`, which is slower: a request has many keys.
     for part in [prefix, ":", LAYOUT, ":{", tag, "}:", kind, ":", rest] {
         text.push_str(part);
     }

@@ -1,6 +1,6 @@
-//! Which process has the grants, and whether it may have forgotten some. A
-//! process that is not known to have been there all the time, without any loss,
-//! grants nothing until a recovery is over: see `lua/register_primary.lua`.
+//! The identity of the process that holds a shard's grants, and the shard's recovery state.
+//! A process that may have lost data grants nothing until a recovery ends: see
+//! `lua/register_primary.lua`.
 
 use std::{
     borrow::Cow,
@@ -19,147 +19,155 @@ use uuid::Uuid;
 
 use super::{
     BadReply, Reply, Script,
-    recovery_log::{Gathered, News},
+    recovery_log::{EventAggregator, RecoveryEvent},
 };
 use crate::{
     lock::Epoch,
     mends::{self, Mend},
 };
 
-pub(super) static ARRIVE: Script = Script::new(
+pub(super) static REGISTER_PRIMARY: Script = Script::new(
     "register_primary",
     concat!(include_str!("../../lua/prelude.lua"), include_str!("../../lua/register_primary.lua")),
 );
 
-/// How the grants of a shard stand.
+/// The recovery state of a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct RecoveryState {
     pub epoch: Epoch,
-    pub state: State,
-    /// Whether this server was the first to notice what made the epoch begin.
-    pub is_news: bool,
+    pub phase: RecoveryPhase,
+    /// Whether this server was the first to detect the cause of the epoch.
+    pub is_first_notice: bool,
 }
 
-/// Whether grants are made.
+/// Whether a shard grants locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// They are.
+pub enum RecoveryPhase {
+    /// The shard grants locks.
     Open,
-    /// They will be, from then on.
+    /// The shard grants locks from `until` on, when lost short leases have expired.
     Waiting { until: Instant },
-    /// Not before what is known of long leases has been put back.
+    /// The shard grants locks after a server has restored the long leases from the journal.
     Closed,
 }
 
-/// What a server asks for when it arrives.
+/// What a server requests from `register_primary.lua`.
 #[derive(Clone, Copy, Debug)]
-pub enum Arrival<'a> {
-    /// To be told how the grants stand.
-    Look,
-    /// A recovery that begins now, unless another than this one has begun since.
-    Anew(&'a Epoch),
-    /// The same, since the clock has leapt. A recovery that began when the clock could have
-    /// shown one of these times, in microseconds since 1970, may have begun before the leap,
-    /// and is no later one: the leap may have ended it.
-    Leapt(&'a Epoch, &'a RangeInclusive<u64>),
-    /// A recovery with an epoch above this one, which begins now.
+pub enum Registration<'a> {
+    /// Return the recovery state.
+    Check,
+    /// Begin a recovery, unless another one has begun since this epoch.
+    Restart(&'a Epoch),
+    /// As `Restart`, after a clock jump. The range holds the values, in microseconds since
+    /// 1970, that the clock may have shown before the jump. A recovery that began within it
+    /// may predate the jump, which may have ended it early, so it does not count as later.
+    ClockJumped(&'a Epoch, &'a RangeInclusive<u64>),
+    /// Begin a recovery with an epoch above this one.
     Above(u64),
-    /// The same, for a recovery that has begun and goes on.
-    GoOnAbove(u64),
+    /// Continue the current recovery with an epoch above this one.
+    ContinueAbove(u64),
 }
 
-/// What a server knows of it, and who wants to hear of a change.
-pub(super) struct Home {
+/// What a server knows about the primary of a shard.
+pub(super) struct Primary {
     /// The hash tag of the shard.
     tag: &'static str,
-    standing: watch::Sender<Option<Standing>>,
-    /// What is told of it and of other shards, if there are any.
-    gathered: Option<Arc<Gathered>>,
-    /// Beside the rest, since every acquire needs it.
+    current: watch::Sender<Option<RecoveryState>>,
+    /// Collects the events of all shards of a cluster.
+    events: Option<Arc<EventAggregator>>,
+    /// Outside `current`, since every acquire reads it.
     epoch_us: AtomicU64,
-    /// The largest fence that this server has seen.
+    /// The largest fencing token of the shard that this server has seen, in any store.
     last_fence: AtomicU64,
-    /// The largest one that it has seen in the store of today.
+    /// The largest fencing token that this server has seen in the current store.
     store_fence: AtomicU64,
-    /// The name of a store that has always the same.
-    named: Option<&'static str>,
-    /// Whether the store is the one that the database names, as a [`Belonging`].
-    belonging: AtomicU8,
-    /// The epoch in which it was when it was compared last.
-    ours: Mutex<Option<Epoch>>,
+    /// The store's name, if it never changes.
+    fixed_name: Option<&'static str>,
+    /// The last comparison with the database, as a [`StoreMatch`].
+    store_match: AtomicU8,
+    /// The epoch at the last comparison with the result `Named`.
+    last_named_epoch: Mutex<Option<Epoch>>,
 }
 
-/// Whether the grants of a shard are where the database says that they are.
+/// Whether a shard's data is in the store that the database names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Belonging {
-    /// It was not compared yet.
+pub enum StoreMatch {
+    /// Not compared yet.
     Unknown,
-    Ours,
-    /// They are in another store.
+    /// The database names this store.
+    Named,
+    /// The database names another store.
     Foreign,
 }
 
-impl Home {
-    /// With the name of the store if that is always the same.
-    pub(super) fn new(tag: &'static str, gathered: Option<Arc<Gathered>>, named: Option<&'static str>) -> Self {
+impl Primary {
+    /// `fixed_name` is the store's name, if it never changes.
+    pub(super) fn new(
+        tag: &'static str,
+        events: Option<Arc<EventAggregator>>,
+        fixed_name: Option<&'static str>,
+    ) -> Self {
         Self {
             tag,
-            standing: watch::Sender::new(None),
-            gathered,
+            current: watch::Sender::new(None),
+            events,
             epoch_us: AtomicU64::new(0),
             last_fence: AtomicU64::new(0),
             store_fence: AtomicU64::new(0),
-            named,
-            belonging: AtomicU8::new(Belonging::Unknown as u8),
-            ours: Mutex::default(),
+            fixed_name,
+            store_match: AtomicU8::new(StoreMatch::Unknown as u8),
+            last_named_epoch: Mutex::default(),
         }
     }
 
-    pub(super) fn belonging(&self) -> Belonging {
-        match self.belonging.load(Ordering::Relaxed) {
-            ours if ours == Belonging::Ours as u8 => Belonging::Ours,
-            foreign if foreign == Belonging::Foreign as u8 => Belonging::Foreign,
-            _ => Belonging::Unknown,
+    pub(super) fn store_match(&self) -> StoreMatch {
+        match self.store_match.load(Ordering::Relaxed) {
+            named if named == StoreMatch::Named as u8 => StoreMatch::Named,
+            foreign if foreign == StoreMatch::Foreign as u8 => StoreMatch::Foreign,
+            _ => StoreMatch::Unknown,
         }
     }
 
-    pub(super) fn set_belonging(&self, belonging: Belonging) {
-        if belonging == Belonging::Ours
-            && let Some(standing) = &*self.standing.borrow()
+    pub(super) fn set_store_match(&self, store_match: StoreMatch) {
+        if store_match == StoreMatch::Named
+            && let Some(state) = &*self.current.borrow()
         {
-            *self.ours.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing.epoch.clone());
+            *self.last_named_epoch.lock().unwrap_or_else(PoisonError::into_inner) = Some(state.epoch.clone());
         }
-        self.belonging.store(belonging as u8, Ordering::Relaxed);
+        self.store_match.store(store_match as u8, Ordering::Relaxed);
     }
 
-    /// The epoch in which the store was the one that the database names, when that was
-    /// compared last.
-    pub(super) fn ours(&self) -> Option<Epoch> {
-        self.ours.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The epoch at the last comparison with the result [`StoreMatch::Named`].
+    pub(super) fn last_named_epoch(&self) -> Option<Epoch> {
+        self.last_named_epoch.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The arguments of `register_primary.lua`.
-    pub(super) fn arrive_args<'a>(
+    pub(super) fn registration_args<'a>(
         &'a self,
         process: &'a str,
         former: &'a str,
-        arrival: Arrival<'_>,
+        registration: Registration<'_>,
     ) -> [Cow<'a, str>; 10] {
-        let store = self.standing.borrow().as_ref().map(|standing| standing.epoch.store.clone());
+        let store = self.current.borrow().as_ref().map(|state| state.epoch.store.clone());
         let fence = self.store_fence.load(Ordering::Relaxed);
-        // Another one each time: data that was emptied is other data.
-        let new_store = self.named.map_or_else(|| new_name().into(), Cow::from);
-        let (floor_us, begun, goes_on) = match arrival {
-            Arrival::Look => (0, String::new(), ""),
-            Arrival::Anew(epoch) | Arrival::Leapt(epoch, _) if !mends::is_on(Mend::BegunAnew) => {
+        // A new name each time: emptied data becomes another store.
+        let new_store = self.fixed_name.map_or_else(|| new_store_name().into(), Cow::from);
+        let (floor_us, begun, continues) = match registration {
+            Registration::Check => (0, String::new(), ""),
+            Registration::Restart(epoch) | Registration::ClockJumped(epoch, _)
+                if !mends::is_on(Mend::RecoveryRestarted) =>
+            {
                 (epoch.epoch_us, String::new(), "")
             }
-            Arrival::Anew(epoch) | Arrival::Leapt(epoch, _) => (epoch.epoch_us, epoch.begun_us.to_string(), ""),
-            Arrival::Above(floor_us) => (floor_us, String::new(), ""),
-            Arrival::GoOnAbove(floor_us) => (floor_us, String::new(), "1"),
+            Registration::Restart(epoch) | Registration::ClockJumped(epoch, _) => {
+                (epoch.epoch_us, epoch.begun_us.to_string(), "")
+            }
+            Registration::Above(floor_us) => (floor_us, String::new(), ""),
+            Registration::ContinueAbove(floor_us) => (floor_us, String::new(), "1"),
         };
-        let [leapt_from, leapt_to] = match arrival {
-            Arrival::Leapt(_, before_us) if mends::is_on(Mend::BegunBeforeLeap) => {
+        let [jumped_from, jumped_to] = match registration {
+            Registration::ClockJumped(_, before_us) if mends::is_on(Mend::BegunBeforeJump) => {
                 [before_us.start().to_string().into(), before_us.end().to_string().into()]
             }
             _ => [Cow::from(""), Cow::from("")],
@@ -172,20 +180,20 @@ impl Home {
             new_store,
             store.into(),
             fence.into(),
-            goes_on.into(),
+            continues.into(),
             begun.into(),
-            leapt_from,
-            leapt_to,
+            jumped_from,
+            jumped_to,
         ]
     }
 
-    pub(super) fn standing(&self) -> watch::Receiver<Option<Standing>> {
-        self.standing.subscribe()
+    pub(super) fn recovery_state(&self) -> watch::Receiver<Option<RecoveryState>> {
+        self.current.subscribe()
     }
 
     /// The epoch that this server knows.
     pub(super) fn epoch(&self) -> Option<Epoch> {
-        self.standing.borrow().as_ref().map(|standing| standing.epoch.clone())
+        self.current.borrow().as_ref().map(|state| state.epoch.clone())
     }
 
     pub(super) fn epoch_us(&self) -> u64 {
@@ -196,101 +204,105 @@ impl Home {
         self.last_fence.load(Ordering::Relaxed)
     }
 
-    pub(super) fn note_fence(&self, fence: u64) {
+    pub(super) fn record_fence(&self, fence: u64) {
         self.last_fence.fetch_max(fence, Ordering::Relaxed);
         self.store_fence.fetch_max(fence, Ordering::Relaxed);
     }
 
-    /// Takes note of what `register_primary.lua` has said.
-    pub(super) fn note(&self, reply: &Reply) -> Result<Standing, BadReply> {
-        let standing = read(self.tag, reply)?;
-        self.epoch_us.store(standing.epoch.epoch_us, Ordering::Relaxed);
-        // First of all, lest a fence of another store is looked for in this one.
-        if self.standing.borrow().as_ref().is_some_and(|before| before.epoch.store != standing.epoch.store) {
+    /// Records the reply of `register_primary.lua`.
+    pub(super) fn record_reply(&self, reply: &Reply) -> Result<RecoveryState, BadReply> {
+        let state = read_state(self.tag, reply)?;
+        self.epoch_us.store(state.epoch.epoch_us, Ordering::Relaxed);
+        // Before the new state is visible: a fencing token of the old store must not be
+        // compared with the new one.
+        if self.current.borrow().as_ref().is_some_and(|before| before.epoch.store != state.epoch.store) {
             self.store_fence.store(0, Ordering::Relaxed);
         }
-        let before = self.standing.send_replace(Some(standing.clone()));
-        // Until a recovery is over nothing is granted, and it is compared meanwhile.
-        if standing.state == State::Open && self.ours().is_none_or(|ours| ours.store != standing.epoch.store) {
-            self.set_belonging(Belonging::Unknown);
+        let before = self.current.send_replace(Some(state.clone()));
+        // Not during a recovery: it grants nothing, and the comparison follows later.
+        if state.phase == RecoveryPhase::Open
+            && self.last_named_epoch().is_none_or(|named| named.store != state.epoch.store)
+        {
+            self.set_store_match(StoreMatch::Unknown);
         }
-        if let Some(news) = standing.news(before.as_ref(), reply) {
-            match &self.gathered {
-                Some(gathered) => gathered.add(news),
-                None => news.say(None),
+        if let Some(event) = state.event_since(before.as_ref(), reply) {
+            match &self.events {
+                Some(events) => events.add(event),
+                None => event.log(None),
             }
         }
-        Ok(standing)
+        Ok(state)
     }
 
-    /// How long nothing is granted yet, as far as is known; `None` when locks are.
-    pub(super) fn rest(&self) -> Option<Duration> {
-        self.standing.borrow().as_ref().and_then(Standing::rest)
+    /// The remaining recovery time, as far as known; `None` when the shard grants locks.
+    pub(super) fn remaining(&self) -> Option<Duration> {
+        self.current.borrow().as_ref().and_then(RecoveryState::remaining)
     }
 }
 
-impl Standing {
-    /// How long a recovery will last, as far as is known: `None` when there is
-    /// none.
-    pub fn rest(&self) -> Option<Duration> {
-        /// What is to be asked for takes a moment, nobody knows how long.
-        const A_MOMENT: Duration = Duration::from_secs(1);
-        match self.state {
-            State::Open => None,
-            State::Waiting { until } => Some(until.saturating_duration_since(Instant::now())),
-            State::Closed => Some(A_MOMENT),
+impl RecoveryState {
+    /// The remaining recovery time, as far as known; `None` outside a recovery.
+    pub fn remaining(&self) -> Option<Duration> {
+        /// Restoring long leases takes an unknown time; callers retry after this one.
+        const CLOSED_ESTIMATE: Duration = Duration::from_secs(1);
+        match self.phase {
+            RecoveryPhase::Open => None,
+            RecoveryPhase::Waiting { until } => Some(until.saturating_duration_since(Instant::now())),
+            RecoveryPhase::Closed => Some(CLOSED_ESTIMATE),
         }
     }
 
-    /// What is to be told, once, of what has changed.
-    fn news(&self, before: Option<&Self>, reply: &Reply) -> Option<News> {
+    /// The event to log if the state differs from `before`.
+    fn event_since(&self, before: Option<&Self>, reply: &Reply) -> Option<RecoveryEvent> {
         let is_same = before.is_some_and(|before| {
             before.epoch.epoch_us == self.epoch.epoch_us
-                && std::mem::discriminant(&before.state) == std::mem::discriminant(&self.state)
+                && std::mem::discriminant(&before.phase) == std::mem::discriminant(&self.phase)
         });
         if is_same {
             return None;
         }
         let (epoch, shard) = (self.epoch.epoch_us, self.epoch.tag);
-        tracing::debug!(epoch, shard, state = ?self.state, "the grants of a shard stand otherwise");
-        match self.state {
-            // At a start it is not known yet whether there were any.
-            State::Closed if self.is_news && before.is_some() => {
+        tracing::debug!(epoch, shard, state = ?self.phase, "the recovery state of a shard changed");
+        match self.phase {
+            // At a server's start it is unknown whether the store had grants.
+            RecoveryPhase::Closed if self.is_first_notice && before.is_some() => {
                 counter!("lockable_recoveries_total").increment(1);
-                Some(News::Lost { reason: reply.text(2).unwrap_or_default().to_owned() })
+                Some(RecoveryEvent::GrantsLost { reason: reply.text(2).unwrap_or_default().to_owned() })
             }
-            State::Waiting { until } => Some(News::Restored { until }),
-            State::Open if before.is_some_and(|before| matches!(before.state, State::Waiting { .. })) => {
-                Some(News::Open)
+            RecoveryPhase::Waiting { until } => Some(RecoveryEvent::LeasesRestored { until }),
+            RecoveryPhase::Open
+                if before.is_some_and(|before| matches!(before.phase, RecoveryPhase::Waiting { .. })) =>
+            {
+                Some(RecoveryEvent::Opened)
             }
-            State::Closed | State::Open => None,
+            RecoveryPhase::Closed | RecoveryPhase::Open => None,
         }
     }
 }
 
 #[cfg(not(feature = "simulation"))]
-fn new_name() -> String {
+fn new_store_name() -> String {
     Uuid::new_v4().simple().to_string()
 }
 
-/// Simulations must run the same each time.
+/// Simulations must be reproducible.
 #[cfg(feature = "simulation")]
-fn new_name() -> String {
+fn new_store_name() -> String {
     format!("{:032x}", fastrand::u128(..))
 }
 
-fn read(tag: &'static str, reply: &Reply) -> Result<Standing, BadReply> {
+fn read_state(tag: &'static str, reply: &Reply) -> Result<RecoveryState, BadReply> {
     let mut fields = reply.text(1)?.rsplitn(5, ' ');
     let mut field = || fields.next().ok_or_else(|| reply.bad());
     let (epoch, begun, founded, store, process) = (field()?, field()?, field()?, field()?, field()?);
     let time_us = |text: &str| text.parse().map_err(|_| reply.bad());
     let (epoch_us, begun_us, founded_us) = (time_us(epoch)?, time_us(begun)?, time_us(founded)?);
-    let (state, is_news) = match reply.status() {
-        "open" => (State::Open, false),
-        "waiting" => (State::Waiting { until: Instant::now() + Duration::from_millis(reply.word(2)?) }, false),
-        "closed" => (State::Closed, !reply.text(2)?.is_empty()),
+    let (phase, is_first_notice) = match reply.status() {
+        "open" => (RecoveryPhase::Open, false),
+        "waiting" => (RecoveryPhase::Waiting { until: Instant::now() + Duration::from_millis(reply.word(2)?) }, false),
+        "closed" => (RecoveryPhase::Closed, !reply.text(2)?.is_empty()),
         _ => return Err(reply.bad()),
     };
     let epoch = Epoch { tag, process: process.to_owned(), store: store.to_owned(), founded_us, begun_us, epoch_us };
-    Ok(Standing { epoch, state, is_news })
+    Ok(RecoveryState { epoch, phase, is_first_notice })
 }

@@ -7,92 +7,91 @@ use tokio::time::{Instant, sleep};
 
 use super::shards::Shard;
 
-/// What people are told of the grants of a shard.
-pub(super) enum News {
-    Lost { reason: String },
-    Restored { until: Instant },
-    Open,
+/// A recovery event of a shard, for the log.
+pub(super) enum RecoveryEvent {
+    GrantsLost { reason: String },
+    LeasesRestored { until: Instant },
+    Opened,
 }
 
-/// What happened to so many shards within a moment. A node of a cluster has many:
-/// what happens to all of them at once is said in one line.
+/// Counts the shards of each recent event. One node of a cluster has many shards: the log
+/// gets one line for an event of all of them.
 #[derive(Default)]
-pub(super) struct Gathered(Mutex<Vec<(News, usize)>>);
+pub(super) struct EventAggregator(Mutex<Vec<(RecoveryEvent, usize)>>);
 
-impl Gathered {
-    const GATHERED_FOR: Duration = Duration::from_secs(1);
+impl EventAggregator {
+    const WINDOW: Duration = Duration::from_secs(1);
 
-    /// Has it said of one shard, soon and together with others.
-    pub(super) fn add(self: &Arc<Self>, news: News) {
-        let is_first = self.gather(news);
-        // Not while it is open: a runtime that ends drops at once what it is given,
-        // which says everything then.
+    /// Adds the event of one shard. It is logged within [`WINDOW`](Self::WINDOW).
+    pub(super) fn add(self: &Arc<Self>, event: RecoveryEvent) {
+        let is_first = self.merge(event);
+        // Spawn outside the lock: a runtime that shuts down drops the task at once, and its
+        // drop takes the lock.
         if is_first {
-            let saying = Saying(self.clone());
+            let flush = FlushOnDrop(self.clone());
             tokio::spawn(async move {
-                let _saying = saying;
-                sleep(Self::GATHERED_FOR).await;
+                let _flush = flush;
+                sleep(Self::WINDOW).await;
             });
         }
     }
 
-    /// Returns whether nothing was gathered before.
-    fn gather(&self, news: News) -> bool {
-        let mut gathered = self.open();
-        let is_first = gathered.is_empty();
-        match gathered.iter_mut().find(|(other, _)| other.is_like(&news)) {
+    /// Returns whether there were no events before.
+    fn merge(&self, event: RecoveryEvent) -> bool {
+        let mut events = self.lock();
+        let is_first = events.is_empty();
+        match events.iter_mut().find(|(other, _)| other.is_same_kind(&event)) {
             Some((other, shards)) => {
-                *other = news;
+                *other = event;
                 *shards += 1;
             }
-            None => gathered.push((news, 1)),
+            None => events.push((event, 1)),
         }
         is_first
     }
 
-    fn open(&self) -> MutexGuard<'_, Vec<(News, usize)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(RecoveryEvent, usize)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Says what was gathered when it is dropped: in time, or earlier when the server
-/// stops before.
-struct Saying(Arc<Gathered>);
+/// Logs the collected events when it is dropped: at the end of the window, or at shutdown.
+struct FlushOnDrop(Arc<EventAggregator>);
 
-impl Drop for Saying {
+impl Drop for FlushOnDrop {
     fn drop(&mut self) {
-        let gathered = std::mem::take(&mut *self.0.open());
-        for (news, shards) in gathered {
-            news.say(Some(shards));
+        let events = std::mem::take(&mut *self.0.lock());
+        for (event, shards) in events {
+            event.log(Some(shards));
         }
     }
 }
 
-impl News {
-    fn is_like(&self, other: &Self) -> bool {
+impl RecoveryEvent {
+    fn is_same_kind(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Lost { reason }, Self::Lost { reason: other }) => reason == other,
+            (Self::GrantsLost { reason }, Self::GrantsLost { reason: other }) => reason == other,
             _ => std::mem::discriminant(self) == std::mem::discriminant(other),
         }
     }
 
-    /// Says it of so many shards, or of the only one.
-    pub(super) fn say(self, shards: Option<usize>) {
-        let of = shards.map(|_| Shard::SPREAD);
+    /// Logs the event for this number of shards, or for the only shard.
+    pub(super) fn log(self, shards: Option<usize>) {
+        let of = shards.map(|_| Shard::CLUSTER_COUNT);
         match self {
-            Self::Lost { reason } => {
-                tracing::warn!(shards, of, reason, "grants may have been forgotten, so nothing is granted for now");
+            Self::GrantsLost { reason } => {
+                tracing::warn!(shards, of, reason, "grants may be lost; no locks are granted until the recovery ends");
             }
-            Self::Restored { until } => {
+            Self::LeasesRestored { until } => {
                 let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64();
                 tracing::info!(
                     shards,
                     of,
                     seconds,
-                    "long leases are back; what was forgotten of others will have lapsed"
+                    "long leases are restored; waiting until lost short leases have expired"
                 );
             }
-            Self::Open => tracing::info!(shards, of, "locks are granted again"),
+            Self::Opened => tracing::info!(shards, of, "the recovery has ended; locks are granted again"),
         }
     }
 }
@@ -103,46 +102,46 @@ mod tests {
 
     use super::*;
 
-    /// Has news when it is dropped.
-    struct Late(Arc<Gathered>);
+    /// Adds an event when it is dropped.
+    struct AddOnDrop(Arc<EventAggregator>);
 
-    impl Drop for Late {
+    impl Drop for AddOnDrop {
         fn drop(&mut self) {
-            self.0.add(News::Open);
+            self.0.add(RecoveryEvent::Opened);
         }
     }
 
     #[test]
-    fn what_comes_while_the_server_ends_is_said_and_holds_nobody_up() {
+    fn event_added_during_runtime_shutdown_is_logged_without_deadlock() {
         let runtime = Builder::new_current_thread().enable_time().build().unwrap();
-        let gathered = Arc::<Gathered>::default();
-        let late = Late(gathered.clone());
+        let events = Arc::<EventAggregator>::default();
+        let add = AddOnDrop(events.clone());
         runtime.spawn(async move {
-            let _late = late;
+            let _add = add;
             std::future::pending::<()>().await;
         });
         drop(runtime);
-        assert!(gathered.open().is_empty());
+        assert!(events.lock().is_empty());
     }
 
     #[test]
-    fn what_is_gathered_is_said_in_time_and_when_the_server_stops_before() {
+    fn events_are_logged_after_the_window_and_at_shutdown() {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        let gathered = Arc::<Gathered>::default();
-        let unsaid = || gathered.open().iter().map(|(_, shards)| *shards).collect::<Vec<_>>();
+        let events = Arc::<EventAggregator>::default();
+        let pending = || events.lock().iter().map(|(_, shards)| *shards).collect::<Vec<_>>();
         let add = |reason: &str| {
-            (0..7).for_each(|_| gathered.add(News::Lost { reason: reason.into() }));
-            gathered.add(News::Open);
+            (0..7).for_each(|_| events.add(RecoveryEvent::GrantsLost { reason: reason.into() }));
+            events.add(RecoveryEvent::Opened);
         };
         runtime.block_on(async {
-            add("it was emptied");
-            assert_eq!(unsaid(), [7, 1]);
-            sleep(Gathered::GATHERED_FOR * 2).await;
-            assert!(unsaid().is_empty());
-            add("it failed over");
+            add("the data is lost");
+            assert_eq!(pending(), [7, 1]);
+            sleep(EventAggregator::WINDOW * 2).await;
+            assert!(pending().is_empty());
+            add("another process has the data");
         });
-        assert_eq!(unsaid(), [7, 1]);
+        assert_eq!(pending(), [7, 1]);
         drop(runtime);
-        assert!(unsaid().is_empty());
+        assert!(pending().is_empty());
     }
 }

@@ -11,9 +11,9 @@ mod per_runtime;
 mod pipeline;
 mod pooled;
 mod server_info;
-mod slot_map;
 mod subscriptions;
 mod supervisor;
+mod tag_handle;
 mod topology;
 mod wait_replicas;
 
@@ -29,37 +29,37 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{
-    checked_node::Live,
-    command_error::Fault,
-    discovery::Locator,
-    nodes::{Nodes, Ways},
-    slot_map::{Route, Routes},
+    checked_node::CheckedNode,
+    command_error::CommandError,
+    discovery::Discovery,
+    nodes::{ClusterNodes, ConnectionConfig},
     subscriptions::Subscriptions,
-    supervisor::{Link, Plan},
+    supervisor::{Supervisor, SupervisorConfig},
+    tag_handle::{ServedTags, TagHandle},
 };
 use super::{
     Reply, Script, StoreError,
     key::key,
-    primary::Home,
+    primary::Primary,
     shards::{ACCOUNTS_TAG, Shard},
 };
 use crate::config::RedisSettings;
 
 pub use self::server_info::StartError;
 
-/// A Redis or Valkey server, or several of which one is the master, or a cluster.
+/// A Redis or Valkey server, a set of servers under Sentinel, or a cluster.
 ///
-/// All scripts that one runtime runs on one server share a connection: at 64
-/// clients that was measured to be twice as fast as a pool, and costs both sides
-/// half as much. The pool is for what needs a connection to itself.
+/// All scripts that one runtime runs on one server share a connection. At 64 clients this was
+/// measured to be twice as fast as a pool, at half the cost on both sides. The pool serves
+/// commands that block their connection.
 pub struct Redis {
     shards: &'static [Shard],
-    /// The way to all locks, or to those of the first shard.
-    first: Arc<Route>,
-    /// In a cluster, the ways to the other shards, in their order.
-    others: Vec<Arc<Route>>,
-    /// In a cluster, the way to what is kept of accounts.
-    accounts: Option<Arc<Route>>,
+    /// The handle of all locks, or of the first shard's locks.
+    first_shard: Arc<TagHandle>,
+    /// In a cluster, the handles of the other shards, in their order.
+    other_shards: Vec<Arc<TagHandle>>,
+    /// In a cluster, the handle of the cached accounts.
+    accounts: Option<Arc<TagHandle>>,
     subscriptions: Subscriptions,
     prefix: String,
     timeout: Duration,
@@ -68,45 +68,45 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// How long to wait before a server is asked again that has turned a script away.
-    const TURNED_AWAY_PAUSE: Duration = Duration::from_millis(20);
+    /// The pause before a retry, after a node has rejected a script that it does not serve.
+    const NOT_MASTER_BACKOFF: Duration = Duration::from_millis(20);
 
-    /// Connects, and keeps connected until dropped. A server that cannot be
-    /// reached yet is waited for in the background. Each of the `runtimes` has a
-    /// connection of its own; scripts that are run elsewhere go by the first.
+    /// Connects, and reconnects until dropped. While a server is unreachable, it retries in the
+    /// background. Each of the `runtimes` has its own connection; other threads use the first.
     ///
     /// # Errors
-    /// When the address cannot be read, or the server must not be used: too old,
-    /// about to evict locks, or with another password.
+    /// When the address is invalid, or the server must not be used: an old version, an eviction
+    /// policy, or wrong credentials.
     pub async fn start(settings: &RedisSettings, runtimes: &[Handle]) -> Result<Arc<Self>, StartError> {
         let url = settings.url.as_ref().ok_or(StartError::NoAddress)?;
-        let locator = Arc::new(Locator::parse(url, settings.timeout)?);
+        let discovery = Arc::new(Discovery::parse(url, settings.timeout)?);
         let stop = CancellationToken::new();
-        let subscriptions = Subscriptions::start(locator.clone(), stop.clone());
-        let shards = if locator.is_cluster() { Shard::spread() } else { Shard::only() };
-        let gathered = locator.is_cluster().then(Arc::default);
-        let route_to = |shard: &Shard| {
-            let keys = ["home", "clock"].map(|kind| key(&settings.prefix, shard.tag, kind, ""));
-            Arc::new(Route::to_grants(shard.tag, keys, gathered.clone()))
+        let subscriptions = Subscriptions::start(discovery.clone(), stop.clone());
+        let shards = if discovery.is_cluster() { Shard::of_cluster() } else { Shard::single() };
+        let events = discovery.is_cluster().then(Arc::default);
+        let new_handle = |shard: &Shard| {
+            let keys = ["primary", "clock"].map(|kind| key(&settings.prefix, shard.tag, kind, ""));
+            Arc::new(TagHandle::with_grants(shard.tag, keys, events.clone()))
         };
-        let mut routes = shards.iter().map(route_to);
-        let first = routes.next().ok_or(StartError::NoAddress)?;
-        let others: Vec<_> = routes.collect();
-        let (runtimes, lent_max) = (runtimes.to_vec(), settings.pool_size);
-        let accounts = if locator.is_cluster() {
-            let accounts = Arc::new(Route::new(ACCOUNTS_TAG));
-            let all = std::iter::once(&first).chain(&others).chain([&accounts]).cloned().collect();
-            Nodes::start(Ways { locator, runtimes, lent_max }, all, stop.clone()).await?;
+        let mut handles = shards.iter().map(new_handle);
+        let first = handles.next().ok_or(StartError::NoAddress)?;
+        let other_shards: Vec<_> = handles.collect();
+        let (runtimes, pool_size) = (runtimes.to_vec(), settings.pool_size);
+        let accounts = if discovery.is_cluster() {
+            let accounts = Arc::new(TagHandle::new(ACCOUNTS_TAG));
+            let all = std::iter::once(&first).chain(&other_shards).chain([&accounts]).cloned().collect();
+            ClusterNodes::start(ConnectionConfig { discovery, runtimes, pool_size }, all, stop.clone()).await?;
             Some(accounts)
         } else {
-            let routes = Routes::only(first.clone());
-            Link::start(Plan { locator, node: None, routes, runtimes, lent_max }, stop.clone()).await?;
+            let tags = ServedTags::all(first.clone());
+            Supervisor::start(SupervisorConfig { discovery, node: None, tags, runtimes, pool_size }, stop.clone())
+                .await?;
             None
         };
         Ok(Arc::new(Self {
             shards,
-            first,
-            others,
+            first_shard: first,
+            other_shards,
             accounts,
             subscriptions,
             prefix: settings.prefix.clone(),
@@ -116,13 +116,13 @@ impl Redis {
         }))
     }
 
-    /// Runs a script within the time-out from when it `begun`, connecting included.
-    /// What a server has turned away, since the keys are elsewhere or about to be,
-    /// it has not run: that is sent again.
+    /// Runs a script within the time-out from `begun`, which includes the connection. It retries
+    /// a script that a node has rejected because the keys are on another node or are moving to
+    /// one: such a script has not run.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn run(
+    pub async fn eval(
         &self,
         script: &'static Script,
         keys: &[&str],
@@ -130,112 +130,111 @@ impl Redis {
         begun: std::time::Instant,
     ) -> Result<Reply, StoreError> {
         let deadline = Instant::from_std(begun) + self.timeout;
-        let route = self.route_to(keys);
+        let handle = self.handle_for(keys);
         loop {
-            let live = route.live(deadline).await?;
-            match live.pipeline().evaluate(script, keys, args, deadline).await {
+            let node = handle.node(deadline).await?;
+            match node.pipeline().eval(script, keys, args, deadline).await {
                 Ok(reply) => {
-                    live.answered();
+                    node.record_reply();
                     return Ok(reply);
                 }
-                Err(fault) => {
-                    route.note(&live, &fault);
-                    let again = Instant::now() + Self::TURNED_AWAY_PAUSE;
-                    if !matches!(fault, Fault::NoMaster(_)) || again > deadline {
-                        return Err(fault.into());
+                Err(error) => {
+                    handle.record_error(&node, &error);
+                    let retry_at = Instant::now() + Self::NOT_MASTER_BACKOFF;
+                    if !matches!(error, CommandError::NotMaster(_)) || retry_at > deadline {
+                        return Err(error.into());
                     }
-                    // Boxed: its room would be taken in every request.
-                    Box::pin(sleep_until(again)).await;
+                    // Boxed, so that the futures of other requests stay small.
+                    Box::pin(sleep_until(retry_at)).await;
                 }
             }
         }
     }
 
-    /// Looks after the connections no longer.
-    pub(super) fn leave(&self) {
+    /// Stops the supervisors of all connections.
+    pub(super) fn stop_supervision(&self) {
         self.tasks.token().cancel();
     }
 
-    /// All shards that locks are in.
+    /// All shards of locks.
     pub(super) fn shards(&self) -> &'static [Shard] {
         self.shards
     }
 
-    pub(super) fn home(&self, shard: Shard) -> &Home {
-        self.route(shard).home()
+    pub(super) fn primary(&self, shard: Shard) -> &Primary {
+        self.handle(shard).primary()
     }
 
-    /// What the server says of itself that has this shard.
+    /// The identity of the process that serves a shard, from its last check.
     ///
     /// # Errors
-    /// When there is none in time.
+    /// When there is no connection in time.
     pub(super) async fn process(&self, shard: Shard) -> Result<String, StoreError> {
-        let live = self.route(shard).live(Instant::now() + self.timeout).await?;
-        Ok(live.identity().process())
+        let node = self.handle(shard).node(Instant::now() + self.timeout).await?;
+        Ok(node.identity().process())
     }
 
-    /// Listens to a channel for as long as the receiver is kept.
+    /// Subscribes to a channel for the life of the receiver.
     pub fn subscribe(&self, channel: &str) -> mpsc::Receiver<String> {
         self.subscriptions.add(channel)
     }
 
-    /// Whether there is a connection to the server that has this shard.
-    pub(super) fn is_there(&self, shard: Shard) -> bool {
-        self.route(shard).is_live()
+    /// Whether the node that serves this shard has a connection.
+    pub(super) fn is_connected(&self, shard: Shard) -> bool {
+        self.handle(shard).is_connected()
     }
 
-    /// Whether there is a connection to the server that has what is kept of accounts.
-    pub(super) fn has_accounts(&self) -> bool {
-        self.accounts.as_ref().unwrap_or(&self.first).is_live()
+    /// Whether the node that serves the cached accounts has a connection.
+    pub(super) fn is_accounts_node_connected(&self) -> bool {
+        self.accounts.as_ref().unwrap_or(&self.first_shard).is_connected()
     }
 
-    /// Whether there is a connection to a server that was checked and has locks.
+    /// Whether at least one shard has a connection to a checked node.
     pub fn is_reachable(&self) -> bool {
-        self.routes().any(|route| route.is_live())
+        self.handles().any(|handle| handle.is_connected())
     }
 
-    /// Whether there is one wherever locks are.
-    pub fn is_reachable_as_a_whole(&self) -> bool {
-        self.routes().all(|route| route.is_live())
+    /// Whether all shards have one.
+    pub fn is_fully_reachable(&self) -> bool {
+        self.handles().all(|handle| handle.is_connected())
     }
 
-    fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        std::iter::once(&self.first).chain(&self.others)
+    fn handles(&self) -> impl Iterator<Item = &Arc<TagHandle>> {
+        std::iter::once(&self.first_shard).chain(&self.other_shards)
     }
 
-    fn route(&self, shard: Shard) -> &Route {
-        shard.number.checked_sub(1).and_then(|number| self.others.get(number)).unwrap_or(&self.first)
+    fn handle(&self, shard: Shard) -> &TagHandle {
+        shard.number.checked_sub(1).and_then(|number| self.other_shards.get(number)).unwrap_or(&self.first_shard)
     }
 
-    /// The way to the server that has these keys, which share a hash tag.
-    fn route_to(&self, keys: &[&str]) -> &Route {
-        let Some(accounts) = &self.accounts else { return &self.first };
+    /// The handle of these keys, which share a hash tag.
+    fn handle_for(&self, keys: &[&str]) -> &TagHandle {
+        let Some(accounts) = &self.accounts else { return &self.first_shard };
         let tag = keys.first().and_then(|key| key.split(['{', '}']).nth(1)).unwrap_or_default();
-        Shard::with_tag(tag).map_or(accounts, |shard| self.route(shard))
+        Shard::with_tag(tag).map_or(accounts, |shard| self.handle(shard))
     }
 
-    /// Measures the pools' connections.
-    pub fn measure(&self) {
-        let mut lives: Vec<Arc<Live>> = self.routes().filter_map(|route| route.live_now()).collect();
-        lives.sort_by_key(Arc::as_ptr);
-        lives.dedup_by_key(|live| Arc::as_ptr(live));
-        let sum = |count: fn(Status) -> usize| lives.iter().map(|live| count(live.pool.status())).sum::<usize>() as f64;
+    /// Updates the gauges of the pools.
+    pub fn record_metrics(&self) {
+        let mut nodes: Vec<Arc<CheckedNode>> = self.handles().filter_map(|handle| handle.current_node()).collect();
+        nodes.sort_by_key(Arc::as_ptr);
+        nodes.dedup_by_key(|node| Arc::as_ptr(node));
+        let sum = |count: fn(Status) -> usize| nodes.iter().map(|node| count(node.pool.status())).sum::<usize>() as f64;
         gauge!("lockable_redis_pool_connections", "state" => "idle").set(sum(|status| status.available));
         gauge!("lockable_redis_pool_connections", "state" => "used")
             .set(sum(|status| status.size.saturating_sub(status.available)));
     }
 
-    /// The time of the server that has this shard, in microseconds since 1970, or a
-    /// little less.
+    /// The clock of the node that serves this shard, in microseconds since 1970, or slightly less.
     pub fn now_us(&self, shard: Shard) -> Option<u64> {
-        self.route(shard).now_us()
+        self.handle(shard).now_us()
     }
 
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// What the name of every key begins with.
+    /// The prefix of all key names.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }

@@ -2,54 +2,54 @@ use std::{fmt, str::FromStr};
 
 use smallvec::SmallVec;
 
-/// What a script returned: a status word, and the words that belong to it.
+/// A script's reply: a status word, followed by further words.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Reply {
-    /// All words, one behind the other: one allocation, and not one for each.
+    /// All words, concatenated: one allocation instead of one a word.
     text: String,
-    /// Where each word ends. Most replies have no more than fit here.
+    /// The end of each word in `text`. Most replies fit without an allocation.
     ends: Ends,
 }
 
-/// Where words end in a text that holds them all.
+/// The ends of words in one text.
 pub(super) type Ends = SmallVec<[u32; 12]>;
 
-/// A reply that is not what its script's header promises.
+/// A reply that violates the header of its script.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a script returned what it should not: {0:?}")]
+#[error("a script returned an unexpected reply: {0:?}")]
 pub struct BadReply(Reply);
 
 impl Reply {
-    /// The words that end there in `text`; nothing unless each is a text for itself.
+    /// The words of `text` with these ends; `None` unless each word is valid UTF-8.
     pub(super) fn read(text: &[u8], ends: Ends) -> Option<Self> {
         let reply = Self { text: str::from_utf8(text).ok()?.to_owned(), ends };
-        let is_sound = (0..reply.ends.len()).all(|index| reply.get(index).is_some());
-        is_sound.then_some(reply)
+        let is_valid = (0..reply.ends.len()).all(|index| reply.get(index).is_some());
+        is_valid.then_some(reply)
     }
 
-    /// Adds a word. All of them together are shorter than 4 GiB.
+    /// Appends a word. All words together must be shorter than 4 GiB.
     pub(super) fn push(&mut self, word: &str) {
         self.text.push_str(word);
         self.ends.push(self.text.len() as u32);
     }
 
-    /// The first word, or nothing for an empty reply.
+    /// The first word; empty for an empty reply.
     pub fn status(&self) -> &str {
         self.get(0).unwrap_or_default()
     }
 
-    /// The word at `index`, the status being 0, read as a `T`.
+    /// The word at `index`, parsed as a `T`. The status has index 0.
     ///
     /// # Errors
-    /// When there is no such word, or it does not read as a `T`.
+    /// When the word is missing, or is not a `T`.
     pub fn word<T: FromStr>(&self, index: usize) -> Result<T, BadReply> {
         self.get(index).and_then(|word| word.parse().ok()).ok_or_else(|| self.bad())
     }
 
-    /// The word at `index` as it is.
+    /// The word at `index`.
     ///
     /// # Errors
-    /// When there is no such word.
+    /// When the word is missing.
     pub fn text(&self, index: usize) -> Result<&str, BadReply> {
         self.get(index).ok_or_else(|| self.bad())
     }
@@ -59,7 +59,7 @@ impl Reply {
         (index..self.ends.len()).filter_map(|index| self.get(index))
     }
 
-    /// The error that says this reply cannot be read.
+    /// The error for a reply that cannot be parsed.
     pub fn bad(&self) -> BadReply {
         BadReply(self.clone())
     }
@@ -90,23 +90,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reply_is_its_words() {
+    fn reply_returns_its_words() {
         let reply: Reply = ["held", "", "42", "é"].into_iter().collect();
         assert_eq!((reply.status(), reply.text(1), reply.word(2)), ("held", Ok(""), Ok(42)));
         assert_eq!(reply.texts(1).collect::<Vec<_>>(), ["", "42", "é"]);
         assert_eq!(reply.texts(9).count(), 0);
         assert!(reply.text(4).is_err() && reply.word::<u8>(1).is_err() && reply.word::<u8>(3).is_err());
-        assert_eq!(reply.bad().to_string(), r#"a script returned what it should not: ["held", "", "42", "é"]"#);
+        assert_eq!(reply.bad().to_string(), r#"a script returned an unexpected reply: ["held", "", "42", "é"]"#);
         assert_eq!(Reply::default().status(), "");
-        // The same text in other words.
+        // The same text with other word boundaries.
         assert_ne!(reply, ["held", "4", "2", "é"].into_iter().collect());
     }
 
     #[test]
-    fn words_are_read_only_where_each_is_a_text() {
+    fn words_must_be_utf8() {
         let read = |text: &[u8], ends: &[u32]| Reply::read(text, ends.iter().copied().collect());
         assert_eq!(read("aé".as_bytes(), &[1, 3]), Some(["a", "é"].into_iter().collect()));
-        // A letter that is cut in two, and ends that are none.
+        // A character cut in two, and invalid ends.
         assert_eq!(read("aé".as_bytes(), &[2, 3]), None);
         assert_eq!(read(b"\xff", &[1]), None);
         assert_eq!(read(b"ab", &[2, 1]), None);

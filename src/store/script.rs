@@ -2,7 +2,7 @@ use std::sync::OnceLock;
 
 use metrics::{Histogram, histogram};
 
-/// A file from `lua/`. Scripts are told apart by name, which is unique.
+/// A file from `lua/`. Names are unique.
 pub struct Script {
     pub name: &'static str,
     pub source: &'static str,
@@ -15,14 +15,13 @@ impl Script {
         Self { name, source, digest: OnceLock::new(), durations: OnceLock::new() }
     }
 
-    /// How long it took each time, found once: to look for it by its name costs
-    /// more than to record.
+    /// The histogram of the script's durations. Cached, since a look-up by name costs more
+    /// than a record.
     pub(super) fn durations(&self) -> &Histogram {
         self.durations.get_or_init(|| histogram!("lockable_store_duration_seconds", "script" => self.name))
     }
 
-    /// The name under which a server has the script once it was loaded,
-    /// computed by `compute` the first time.
+    /// The script's digest, under which a server caches it. `compute` runs once.
     pub(super) fn digest(&self, compute: impl FnOnce(&str) -> String) -> &str {
         self.digest.get_or_init(|| compute(self.source))
     }

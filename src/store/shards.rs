@@ -1,84 +1,81 @@
-//! How the locks of a cluster are spread: each is in one of a fixed number of
-//! shards, by its lock key, and each shard has a hash tag of its own. A store that
-//! is no cluster has one shard, of which nobody need know.
+//! Shards of a cluster. Each lock is in one of a fixed number of shards, selected by its lock
+//! key. Each shard has its own hash tag. A store that is not a cluster has one shard.
 
 use std::sync::LazyLock;
 
-/// The hash tag of all locks where there is no cluster to spread them over.
+/// The hash tag of all locks outside a cluster.
 pub const LOCK_TAG: &str = "0";
-/// The hash tag of what is kept of accounts.
+/// The hash tag of cached accounts.
 pub const ACCOUNTS_TAG: &str = "accounts";
 
-/// How many hash slots a cluster has.
+/// The number of hash slots of a Redis cluster.
 pub(super) const SLOTS: usize = 16_384;
 
-/// A part of the locks, with the clock that fences them, its own recoveries, and
-/// what belongs to these locks of an account.
+/// A part of the locks, with its own clock for fencing tokens, its own recoveries, and its own
+/// part of each account's usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shard {
-    /// From 0 on, without a gap.
+    /// From 0 on, without gaps.
     pub number: usize,
-    /// What all of its keys have between braces.
+    /// The hash tag of all keys of the shard.
     pub tag: &'static str,
 }
 
 impl Shard {
-    /// Into how many the locks of a cluster are parted. 2, 3, 4, 6 or 8 nodes have
-    /// equally many. It can never be another number: where a lock is follows from
-    /// it.
-    pub const SPREAD: usize = 48;
+    /// The number of shards of a cluster: 2, 3, 4, 6 or 8 nodes have equally many. It can never
+    /// change, since it determines the shard of each lock.
+    pub const CLUSTER_COUNT: usize = 48;
 
-    const ONLY: Self = Self { number: 0, tag: LOCK_TAG };
+    const SINGLE: Self = Self { number: 0, tag: LOCK_TAG };
 
-    /// The one shard of a store that is no cluster.
-    pub(super) fn only() -> &'static [Self] {
-        &[Self::ONLY]
+    /// The only shard of a store that is not a cluster.
+    pub(super) fn single() -> &'static [Self] {
+        &[Self::SINGLE]
     }
 
     /// The shards of a cluster, in the order of their slots.
-    pub(super) fn spread() -> &'static [Self] {
-        static SPREAD: LazyLock<Vec<Shard>> = LazyLock::new(|| {
-            let shards = (0..Shard::SPREAD).map(|number| Shard { number, tag: tag_within(number) });
+    pub(super) fn of_cluster() -> &'static [Self] {
+        static SHARDS: LazyLock<Vec<Shard>> = LazyLock::new(|| {
+            let shards = (0..Shard::CLUSTER_COUNT).map(|number| Shard { number, tag: tag_within(number) });
             shards.collect()
         });
-        &SPREAD
+        &SHARDS
     }
 
-    /// The shard of a lock key, or of whatever else is to be spread, among these: the
-    /// one in whose range of slots Redis would put it.
+    /// The shard of a lock key, or of other distributed data, among `shards`: the shard whose
+    /// range of hash slots contains the slot of the key.
     pub(super) fn of(lock_key: &str, shards: &'static [Self]) -> Self {
         match shards {
             [only] => *only,
-            shards => shards.get(number_of(lock_key)).copied().unwrap_or(Self::ONLY),
+            shards => shards.get(shard_number(lock_key)).copied().unwrap_or(Self::SINGLE),
         }
     }
 
-    /// Which shard of a cluster has the keys with this tag, if it is that of one.
+    /// The shard of a cluster with this hash tag.
     pub(super) fn with_tag(tag: &str) -> Option<Self> {
-        Self::spread().get(number_of(tag)).copied().filter(|shard| shard.tag == tag)
+        Self::of_cluster().get(shard_number(tag)).copied().filter(|shard| shard.tag == tag)
     }
 }
 
-/// The hash slot of a text, by which Redis spreads keys over nodes.
+/// The Redis hash slot of a text.
 pub(super) fn slot(text: &str) -> u16 {
     crc16(text.as_bytes()) % SLOTS as u16
 }
 
-/// In which of so many equal ranges of slots a text falls.
-fn number_of(text: &str) -> usize {
-    usize::from(slot(text)) * Shard::SPREAD / SLOTS
+/// The number of the shard whose range of slots contains the slot of a text.
+fn shard_number(text: &str) -> usize {
+    usize::from(slot(text)) * Shard::CLUSTER_COUNT / SLOTS
 }
 
-/// The smallest number from 1 on whose slot is in that range. It is not 0, which
-/// is the tag of all locks where they are not spread: nothing of theirs is to be
-/// taken for that of a shard.
+/// The smallest number from 1 on whose slot is in the range. Not 0, which is [`LOCK_TAG`]: the
+/// keys of a shard must differ from the keys of a store without shards.
 fn tag_within(range: usize) -> &'static str {
     let mut tags = (1_u32..).map(|number| number.to_string());
-    // Kept as long as the process, which computes it once.
-    tags.find(|tag| number_of(tag) == range).unwrap_or_default().leak()
+    // Leaked once: the shards live as long as the process.
+    tags.find(|tag| shard_number(tag) == range).unwrap_or_default().leak()
 }
 
-/// CRC-16/XMODEM, which Redis Cluster is specified with.
+/// CRC-16/XMODEM, as the Redis Cluster specification requires.
 fn crc16(bytes: &[u8]) -> u16 {
     const TABLE: [u16; 256] = table();
     bytes.iter().fold(0, |crc, byte| {
@@ -87,7 +84,7 @@ fn crc16(bytes: &[u8]) -> u16 {
     })
 }
 
-#[expect(clippy::indexing_slicing, reason = "the compiler runs it, and would say so")]
+#[expect(clippy::indexing_slicing, reason = "evaluated at compile time, where an overflow is an error")]
 const fn table() -> [u16; 256] {
     let mut table = [0; 256];
     let mut index = 0;
@@ -111,15 +108,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_those_of_redis() {
-        // The first is from the specification, the others from CLUSTER KEYSLOT.
+    fn slots_match_redis() {
+        // The first is from the specification, the others are from CLUSTER KEYSLOT.
         assert_eq!(crc16(b"123456789"), 0x31c3);
         assert_eq!([slot("0"), slot("foo"), slot("accounts"), slot("")], [13_907, 12_182, 14_365, 0]);
     }
 
     #[test]
-    fn tags_are_evenly_spaced_and_none_is_that_of_all_locks() {
-        let shards = Shard::spread();
+    fn tags_are_evenly_spaced_and_reserve_other_tags() {
+        let shards = Shard::of_cluster();
         assert_eq!(shards.len(), 48);
         let tags: HashSet<&str> = shards.iter().map(|shard| shard.tag).collect();
         assert!(tags.len() == 48 && !tags.contains(LOCK_TAG) && !tags.contains(ACCOUNTS_TAG));
@@ -136,19 +133,19 @@ mod tests {
         assert_eq!([LOCK_TAG, ACCOUNTS_TAG, "", "x"].map(Shard::with_tag), [None; 4]);
     }
 
-    /// Servers of all versions must look for a lock in the same shard.
+    /// Servers of all versions must map a lock to the same shard.
     #[test]
-    fn places_have_their_shard_for_ever() {
-        let tag_of = |lock_key| Shard::of(lock_key, Shard::spread()).tag;
+    fn lock_keys_keep_their_shard() {
+        let tag_of = |lock_key| Shard::of(lock_key, Shard::of_cluster()).tag;
         assert_eq!(["-/deploy", "-/état", "-/a/b"].map(tag_of), ["114", "107", "53"]);
-        assert_eq!(Shard::of("-/deploy", Shard::only()), Shard::ONLY);
+        assert_eq!(Shard::of("-/deploy", Shard::single()), Shard::SINGLE);
     }
 
     #[test]
-    fn places_are_spread_evenly() {
-        let mut counts = [0; Shard::SPREAD];
+    fn lock_keys_are_distributed_evenly() {
+        let mut counts = [0; Shard::CLUSTER_COUNT];
         for number in 0..48_000 {
-            counts[Shard::of(&format!("-/job-{number}"), Shard::spread()).number] += 1;
+            counts[Shard::of(&format!("-/job-{number}"), Shard::of_cluster()).number] += 1;
         }
         assert!(counts.iter().all(|count| (900..1100).contains(count)), "{counts:?}");
     }

@@ -1,7 +1,7 @@
-//! A server's way to a store about which a simulator decides: what stands for `Link` and
-//! `Route` in a build with the feature `simulation`. It takes the steps that these take, in
-//! their order: who the store is, its time, whether that has leapt, where the grants are,
-//! and only then commands.
+//! The connection of a simulated server to its store, which a simulator controls. It replaces
+//! `Supervisor` and `TagHandle` in a build with the feature `simulation`, with the same steps in
+//! the same order: the store's identity, its clock, a clock jump, the registration of the
+//! primary, and only then commands.
 
 mod process;
 
@@ -22,10 +22,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    LOOK_INTERVAL, Reply, Script, StoreError,
-    clock_sample::Reading,
+    CHECK_INTERVAL, Reply, Script, StoreError,
+    clock_sample::ClockSample,
     key::key,
-    primary::{ARRIVE, Arrival, Home},
+    primary::{Primary, REGISTER_PRIMARY, Registration},
     shards::LOCK_TAG,
     store_clock::StoreClock,
 };
@@ -34,26 +34,30 @@ use crate::{
     mends::{self, Mend},
 };
 
-pub use self::process::{OnProcess, Process};
+pub use self::process::{Process, ProcessTask};
 
-/// What comes between a server and its store.
+/// The simulated network between a server and its store.
 pub trait Transport: Send + Sync + 'static {
-    /// Connects to whichever store is there.
-    fn connect(&self) -> BoxFuture<'static, Result<Connection, StoreError>>;
+    /// Connects to the current store.
+    fn connect(&self) -> BoxFuture<'static, Result<SimulatedConnection, StoreError>>;
 
-    /// Asks on a connection. Without an answer it never ends.
-    fn ask(&self, connection: &Connection, question: Question<'_>) -> BoxFuture<'static, Result<Reply, StoreError>>;
+    /// Sends a request. Without a reply the future never ends.
+    fn send(
+        &self,
+        connection: &SimulatedConnection,
+        request: StoreRequest<'_>,
+    ) -> BoxFuture<'static, Result<Reply, StoreError>>;
 
-    /// Listens to a channel.
+    /// Subscribes to a channel.
     fn subscribe(&self, channel: &str) -> mpsc::Receiver<String>;
 }
 
-pub enum Question<'a> {
-    /// Answered with `run_id`, history, and '1' if that goes on from another.
+pub enum StoreRequest<'a> {
+    /// Returns `run_id`, the replication id, and '1' if that continues another one.
     Identity,
-    /// Answered with microseconds since 1970.
+    /// Returns microseconds since 1970.
     Time,
-    Run {
+    Eval {
         script: &'static Script,
         keys: &'a [&'a str],
         args: &'a [&'a str],
@@ -61,9 +65,9 @@ pub enum Question<'a> {
 }
 
 #[derive(Clone)]
-pub struct Connection {
+pub struct SimulatedConnection {
     pub number: u64,
-    /// Cancelled when it is cut.
+    /// Cancelled when the connection is cut.
     pub broken: CancellationToken,
 }
 
@@ -71,64 +75,64 @@ pub struct Connection {
 pub struct Simulated {
     transport: Box<dyn Transport>,
     process: Arc<Process>,
-    home: Home,
+    primary: Primary,
     clock: StoreClock,
-    live: Mutex<Option<Arc<Live>>>,
+    store: Mutex<Option<Arc<CheckedStore>>>,
     connected: Notify,
-    pauses: Mutex<fastrand::Rng>,
+    jitter: Mutex<fastrand::Rng>,
 }
 
-struct Live {
-    connection: Connection,
-    identity: Mutex<Identity>,
-    slow_in_a_row: AtomicU32,
+struct CheckedStore {
+    connection: SimulatedConnection,
+    identity: Mutex<SimulatedIdentity>,
+    timeouts_in_a_row: AtomicU32,
 }
 
 #[derive(Clone, PartialEq, Eq)]
-struct Identity {
+struct SimulatedIdentity {
     run_id: String,
     history: String,
-    goes_on: bool,
+    continues_history: bool,
 }
 
 impl Simulated {
     pub const TIMEOUT: Duration = Duration::from_millis(500);
-    const SLOW_IN_A_ROW_MAX: u32 = 3;
-    /// As in `redis/pauses.rs`, in milliseconds.
-    const PAUSE_MIN: u64 = 20;
-    const PAUSE_MAX: u64 = 400;
+    const TIMEOUTS_IN_A_ROW_MAX: u32 = 3;
+    /// As in `redis/backoff.rs`, in milliseconds.
+    const BACKOFF_MIN_MS: u64 = 20;
+    const BACKOFF_MAX_MS: u64 = 400;
 
     pub fn new(transport: impl Transport, process: Arc<Process>, seed: u64) -> Arc<Self> {
         Arc::new(Self {
             transport: Box::new(transport),
             process,
-            home: Home::new(LOCK_TAG, None, None),
+            primary: Primary::new(LOCK_TAG, None, None),
             clock: StoreClock::default(),
-            live: Mutex::default(),
+            store: Mutex::default(),
             connected: Notify::new(),
-            pauses: Mutex::new(fastrand::Rng::with_seed(seed)),
+            jitter: Mutex::new(fastrand::Rng::with_seed(seed)),
         })
     }
 
-    /// Connects, and keeps connected.
+    /// Connects, and reconnects for ever.
     pub async fn stay_connected(self: Arc<Self>) {
         loop {
-            let live = self.reconnect().await;
-            self.watch(&live).await;
-            *self.live() = None;
+            let store = self.reconnect().await;
+            self.watch(&store).await;
+            *self.store() = None;
         }
     }
 
-    pub(super) fn home(&self) -> &Home {
-        &self.home
+    pub(super) fn primary(&self) -> &Primary {
+        &self.primary
     }
 
     pub(super) fn now_us(&self) -> Option<u64> {
         self.clock.now_us()
     }
 
-    pub(super) fn is_there(&self) -> bool {
-        self.live().is_some()
+    pub(super) fn is_connected(&self) -> bool {
+        self.store().is_some()
     }
 
     pub fn process(&self) -> &Arc<Process> {
@@ -139,42 +143,47 @@ impl Simulated {
         self.transport.subscribe(channel)
     }
 
-    /// What the store says of itself.
-    pub(super) async fn store(&self) -> Result<String, StoreError> {
-        let live = self.next_live(Instant::now() + Self::TIMEOUT).await?;
-        Ok(live.identity().process())
+    /// The identity of the store.
+    pub(super) async fn store_process(&self) -> Result<String, StoreError> {
+        let store = self.wait_for_store(Instant::now() + Self::TIMEOUT).await?;
+        Ok(store.identity().process())
     }
 
-    pub(super) async fn run(&self, script: &'static Script, keys: &[&str], args: &[&str]) -> Result<Reply, StoreError> {
+    pub(super) async fn eval(
+        &self,
+        script: &'static Script,
+        keys: &[&str],
+        args: &[&str],
+    ) -> Result<Reply, StoreError> {
         let deadline = Instant::now() + Self::TIMEOUT;
-        let live = self.next_live(deadline).await?;
-        let asked = self.transport.ask(&live.connection, Question::Run { script, keys, args });
-        match timeout_at(deadline, asked).await {
+        let store = self.wait_for_store(deadline).await?;
+        let reply = self.transport.send(&store.connection, StoreRequest::Eval { script, keys, args });
+        match timeout_at(deadline, reply).await {
             Ok(Ok(reply)) => {
-                live.slow_in_a_row.store(0, Ordering::Relaxed);
+                store.timeouts_in_a_row.store(0, Ordering::Relaxed);
                 Ok(reply)
             }
             Ok(Err(error)) => {
                 if !matches!(error, StoreError::Refused(_)) {
-                    live.connection.broken.cancel();
+                    store.connection.broken.cancel();
                 }
                 Err(error)
             }
             Err(_) => {
-                if live.slow_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= Self::SLOW_IN_A_ROW_MAX {
-                    live.connection.broken.cancel();
+                if store.timeouts_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= Self::TIMEOUTS_IN_A_ROW_MAX {
+                    store.connection.broken.cancel();
                 }
-                Err(too_slow())
+                Err(timed_out())
             }
         }
     }
 
-    async fn next_live(&self, deadline: Instant) -> Result<Arc<Live>, StoreError> {
+    async fn wait_for_store(&self, deadline: Instant) -> Result<Arc<CheckedStore>, StoreError> {
         loop {
             let mut connected = pin!(self.connected.notified());
             connected.as_mut().enable();
-            if let Some(live) = self.live().clone() {
-                return Ok(live);
+            if let Some(store) = self.store().clone() {
+                return Ok(store);
             }
             if timeout_at(deadline, connected).await.is_err() {
                 return Err(StoreError::NotSent("there is no connection to the store".into()));
@@ -182,112 +191,123 @@ impl Simulated {
         }
     }
 
-    async fn reconnect(&self) -> Arc<Live> {
-        let mut pause_ms = Self::PAUSE_MIN;
+    async fn reconnect(&self) -> Arc<CheckedStore> {
+        let mut backoff_ms = Self::BACKOFF_MIN_MS;
         loop {
-            if let Ok(live) = self.connect().await {
-                return live;
+            if let Ok(store) = self.connect().await {
+                return store;
             }
-            let jitter = self.pauses.lock().unwrap_or_else(PoisonError::into_inner).u64(..=pause_ms);
-            sleep(Duration::from_millis(pause_ms + jitter)).await;
-            pause_ms = (pause_ms * 2).min(Self::PAUSE_MAX);
+            let jitter = self.jitter.lock().unwrap_or_else(PoisonError::into_inner).u64(..=backoff_ms);
+            sleep(Duration::from_millis(backoff_ms + jitter)).await;
+            backoff_ms = (backoff_ms * 2).min(Self::BACKOFF_MAX_MS);
         }
     }
 
-    async fn connect(&self) -> Result<Arc<Live>, StoreError> {
+    async fn connect(&self) -> Result<Arc<CheckedStore>, StoreError> {
         let connecting = self.transport.connect();
-        let connection = timeout_at(Instant::now() + Self::TIMEOUT, connecting).await.map_err(|_| too_slow())??;
-        if !mends::is_on(Mend::LeapAcrossReconnect) {
+        let connection = timeout_at(Instant::now() + Self::TIMEOUT, connecting).await.map_err(|_| timed_out())??;
+        if !mends::is_on(Mend::JumpAcrossReconnect) {
             self.clock.forget();
         }
-        let identity = self.check(&connection).await?;
-        let live = Arc::new(Live { connection, identity: Mutex::new(identity), slow_in_a_row: AtomicU32::new(0) });
-        self.arrive(&live, "").await?;
-        Ok(live)
+        let identity = self.identify(&connection).await?;
+        let store =
+            Arc::new(CheckedStore { connection, identity: Mutex::new(identity), timeouts_in_a_row: AtomicU32::new(0) });
+        self.register(&store, "").await?;
+        Ok(store)
     }
 
-    async fn watch(&self, live: &Arc<Live>) {
+    async fn watch(&self, store: &Arc<CheckedStore>) {
         loop {
             tokio::select! {
                 biased;
-                () = live.connection.broken.cancelled() => return,
-                () = sleep(LOOK_INTERVAL) => {}
+                () = store.connection.broken.cancelled() => return,
+                () = sleep(CHECK_INTERVAL) => {}
             }
-            if self.look(live).await.is_err() {
+            if self.check_store(store).await.is_err() {
                 return;
             }
         }
     }
 
-    async fn look(&self, live: &Arc<Live>) -> Result<(), StoreError> {
-        let identity = self.check(&live.connection).await?;
+    async fn check_store(&self, store: &Arc<CheckedStore>) -> Result<(), StoreError> {
+        let identity = self.identify(&store.connection).await?;
         let before =
-            std::mem::replace(&mut *live.identity.lock().unwrap_or_else(PoisonError::into_inner), identity.clone());
+            std::mem::replace(&mut *store.identity.lock().unwrap_or_else(PoisonError::into_inner), identity.clone());
         let former = if identity.is_renamed(&before) { before.process() } else { String::new() };
-        self.arrive(live, &former).await
+        self.register(store, &former).await
     }
 
-    async fn arrive(&self, live: &Arc<Live>, former: &str) -> Result<(), StoreError> {
-        let asked = BootTime::now();
-        let said = self.ask_in_time(&live.connection, Question::Time).await?;
-        let reading = Reading::new(said.word(0).map_err(|error| StoreError::Refused(error.to_string()))?, asked);
-        let leap = self.clock.leap(&reading, Reading::LEAP_MAX);
-        let leapt = leap.zip(self.home.epoch());
-        let arrival = leapt.as_ref().map_or(Arrival::Look, |(leap, epoch)| Arrival::Leapt(epoch, &leap.before_us));
-        if !mends::is_on(Mend::LeapClosedFirst) {
-            self.clock.hear(reading);
+    async fn register(&self, store: &Arc<CheckedStore>, former: &str) -> Result<(), StoreError> {
+        let sent_at = BootTime::now();
+        let time = self.send_with_timeout(&store.connection, StoreRequest::Time).await?;
+        let sample = ClockSample::new(time.word(0).map_err(|error| StoreError::Refused(error.to_string()))?, sent_at);
+        let jump = self.clock.jump(&sample, ClockSample::JUMP_MAX);
+        let jumped = jump.zip(self.primary.epoch());
+        let registration = jumped
+            .as_ref()
+            .map_or(Registration::Check, |(jump, epoch)| Registration::ClockJumped(epoch, &jump.before_us));
+        if !mends::is_on(Mend::JumpClosedFirst) {
+            self.clock.record(sample);
         }
-        let keys = ["home", "clock"].map(|kind| key(Self::PREFIX, LOCK_TAG, kind, ""));
-        let process = live.identity().process();
-        let args = self.home.arrive_args(&process, former, arrival);
+        let keys = ["primary", "clock"].map(|kind| key(Self::PREFIX, LOCK_TAG, kind, ""));
+        let process = store.identity().process();
+        let args = self.primary.registration_args(&process, former, registration);
         let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
         let keys = [&*keys[0], &*keys[1]];
-        let reply =
-            self.ask_in_time(&live.connection, Question::Run { script: &ARRIVE, keys: &keys, args: &args }).await?;
-        self.home.note(&reply).map_err(|error| StoreError::Refused(error.to_string()))?;
-        self.clock.hear(reading);
-        let is_new = !self.live().as_ref().is_some_and(|before| Arc::ptr_eq(before, live));
+        let reply = self
+            .send_with_timeout(
+                &store.connection,
+                StoreRequest::Eval { script: &REGISTER_PRIMARY, keys: &keys, args: &args },
+            )
+            .await?;
+        self.primary.record_reply(&reply).map_err(|error| StoreError::Refused(error.to_string()))?;
+        self.clock.record(sample);
+        let is_new = !self.store().as_ref().is_some_and(|before| Arc::ptr_eq(before, store));
         if is_new {
-            *self.live() = Some(live.clone());
+            *self.store() = Some(store.clone());
             self.connected.notify_waiters();
         }
         Ok(())
     }
 
-    async fn check(&self, connection: &Connection) -> Result<Identity, StoreError> {
-        let reply = self.ask_in_time(connection, Question::Identity).await?;
+    async fn identify(&self, connection: &SimulatedConnection) -> Result<SimulatedIdentity, StoreError> {
+        let reply = self.send_with_timeout(connection, StoreRequest::Identity).await?;
         let text = |index| reply.text(index).map(str::to_owned).map_err(|error| StoreError::Refused(error.to_string()));
-        Ok(Identity { run_id: text(0)?, history: text(1)?, goes_on: text(2)? == "1" })
+        Ok(SimulatedIdentity { run_id: text(0)?, history: text(1)?, continues_history: text(2)? == "1" })
     }
 
-    async fn ask_in_time(&self, connection: &Connection, question: Question<'_>) -> Result<Reply, StoreError> {
-        let asked = self.transport.ask(connection, question);
-        timeout_at(Instant::now() + Self::TIMEOUT, asked).await.map_err(|_| too_slow())?
+    async fn send_with_timeout(
+        &self,
+        connection: &SimulatedConnection,
+        request: StoreRequest<'_>,
+    ) -> Result<Reply, StoreError> {
+        let reply = self.transport.send(connection, request);
+        timeout_at(Instant::now() + Self::TIMEOUT, reply).await.map_err(|_| timed_out())?
     }
 
     pub(super) const PREFIX: &'static str = "lockable";
 
-    fn live(&self) -> MutexGuard<'_, Option<Arc<Live>>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    fn store(&self) -> MutexGuard<'_, Option<Arc<CheckedStore>>> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Live {
-    fn identity(&self) -> Identity {
+impl CheckedStore {
+    fn identity(&self) -> SimulatedIdentity {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl Identity {
+impl SimulatedIdentity {
     fn process(&self) -> String {
         format!("{} {}", self.run_id, self.history)
     }
 
     fn is_renamed(&self, before: &Self) -> bool {
-        self.run_id == before.run_id && self.history != before.history && !self.goes_on
+        self.run_id == before.run_id && self.history != before.history && !self.continues_history
     }
 }
 
-fn too_slow() -> StoreError {
-    StoreError::NoAnswer("the store took too long".into())
+fn timed_out() -> StoreError {
+    StoreError::NoAnswer("the store did not reply in time".into())
 }

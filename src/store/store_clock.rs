@@ -8,56 +8,55 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::clock_sample::{Leap, Reading};
+use super::clock_sample::{ClockJump, ClockSample};
 
-/// What a server knows of a store's clock.
+/// A server's copy of a store's clock.
 pub(super) struct StoreClock {
-    begun: Instant,
-    /// By how many microseconds it is ahead of one in this process, as it was when its word
-    /// was heard; nothing before. Every request asks for it, so it has no lock.
-    ahead_us: AtomicU64,
-    /// What it said last, on whichever connection: one that leaps while there is none has
-    /// leapt all the same.
-    reading: Mutex<Option<Reading>>,
+    created_at: Instant,
+    /// The store's clock minus the time since `created_at`; 0 before the first sample. Atomic,
+    /// since every request reads it.
+    offset_us: AtomicU64,
+    /// The last sample, on any connection: the clock may jump between two connections.
+    last_sample: Mutex<Option<ClockSample>>,
 }
 
 impl Default for StoreClock {
     fn default() -> Self {
-        Self { begun: Instant::now(), ahead_us: AtomicU64::new(0), reading: Mutex::default() }
+        Self { created_at: Instant::now(), offset_us: AtomicU64::new(0), last_sample: Mutex::default() }
     }
 }
 
 impl StoreClock {
-    /// The store's time, at most the time of an answer behind: counted from when its word
-    /// was heard, as if it had been spoken only then.
+    /// The store's time, late by at most the delay of one reply: the clock counts from the
+    /// reply's arrival.
     pub(super) fn now_us(&self) -> Option<u64> {
-        match self.ahead_us.load(Ordering::Relaxed) {
+        match self.offset_us.load(Ordering::Relaxed) {
             0 => None,
-            ahead_us => Some(ahead_us + self.passed_us()),
+            offset_us => Some(offset_us + self.elapsed_us()),
         }
     }
 
-    /// The leap of the clock since it was read last, if it was set.
-    pub(super) fn leap(&self, reading: &Reading, leap_max: Duration) -> Option<Leap> {
-        let before = *self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        before.and_then(|before| reading.leap(&before, leap_max))
+    /// The jump of the clock since the last sample, if any.
+    pub(super) fn jump(&self, sample: &ClockSample, jump_max: Duration) -> Option<ClockJump> {
+        let before = *self.last_sample.lock().unwrap_or_else(PoisonError::into_inner);
+        before.and_then(|before| sample.jump(&before, jump_max))
     }
 
-    /// Takes note of the store's time. After a leap, grants must have been closed before:
-    /// until then commands are late by the time that is known here.
-    pub(super) fn hear(&self, reading: Reading) {
-        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
-        let ahead_us = (reading.said_us + reading.age_us()).saturating_sub(self.passed_us());
-        self.ahead_us.store(ahead_us, Ordering::Relaxed);
+    /// Records the store's time. After a jump the caller must have closed grants first: until
+    /// this call, commands carry deadlines by the old time.
+    pub(super) fn record(&self, sample: ClockSample) {
+        *self.last_sample.lock().unwrap_or_else(PoisonError::into_inner) = Some(sample);
+        let offset_us = (sample.time_us + sample.age_us()).saturating_sub(self.elapsed_us());
+        self.offset_us.store(offset_us, Ordering::Relaxed);
     }
 
-    /// Forgets what it said last, as servers once did with every new connection.
+    /// Drops the last sample, as earlier versions did with every new connection.
     #[cfg(feature = "simulation")]
     pub(super) fn forget(&self) {
-        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.last_sample.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn passed_us(&self) -> u64 {
-        self.begun.elapsed().as_micros() as u64
+    fn elapsed_us(&self) -> u64 {
+        self.created_at.elapsed().as_micros() as u64
     }
 }

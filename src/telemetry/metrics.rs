@@ -4,53 +4,52 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
 
-/// What is measured, for Prometheus to fetch. Rooms count through the macros of
-/// `metrics`, which do nothing unless this was made.
+/// The metrics for Prometheus. Modules record them through the macros of `metrics`, which do
+/// nothing unless this recorder is installed.
 #[derive(Clone)]
 pub struct Metrics {
     handle: PrometheusHandle,
     process: Collector,
 }
 
-/// In which classes times are counted, in seconds: an answer takes from a tenth
-/// of a millisecond to the longest wait.
+/// Histogram buckets in seconds: an answer takes from 0.1 ms to the longest wait.
 const BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
 
 impl Metrics {
-    /// How often samples are put into their classes.
+    /// Interval for moving samples into histogram buckets.
     pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-    /// Begins to measure.
+    /// Installs the recorder.
     ///
     /// # Errors
-    /// When it is measured already.
+    /// If a recorder is already installed.
     pub fn begin() -> Result<Self, BuildError> {
         let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".into()), BUCKETS)?;
         let metrics = Self { handle: builder.install_recorder()?, process: Collector::default() };
         metrics.process.describe();
         describe();
-        begin_at_zero();
+        register_zeros();
         gauge!("lockable_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(metrics)
     }
 
-    /// Everything, in Prometheus's text format.
+    /// Renders all metrics in Prometheus's text format.
     pub fn render(&self) -> String {
         self.process.collect();
         self.handle.render()
     }
 
-    /// Keeps memory bounded while nobody fetches.
+    /// Bounds the memory while nothing scrapes the metrics.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
     }
 }
 
-/// Counts that alerts compare with what they were before: what has not happened
-/// yet must be there as 0, or the first time is missed.
-fn begin_at_zero() {
+/// Registers counters that alerts compare with an earlier value: without an initial 0, the alert
+/// would miss the first increment.
+fn register_zeros() {
     for (name, label, values) in [
         ("lockable_panics_total", None, &[][..]),
         ("lockable_rate_limited_total", None, &[]),
@@ -58,7 +57,7 @@ fn begin_at_zero() {
         ("lockable_connections_refused_total", None, &[]),
         ("lockable_unauthenticated_total", None, &[]),
         ("lockable_recoveries_total", None, &[]),
-        ("lockable_lapses_total", Some("noticed_by"), &["holder", "line"]),
+        ("lockable_lapses_total", Some("noticed_by"), &["holder", "queue"]),
         ("lockable_store_errors_total", Some("kind"), &["not_sent", "no_answer", "refused"]),
         ("lockable_database_errors_total", Some("kind"), &["error", "too_slow"]),
     ] {
@@ -70,68 +69,65 @@ fn begin_at_zero() {
 }
 
 fn describe() {
-    describe_gauge!("lockable_build_info", "Which version this is, as a label; always 1");
-    describe_counter!("lockable_http_requests_total", "Requests that were answered");
+    describe_gauge!("lockable_build_info", "Version as a label; always 1");
+    describe_counter!("lockable_http_requests_total", "HTTP requests answered, by method, route and status");
     describe_histogram!(
         "lockable_http_request_duration_seconds",
         Unit::Seconds,
-        "From a request to its answer, waiting included"
+        "Time from a request to its answer, including the wait for a lock"
     );
-    describe_gauge!("lockable_connections", "Connections that are open");
+    describe_gauge!("lockable_connections", "Open client connections");
     describe_counter!(
         "lockable_connections_evicted_total",
-        "Idle connections closed for new ones, as there were as many as there may be"
+        "Idle connections closed for new ones at the connection limit"
     );
-    describe_gauge!("lockable_connections_max", "How many connections there may be");
-    describe_counter!(
-        "lockable_connections_refused_total",
-        "Connections that were closed because their address had as many as it may"
-    );
-    describe_counter!("lockable_requests_shed_total", "Requests that were refused because too many were worked on");
-    describe_counter!("lockable_lock_requests_total", "What became of requests about locks");
-    describe_gauge!("lockable_waiters", "Requests that wait for a lock in this server");
+    describe_gauge!("lockable_connections_max", "Limit of open client connections");
+    describe_counter!("lockable_connections_refused_total", "Connections rejected at the limit per client address");
+    describe_counter!("lockable_requests_shed_total", "Requests rejected at the limit of requests in flight");
+    describe_counter!("lockable_lock_requests_total", "Lock operations, by operation and outcome");
+    describe_gauge!("lockable_waiters", "Queued requests in this server");
     describe_histogram!(
         "lockable_handover_duration_seconds",
         Unit::Seconds,
-        "From handing a lock over to its being collected"
+        "Time from the hand-over of a lock to the next holder's claim"
     );
     describe_histogram!(
         "lockable_store_duration_seconds",
         Unit::Seconds,
-        "How long scripts took, the way to Redis included"
+        "Duration of store scripts, including the network"
     );
-    describe_counter!("lockable_store_errors_total", "Scripts without an answer, by what is known of them");
-    describe_counter!("lockable_token_lookups_total", "Where it was found whose a token is");
+    describe_counter!("lockable_store_errors_total", "Failed store scripts: not_sent, no_answer or refused");
+    describe_counter!("lockable_token_lookups_total", "Token lookups, by source of the answer");
     describe_counter!(
         "lockable_releases_unrecorded_total",
-        "Releases by another token than the one that acquired the lock which are not in the audit log"
+        "Releases missing from the audit log, made with another token than the acquire"
     );
     describe_counter!(
         "lockable_token_cache_rejected_total",
-        "Entries of tokens in Redis that no server has signed, or that are too old: tokens were looked up in the database"
+        "Token cache entries rejected because of an invalid signature or their age; the database was queried instead"
     );
-    describe_counter!("lockable_panics_total", "Faults of the program that were caught");
-    describe_counter!(
-        "lockable_lapses_total",
-        "Leases found to have lapsed, by the holder's heartbeat or for the line"
-    );
-    describe_counter!("lockable_rate_limited_total", "Requests refused because their account's rate was used up");
-    describe_counter!("lockable_unauthenticated_total", "Requests without a token that anybody has");
-    describe_gauge!("lockable_store_up", "Whether locks can be asked for: 1, or 0 while Redis is away");
-    describe_gauge!("lockable_recovering", "Whether grants may have been forgotten, so that none are made: 1, or 0");
+    describe_counter!("lockable_panics_total", "Panics caught");
+    describe_counter!("lockable_lapses_total", "Expired leases, noticed by the holder's heartbeat or by the queue");
+    describe_counter!("lockable_rate_limited_total", "Requests rejected by the account's rate limit");
+    describe_counter!("lockable_unauthenticated_total", "Requests without a valid token");
+    describe_gauge!("lockable_store_up", "Whether the store is reachable: 1 or 0");
+    describe_gauge!("lockable_recovering", "Whether a recovery prevents new grants: 1 or 0");
     describe_gauge!(
         "lockable_store_foreign",
-        "Of how many shards the database names another store than this server works with, so that it grants nothing"
+        "Shards for which the database names another store than this server's; nothing is granted there"
     );
-    describe_counter!("lockable_recoveries_total", "How often this server was the first to notice such a loss");
-    describe_gauge!("lockable_embedded_bytes", "Memory that locks and waiting requests take in a server without Redis");
-    describe_gauge!("lockable_redis_pool_connections", "Connections to Redis for one user at a time");
-    describe_gauge!("lockable_database_up", "Whether changes of accounts are followed: 1, or 0");
+    describe_counter!("lockable_recoveries_total", "Losses of store data that this server detected first");
+    describe_gauge!("lockable_embedded_bytes", "Memory of locks and queued requests in the embedded store");
+    describe_gauge!(
+        "lockable_redis_pool_connections",
+        "Pooled Redis connections for operations that need a connection of their own"
+    );
+    describe_gauge!("lockable_database_up", "Whether this server follows account changes in the database: 1 or 0");
     describe_gauge!("lockable_database_connections", "Connections to the account database");
     describe_histogram!(
         "lockable_database_duration_seconds",
         Unit::Seconds,
-        "How long the account database took, waiting for a connection included"
+        "Duration of database queries, including the wait for a connection"
     );
-    describe_counter!("lockable_database_errors_total", "What the account database did not do");
+    describe_counter!("lockable_database_errors_total", "Failed database queries, by kind");
 }

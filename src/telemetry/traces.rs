@@ -12,26 +12,25 @@ use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
 use super::TelemetryError;
 use crate::config::TraceSettings;
 
-/// How long the collector may take.
+/// Time limit for one export.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the last spans may take to reach the collector.
+/// Time limit for exporting the last spans at shutdown.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The target of the spans that are for traces, and of no others: those of
-/// libraries hold what they please.
+/// The target of spans for traces. Only these are exported: spans of libraries may contain secrets.
 const TARGET: &str = "lockable::spans";
 
-/// What sends spans to the collector, if there is one.
+/// The exporter of spans, if a collector is configured.
 pub struct Traces(Option<SdkTracerProvider>);
 
 impl Traces {
-    /// Begins to send spans. Returns what collects them, too.
+    /// Starts the exporter and returns the tracing layer that feeds it.
     pub(super) fn start<S>(settings: &TraceSettings) -> Result<(Self, Option<impl Layer<S>>), TelemetryError>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
     {
         let Some(endpoint) = &settings.otlp_endpoint else { return Ok((Self(None), None)) };
-        // TLS to the collector; another part may have installed the same.
+        // TLS to the collector; another component may have installed the same provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::blocking::Client::builder().timeout(EXPORT_TIMEOUT).build();
         let exporter = SpanExporter::builder()
@@ -61,17 +60,17 @@ impl Traces {
         Ok((Self(Some(provider)), Some(layer)))
     }
 
-    /// Sends what is left, within two seconds.
+    /// Exports the remaining spans, for at most two seconds.
     pub fn finish(self) {
         if let Some(provider) = self.0
             && let Err(error) = provider.shutdown_with_timeout(FLUSH_TIMEOUT)
         {
-            tracing::warn!(%error, "the last traces are lost");
+            tracing::warn!(%error, "the last traces were not exported");
         }
     }
 }
 
-/// An error with its reasons, which tell more than itself.
+/// Formats an error with all its causes.
 fn unusable(error: impl Into<anyhow::Error>) -> TelemetryError {
     TelemetryError::Traces(format!("{:#}", error.into()))
 }

@@ -1,8 +1,8 @@
 use axum::response::Redirect;
 
-use super::session::Member;
+use super::session::SessionUser;
 
-/// `GET /account`: where the documents send everybody.
-pub(super) async fn account(_member: Member) -> Redirect {
+/// `GET /account`: the address that documents link to. Redirects to the list of locks.
+pub(super) async fn account(_member: SessionUser) -> Redirect {
     Redirect::to("/account/locks")
 }

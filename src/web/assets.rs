@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 
 use crate::http::not_found;
 
-/// A file that pages load. Its address has its version, so that browsers may keep
-/// it for good.
+/// A file that pages load. Its URL contains a hash of its content, so browsers may cache it
+/// forever.
 pub(super) struct Asset {
     file: &'static str,
     kind: &'static str,
@@ -39,30 +39,30 @@ fn version(bytes: &[u8]) -> String {
 }
 
 impl Asset {
-    pub(super) fn address(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("/assets/{}/{}", *self.version, self.file)
     }
 
-    fn answer(&self, kept: &'static str) -> Response {
+    fn response(&self, cache_control: &'static str) -> Response {
         let mut response = Bytes::from_static(self.bytes).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.kind));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(kept));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache_control));
         response
     }
 }
 
-/// `GET /assets/{version}/{file}`. While servers of two versions run, a page of
-/// one may ask the other; it gets what there is, and keeps it for a moment.
+/// `GET /assets/{version}/{file}`. During a rolling upgrade a page of one version may request
+/// a file from a server of another: it gets that server's file, uncached.
 pub(super) async fn asset(Path((version, file)): Path<(String, String)>) -> Response {
     let Some(found) = [&STYLES, &SCRIPT, &ICON].into_iter().find(|asset| asset.file == file) else {
         return not_found();
     };
-    let is_this = *found.version == version;
-    found.answer(if is_this { "public, max-age=31536000, immutable" } else { "no-store" })
+    let is_current = *found.version == version;
+    found.response(if is_current { "public, max-age=31536000, immutable" } else { "no-store" })
 }
 
 /// `GET /favicon.ico`.
 pub(super) async fn icon() -> Response {
-    ICON.answer("public, max-age=86400")
+    ICON.response("public, max-age=86400")
 }

@@ -16,62 +16,62 @@ use tokio::{
 };
 
 use super::{
-    aside::parts,
-    error::Trouble,
-    layout::{Section, Shell},
-    session::Member,
-    template::Page,
-    time::Moment,
+    error::PageError,
+    layout::{Layout, Section},
+    page_runtime::stream_items,
+    session::SessionUser,
+    template::HtmlPage,
+    time::DisplayTime,
 };
 use crate::{
     accounts::{AccountsError, AuditFilter, AuditRow},
     app::App,
-    limits::Share,
+    limits::PerKeyPermit,
     lock::AccountId,
 };
 
-/// Which rows to show.
+/// The query string of the audit log.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct AuditQuery {
     /// One of [`KINDS`]; empty for all.
     #[serde(default)]
     kind: String,
-    /// Behind which row: its time and its id, with a point between them.
+    /// Page cursor: the time and the id of the last row shown, joined by a dot.
     #[serde(default)]
     before: String,
 }
 
-/// What happens to an account, by what actions begin with.
+/// The filters of the page: prefixes of actions and their labels.
 const KINDS: [(&str, &str); 6] = [
-    ("account.", "Sign-ins and the account"),
+    ("account.", "Account and sign-ins"),
     ("session.", "Ended sessions"),
     ("token.", "Tokens"),
     ("lock.", "Locks"),
     ("namespace.", "Namespaces"),
-    ("account.set", "Plan, lease and password"),
+    ("account.set", "Plan, lease and password changes"),
 ];
 
-/// How many rows a page shows, and how many go into one file.
+/// Rows on a page, and the maximum of rows in one CSV file.
 const PAGE_ROWS: usize = 50;
-const FILE_ROWS_MAX: usize = 10_000;
-/// How many of them are in memory at once.
-const PART_ROWS: usize = 200;
-/// How long a file may take to be fetched.
-const FILE_LIFE: Duration = Duration::from_secs(60);
+const EXPORT_ROWS_MAX: usize = 10_000;
+/// Rows of a CSV file read from the database at once.
+const BATCH_ROWS: usize = 200;
+/// Time limit for the download of a CSV file.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Template)]
 #[template(path = "audit.html")]
-pub(super) struct AuditPage {
-    shell: Shell,
+pub(super) struct AuditLogPage {
+    layout: Layout,
     kinds: [(&'static str, &'static str); 6],
     kind: String,
-    rows: Vec<RowView>,
+    rows: Vec<AuditLogRow>,
     next: Option<String>,
     is_first: bool,
 }
 
-struct RowView {
-    at: Moment,
+struct AuditLogRow {
+    at: DisplayTime,
     action: String,
     actor: String,
     detail: Vec<(String, String)>,
@@ -80,11 +80,11 @@ struct RowView {
 /// `GET /account/audit`.
 pub(super) async fn audit(
     State(app): State<Arc<App>>,
-    member: Member,
+    user: SessionUser,
     Query(query): Query<AuditQuery>,
-) -> Result<Page<AuditPage>, Trouble> {
+) -> Result<HtmlPage<AuditLogPage>, PageError> {
     let filter = query.filter()?;
-    let read = app.database.read_audit(member.account(), &filter, PAGE_ROWS).await?;
+    let read = app.database.read_audit(user.account(), &filter, PAGE_ROWS).await?;
     let next = read.next.map(|(at, id)| {
         let text = form_urlencoded::Serializer::new(String::new())
             .append_pair("kind", &query.kind)
@@ -92,34 +92,34 @@ pub(super) async fn audit(
             .finish();
         format!("/account/audit?{text}")
     });
-    Ok(Page(AuditPage {
-        shell: member.shell("Audit log", Section::Audit),
+    Ok(HtmlPage(AuditLogPage {
+        layout: user.layout("Audit log", Section::Audit),
         kinds: KINDS,
-        rows: read.rows.into_iter().map(|row| RowView::new(row, &member)).collect(),
+        rows: read.rows.into_iter().map(|row| AuditLogRow::new(row, &user)).collect(),
         next,
         is_first: query.before.is_empty(),
         kind: query.kind,
     }))
 }
 
-/// `GET /account/audit.csv`: the same for spreadsheets, the newest
-/// [`FILE_ROWS_MAX`] rows. No cell begins with what strangers write, which a
-/// spreadsheet might take for a formula: details are JSON.
+/// `GET /account/audit.csv`: the newest [`EXPORT_ROWS_MAX`] rows as CSV. No cell begins with
+/// text that a user chose, so a spreadsheet cannot take one for a formula: details are JSON.
 pub(super) async fn audit_csv(
     State(app): State<Arc<App>>,
-    member: Member,
+    user: SessionUser,
     Query(query): Query<AuditQuery>,
-) -> Result<Response, Trouble> {
-    let (filter, account) = (query.filter()?, member.account());
-    let place = app.page.files_of.admit(account).zip(app.page.files.clone().try_acquire_owned().ok());
-    let place = place.ok_or_else(|| Trouble::too_many(FILE_LIFE))?;
-    let mut file = File { app, account, filter, rows: 0, is_begun: false, is_ended: false, _place: place };
-    // Until there is a first part it can be said that there is no file.
-    let first = file.next().await?;
-    let parts = parts(|taken| async move {
-        let writing = file.write(first, &taken);
-        if timeout(FILE_LIFE, writing).await.is_err() {
-            tracing::debug!("a file was not fetched in time");
+) -> Result<Response, PageError> {
+    let (filter, account) = (query.filter()?, user.account());
+    let permits =
+        app.pages.downloads_per_account.try_acquire(account).zip(app.pages.downloads.clone().try_acquire_owned().ok());
+    let permits = permits.ok_or_else(|| PageError::too_many(EXPORT_TIMEOUT))?;
+    let mut export = CsvExport { app, account, filter, rows: 0, has_header: false, is_ended: false, _permits: permits };
+    // Read the first part before the response begins, while an error page is still possible.
+    let first = export.next().await?;
+    let parts = stream_items(move |sender| async move {
+        let sending = export.send(first, &sender);
+        if timeout(EXPORT_TIMEOUT, sending).await.is_err() {
+            tracing::debug!(%account, "the download of the audit log timed out");
         }
     });
     let headers = [
@@ -129,95 +129,95 @@ pub(super) async fn audit_csv(
     Ok((headers, Body::from_stream(until_end(parts))).into_response())
 }
 
-/// A file while it is made.
-struct File {
+/// The state of one CSV download.
+struct CsvExport {
     app: Arc<App>,
     account: AccountId,
     filter: AuditFilter,
-    /// How many there are so far.
+    /// Rows read so far.
     rows: usize,
-    is_begun: bool,
+    has_header: bool,
     is_ended: bool,
-    /// Its place among those that are made.
-    _place: (Share<AccountId>, OwnedSemaphorePermit),
+    /// The permits of the per-account and the global limit of downloads.
+    _permits: (PerKeyPermit<AccountId>, OwnedSemaphorePermit),
 }
 
-/// A part of a file. One that ends without [`Part::End`] has been cut off, and whoever
-/// fetches it has to see that.
-enum Part {
+/// A part of a CSV file. A stream that ends without [`CsvPart::End`] is truncated, and the
+/// client must get an error.
+enum CsvPart {
     Rows(Vec<u8>),
     End,
 }
 
-impl File {
-    /// Sends all parts of the file, of which the first is there.
-    async fn write(&mut self, first: Vec<u8>, taken: &mpsc::Sender<Part>) {
+impl CsvExport {
+    /// Sends `first` and all further parts of the file.
+    async fn send(&mut self, first: Vec<u8>, sender: &mpsc::Sender<CsvPart>) {
         let mut part = first;
-        while taken.send(Part::Rows(part)).await.is_ok() {
+        while sender.send(CsvPart::Rows(part)).await.is_ok() {
             if self.is_ended {
-                let _ = taken.send(Part::End).await;
+                let _ = sender.send(CsvPart::End).await;
                 return;
             }
             part = match self.next().await {
                 Ok(part) => part,
                 Err(error) => {
-                    tracing::warn!(%error, "a file could not be read to its end");
+                    tracing::warn!(%error, account = %self.account, "cannot read the audit log; the download is truncated");
                     return;
                 }
             };
         }
     }
 
-    /// The next rows.
+    /// Reads the next rows and encodes them as CSV.
     async fn next(&mut self) -> Result<Vec<u8>, AccountsError> {
-        let wanted = PART_ROWS.min(FILE_ROWS_MAX - self.rows);
+        let wanted = BATCH_ROWS.min(EXPORT_ROWS_MAX - self.rows);
         let read = self.app.database.read_audit(self.account, &self.filter, wanted).await?;
         self.rows += read.rows.len();
-        self.is_ended = read.next.is_none() || self.rows >= FILE_ROWS_MAX;
+        self.is_ended = read.next.is_none() || self.rows >= EXPORT_ROWS_MAX;
         self.filter.before = read.next;
         let mut lines = csv::Writer::from_writer(Vec::new());
         let mut write = |cells: [&str; 4]| lines.write_record(cells);
-        // Into memory nothing can fail.
-        let _ = if self.is_begun { Ok(()) } else { write(["time", "action", "by", "detail"]) };
-        self.is_begun = true;
+        // Writes into memory cannot fail.
+        let _ = if self.has_header { Ok(()) } else { write(["time", "action", "by", "detail"]) };
+        self.has_header = true;
         for row in &read.rows {
-            let _ = write([&Moment::of_ms(row.at).exact(), &row.action, &row.actor, &row.detail]);
+            let _ = write([&DisplayTime::from_ms(row.at).rfc3339(), &row.action, &row.actor, &row.detail]);
         }
         Ok(lines.into_inner().unwrap_or_default())
     }
 }
 
-/// The parts of a file, and an error if they end too early.
-fn until_end(parts: impl Stream<Item = Part> + Send + 'static) -> impl Stream<Item = io::Result<Vec<u8>>> + Send {
+/// The bytes of a file; an error if the parts end without [`CsvPart::End`].
+fn until_end(parts: impl Stream<Item = CsvPart> + Send + 'static) -> impl Stream<Item = io::Result<Vec<u8>>> + Send {
     stream::unfold(Some(Box::pin(parts)), |parts| async move {
         let mut parts = parts?;
         match parts.next().await {
-            Some(Part::Rows(rows)) => Some((Ok(rows), Some(parts))),
-            Some(Part::End) => None,
+            Some(CsvPart::Rows(rows)) => Some((Ok(rows), Some(parts))),
+            Some(CsvPart::End) => None,
             None => Some((Err(io::ErrorKind::UnexpectedEof.into()), None)),
         }
     })
 }
 
 impl AuditQuery {
-    fn filter(&self) -> Result<AuditFilter, Trouble> {
-        let is_known = self.kind.is_empty() || KINDS.iter().any(|(kind, _)| *kind == self.kind);
+    fn filter(&self) -> Result<AuditFilter, PageError> {
+        let is_valid_kind = self.kind.is_empty() || KINDS.iter().any(|(kind, _)| *kind == self.kind);
         let before = match self.before.as_str() {
             "" => Some(None),
             text => text.split_once('.').and_then(|(at, id)| Some(Some((at.parse().ok()?, id.to_owned())))),
         };
         match before {
-            Some(before) if is_known => Ok(AuditFilter { action: self.kind.clone(), before }),
-            _ => Err(Trouble::malformed("There is no such page of the audit log.")),
+            Some(before) if is_valid_kind => Ok(AuditFilter { action: self.kind.clone(), before }),
+            _ => Err(PageError::malformed("Unknown filter or page of the audit log.")),
         }
     }
 }
 
-impl RowView {
-    fn new(row: AuditRow, member: &Member) -> Self {
+impl AuditLogRow {
+    fn new(row: AuditRow, user: &SessionUser) -> Self {
         let actor = match row.actor.split_once(':') {
-            Some(("session", id)) if id == member.session.id.to_string() => "this session".into(),
-            Some(("session", _)) => "a session of this page".into(),
+            Some(("session", id)) if id == user.session.id.to_string() => "this session".into(),
+            Some(("session", _)) => "another session".into(),
             Some((kind, id)) => format!("{kind} {id}"),
             None => row.actor,
         };
@@ -225,16 +225,16 @@ impl RowView {
         if let Ok(value) = serde_json::from_str(&row.detail) {
             flatten("", &value, &mut detail);
         }
-        Self { at: Moment::of_ms(row.at), action: row.action, actor, detail }
+        Self { at: DisplayTime::from_ms(row.at), action: row.action, actor, detail }
     }
 }
 
-/// What a JSON text says, a line for each value.
+/// Flattens a JSON value into (name, value) lines.
 fn flatten(name: &str, value: &Value, lines: &mut Vec<(String, String)>) {
     match value {
-        Value::Object(members) => {
-            for (member, value) in members {
-                let name = if name.is_empty() { member.clone() } else { format!("{name} {member}") };
+        Value::Object(fields) => {
+            for (field, value) in fields {
+                let name = if name.is_empty() { field.clone() } else { format!("{name} {field}") };
                 flatten(&name.replace('_', " "), value, lines);
             }
         }

@@ -8,98 +8,107 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    error::Trouble,
+    error::PageError,
     form::Form,
-    layout::{Section, Shell},
-    locks::HolderView,
-    session::{Member, find_namespace},
-    template::Page,
+    layout::{Layout, Section},
+    locks::HolderDetails,
+    session::{SessionUser, find_namespace},
+    template::HtmlPage,
 };
 use crate::{
-    app::{App, Breaking},
-    lock::{BreakOutcome, Holder, LockName, Namespace, Payment},
-    locks::{LockId, Looked},
+    app::{App, AuditedBreak},
+    lock::{BreakOutcome, Holder, LockName, Namespace, RateCharge},
+    locks::{LockKey, ReadOutcome},
 };
 
-/// Which lock is meant.
+/// The query string that names a lock.
 #[derive(Debug, Deserialize)]
-pub(super) struct OneLock {
+pub(super) struct LockQuery {
     pub namespace: String,
     pub name: String,
 }
 
 #[derive(Deserialize)]
-pub(super) struct ToBreak {
+pub(super) struct BreakForm {
     namespace: String,
     name: String,
-    /// Of the grant that was shown.
+    /// The fencing token of the grant that the page showed.
     fence: String,
 }
 
 #[derive(Template)]
 #[template(path = "break.html")]
 pub(super) struct BreakPage {
-    shell: Shell,
-    lock: OneLock,
-    holder: Option<HolderView>,
+    layout: Layout,
+    lock: LockQuery,
+    holder: Option<HolderDetails>,
     waiting: u64,
-    /// It was not broken, since it has another holder than the one that was shown.
+    /// Nothing was broken: the lock has another holder than the page showed.
     has_changed: bool,
 }
 
-impl OneLock {
-    /// Reads it; its namespace must be one of these.
-    pub(super) fn id(&self, namespaces: &[Namespace]) -> Result<LockId, Trouble> {
+impl LockQuery {
+    /// Parses the query; the namespace must be one of `namespaces`.
+    pub(super) fn id(&self, namespaces: &[Namespace]) -> Result<LockKey, PageError> {
         let namespace = find_namespace(namespaces, &self.namespace)?.id;
         let name = LockName::parse(self.name.as_str());
-        let name = name.map_err(|error| Trouble::malformed(format!("This is no name of a lock: {error}.")))?;
-        Ok(LockId { namespace, name })
+        let name = name.map_err(|error| PageError::malformed(format!("Invalid lock name: {error}.")))?;
+        Ok(LockKey { namespace, name })
     }
 }
 
-/// The holder of a lock, if it is one of the account, and how many wait.
-pub(super) async fn held(app: &App, member: &Member, lock: &LockId) -> Result<(Option<Holder>, u64), Trouble> {
-    match app.locks.inspect(lock, None, &Payment::Paid).await?.outcome {
-        Looked::Found(standing) => {
-            let holder = standing.held.map(|held| held.holder).filter(|holder| holder.account == member.account());
+/// The lock's holder, if it belongs to the user's account, and the number of waiters.
+pub(super) async fn current_holder(
+    app: &App,
+    user: &SessionUser,
+    lock: &LockKey,
+) -> Result<(Option<Holder>, u64), PageError> {
+    match app.locks.inspect(lock, None, &RateCharge::Done).await?.outcome {
+        ReadOutcome::Found(standing) => {
+            let holder = standing.held.map(|held| held.holder).filter(|holder| holder.account == user.account());
             Ok((holder, standing.waiting))
         }
-        // Pages have a rate of their own.
-        Looked::RateLimited { retry_after } => Err(Trouble::too_many(retry_after)),
+        // Unreachable with `Paid`: pages are limited by `SessionUser::RATE`.
+        ReadOutcome::RateLimited { retry_after } => Err(PageError::too_many(retry_after)),
     }
 }
 
-/// `GET /account/locks/break`: whose the lock is that is to be broken.
-pub(super) async fn ask_to_break(
+/// `GET /account/locks/break`: asks for confirmation and shows the holder.
+pub(super) async fn break_page(
     State(app): State<Arc<App>>,
-    member: Member,
-    Query(lock): Query<OneLock>,
-) -> Result<Page<BreakPage>, Trouble> {
-    page(&app, &member, lock, false).await
+    user: SessionUser,
+    Query(lock): Query<LockQuery>,
+) -> Result<HtmlPage<BreakPage>, PageError> {
+    render(&app, &user, lock, false).await
 }
 
-async fn page(app: &App, member: &Member, lock: OneLock, has_changed: bool) -> Result<Page<BreakPage>, Trouble> {
-    let id = lock.id(&member.namespaces(app).await?)?;
-    let (holder, waiting) = held(app, member, &id).await?;
-    let holder = holder.as_ref().map(HolderView::new);
-    Ok(Page(BreakPage { shell: member.shell("Break a lock", Section::Locks), lock, holder, waiting, has_changed }))
+async fn render(
+    app: &App,
+    user: &SessionUser,
+    lock: LockQuery,
+    has_changed: bool,
+) -> Result<HtmlPage<BreakPage>, PageError> {
+    let id = lock.id(&user.namespaces(app).await?)?;
+    let (holder, waiting) = current_holder(app, user, &id).await?;
+    let holder = holder.as_ref().map(HolderDetails::new);
+    Ok(HtmlPage(BreakPage { layout: user.layout("Break a lock", Section::Locks), lock, holder, waiting, has_changed }))
 }
 
-/// `POST /account/locks/break`: breaks the grant that was shown, and no other.
+/// `POST /account/locks/break`: breaks the grant that the page showed, and no other.
 pub(super) async fn break_lock(
     State(app): State<Arc<App>>,
-    Form { by: member, fields }: Form<Member, ToBreak>,
-) -> Result<Response, Trouble> {
-    member.may_act()?;
-    let ToBreak { namespace, name, fence } = fields;
-    let lock = OneLock { namespace, name };
-    let id = lock.id(&member.namespaces(&app).await?)?;
-    let (holder, _) = held(&app, &member, &id).await?;
+    Form { by: user, fields }: Form<SessionUser, BreakForm>,
+) -> Result<Response, PageError> {
+    user.require_active()?;
+    let BreakForm { namespace, name, fence } = fields;
+    let lock = LockQuery { namespace, name };
+    let id = lock.id(&user.namespaces(&app).await?)?;
+    let (holder, _) = current_holder(&app, &user, &id).await?;
     let Some(holder) = holder.filter(|holder| holder.fence.to_string() == fence) else {
-        return Ok(page(&app, &member, lock, true).await?.into_response());
+        return Ok(render(&app, &user, lock, true).await?.into_response());
     };
-    let breaking = Breaking {
-        by: member.session.actor(),
+    let breaking = AuditedBreak {
+        by: user.session.actor(),
         by_label: "account page".into(),
         lock: id,
         namespace: lock.namespace.clone(),
@@ -107,6 +116,6 @@ pub(super) async fn break_lock(
     };
     match app.break_grant(breaking).await? {
         BreakOutcome::Broken => Ok(Redirect::to("/account/locks").into_response()),
-        BreakOutcome::Refused(_) => Ok(page(&app, &member, lock, true).await?.into_response()),
+        BreakOutcome::Refused(_) => Ok(render(&app, &user, lock, true).await?.into_response()),
     }
 }

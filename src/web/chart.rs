@@ -1,16 +1,16 @@
-use crate::locks::Counts;
+use crate::locks::ActivityCounts;
 
-/// A small graph of the last hour: a bar for each minute, one kind upon the other.
+/// A stacked bar chart of the last hour, one bar a minute.
 pub(super) struct Chart {
     pub bars: Vec<Bar>,
     pub acquired: u64,
     pub refused: u64,
     pub limited: u64,
-    /// How many requests the highest bar stands for.
+    /// Requests in the busiest minute.
     pub highest: u64,
 }
 
-/// A part of a bar, in the units of the drawing.
+/// A segment of a bar, in units of the SVG view box.
 pub(super) struct Bar {
     pub kind: &'static str,
     pub x: u64,
@@ -20,11 +20,11 @@ pub(super) struct Bar {
 
 impl Chart {
     pub(super) const HEIGHT: f64 = 100.0;
-    /// From one bar to the next.
+    /// Distance between two bars.
     const STEP: u64 = 10;
 
-    pub(super) fn new(minutes: &[Counts]) -> Self {
-        let counts = |minute: &Counts| [minute.acquired, minute.refused, minute.limited].map(u64::from);
+    pub(super) fn new(minutes: &[ActivityCounts]) -> Self {
+        let counts = |minute: &ActivityCounts| [minute.acquired, minute.refused, minute.limited].map(u64::from);
         let sum = |kind: usize| minutes.iter().filter_map(|minute| counts(minute).get(kind).copied()).sum();
         let highest = minutes.iter().map(|minute| counts(minute).iter().sum::<u64>()).max().unwrap_or_default();
         let mut bars = Vec::new();
@@ -32,7 +32,7 @@ impl Chart {
             let mut y = Self::HEIGHT;
             for (kind, count) in ["acquired", "refused", "limited"].into_iter().zip(counts(minute)) {
                 if count > 0 {
-                    // What there was is seen, however little beside the rest.
+                    // At least one unit, so that a small count stays visible.
                     let height = (count as f64 / highest as f64 * Self::HEIGHT).max(1.0);
                     y -= height;
                     bars.push(Bar { kind, x: at as u64 * Self::STEP, y, height });
@@ -48,8 +48,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bars_stand_upon_each_other_and_the_highest_fills_the_drawing() {
-        let minute = |acquired, refused, limited| Counts { acquired, refused, limited };
+    fn bars_are_stacked_and_highest_bar_fills_the_chart() {
+        let minute = |acquired, refused, limited| ActivityCounts { acquired, refused, limited };
         let chart = Chart::new(&[minute(0, 0, 0), minute(3, 1, 0), minute(1, 0, 0)]);
         let bars: Vec<_> = chart.bars.iter().map(|bar| (bar.kind, bar.x, bar.y, bar.height)).collect();
         assert_eq!(bars, [("acquired", 10, 25.0, 75.0), ("refused", 10, 0.0, 25.0), ("acquired", 20, 75.0, 25.0)]);

@@ -9,65 +9,65 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    browser::Visitor,
-    error::Trouble,
+    browser::Browser,
+    error::PageError,
     form::Form,
-    layout::{Section, Shell},
-    security::knows_password,
-    session::Member,
-    template::Page,
+    layout::{Layout, Section},
+    security::check_password,
+    session::SessionUser,
+    template::HtmlPage,
 };
-use crate::{app::App, lock::Payment, locks::Looked};
+use crate::{app::App, lock::RateCharge, locks::ReadOutcome};
 
 #[derive(Template)]
 #[template(path = "delete.html")]
 struct DeletePage {
-    shell: Shell,
+    layout: Layout,
     tokens: u64,
     namespaces: usize,
     held: u64,
-    complaint: &'static str,
+    form_error: &'static str,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Confirmed {
+pub(super) struct DeleteAccountForm {
     password: String,
 }
 
-/// `GET /account/security/delete`: what goes with the account.
-pub(super) async fn ask_to_delete(State(app): State<Arc<App>>, member: Member) -> Result<Response, Trouble> {
-    page(&app, &member, "").await
+/// `GET /account/security/delete`: asks for confirmation and lists what is deleted.
+pub(super) async fn delete_page(State(app): State<Arc<App>>, user: SessionUser) -> Result<Response, PageError> {
+    render(&app, &user, "").await
 }
 
-async fn page(app: &App, member: &Member, complaint: &'static str) -> Result<Response, Trouble> {
-    let account = member.account().to_string();
-    let held = match app.locks.census(member.account(), &Payment::Paid).await?.outcome {
-        Looked::Found(census) => census.held,
-        // Pages have a rate of their own.
-        Looked::RateLimited { retry_after } => return Err(Trouble::too_many(retry_after)),
+async fn render(app: &App, user: &SessionUser, form_error: &'static str) -> Result<Response, PageError> {
+    let account = user.account().to_string();
+    let held = match app.locks.usage(user.account(), &RateCharge::Done).await?.outcome {
+        ReadOutcome::Found(usage) => usage.held,
+        // Unreachable with `Paid`: pages are limited by `SessionUser::RATE`.
+        ReadOutcome::RateLimited { retry_after } => return Err(PageError::too_many(retry_after)),
     };
     let page = DeletePage {
-        shell: member.shell("Delete the account", Section::Security),
-        tokens: app.database.count_live_tokens(member.account()).await?,
+        layout: user.layout("Delete account", Section::Security),
+        tokens: app.database.count_live_tokens(user.account()).await?,
         namespaces: app.database.list_namespaces(&account).await?.len(),
         held,
-        complaint,
+        form_error,
     };
-    Ok(Page(page).into_response())
+    Ok(HtmlPage(page).into_response())
 }
 
 /// `POST /account/security/delete`.
 pub(super) async fn delete_account(
     State(app): State<Arc<App>>,
-    Form { by: member, fields }: Form<Member, Confirmed>,
-) -> Result<Response, Trouble> {
-    member.may_act()?;
-    if !knows_password(&app, &member, &fields.password).await? {
-        let page = page(&app, &member, "This is not the password that the account has.").await?;
+    Form { by: user, fields }: Form<SessionUser, DeleteAccountForm>,
+) -> Result<Response, PageError> {
+    user.require_active()?;
+    if !check_password(&app, &user, &fields.password).await? {
+        let page = render(&app, &user, "Wrong password.").await?;
         return Ok((StatusCode::BAD_REQUEST, page).into_response());
     }
-    // A server releases its locks: nobody can renew them any more, and those who wait need
-    // not wait for that.
-    app.database.delete_account(member.session.actor(), &member.account().to_string()).await?;
-    Ok((Visitor::signed_out(), Redirect::to("/account/sign-in?after=deleted")).into_response())
+    // A server then releases the account's locks: nobody can renew them, and their waiters
+    // should not wait for the leases to expire.
+    app.database.delete_account(user.session.actor(), &user.account().to_string()).await?;
+    Ok((Browser::expired_cookies(), Redirect::to("/account/sign-in?after=deleted")).into_response())
 }

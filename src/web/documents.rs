@@ -8,18 +8,18 @@ use axum::{
 };
 
 use super::{
-    layout::Shell,
+    layout::Layout,
     markdown::{Rendered, render},
     problems::no_page,
-    template::Page,
+    template::HtmlPage,
 };
-use crate::http::{Explained, explained_problems};
+use crate::http::{ProblemExplanation, problem_explanations};
 
-/// A document for users. It stands in the program as it stands in the repository.
+/// A document, compiled into the program from the repository.
 struct Document {
-    /// Behind `/docs/`.
+    /// The path below `/docs/`.
     slug: &'static str,
-    /// Below the folder `docs`.
+    /// The path below the folder `docs`.
     file: &'static str,
     about: &'static str,
     rendered: LazyLock<Rendered>,
@@ -31,21 +31,22 @@ macro_rules! documents {
             slug: $slug,
             file: $file,
             about: $about,
-            rendered: LazyLock::new(|| render(include_str!(concat!("../../docs/", $file)), address)),
+            rendered: LazyLock::new(|| render(include_str!(concat!("../../docs/", $file)), site_path)),
         }),*]
     };
 }
 
-static DOCUMENTS: [Document; 9] = documents! {
-    "https-endpoints" "https-endpoints.md" "The three calls: acquire, heartbeat, release"
-    "guide" "../README.md" "All of it: waiting, owners, the command line, Terraform"
-    "run" "run.md" "A command under a lock: how it ends, signals, differences from flock"
-    "fencing" "fencing.md" "How a resource turns away who has lost the lock"
-    "safety" "safety.md" "What is promised, what is not, and what happens when"
-    "ci" "ci/README.md" "Lines for GitHub Actions, GitLab CI, Jenkins, Buildkite and cron"
-    "operations" "operations.md" "Running it: sizing, Redis, upgrades, alerts"
-    "performance" "performance.md" "How fast it is, how that was measured, where it ends"
-    "security" "security.md" "What defends it against whom"
+static DOCUMENTS: [Document; 10] = documents! {
+    "https-endpoints" "https-endpoints.md" "API: acquire, heartbeat, release"
+    "guide" "../README.md" "Guide: waiting, owners, the command line, Terraform"
+    "run" "run.md" "lockable run: exit codes, signals, differences from flock"
+    "fencing" "fencing.md" "Fencing tokens: how a resource rejects a former holder"
+    "safety" "safety.md" "Safety: guarantees, limits and failures"
+    "ci" "ci/README.md" "CI: GitHub Actions, GitLab CI, Jenkins, Buildkite and cron"
+    "operations" "operations.md" "Operations: sizing, Redis, upgrades, alerts"
+    "performance" "performance.md" "Performance: figures, method and limits"
+    "security" "security.md" "Security: threats and defenses"
+    "architecture" "architecture.md" "Architecture: glossary"
 };
 
 macro_rules! pipelines {
@@ -58,22 +59,23 @@ static PIPELINES: [(&str, &str); 6] =
 #[derive(Template)]
 #[template(path = "documents.html")]
 struct DocumentsPage {
-    shell: Shell,
+    layout: Layout,
     documents: &'static [Document],
-    problems: Vec<Explained>,
+    problems: Vec<ProblemExplanation>,
 }
 
 #[derive(Template)]
 #[template(path = "document.html")]
 struct DocumentPage {
-    shell: Shell,
+    layout: Layout,
     html: &'static str,
 }
 
-/// `GET /docs`: all of them, the three calls first.
+/// `GET /docs`: the list of documents, the API first.
 pub(super) async fn documents() -> Response {
-    let problems = explained_problems().collect();
-    Page(DocumentsPage { shell: Shell::of_reader("Documents"), documents: &DOCUMENTS, problems }).into_response()
+    let problems = problem_explanations().collect();
+    HtmlPage(DocumentsPage { layout: Layout::for_documents("Documentation"), documents: &DOCUMENTS, problems })
+        .into_response()
 }
 
 /// `GET /docs/{document}`.
@@ -89,7 +91,7 @@ pub(super) async fn pipelines(headers: HeaderMap) -> Response {
     document(Path("ci".into()), headers).await
 }
 
-/// `GET /docs/ci/{file}`: as it is to be copied.
+/// `GET /docs/ci/{file}`: an example pipeline as plain text.
 pub(super) async fn pipeline(Path(file): Path<String>, headers: HeaderMap) -> Response {
     match PIPELINES.iter().find(|(name, _)| *name == file) {
         Some((_, text)) => text.into_response(),
@@ -99,16 +101,16 @@ pub(super) async fn pipeline(Path(file): Path<String>, headers: HeaderMap) -> Re
 
 fn show(document: &'static Document) -> Response {
     let Rendered { title, html } = &*document.rendered;
-    Page(DocumentPage { shell: Shell::of_reader(title), html }).into_response()
+    HtmlPage(DocumentPage { layout: Layout::for_documents(title), html }).into_response()
 }
 
-/// Where a file is here to which a document has a link.
-fn address(link: &str) -> Option<String> {
+/// Maps a link between files of the repository to a path of this site.
+fn site_path(link: &str) -> Option<String> {
     let plain = link.trim_start_matches("../").trim_start_matches("docs/");
     if PIPELINES.iter().any(|(file, _)| *file == plain || plain.strip_prefix("ci/") == Some(file)) {
         return Some(format!("/docs/ci/{}", plain.trim_start_matches("ci/")));
     }
-    let is_meant = |document: &&Document| document.file.trim_start_matches("../") == plain || document.slug == plain;
-    let found = DOCUMENTS.iter().find(is_meant)?;
+    let matches = |document: &&Document| document.file.trim_start_matches("../") == plain || document.slug == plain;
+    let found = DOCUMENTS.iter().find(matches)?;
     Some(format!("/docs/{}", found.slug))
 }

@@ -6,14 +6,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{layout::Shell, template::Page};
+use super::{layout::Layout, template::HtmlPage};
 use crate::{
-    accounts::AccountsError, app::BreakError, http::Problem, limits::NoTurn, locks::LocksError, store::StoreError,
+    accounts::AccountsError, app::BreakError, http::Problem, limits::PerKeyAcquireError, locks::LocksError,
+    store::StoreError,
 };
 
-/// A page that could not be shown, or a form that was not heeded, and why.
+/// The error page of a request.
 #[derive(Debug)]
-pub(super) struct Trouble {
+pub(super) struct PageError {
     status: StatusCode,
     title: &'static str,
     text: String,
@@ -22,18 +23,18 @@ pub(super) struct Trouble {
 
 #[derive(Template)]
 #[template(path = "error.html")]
-struct TroublePage {
-    shell: Shell,
+struct ErrorPage {
+    layout: Layout,
     text: String,
 }
 
-impl Trouble {
+impl PageError {
     fn new(status: StatusCode, title: &'static str, text: impl Into<String>) -> Self {
         Self { status, title, text: text.into(), retry_after: None }
     }
 
     pub(super) fn malformed(text: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "That cannot be understood", text)
+        Self::new(StatusCode::BAD_REQUEST, "Invalid request", text)
     }
 
     pub(super) fn forbidden(text: impl Into<String>) -> Self {
@@ -44,37 +45,37 @@ impl Trouble {
         Self::new(StatusCode::NOT_FOUND, "Not found", text)
     }
 
-    /// A form that was not made for the browser that sends it.
-    pub(super) fn forged() -> Self {
-        let text = "This form was not made for this browser, or it is too old. Nothing was done: go back, load the \
-                    page again, and send it once more. If that does not help, your browser keeps no cookies of this \
-                    site; it takes them by HTTPS only.";
-        Self::new(StatusCode::FORBIDDEN, "Please send that again", text)
+    /// A form whose CSRF token does not belong to the browser.
+    pub(super) fn invalid_csrf() -> Self {
+        let text = "This form was not made for this browser, or it has expired. Nothing was changed. Go back, reload \
+                    the page and submit the form again. If the error persists, allow cookies for this site and open \
+                    it over HTTPS.";
+        Self::new(StatusCode::FORBIDDEN, "Form expired", text)
     }
 
     pub(super) fn too_many(wait: Duration) -> Self {
         let seconds = wait.as_secs() + 1;
-        let text = format!("That was tried too often. It works again in {}.", super::time::for_people(seconds));
-        Self { retry_after: Some(wait), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "Too often", text) }
+        let text = format!("Too many attempts. Try again in {}.", super::time::format_duration(seconds));
+        Self { retry_after: Some(wait), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "Too many requests", text) }
     }
 
-    /// Too many of the visitor's address ask at once.
-    pub(super) fn no_turn(_: NoTurn) -> Self {
-        Self::unavailable("Too many pages are asked for from your address at once. Try again in a moment.")
+    /// The browser's IP address has too many concurrent page requests.
+    pub(super) fn too_concurrent(_: PerKeyAcquireError) -> Self {
+        Self::unavailable("Too many concurrent requests from your IP address. Try again in a moment.")
     }
 
-    /// Too many pages of the account are asked for at once.
-    pub(super) fn no_turn_of_account(_: NoTurn) -> Self {
-        Self::unavailable("Too many pages of this account are asked for at once. Try again in a moment.")
+    /// The account has too many concurrent page requests.
+    pub(super) fn too_concurrent_for_account(_: PerKeyAcquireError) -> Self {
+        Self::unavailable("Too many concurrent requests for this account. Try again in a moment.")
     }
 
     fn unavailable(text: &str) -> Self {
-        let trouble = Self::new(StatusCode::SERVICE_UNAVAILABLE, "Not now", text);
-        Self { retry_after: Some(Duration::from_secs(1)), ..trouble }
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "Service unavailable", text);
+        Self { retry_after: Some(Duration::from_secs(1)), ..error }
     }
 }
 
-impl From<AccountsError> for Trouble {
+impl From<AccountsError> for PageError {
     fn from(error: AccountsError) -> Self {
         match error {
             AccountsError::NotFound { .. } => Self::not_found(sentence(&error)),
@@ -86,25 +87,25 @@ impl From<AccountsError> for Trouble {
             | AccountsError::Namespace(_)
             | AccountsError::TooMany { .. }
             | AccountsError::TooManyTokens { .. }
-            | AccountsError::TooManyEnding { .. }
+            | AccountsError::TooManyExpiring { .. }
             | AccountsError::InUse { .. } => Self::malformed(sentence(&error)),
             AccountsError::SessionEnded | AccountsError::Suspended => Self::forbidden(sentence(&error)),
             _ => {
-                tracing::warn!(%error, "a page could not be shown");
-                Self::unavailable("The account database could not be asked in time. Nothing is lost; try again.")
+                tracing::warn!(%error, "cannot serve a page: the account database failed");
+                Self::unavailable("The account database did not respond in time. No data is lost. Try again.")
             }
         }
     }
 }
 
-impl From<LocksError> for Trouble {
+impl From<LocksError> for PageError {
     fn from(error: LocksError) -> Self {
-        tracing::debug!(%error, "a page could not be shown");
-        Self::unavailable("The lock store could not be asked in time. Nothing is lost; try again.")
+        tracing::debug!(%error, "cannot serve a page: the lock store failed");
+        Self::unavailable("The lock store did not respond in time. No data is lost. Try again.")
     }
 }
 
-impl From<BreakError> for Trouble {
+impl From<BreakError> for PageError {
     fn from(error: BreakError) -> Self {
         match error {
             BreakError::Accounts(error) => error.into(),
@@ -115,19 +116,19 @@ impl From<BreakError> for Trouble {
     }
 }
 
-impl From<StoreError> for Trouble {
+impl From<StoreError> for PageError {
     fn from(error: StoreError) -> Self {
         LocksError::from(error).into()
     }
 }
 
-impl From<Problem> for Trouble {
+impl From<Problem> for PageError {
     fn from(problem: Problem) -> Self {
         Self { retry_after: problem.wait(), ..Self::new(problem.status(), problem.title(), problem.detail()) }
     }
 }
 
-/// An error as people write: it begins with a capital and ends with a full stop.
+/// Formats an error as a sentence: capital first, full stop at the end.
 pub(super) fn sentence(error: &impl ToString) -> String {
     let text = error.to_string();
     let mut chars = text.chars();
@@ -135,10 +136,10 @@ pub(super) fn sentence(error: &impl ToString) -> String {
     format!("{first}{}.", chars.as_str())
 }
 
-impl IntoResponse for Trouble {
+impl IntoResponse for PageError {
     fn into_response(self) -> Response {
-        let page = TroublePage { shell: Shell::of_anybody(self.title), text: self.text };
-        let mut response = (self.status, Page(page)).into_response();
+        let page = ErrorPage { layout: Layout::signed_out(self.title), text: self.text };
+        let mut response = (self.status, HtmlPage(page)).into_response();
         if let Some(wait) = self.retry_after {
             response
                 .headers_mut()

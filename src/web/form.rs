@@ -7,78 +7,84 @@ use axum::{
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    browser::Visitor,
-    error::Trouble,
-    session::{Member, NoMember},
+    browser::Browser,
+    error::PageError,
+    session::{SessionRejection, SessionUser},
 };
 use crate::{accounts::Secret, app::App, http::Body};
 
-/// A form that somebody has sent, and that was made for that browser: no other
-/// site can send it in their name.
+/// The fields of a posted form with a valid CSRF token: another site cannot submit it in the
+/// user's name.
 pub(super) struct Form<By, T> {
     pub by: By,
     pub fields: T,
 }
 
-/// In every form.
+/// A form without fields of its own.
 #[derive(Deserialize)]
-struct Guard {
+pub(super) struct EmptyForm {}
+
+/// The hidden field of every form.
+#[derive(Deserialize)]
+struct CsrfField {
     #[serde(default)]
     csrf: String,
 }
 
-/// Who may send a form.
-pub(super) trait Sender: FromRequestParts<Arc<App>> + Send {
+/// The sender of a form: a signed-in user, or any browser.
+pub(super) trait FormSender: FromRequestParts<Arc<App>> + Send {
     fn csrf(&self) -> Secret;
 }
 
-impl Sender for Member {
+impl FormSender for SessionUser {
     fn csrf(&self) -> Secret {
-        self.visitor.csrf()
+        self.browser.csrf()
     }
 }
 
-impl Sender for Visitor {
+impl FormSender for Browser {
     fn csrf(&self) -> Secret {
         self.csrf_without_session()
     }
 }
 
-/// Why a form is not heeded.
-pub(super) enum Refused<R> {
-    Sender(R),
-    Trouble(Trouble),
+/// Why a form is rejected.
+pub(super) enum FormRejection<R> {
+    FormSender(R),
+    PageError(PageError),
 }
 
-impl<By: Sender, T: DeserializeOwned> FromRequest<Arc<App>> for Form<By, T> {
-    type Rejection = Refused<By::Rejection>;
+impl<By: FormSender, T: DeserializeOwned> FromRequest<Arc<App>> for Form<By, T> {
+    type Rejection = FormRejection<By::Rejection>;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Self::Rejection> {
         let (mut parts, body) = request.into_parts();
-        let by = By::from_request_parts(&mut parts, app).await.map_err(Refused::Sender)?;
+        let by = By::from_request_parts(&mut parts, app).await.map_err(FormRejection::FormSender)?;
         let body = Body::from_request(Request::from_parts(parts, body), app).await;
-        let Body(text) = body.map_err(|problem| Refused::Trouble(problem.into()))?;
-        let read = |text: &str| serde_html_form::from_str::<Guard>(text);
+        let Body(text) = body.map_err(|problem| FormRejection::PageError(problem.into()))?;
+        let read = |text: &str| serde_html_form::from_str::<CsrfField>(text);
         if !read(&text).is_ok_and(|guard| by.csrf().is(&guard.csrf)) {
-            return Err(Refused::Trouble(Trouble::forged()));
+            return Err(FormRejection::PageError(PageError::invalid_csrf()));
         }
         let fields = serde_html_form::from_str(&text);
-        let fields = fields.map_err(|error| Refused::Trouble(Trouble::malformed(format!("The form has {error}."))))?;
+        let fields = fields.map_err(|error| {
+            FormRejection::PageError(PageError::malformed(format!("The form is invalid: {error}.")))
+        })?;
         Ok(Self { by, fields })
     }
 }
 
-impl<R: IntoResponse> IntoResponse for Refused<R> {
+impl<R: IntoResponse> IntoResponse for FormRejection<R> {
     fn into_response(self) -> Response {
         match self {
-            Self::Sender(rejection) => rejection.into_response(),
-            Self::Trouble(trouble) => trouble.into_response(),
+            Self::FormSender(rejection) => rejection.into_response(),
+            Self::PageError(error) => error.into_response(),
         }
     }
 }
 
-impl From<Trouble> for Refused<NoMember> {
-    fn from(trouble: Trouble) -> Self {
-        Self::Trouble(trouble)
+impl From<PageError> for FormRejection<SessionRejection> {
+    fn from(error: PageError) -> Self {
+        Self::PageError(error)
     }
 }

@@ -1,25 +1,28 @@
 use askama::Template;
 
 use super::{
-    browser::Visitor,
-    error::Trouble,
-    layout::{Section, Shell},
-    session::{Member, NoMember},
-    template::Page,
+    browser::Browser,
+    error::PageError,
+    layout::{Layout, Section},
+    session::{SessionRejection, SessionUser},
+    template::HtmlPage,
 };
 
 #[derive(Template)]
 #[template(path = "home.html")]
 pub(super) struct HomePage {
-    shell: Shell,
+    layout: Layout,
     origin: String,
 }
 
-/// `GET /`: what this is, in one screen.
-pub(super) async fn home(visitor: Visitor, member: Result<Member, NoMember>) -> Result<Page<HomePage>, Trouble> {
-    let shell = match &member {
-        Ok(member) => member.shell("Locks over HTTPS", Section::Elsewhere),
-        Err(_) => Shell::of_anybody("Locks over HTTPS"),
+/// `GET /`: the start page.
+pub(super) async fn home(
+    browser: Browser,
+    user: Result<SessionUser, SessionRejection>,
+) -> Result<HtmlPage<HomePage>, PageError> {
+    let layout = match &user {
+        Ok(user) => user.layout("Locks over HTTPS", Section::None),
+        Err(_) => Layout::signed_out("Locks over HTTPS"),
     };
-    Ok(Page(HomePage { shell, origin: visitor.origin }))
+    Ok(HtmlPage(HomePage { layout, origin: browser.origin }))
 }

@@ -1,26 +1,26 @@
-//! What all pages show.
+//! The frame of every page: title, navigation and warnings.
 
-use super::{assets, session::Member};
+use super::{assets, session::SessionUser};
 
-/// What surrounds a page.
-pub(super) struct Shell {
+/// The data of `layout.html`, which every page extends.
+pub(super) struct Layout {
     pub title: String,
     pub section: Section,
-    pub member: Option<MemberView>,
+    pub user: Option<LayoutUser>,
     pub styles: String,
     pub script: String,
 }
 
-/// Who is signed in.
-pub(super) struct MemberView {
+/// The signed-in user, as the layout shows it.
+pub(super) struct LayoutUser {
     pub email: String,
     pub csrf: String,
     pub is_suspended: bool,
-    /// The time of day at which locks are granted again, in a recovery.
+    /// During a recovery: the time of day at which locks are granted again.
     pub recovering_until: Option<String>,
 }
 
-/// Where in the account a page is.
+/// The navigation entry that a page belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Section {
     Locks,
@@ -29,12 +29,12 @@ pub(super) enum Section {
     Security,
     Audit,
     Documents,
-    Elsewhere,
+    None,
 }
 
 impl Section {
-    /// Those of the account, as the page lists them.
-    const OF_ACCOUNT: [(Self, &str, &str); 5] = [
+    /// The sections of the account, in the order of the navigation.
+    const ACCOUNT: [(Self, &str, &str); 5] = [
         (Self::Locks, "/account/locks", "Locks"),
         (Self::Tokens, "/account/tokens", "Tokens"),
         (Self::Plan, "/account/plan", "Plan"),
@@ -43,41 +43,34 @@ impl Section {
     ];
 }
 
-impl Shell {
-    /// The sections of the account: their addresses and names, and whether this is
-    /// one.
+impl Layout {
+    /// The sections of the account: path, name, and whether this page belongs to it.
     pub(super) fn sections(&self) -> impl Iterator<Item = (&'static str, &'static str, bool)> {
-        Section::OF_ACCOUNT.into_iter().map(|(section, address, name)| (address, name, section == self.section))
+        Section::ACCOUNT.into_iter().map(|(section, path, name)| (path, name, section == self.section))
     }
 
     pub(super) fn is_documents(&self) -> bool {
         self.section == Section::Documents
     }
 
-    fn new(title: &str, section: Section, member: Option<MemberView>) -> Self {
-        Self {
-            title: title.to_owned(),
-            section,
-            member,
-            styles: assets::STYLES.address(),
-            script: assets::SCRIPT.address(),
-        }
+    fn new(title: &str, section: Section, user: Option<LayoutUser>) -> Self {
+        Self { title: title.to_owned(), section, user, styles: assets::STYLES.url(), script: assets::SCRIPT.url() }
     }
 
-    pub(super) fn of_anybody(title: &str) -> Self {
-        Self::new(title, Section::Elsewhere, None)
+    pub(super) fn signed_out(title: &str) -> Self {
+        Self::new(title, Section::None, None)
     }
 
-    pub(super) fn of_reader(title: &str) -> Self {
+    pub(super) fn for_documents(title: &str) -> Self {
         Self::new(title, Section::Documents, None)
     }
 
-    pub(super) fn of_member(title: &str, section: Section, member: &Member) -> Self {
-        let view = MemberView {
-            email: member.session.account.email.clone(),
-            csrf: member.visitor.csrf().reveal().to_owned(),
-            is_suspended: member.session.account.suspended_at.is_some(),
-            recovering_until: member.recovering_until.map(|until| until.strftime("%H:%M:%S UTC").to_string()),
+    pub(super) fn for_user(title: &str, section: Section, user: &SessionUser) -> Self {
+        let view = LayoutUser {
+            email: user.session.account.email.clone(),
+            csrf: user.browser.csrf().reveal().to_owned(),
+            is_suspended: user.session.account.suspended_at.is_some(),
+            recovering_until: user.recovering_until.map(|until| until.strftime("%H:%M:%S UTC").to_string()),
         };
         Self::new(title, section, Some(view))
     }

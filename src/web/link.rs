@@ -9,95 +9,95 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    browser::Visitor,
-    error::{Trouble, sentence},
+    browser::Browser,
+    error::{PageError, sentence},
     form::Form,
-    layout::Shell,
-    template::Page,
+    layout::Layout,
+    template::HtmlPage,
 };
 use crate::{
-    accounts::{AccountsError, Link, Password, Secret},
+    accounts::{AccountsError, Password, Secret, SignUpLink},
     app::App,
-    limits::Attempt,
+    limits::LimitedAction,
 };
 
 #[derive(Template)]
 #[template(path = "link.html")]
 struct LinkPage {
-    shell: Shell,
+    layout: Layout,
     csrf: String,
-    address: String,
-    /// Set when it is not to be chosen.
+    action: String,
+    /// Set when the user cannot choose the address.
     email: Option<String>,
     typed_email: String,
     is_invitation: bool,
-    complaint: String,
+    form_error: String,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Chosen {
+pub(super) struct LinkForm {
     #[serde(default)]
     email: String,
     password: String,
 }
 
-/// `GET /account/link/{secret}`: an invitation, or a way to a new password.
+/// `GET /account/link/{secret}`: the form of an invitation or of a password reset.
 pub(super) async fn link(
     State(app): State<Arc<App>>,
-    visitor: Visitor,
+    browser: Browser,
     Path(secret): Path<String>,
-) -> Result<Response, Trouble> {
-    let (secret, link) = find(&app, &visitor, &secret).await?;
-    Ok(page(&visitor, &secret, link, String::new(), String::new()))
+) -> Result<Response, PageError> {
+    let (secret, link) = find(&app, &browser, &secret).await?;
+    Ok(render(&browser, &secret, link, String::new(), String::new()))
 }
 
-/// `POST /account/link/{secret}`: uses it up.
+/// `POST /account/link/{secret}`: sets the password and invalidates the link.
 pub(super) async fn use_link(
     State(app): State<Arc<App>>,
     Path(secret): Path<String>,
-    Form { by: visitor, fields }: Form<Visitor, Chosen>,
-) -> Result<Response, Trouble> {
-    let (secret, link) = find(&app, &visitor, &secret).await?;
+    Form { by: browser, fields }: Form<Browser, LinkForm>,
+) -> Result<Response, PageError> {
+    let (secret, link) = find(&app, &browser, &secret).await?;
     let typed = fields.email.trim().to_owned();
-    let after = if matches!(link, Link::Reset(_)) { "password" } else { "sign-up" };
+    let after = if matches!(link, SignUpLink::Reset(_)) { "password" } else { "sign-up" };
     match app.database.use_link(&secret, &typed, Password::typed(&fields.password)).await {
         Ok(true) => Ok(Redirect::to(&format!("/account/sign-in?after={after}")).into_response()),
-        Ok(false) => Err(gone()),
+        Ok(false) => Err(invalid_link()),
         Err(error @ (AccountsError::Email(_) | AccountsError::Password(_))) => {
-            Ok((StatusCode::BAD_REQUEST, page(&visitor, &secret, link, typed, sentence(&error))).into_response())
+            Ok((StatusCode::BAD_REQUEST, render(&browser, &secret, link, typed, sentence(&error))).into_response())
         }
         Err(error) => Err(error.into()),
     }
 }
 
-async fn find(app: &App, visitor: &Visitor, secret: &str) -> Result<(Secret, Link), Trouble> {
-    if let Some(address) = visitor.address
-        && let Some(wait) = app.attempts.refusal(Attempt::LinkFrom(address)).await?
+async fn find(app: &App, browser: &Browser, secret: &str) -> Result<(Secret, SignUpLink), PageError> {
+    if let Some(address) = browser.address
+        && let Some(wait) = app.action_rates.count(LimitedAction::LinkFrom(address)).await?
     {
-        return Err(Trouble::too_many(wait));
+        return Err(PageError::too_many(wait));
     }
-    let secret = Secret::parse(secret).ok_or_else(gone)?;
-    let link = app.database.find_link(&secret).await?.ok_or_else(gone)?;
+    let secret = Secret::parse(secret).ok_or_else(invalid_link)?;
+    let link = app.database.find_link(&secret).await?.ok_or_else(invalid_link)?;
     Ok((secret, link))
 }
 
-fn gone() -> Trouble {
-    Trouble::not_found("This link has been used, or it is too old. Ask whoever runs this server for another.")
+fn invalid_link() -> PageError {
+    PageError::not_found("This link was used already or has expired. Ask the operator of this server for a new one.")
 }
 
-fn page(visitor: &Visitor, secret: &Secret, link: Link, typed_email: String, complaint: String) -> Response {
+fn render(browser: &Browser, secret: &Secret, link: SignUpLink, typed_email: String, form_error: String) -> Response {
     let (email, is_invitation) = match link {
-        Link::Reset(account) => (Some(account.email), false),
-        Link::Invitation { email, .. } => (email, true),
+        SignUpLink::Reset(account) => (Some(account.email), false),
+        SignUpLink::Invitation { email, .. } => (email, true),
     };
     let page = LinkPage {
-        shell: Shell::of_anybody(if is_invitation { "Make your account" } else { "Choose a new password" }),
-        csrf: visitor.csrf_without_session().reveal().to_owned(),
-        address: format!("/account/link/{}", secret.reveal()),
+        layout: Layout::signed_out(if is_invitation { "Create account" } else { "Reset password" }),
+        csrf: browser.csrf_without_session().reveal().to_owned(),
+        action: format!("/account/link/{}", secret.reveal()),
         email,
         typed_email,
         is_invitation,
-        complaint,
+        form_error,
     };
-    (visitor.remembered(), Page(page)).into_response()
+    (browser.browser_cookie(), HtmlPage(page)).into_response()
 }

@@ -12,64 +12,79 @@ use tokio::{
 };
 
 use super::{
-    aside::parts,
-    error::Trouble,
-    locks::{LocksQuery, Rows},
-    session::Member,
+    error::PageError,
+    locks::{LockRows, LocksQuery},
+    page_runtime::stream_items,
+    session::SessionUser,
 };
 use crate::{
     accounts::Secret,
     app::App,
-    limits::Share,
+    limits::PerKeyPermit,
     lock::{AccountId, Namespace},
 };
 
-/// How often to look for what has changed.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// In how many of these looks to ask once whether the session has ended.
-const LOOKS_BETWEEN_CHECKS: u32 = 5;
-/// After how long the browser has to ask again: before this server or a balancer
-/// takes it for one that has gone, since it says nothing meanwhile.
-const LIFE: Duration = Duration::from_secs(55);
-/// How soon it asks then.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// When to ask again where as many look as may.
+/// Interval between two reads of the list.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The session is checked once in this many polls.
+const POLLS_PER_SESSION_CHECK: u32 = 5;
+/// The stream ends after this time and the browser reconnects: the browser sends nothing, and
+/// a longer stream could hit the idle timeout of this server or of a load balancer.
+const STREAM_MAX: Duration = Duration::from_secs(55);
+/// Delay of the browser's reconnect.
+const RECONNECT_AFTER: Duration = Duration::from_millis(500);
+/// `Retry-After` when the limit of live lists is reached.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 
-/// What a look needs.
-struct Look {
+/// The state of one stream of live updates.
+struct LiveUpdates {
     app: Arc<App>,
     session: Secret,
     namespaces: Vec<Namespace>,
     query: LocksQuery,
     tick: Interval,
     ends: Instant,
-    looks: u32,
-    seen: Option<String>,
+    polls: u32,
+    /// Fingerprint of the rows sent last.
+    last_sent: Option<String>,
     account: AccountId,
-    /// Its place among those who look.
-    _place: (Share<AccountId>, OwnedSemaphorePermit),
+    /// The permits of the per-account and the global limit of live lists.
+    _permits: (PerKeyPermit<AccountId>, OwnedSemaphorePermit),
 }
 
-/// `GET /account/locks/live`: the rows of the page whenever something has changed,
-/// as server-sent events.
+/// `GET /account/locks/live`: server-sent events with the rendered rows, one after each change.
 pub(super) async fn live(
     State(app): State<Arc<App>>,
-    member: Member,
+    user: SessionUser,
     Query(query): Query<LocksQuery>,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Trouble> {
-    let account = member.account();
-    let place = app.page.live_of.admit(account).zip(app.page.live.clone().try_acquire_owned().ok());
-    let place = place.ok_or_else(|| Trouble::too_many(RETRY_AFTER))?;
-    let session = member.visitor.session.clone().ok_or_else(Trouble::forged)?;
-    let namespaces = member.namespaces(&app).await?;
-    let mut tick = interval(LOOK_INTERVAL);
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, PageError> {
+    let account = user.account();
+    let permits = app
+        .pages
+        .live_views_per_account
+        .try_acquire(account)
+        .zip(app.pages.live_views.clone().try_acquire_owned().ok());
+    let permits = permits.ok_or_else(|| PageError::too_many(RETRY_AFTER))?;
+    let session = user.browser.session.clone().ok_or_else(PageError::invalid_csrf)?;
+    let namespaces = user.namespaces(&app).await?;
+    let mut tick = interval(POLL_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let ends = Instant::now() + LIFE;
-    let mut look = Look { app, session, namespaces, query, tick, ends, looks: 0, seen: None, account, _place: place };
-    let events = parts(|shown| async move {
-        while let Some(event) = look.next().await {
-            if shown.send(Ok(event)).await.is_err() {
+    let ends = Instant::now() + STREAM_MAX;
+    let mut updates = LiveUpdates {
+        app,
+        session,
+        namespaces,
+        query,
+        tick,
+        ends,
+        polls: 0,
+        last_sent: None,
+        account,
+        _permits: permits,
+    };
+    let events = stream_items(|sender| async move {
+        while let Some(event) = updates.next().await {
+            if sender.send(Ok(event)).await.is_err() {
                 return;
             }
         }
@@ -77,8 +92,8 @@ pub(super) async fn live(
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
 
-impl Look {
-    /// Waits until something has changed; `None` when it is over.
+impl LiveUpdates {
+    /// Waits for the next change; `None` ends the stream.
     async fn next(&mut self) -> Option<Event> {
         loop {
             let draining = self.app.draining.clone();
@@ -89,21 +104,23 @@ impl Look {
             if self.ends <= Instant::now() || !self.is_signed_in().await {
                 return None;
             }
-            self.looks += 1;
-            let rows = Rows::read(&self.app, self.account, &self.namespaces, &self.query).await;
-            // Without an answer the next look tells.
+            self.polls += 1;
+            let rows = LockRows::read(&self.app, self.account, &self.namespaces, &self.query).await;
+            // On an error the next poll retries.
             let Ok(rows) = rows else { continue };
-            let gist = rows.gist();
-            if self.seen.as_ref() != Some(&gist) {
-                self.seen = Some(gist);
-                return Some(Event::default().event("locks").retry(ASK_AGAIN).data(rows.render().unwrap_or_default()));
+            let fingerprint = rows.fingerprint();
+            if self.last_sent.as_ref() != Some(&fingerprint) {
+                self.last_sent = Some(fingerprint);
+                return Some(
+                    Event::default().event("locks").retry(RECONNECT_AFTER).data(rows.render().unwrap_or_default()),
+                );
             }
         }
     }
 
-    /// An ended session sees nothing more; without an answer it may go on.
+    /// Whether the session is still valid; a database error counts as valid.
     async fn is_signed_in(&mut self) -> bool {
-        if !self.looks.is_multiple_of(LOOKS_BETWEEN_CHECKS) {
+        if !self.polls.is_multiple_of(POLLS_PER_SESSION_CHECK) {
             return true;
         }
         !matches!(self.app.database.find_session(&self.session).await, Ok(None))

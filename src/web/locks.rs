@@ -5,20 +5,20 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 
 use super::{
-    error::Trouble,
-    layout::{Section, Shell},
-    session::{Member, find_namespace, name_of},
-    template::Page,
-    time::Moment,
+    error::PageError,
+    layout::{Layout, Section},
+    session::{SessionUser, find_namespace, name_of},
+    template::HtmlPage,
+    time::DisplayTime,
 };
 use crate::{
     app::App,
     http::{cursor_text, parse_cursor},
     lock::{AccountId, Holder, Namespace, Owner},
-    locks::{Crowd, ListRequest, LockId, Page as LockPage, Waiter},
+    locks::{ListRequest, LockKey, LockPage, Waiter, WaiterList},
 };
 
-/// Which locks to show.
+/// The query string of the list of locks.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct LocksQuery {
     /// Empty for all.
@@ -33,102 +33,104 @@ pub(super) struct LocksQuery {
 #[derive(Template)]
 #[template(path = "locks.html")]
 pub(super) struct LocksPage {
-    shell: Shell,
+    layout: Layout,
     query: LocksQuery,
     namespaces: Vec<Namespace>,
     live: String,
-    rows: Rows,
+    rows: LockRows,
 }
 
-/// What changes while somebody looks.
+/// The part of the page that live updates replace.
 #[derive(Template)]
 #[template(path = "lock_rows.html")]
-pub(super) struct Rows {
-    locks: Vec<LockView>,
+pub(super) struct LockRows {
+    locks: Vec<LockRow>,
     next: Option<String>,
     is_first: bool,
-    is_narrowed: bool,
+    is_filtered: bool,
 }
 
-struct LockView {
+struct LockRow {
     name: String,
     namespace: String,
-    holder: HolderView,
+    holder: HolderDetails,
     waiting: u64,
-    first: Vec<WaiterView>,
-    /// Behind the address of a page about this lock.
+    first: Vec<WaiterRow>,
+    /// The query string of the pages about this lock.
     query: String,
 }
 
-/// Whose a lock is.
-pub(super) struct HolderView {
+/// The holder of a lock, as pages show it.
+pub(super) struct HolderDetails {
     pub owner: String,
     pub label: String,
     pub note: String,
     pub fence: String,
-    pub since: Moment,
-    pub until: Moment,
+    pub since: DisplayTime,
+    pub until: DisplayTime,
 }
 
-struct WaiterView {
+struct WaiterRow {
     owner: String,
     label: String,
     note: String,
     is_own: bool,
 }
 
-impl Rows {
-    /// How many locks a page shows.
-    const COUNT_MAX: usize = 35;
+impl LockRows {
+    /// Locks on one page.
+    const PAGE_LOCKS: usize = 35;
 
-    /// Those that an account holds.
+    /// Reads the locks that an account holds.
     pub(super) async fn read(
         app: &App,
         account: AccountId,
         namespaces: &[Namespace],
         query: &LocksQuery,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, PageError> {
         let within = match query.namespace.as_str() {
             "" => None,
             name => Some(find_namespace(namespaces, name)?.id),
         };
         let after = match query.cursor.as_str() {
             "" => None,
-            text => Some(parse_cursor(text.to_owned()).map_err(|_| Trouble::malformed("There is no such page."))?),
+            text => Some(parse_cursor(text.to_owned()).map_err(|_| PageError::malformed("Invalid page cursor."))?),
         };
         let request =
-            ListRequest { account, namespace: within, prefix: query.prefix.clone(), limit: Self::COUNT_MAX, after };
-        // Pages have a rate of their own.
+            ListRequest { account, namespace: within, prefix: query.prefix.clone(), limit: Self::PAGE_LOCKS, after };
+        // Uncounted: pages are limited by `SessionUser::RATE`.
         let page = app.locks.list_uncounted(request).await?;
-        let ids: Vec<LockId> = page.locks.iter().map(|(lock, _)| lock.clone()).collect();
-        let crowds = app.locks.crowds(account, &ids).await?;
-        Ok(Self::new(&page, crowds, namespaces, query))
+        let ids: Vec<LockKey> = page.locks.iter().map(|(lock, _)| lock.clone()).collect();
+        let waiters = app.locks.list_waiters(account, &ids).await?;
+        Ok(Self::new(&page, waiters, namespaces, query))
     }
 
-    fn new(page: &LockPage, crowds: Vec<Crowd>, namespaces: &[Namespace], query: &LocksQuery) -> Self {
-        let lock = |((lock, holder), crowd): (&(LockId, Holder), Crowd)| LockView::new(lock, holder, crowd, namespaces);
+    fn new(page: &LockPage, waiters: Vec<WaiterList>, namespaces: &[Namespace], query: &LocksQuery) -> Self {
+        let lock = |((lock, holder), waiters): (&(LockKey, Holder), WaiterList)| {
+            LockRow::new(lock, holder, waiters, namespaces)
+        };
         let next = page.next.as_ref().map(|cursor| {
             let next = LocksQuery { cursor: cursor_text(cursor), ..query.clone() };
-            format!("/account/locks?{}", next.text())
+            format!("/account/locks?{}", next.encode())
         });
         Self {
-            locks: page.locks.iter().zip(crowds).map(lock).collect(),
+            locks: page.locks.iter().zip(waiters).map(lock).collect(),
             next,
             is_first: query.cursor.is_empty(),
-            is_narrowed: !(query.namespace.is_empty() && query.prefix.is_empty()),
+            is_filtered: !(query.namespace.is_empty() && query.prefix.is_empty()),
         }
     }
 
-    /// What two of them differ in if anything has changed but the time.
-    pub(super) fn gist(&self) -> String {
-        let lock = |lock: &LockView| {
+    /// Differs between two lists if anything but the current time differs.
+    pub(super) fn fingerprint(&self) -> String {
+        let lock = |lock: &LockRow| {
             let waiters =
                 lock.first.iter().map(|waiter| format!("{}\t{}\t{}\n", waiter.owner, waiter.label, waiter.note));
-            let HolderView { fence, until, note, .. } = &lock.holder;
+            let HolderDetails { fence, until, note, .. } = &lock.holder;
             format!(
                 "{}\n{fence}\n{}\n{note}\n{}\n{}",
                 lock.query,
-                until.exact(),
+                until.rfc3339(),
                 lock.waiting,
                 waiters.collect::<String>()
             )
@@ -138,16 +140,16 @@ impl Rows {
 }
 
 impl LocksQuery {
-    /// As it stands behind an address.
-    fn text(&self) -> String {
+    /// Encodes the query string.
+    fn encode(&self) -> String {
         let fields = [("namespace", &self.namespace), ("prefix", &self.prefix), ("cursor", &self.cursor)];
         let given = fields.into_iter().filter(|(_, value)| !value.is_empty());
         form_urlencoded::Serializer::new(String::new()).extend_pairs(given).finish()
     }
 }
 
-impl LockView {
-    fn new(lock: &LockId, holder: &Holder, crowd: Crowd, namespaces: &[Namespace]) -> Self {
+impl LockRow {
+    fn new(lock: &LockKey, holder: &Holder, waiters: WaiterList, namespaces: &[Namespace]) -> Self {
         let namespace = name_of(namespaces, lock.namespace).to_owned();
         let query = form_urlencoded::Serializer::new(String::new())
             .append_pair("namespace", &namespace)
@@ -156,9 +158,9 @@ impl LockView {
         Self {
             name: lock.name.as_str().to_owned(),
             namespace,
-            holder: HolderView::new(holder),
-            waiting: crowd.waiting,
-            first: crowd.first.into_iter().map(WaiterView::new).collect(),
+            holder: HolderDetails::new(holder),
+            waiting: waiters.waiting,
+            first: waiters.first.into_iter().map(WaiterRow::new).collect(),
             query,
         }
     }
@@ -168,24 +170,24 @@ impl LockView {
     }
 }
 
-impl HolderView {
+impl HolderDetails {
     pub(super) fn new(holder: &Holder) -> Self {
         Self {
             owner: holder.owner.as_ref().map_or("", Owner::as_str).to_owned(),
             label: holder.label.as_str().to_owned(),
             note: holder.note.as_str().to_owned(),
             fence: holder.fence.to_string(),
-            since: Moment(holder.acquired_at),
-            until: Moment(holder.expires_at),
+            since: DisplayTime(holder.acquired_at),
+            until: DisplayTime(holder.expires_at),
         }
     }
 }
 
-impl WaiterView {
+impl WaiterRow {
     fn new(waiter: Waiter) -> Self {
         match waiter {
             Waiter::Own { owner, label, note } => Self { owner, label, note, is_own: true },
-            Waiter::OfAnother => {
+            Waiter::OfAnotherAccount => {
                 Self { owner: String::new(), label: String::new(), note: String::new(), is_own: false }
             }
         }
@@ -195,11 +197,11 @@ impl WaiterView {
 /// `GET /account/locks`.
 pub(super) async fn locks(
     State(app): State<Arc<App>>,
-    member: Member,
+    user: SessionUser,
     Query(query): Query<LocksQuery>,
-) -> Result<Page<LocksPage>, Trouble> {
-    let namespaces = member.namespaces(&app).await?;
-    let rows = Rows::read(&app, member.account(), &namespaces, &query).await?;
-    let live = format!("/account/locks/live?{}", query.text());
-    Ok(Page(LocksPage { shell: member.shell("Locks", Section::Locks), query, namespaces, live, rows }))
+) -> Result<HtmlPage<LocksPage>, PageError> {
+    let namespaces = user.namespaces(&app).await?;
+    let rows = LockRows::read(&app, user.account(), &namespaces, &query).await?;
+    let live = format!("/account/locks/live?{}", query.encode());
+    Ok(HtmlPage(LocksPage { layout: user.layout("Locks", Section::Locks), query, namespaces, live, rows }))
 }

@@ -4,56 +4,56 @@ use axum::{extract::State, response::Redirect};
 use serde::Deserialize;
 
 use super::{
-    error::Trouble,
+    error::PageError,
     form::Form,
-    session::{Member, find_namespace},
+    session::{SessionUser, find_namespace},
 };
-use crate::{app::App, limits::Attempt, lock::NamespaceId, locks::ListRequest};
+use crate::{app::App, limits::LimitedAction, lock::NamespaceId, locks::ListRequest};
 
 #[derive(Deserialize)]
-pub(super) struct OneNamespace {
+pub(super) struct NamespaceForm {
     name: String,
 }
 
 /// `POST /account/namespaces`.
-pub(super) async fn make_namespace(
+pub(super) async fn create_namespace(
     State(app): State<Arc<App>>,
-    Form { by: member, fields }: Form<Member, OneNamespace>,
-) -> Result<Redirect, Trouble> {
-    member.may_change(&app, Attempt::ChangeOf).await?;
-    app.database.create_namespace(member.session.actor(), &member.account().to_string(), fields.name.trim()).await?;
+    Form { by: user, fields }: Form<SessionUser, NamespaceForm>,
+) -> Result<Redirect, PageError> {
+    user.require_change_allowed(&app, LimitedAction::ChangeOf).await?;
+    app.database.create_namespace(user.session.actor(), &user.account().to_string(), fields.name.trim()).await?;
     Ok(Redirect::to("/account/plan"))
 }
 
-/// `POST /account/namespaces/remove`: removes one in which no lock is held. What is
-/// acquired in the second until all servers know lapses, and is seen by nobody.
-pub(super) async fn remove_namespace(
+/// `POST /account/namespaces/remove`: removes a namespace without held locks. All servers see
+/// the removal within a second; a lock acquired in it meanwhile expires unseen.
+pub(super) async fn delete_namespace(
     State(app): State<Arc<App>>,
-    Form { by: member, fields }: Form<Member, OneNamespace>,
-) -> Result<Redirect, Trouble> {
-    member.may_act()?;
-    let namespaces = member.namespaces(&app).await?;
+    Form { by: user, fields }: Form<SessionUser, NamespaceForm>,
+) -> Result<Redirect, PageError> {
+    user.require_active()?;
+    let namespaces = user.namespaces(&app).await?;
     let namespace = find_namespace(&namespaces, &fields.name)?;
-    if holds_any(&app, &member, namespace.id).await? {
-        return Err(Trouble::malformed(format!(
-            "Locks are held in {:?}; it can be removed when it is empty.",
+    if holds_any(&app, &user, namespace.id).await? {
+        return Err(PageError::malformed(format!(
+            "Locks are held in the namespace {:?}. Release them first.",
             fields.name
         )));
     }
-    app.database.remove_namespace(member.session.actor(), &member.account().to_string(), &fields.name).await?;
+    app.database.delete_namespace(user.session.actor(), &user.account().to_string(), &fields.name).await?;
     Ok(Redirect::to("/account/plan"))
 }
 
-async fn holds_any(app: &App, member: &Member, namespace: NamespaceId) -> Result<bool, Trouble> {
+async fn holds_any(app: &App, user: &SessionUser, namespace: NamespaceId) -> Result<bool, PageError> {
     let mut request = ListRequest {
-        account: member.account(),
+        account: user.account(),
         namespace: Some(namespace),
         prefix: String::new(),
         limit: 1,
         after: None,
     };
     loop {
-        // Pages have a rate of their own.
+        // Uncounted: pages are limited by `SessionUser::RATE`.
         let page = app.locks.list_uncounted(request.clone()).await?;
         match page.next {
             _ if !page.locks.is_empty() => return Ok(true),

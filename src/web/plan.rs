@@ -6,39 +6,39 @@ use serde::Deserialize;
 
 use super::{
     chart::Chart,
-    error::Trouble,
+    error::PageError,
     form::Form,
-    layout::{Section, Shell},
-    session::Member,
-    template::Page,
+    layout::{Layout, Section},
+    session::SessionUser,
+    template::HtmlPage,
 };
 use crate::{
     accounts::{NamespaceInfo, Plan},
     app::App,
-    limits::Attempt,
-    lock::{Lease, Payment, parse_duration_ms},
-    locks::{Census, Looked},
+    limits::LimitedAction,
+    lock::{Lease, RateCharge, parse_duration_ms},
+    locks::{ReadOutcome, Usage},
 };
 
 #[derive(Template)]
 #[template(path = "plan.html")]
 pub(super) struct PlanPage {
-    shell: Shell,
+    layout: Layout,
     plan: Plan,
-    figures: Figures,
+    usage: PlanUsage,
     chart: Chart,
-    /// What requests get that ask for no lease.
+    /// The lease of requests without the parameter `lease`.
     lease: Lease,
     has_own_lease: bool,
     can_choose_lease: bool,
     namespaces: Vec<NamespaceInfo>,
-    /// Plans that have what this one lacks.
-    with_leases: Vec<String>,
-    with_namespaces: Vec<String>,
+    /// Names of the plans that have the feature.
+    plans_with_leases: Vec<String>,
+    plans_with_namespaces: Vec<String>,
 }
 
-/// What is used and what the plan allows, as people read numbers.
-struct Figures {
+/// Usage and the plan's limits, formatted with thousands separators.
+struct PlanUsage {
     held: String,
     locks_max: String,
     waiting: String,
@@ -50,46 +50,46 @@ struct Figures {
 }
 
 #[derive(Deserialize)]
-pub(super) struct OwnLease {
-    /// Empty for the plan's.
+pub(super) struct LeaseForm {
+    /// Empty for the plan's default.
     lease: String,
 }
 
-/// `GET /account/plan`: what the plan allows beside what is used.
-pub(super) async fn plan(State(app): State<Arc<App>>, member: Member) -> Result<Page<PlanPage>, Trouble> {
-    let census = match app.locks.census(member.account(), &Payment::Paid).await?.outcome {
-        Looked::Found(census) => census,
-        // Pages have a rate of their own.
-        Looked::RateLimited { retry_after } => return Err(Trouble::too_many(retry_after)),
+/// `GET /account/plan`: usage and the plan's limits.
+pub(super) async fn plan(State(app): State<Arc<App>>, user: SessionUser) -> Result<HtmlPage<PlanPage>, PageError> {
+    let usage = match app.locks.usage(user.account(), &RateCharge::Done).await?.outcome {
+        ReadOutcome::Found(usage) => usage,
+        // Unreachable with `Paid`: pages are limited by `SessionUser::RATE`.
+        ReadOutcome::RateLimited { retry_after } => return Err(PageError::too_many(retry_after)),
     };
-    let chart = Chart::new(&app.locks.activity(member.account()).await?);
-    let namespaces = app.database.list_namespaces(&member.account().to_string()).await?;
-    let tokens = app.database.count_live_tokens(member.account()).await?;
+    let chart = Chart::new(&app.locks.activity(user.account()).await?);
+    let namespaces = app.database.list_namespaces(&user.account().to_string()).await?;
+    let tokens = app.database.count_live_tokens(user.account()).await?;
     let plans = app.database.list_plans().await?;
     let names = |has: fn(&Plan) -> bool| plans.iter().filter(|plan| has(plan)).map(|plan| plan.name.clone()).collect();
-    let plan = member.session.plan.clone();
-    let own = member.session.account.lease_ms.map(|ms| Lease::from_ms(ms.max(0) as u64));
+    let plan = user.session.plan.clone();
+    let own = user.session.account.lease_ms.map(|ms| Lease::from_ms(ms.max(0) as u64));
     let lease = own.unwrap_or(plan.lease_default).max(plan.lease_min).min(plan.lease_max);
-    Ok(Page(PlanPage {
-        shell: member.shell("Plan", Section::Plan),
-        figures: Figures::new(&plan, census, tokens),
+    Ok(HtmlPage(PlanPage {
+        layout: user.layout("Plan", Section::Plan),
+        usage: PlanUsage::new(&plan, usage, tokens),
         chart,
         lease,
         has_own_lease: own.is_some(),
         can_choose_lease: chooses_lease(&plan),
         namespaces,
-        with_leases: names(chooses_lease),
-        with_namespaces: names(|plan| plan.private_namespaces),
+        plans_with_leases: names(chooses_lease),
+        plans_with_namespaces: names(|plan| plan.private_namespaces),
         plan,
     }))
 }
 
-impl Figures {
-    fn new(plan: &Plan, census: Census, tokens: u64) -> Self {
+impl PlanUsage {
+    fn new(plan: &Plan, usage: Usage, tokens: u64) -> Self {
         Self {
-            held: grouped(census.held),
+            held: grouped(usage.held),
             locks_max: grouped(plan.locks_max),
-            waiting: grouped(census.waiting),
+            waiting: grouped(usage.waiting),
             waiters_max: grouped(plan.waiters_max),
             tokens: grouped(tokens),
             tokens_max: grouped(plan.tokens_max),
@@ -99,7 +99,7 @@ impl Figures {
     }
 }
 
-/// With a comma before every three digits.
+/// Formats a number with a comma before every three digits.
 fn grouped(number: impl Into<u64>) -> String {
     let digits = number.into().to_string();
     let mut grouped = String::new();
@@ -119,17 +119,17 @@ fn chooses_lease(plan: &Plan) -> bool {
 /// `POST /account/plan/lease`.
 pub(super) async fn set_lease(
     State(app): State<Arc<App>>,
-    Form { by: member, fields }: Form<Member, OwnLease>,
-) -> Result<Redirect, Trouble> {
-    member.may_act()?;
+    Form { by: user, fields }: Form<SessionUser, LeaseForm>,
+) -> Result<Redirect, PageError> {
+    user.require_active()?;
     let lease = match fields.lease.trim() {
         "" => None,
         text => {
             let ms = parse_duration_ms(text);
-            Some(Lease::from_ms(ms.map_err(|error| Trouble::malformed(format!("This is no lease: {error}.")))?))
+            Some(Lease::from_ms(ms.map_err(|error| PageError::malformed(format!("Invalid lease: {error}.")))?))
         }
     };
-    member.may_change(&app, Attempt::ChangeOf).await?;
-    app.database.set_lease(member.session.actor(), &member.account().to_string(), lease).await?;
+    user.require_change_allowed(&app, LimitedAction::ChangeOf).await?;
+    app.database.set_lease(user.session.actor(), &user.account().to_string(), lease).await?;
     Ok(Redirect::to("/account/plan"))
 }

@@ -5,38 +5,38 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{error::Trouble, layout::Shell, template::Page};
-use crate::http::{Explained, explained_problems, not_found};
+use super::{error::PageError, layout::Layout, template::HtmlPage};
+use crate::http::{ProblemExplanation, not_found, problem_explanations};
 
 #[derive(Template)]
 #[template(path = "problem.html")]
 struct ProblemPage {
-    shell: Shell,
-    problem: Explained,
+    layout: Layout,
+    problem: ProblemExplanation,
 }
 
-/// `GET /problems/{slug}`: what a problem's `type` leads to, for browsers as a
-/// page and for everybody else as a text.
+/// `GET /problems/{slug}`: the explanation of a problem type, as HTML for browsers and as
+/// plain text for other clients.
 pub(super) async fn problem(Path(slug): Path<String>, headers: HeaderMap) -> Response {
-    let Some(problem) = explained_problems().find(|problem| problem.slug == slug) else {
+    let Some(problem) = problem_explanations().find(|problem| problem.slug == slug) else {
         return no_page(headers).await;
     };
     if wants_page(&headers) {
-        return Page(ProblemPage { shell: Shell::of_reader(problem.title), problem }).into_response();
+        return HtmlPage(ProblemPage { layout: Layout::for_documents(problem.title), problem }).into_response();
     }
-    let Explained { title, status, explanation, .. } = problem;
+    let ProblemExplanation { title, status, explanation, .. } = problem;
     format!("{title} ({status})\n\n{explanation}\n").into_response()
 }
 
-/// Whatever no route has.
+/// The fallback of unknown paths.
 pub(super) async fn no_page(headers: HeaderMap) -> Response {
     match wants_page(&headers) {
-        true => Trouble::not_found("There is no such page.").into_response(),
+        true => PageError::not_found("This page does not exist.").into_response(),
         false => not_found(),
     }
 }
 
-/// Browsers name HTML; `*/*` is what programs say.
+/// Browsers accept `text/html` by name; programs send `*/*`.
 fn wants_page(headers: &HeaderMap) -> bool {
     let mut accepted = headers.get_all(header::ACCEPT).iter().filter_map(|field| field.to_str().ok());
     accepted.any(|field| field.contains("text/html"))

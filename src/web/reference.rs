@@ -4,94 +4,96 @@ use askama::Template;
 use axum::extract::State;
 use serde_json::Value;
 
-use super::{layout::Shell, template::Page};
+use super::{layout::Layout, template::HtmlPage};
 use crate::{app::App, http::description};
 
 #[derive(Template)]
 #[template(path = "reference.html")]
 pub(super) struct ReferencePage {
-    shell: Shell,
-    groups: &'static [Group],
+    layout: Layout,
+    groups: &'static [ReferenceGroup],
 }
 
-/// Operations that belong together.
-struct Group {
+/// The operations of one OpenAPI tag.
+struct ReferenceGroup {
     name: String,
     about: String,
-    operations: Vec<Operation>,
+    operations: Vec<ReferenceOperation>,
 }
 
-struct Operation {
+struct ReferenceOperation {
     id: String,
     method: String,
     path: String,
     summary: String,
     about: String,
-    /// In the path and the query string.
-    parameters: Vec<Member>,
-    /// In a body, which may have one of several forms.
-    body: Vec<Vec<Member>>,
-    answers: Vec<Answer>,
-    /// The statuses of problems, which are explained elsewhere.
+    /// Parameters in the path and the query string.
+    parameters: Vec<ReferenceField>,
+    /// The fields of the body, one list for each variant of its schema.
+    body: Vec<Vec<ReferenceField>>,
+    responses: Vec<ReferenceResponse>,
+    /// The status codes of problem responses.
     problems: Vec<String>,
 }
 
-struct Answer {
+struct ReferenceResponse {
     status: String,
     about: String,
-    /// What its body may be.
-    forms: Vec<Vec<Member>>,
+    /// The fields of the body, one list for each variant of its schema.
+    variants: Vec<Vec<ReferenceField>>,
 }
 
-/// A member of an object, or a parameter.
+/// A field of an object, or a parameter.
 #[derive(Clone)]
-struct Member {
+struct ReferenceField {
     name: String,
     kind: String,
     about: String,
     is_required: bool,
 }
 
-/// `GET /docs/api`: the API for people to read, made from its description for programs.
-pub(super) async fn reference(State(app): State<Arc<App>>) -> Page<ReferencePage> {
-    static REFERENCE: OnceLock<Vec<Group>> = OnceLock::new();
+/// `GET /docs/api`: the API reference, generated from the OpenAPI description.
+pub(super) async fn reference(State(app): State<Arc<App>>) -> HtmlPage<ReferencePage> {
+    static REFERENCE: OnceLock<Vec<ReferenceGroup>> = OnceLock::new();
     let groups = REFERENCE.get_or_init(|| groups(description(&app)));
-    Page(ReferencePage { shell: Shell::of_reader("API reference"), groups })
+    HtmlPage(ReferencePage { layout: Layout::for_documents("API reference"), groups })
 }
 
-fn groups(api: &Value) -> Vec<Group> {
+fn groups(api: &Value) -> Vec<ReferenceGroup> {
     let group = |tag: &Value| {
         let name = text(tag, "name");
         let operations = items(&api["paths"]).flat_map(|(path, item)| {
             let of_tag = items(item).filter(|(_, operation)| list(&operation["tags"]).any(|tag| tag == name.as_str()));
-            of_tag.map(move |(method, operation)| Operation::read(api, path, method, operation)).collect::<Vec<_>>()
+            of_tag
+                .map(move |(method, operation)| ReferenceOperation::read(api, path, method, operation))
+                .collect::<Vec<_>>()
         });
-        Group { operations: operations.collect(), about: text(tag, "description"), name }
+        ReferenceGroup { operations: operations.collect(), about: text(tag, "description"), name }
     };
     list(&api["tags"]).map(group).collect()
 }
 
-impl Operation {
+impl ReferenceOperation {
     fn read(api: &Value, path: &str, method: &str, operation: &Value) -> Self {
-        let parameter = |parameter: &Value| Member {
+        let parameter = |parameter: &Value| ReferenceField {
             name: text(parameter, "name"),
             kind: kind(api, &parameter["schema"]),
             about: text(parameter, "description"),
             is_required: parameter["required"] == true,
         };
-        // The same members, however they are encoded; a form's are the simplest.
+        // Both encodings have the same fields; the schema of the form is the simpler one.
         let mut bodies: Vec<_> = items(at(operation, "/requestBody/content")).collect();
         bodies.sort_by_key(|(media_type, _)| !media_type.contains("form"));
         let body = bodies.first().map(|(_, content)| &content["schema"]);
-        let is_problem = |answer: &Value| !at(answer, "/content/application~1problem+json").is_null();
-        let (problems, answers): (Vec<_>, Vec<_>) =
-            items(&operation["responses"]).partition(|(_, answer)| is_problem(answer));
-        let answer = |(status, answer): (&String, &Value)| {
-            let schema = items(&answer["content"]).next().map(|(_, content)| &content["schema"]);
-            Answer {
+        let is_problem = |response: &Value| !at(response, "/content/application~1problem+json").is_null();
+        let (problems, responses): (Vec<_>, Vec<_>) =
+            items(&operation["responses"]).partition(|(_, response)| is_problem(response));
+        let response = |(status, response): (&String, &Value)| {
+            let schema = items(&response["content"]).next().map(|(_, content)| &content["schema"]);
+            ReferenceResponse {
                 status: status.clone(),
-                about: text(answer, "description"),
-                forms: schema.map(|schema| forms(api, schema)).unwrap_or_default(),
+                about: text(response, "description"),
+                variants: schema.map(|schema| variants(api, schema)).unwrap_or_default(),
             }
         };
         Self {
@@ -101,38 +103,38 @@ impl Operation {
             summary: text(operation, "summary"),
             about: text(operation, "description"),
             parameters: list(&operation["parameters"]).map(parameter).collect(),
-            body: body.map(|schema| forms(api, schema)).unwrap_or_default(),
-            answers: answers.into_iter().map(answer).collect(),
+            body: body.map(|schema| variants(api, schema)).unwrap_or_default(),
+            responses: responses.into_iter().map(response).collect(),
             problems: problems.into_iter().map(|(status, _)| status.clone()).collect(),
         }
     }
 }
 
-/// The objects that a schema allows, by their members.
-fn forms(api: &Value, schema: &Value) -> Vec<Vec<Member>> {
+/// The fields of each object that a schema allows.
+fn variants(api: &Value, schema: &Value) -> Vec<Vec<ReferenceField>> {
     let schema = resolve(api, schema);
     let any = list(&schema["oneOf"]).chain(list(&schema["anyOf"]));
-    let mut found: Vec<Vec<Member>> = any.flat_map(|schema| forms(api, schema)).collect();
-    let mut whole = vec![own_members(api, schema)];
+    let mut found: Vec<Vec<ReferenceField>> = any.flat_map(|schema| variants(api, schema)).collect();
+    let mut whole = vec![own_fields(api, schema)];
     for part in list(&schema["allOf"]) {
-        let parts = forms(api, part);
+        let parts = variants(api, part);
         whole = whole.iter().flat_map(|before| parts.iter().map(|part| [before.as_slice(), part].concat())).collect();
     }
-    found.extend(whole.into_iter().filter(|members| !members.is_empty()));
+    found.extend(whole.into_iter().filter(|fields| !fields.is_empty()));
     found
 }
 
-fn own_members(api: &Value, schema: &Value) -> Vec<Member> {
-    let member = |(name, property): (&String, &Value)| Member {
+fn own_fields(api: &Value, schema: &Value) -> Vec<ReferenceField> {
+    let field = |(name, property): (&String, &Value)| ReferenceField {
         name: name.clone(),
         kind: kind(api, property),
         about: text(property, "description"),
         is_required: list(&schema["required"]).any(|required| required == name.as_str()),
     };
-    items(&schema["properties"]).map(member).collect()
+    items(&schema["properties"]).map(field).collect()
 }
 
-/// What a value is, in a word or a few.
+/// A short name of a value's type.
 fn kind(api: &Value, schema: &Value) -> String {
     let reference = schema["$ref"].as_str();
     let schema = resolve(api, schema);
@@ -165,7 +167,7 @@ fn resolve<'a>(api: &'a Value, schema: &'a Value) -> &'a Value {
     pointer.and_then(|pointer| api.pointer(pointer)).unwrap_or(schema)
 }
 
-/// What a JSON pointer leads to.
+/// The value at a JSON pointer, or null.
 fn at<'a>(value: &'a Value, pointer: &str) -> &'a Value {
     value.pointer(pointer).unwrap_or(&Value::Null)
 }

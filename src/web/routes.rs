@@ -7,11 +7,10 @@ use axum::{
 
 use super::{
     account::account,
-    aside::aside,
     assets::{asset, icon},
     audit::{audit, audit_csv},
-    break_lock::{ask_to_break, break_lock},
-    delete_account::{ask_to_delete, delete_account},
+    break_lock::{break_lock, break_page},
+    delete_account::{delete_account, delete_page},
     documents::{document, documents, pipeline, pipelines},
     headers::headers,
     history::history,
@@ -19,19 +18,19 @@ use super::{
     link::{link, use_link},
     live::live,
     locks::locks,
-    namespaces::{make_namespace, remove_namespace},
+    namespaces::{create_namespace, delete_namespace},
+    page_runtime::on_page_runtime,
     plan::{plan, set_lease},
     problems::{no_page, problem},
     reference::reference,
     security::{end_sessions, security, set_password},
     sign_in::{begin_session, sign_in, sign_out},
-    sign_up::{make_account, sign_up},
-    tokens::{ask_to_rotate, make_token, revoke_token, rotate_token, tokens},
+    sign_up::{create_account, sign_up},
+    tokens::{create_token, revoke_token, rotate_page, rotate_token, tokens},
 };
 use crate::app::App;
 
-/// Every page. What surrounds each request is the server's, see
-/// [`mod@crate::http`].
+/// All pages. [`mod@crate::http`] adds the layers that every request passes.
 pub fn routes(app: &Arc<App>) -> Router<Arc<App>> {
     let pages = Router::new()
         .route("/", get(home))
@@ -44,29 +43,29 @@ pub fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/problems/{slug}", get(problem))
         .route("/assets/{version}/{file}", get(asset))
         .route("/favicon.ico", get(icon));
-    let of_accounts = Router::new()
+    let account_pages = Router::new()
         .route("/account", get(account))
         .route("/account/sign-in", get(sign_in).post(begin_session))
-        .route("/account/sign-up", get(sign_up).post(make_account))
+        .route("/account/sign-up", get(sign_up).post(create_account))
         .route("/account/sign-out", post(sign_out))
         .route("/account/link/{secret}", get(link).post(use_link))
         .route("/account/locks", get(locks))
         .route("/account/locks/live", get(live))
         .route("/account/locks/history", get(history))
-        .route("/account/locks/break", get(ask_to_break).post(break_lock))
-        .route("/account/tokens", get(tokens).post(make_token))
-        .route("/account/tokens/{id}/rotate", get(ask_to_rotate).post(rotate_token))
+        .route("/account/locks/break", get(break_page).post(break_lock))
+        .route("/account/tokens", get(tokens).post(create_token))
+        .route("/account/tokens/{id}/rotate", get(rotate_page).post(rotate_token))
         .route("/account/tokens/{id}/revoke", post(revoke_token))
         .route("/account/plan", get(plan))
         .route("/account/plan/lease", post(set_lease))
-        .route("/account/namespaces", post(make_namespace))
-        .route("/account/namespaces/remove", post(remove_namespace))
+        .route("/account/namespaces", post(create_namespace))
+        .route("/account/namespaces/remove", post(delete_namespace))
         .route("/account/security", get(security))
         .route("/account/security/password", post(set_password))
         .route("/account/security/sessions", post(end_sessions))
-        .route("/account/security/delete", get(ask_to_delete).post(delete_account))
+        .route("/account/security/delete", get(delete_page).post(delete_account))
         .route("/account/audit", get(audit))
         .route("/account/audit.csv", get(audit_csv))
-        .layer(middleware::from_fn_with_state(app.clone(), aside));
-    pages.merge(of_accounts).fallback(no_page).layer(middleware::from_fn_with_state(app.clone(), headers))
+        .layer(middleware::from_fn_with_state(app.clone(), on_page_runtime));
+    pages.merge(account_pages).fallback(no_page).layer(middleware::from_fn_with_state(app.clone(), headers))
 }

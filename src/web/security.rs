@@ -10,84 +10,84 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
-    error::{Trouble, sentence},
+    error::{PageError, sentence},
     form::Form,
-    layout::{Section, Shell},
-    session::Member,
-    template::Page,
-    time::Moment,
+    layout::{Layout, Section},
+    session::SessionUser,
+    template::HtmlPage,
+    time::DisplayTime,
 };
 use crate::{
     accounts::{AccountsError, Password, SessionInfo},
     app::App,
-    limits::Attempt,
+    limits::LimitedAction,
 };
 
 #[derive(Template)]
 #[template(path = "security.html")]
 struct SecurityPage {
-    shell: Shell,
-    sessions: Vec<SessionView>,
-    complaint: String,
+    layout: Layout,
+    sessions: Vec<SessionRow>,
+    form_error: String,
 }
 
-struct SessionView {
+struct SessionRow {
     id: Uuid,
     agent: String,
     address: String,
-    since: Moment,
-    seen: Moment,
+    since: DisplayTime,
+    seen: DisplayTime,
     is_this: bool,
 }
 
 #[derive(Deserialize)]
-pub(super) struct NewPassword {
+pub(super) struct PasswordForm {
     current: String,
     password: String,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Ending {
-    /// Empty for all others.
+pub(super) struct EndSessionForm {
+    /// Empty for all other sessions.
     session: String,
 }
 
 /// `GET /account/security`.
-pub(super) async fn security(State(app): State<Arc<App>>, member: Member) -> Result<Response, Trouble> {
-    page(&app, &member, String::new()).await
+pub(super) async fn security(State(app): State<Arc<App>>, user: SessionUser) -> Result<Response, PageError> {
+    render(&app, &user, String::new()).await
 }
 
-async fn page(app: &App, member: &Member, complaint: String) -> Result<Response, Trouble> {
-    let sessions = app.database.list_sessions(&member.session.account).await?;
-    let sessions = sessions.into_iter().map(|session| SessionView::new(session, member)).collect();
-    let shell = member.shell("Security", Section::Security);
-    Ok(Page(SecurityPage { shell, sessions, complaint }).into_response())
+async fn render(app: &App, user: &SessionUser, form_error: String) -> Result<Response, PageError> {
+    let sessions = app.database.list_sessions(&user.session.account).await?;
+    let sessions = sessions.into_iter().map(|session| SessionRow::new(session, user)).collect();
+    let layout = user.layout("Security", Section::Security);
+    Ok(HtmlPage(SecurityPage { layout, sessions, form_error }).into_response())
 }
 
-/// `POST /account/security/password`. All other sessions end.
+/// `POST /account/security/password`: changes the password and ends all other sessions.
 pub(super) async fn set_password(
     State(app): State<Arc<App>>,
-    Form { by: member, fields }: Form<Member, NewPassword>,
-) -> Result<Response, Trouble> {
-    let complaint = if knows_password(&app, &member, &fields.current).await? {
-        match app.database.set_password(&member.session, Password::typed(&fields.password)).await {
+    Form { by: user, fields }: Form<SessionUser, PasswordForm>,
+) -> Result<Response, PageError> {
+    let form_error = if check_password(&app, &user, &fields.current).await? {
+        match app.database.set_password(&user.session, Password::typed(&fields.password)).await {
             Ok(()) => return Ok(Redirect::to("/account/security").into_response()),
             Err(error @ AccountsError::Password(_)) => sentence(&error),
             Err(error) => return Err(error.into()),
         }
     } else {
-        "This is not the password that the account has.".to_owned()
+        "Wrong password.".to_owned()
     };
-    Ok((StatusCode::BAD_REQUEST, page(&app, &member, complaint).await?).into_response())
+    Ok((StatusCode::BAD_REQUEST, render(&app, &user, form_error).await?).into_response())
 }
 
-/// Whether who is signed in knows the password, too: what cannot be undone is not
-/// for somebody who has found an open browser. Counted by session: what strangers try does not
-/// keep the owner from it.
-pub(super) async fn knows_password(app: &App, member: &Member, password: &str) -> Result<bool, Trouble> {
-    let account = &member.session.account;
-    if let Some(wait) = app.attempts.refusal(Attempt::PasswordIn(member.session.id)).await? {
-        return Err(Trouble::too_many(wait));
+/// Checks the password of the signed-in user. Irreversible actions require it, so that an
+/// unattended browser is not enough. Attempts are counted by session: attempts from elsewhere
+/// do not block the user.
+pub(super) async fn check_password(app: &App, user: &SessionUser, password: &str) -> Result<bool, PageError> {
+    let account = &user.session.account;
+    if let Some(wait) = app.action_rates.count(LimitedAction::PasswordIn(user.session.id)).await? {
+        return Err(PageError::too_many(wait));
     }
     Ok(app.database.is_password(account, Password::typed(password)).await?)
 }
@@ -95,25 +95,25 @@ pub(super) async fn knows_password(app: &App, member: &Member, password: &str) -
 /// `POST /account/security/sessions`.
 pub(super) async fn end_sessions(
     State(app): State<Arc<App>>,
-    Form { by: member, fields }: Form<Member, Ending>,
-) -> Result<Redirect, Trouble> {
+    Form { by: user, fields }: Form<SessionUser, EndSessionForm>,
+) -> Result<Redirect, PageError> {
     let id = match fields.session.as_str() {
         "" => None,
-        id => Some(Uuid::try_parse(id).map_err(|_| Trouble::not_found("There is no such session."))?),
+        id => Some(Uuid::try_parse(id).map_err(|_| PageError::not_found("This session does not exist."))?),
     };
-    app.database.end_session(&member.session, id).await?;
+    app.database.end_session(&user.session, id).await?;
     Ok(Redirect::to("/account/security"))
 }
 
-impl SessionView {
-    fn new(session: SessionInfo, member: &Member) -> Self {
+impl SessionRow {
+    fn new(session: SessionInfo, user: &SessionUser) -> Self {
         Self {
             id: session.id,
             agent: session.origin.agent,
             address: session.origin.address,
-            since: Moment::of_ms(session.created_at),
-            seen: Moment::of_ms(session.seen_at),
-            is_this: session.id == member.session.id,
+            since: DisplayTime::from_ms(session.created_at),
+            seen: DisplayTime::from_ms(session.seen_at),
+            is_this: session.id == user.session.id,
         }
     }
 }

@@ -8,135 +8,143 @@ use axum::{
 use jiff::Timestamp;
 
 use super::{
-    browser::Visitor,
-    error::Trouble,
-    layout::{Section, Shell},
+    browser::Browser,
+    error::PageError,
+    layout::{Layout, Section},
 };
 use crate::{
     accounts::{Secret, Session},
     app::App,
-    limits::{Admission, Attempt, RateShare, Turn},
+    limits::{Admission, LimitedAction, PerKeySemaphorePermit, RateClass},
     lock::{AccountId, Namespace, NamespaceId, Rate},
 };
 
-/// Somebody who has signed in.
-pub(super) struct Member {
+/// A signed-in user: the session of a request, and the browser that sent it.
+pub(super) struct SessionUser {
     pub session: Session,
-    pub visitor: Visitor,
-    /// When all locks can be granted again at the earliest, in a recovery.
+    pub browser: Browser,
+    /// During a recovery: the earliest time at which all locks can be granted again.
     pub recovering_until: Option<Timestamp>,
-    /// Of the account, to have a page made: one account does not keep all others waiting.
-    _turn: Turn<AccountId>,
+    /// The account's permit to render a page: one account cannot occupy the page runtime.
+    _permit: PerKeySemaphorePermit<AccountId>,
 }
 
-/// Why there is none.
-pub(super) enum NoMember {
+/// Why a request has no signed-in user.
+pub(super) enum SessionRejection {
     SignedOut { to: Option<String> },
-    Trouble(Trouble),
+    PageError(PageError),
 }
 
-impl Member {
-    /// How many pages all sessions of an account may ask for: far more than anybody reads.
+impl SessionUser {
+    /// Rate of page requests of all sessions of an account: far more than a person needs.
     pub(super) const RATE: Rate = Rate { per_second: 20, burst: 100 };
 
     pub(super) fn account(&self) -> AccountId {
         self.session.account.id
     }
 
-    pub(super) fn shell(&self, title: &str, section: Section) -> Shell {
-        Shell::of_member(title, section, self)
+    pub(super) fn layout(&self, title: &str, section: Section) -> Layout {
+        Layout::for_user(title, section, self)
     }
 
-    /// Whoever is suspended can look, and nothing more.
-    pub(super) fn may_act(&self) -> Result<(), Trouble> {
+    /// Rejects changes by a suspended account, which may only read.
+    pub(super) fn require_active(&self) -> Result<(), PageError> {
         match self.session.account.suspended_at {
             None => Ok(()),
-            Some(_) => Err(Trouble::forbidden("This account is suspended. Its operator can let it go on.")),
+            Some(_) => {
+                Err(PageError::forbidden("This account is suspended. Ask the operator of this server to resume it."))
+            }
         }
     }
 
-    /// The same for what leaves a row in the audit log each time: so many at once, and
-    /// then slowly.
-    pub(super) async fn may_change(
+    /// Rejects changes by a suspended account, and limits the rate of changes: each adds a row
+    /// to the audit log.
+    pub(super) async fn require_change_allowed(
         &self,
         app: &App,
-        attempt: fn(AccountId) -> Attempt<'static>,
-    ) -> Result<(), Trouble> {
-        self.may_act()?;
-        match app.attempts.refusal(attempt(self.account())).await? {
-            Some(wait) => Err(Trouble::too_many(wait)),
+        attempt: fn(AccountId) -> LimitedAction<'static>,
+    ) -> Result<(), PageError> {
+        self.require_active()?;
+        match app.action_rates.count(attempt(self.account())).await? {
+            Some(wait) => Err(PageError::too_many(wait)),
             None => Ok(()),
         }
     }
 
-    /// The public namespace and the account's own.
-    pub(super) async fn namespaces(&self, app: &App) -> Result<Vec<Namespace>, Trouble> {
+    /// The public namespace and the account's private namespaces.
+    pub(super) async fn namespaces(&self, app: &App) -> Result<Vec<Namespace>, PageError> {
         let own = app.database.list_namespaces(&self.account().to_string()).await?;
         let own = own.into_iter().filter_map(|info| Some(Namespace { id: info.id.parse().ok()?, name: info.name }));
         Ok(std::iter::once(Namespace::public()).chain(own).collect())
     }
 }
 
-/// What a namespace is called by an account; nothing for one that was removed.
+/// The name of a namespace; empty for a removed one.
 pub(super) fn name_of(namespaces: &[Namespace], id: NamespaceId) -> &str {
     namespaces.iter().find(|namespace| namespace.id == id).map_or("", |namespace| &namespace.name)
 }
 
-/// The namespace of that name.
-pub(super) fn find_namespace<'a>(namespaces: &'a [Namespace], name: &str) -> Result<&'a Namespace, Trouble> {
+/// Finds a namespace by its name.
+pub(super) fn find_namespace<'a>(namespaces: &'a [Namespace], name: &str) -> Result<&'a Namespace, PageError> {
     let found = namespaces.iter().find(|namespace| namespace.name == name);
-    found.ok_or_else(|| Trouble::not_found("This account has no such namespace."))
+    found.ok_or_else(|| PageError::not_found("This account has no such namespace."))
 }
 
-impl FromRequestParts<Arc<App>> for Member {
-    type Rejection = NoMember;
+impl FromRequestParts<Arc<App>> for SessionUser {
+    type Rejection = SessionRejection;
 
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, NoMember> {
-        let visitor = Visitor::from_request_parts(parts, app).await?;
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, SessionRejection> {
+        let browser = Browser::from_request_parts(parts, app).await?;
         let is_get = parts.method == Method::GET;
-        let signed_out = || NoMember::SignedOut { to: is_get.then(|| parts.uri.to_string()) };
-        let secret = visitor.session.as_ref().ok_or_else(signed_out)?;
-        let session = find_session(app, visitor.address, secret).await?.ok_or_else(signed_out)?;
-        let meter = app.rates.meter(session.account.id, Self::RATE, RateShare::Page);
-        match app.rates.admit(&meter).await.map_err(Trouble::from)? {
+        let signed_out = || SessionRejection::SignedOut { to: is_get.then(|| parts.uri.to_string()) };
+        let secret = browser.session.as_ref().ok_or_else(signed_out)?;
+        let session = find_session(app, browser.address, secret).await?.ok_or_else(signed_out)?;
+        let limiter = app.account_rates.limiter(session.account.id, Self::RATE, RateClass::Page);
+        match app.account_rates.admit(&limiter).await.map_err(PageError::from)? {
             Admission::Admitted { .. } => {
-                let turn = app.page.making_of.take(session.account.id).await.map_err(Trouble::no_turn_of_account)?;
-                Ok(Self { session, visitor, recovering_until: app.locks.all_recovered_at(), _turn: turn })
+                let permit = app
+                    .pages
+                    .renders_per_account
+                    .acquire(session.account.id)
+                    .await
+                    .map_err(PageError::too_concurrent_for_account)?;
+                Ok(Self { session, browser, recovering_until: app.locks.all_recovered_at(), _permit: permit })
             }
-            Admission::Refused { retry_after, .. } => Err(Trouble::too_many(retry_after).into()),
+            Admission::Refused { retry_after, .. } => Err(PageError::too_many(retry_after).into()),
         }
     }
 }
 
-/// Finds what session a browser shows. Guessing one is hopeless, and still asks the
-/// database: so each address has a few lookups at once, until it has failed too
-/// often.
-async fn find_session(app: &App, address: Option<IpAddr>, secret: &Secret) -> Result<Option<Session>, Trouble> {
-    let refuse_after_failures = || match address.and_then(|address| app.sessions.refusal(address)) {
-        Some(wait) => Err(Trouble::too_many(wait)),
+/// Finds the session of a secret. Session secrets cannot be guessed, but each guess queries the
+/// database: an address has a few concurrent lookups, and none after too many failures.
+async fn find_session(app: &App, address: Option<IpAddr>, secret: &Secret) -> Result<Option<Session>, PageError> {
+    let reject_after_failures = || match address.and_then(|address| app.session_failures.blocked_for(address)) {
+        Some(wait) => Err(PageError::too_many(wait)),
         None => Ok(()),
     };
-    refuse_after_failures()?;
-    // Kept until a failure is counted: whose turn is next is to know.
-    let _turn = match address {
-        Some(address) => Some(app.sessions.database.take(address).await.map_err(Trouble::no_turn)?),
+    reject_after_failures()?;
+    // Hold the permit until the failure is counted, so that the next request sees it.
+    let _permit = match address {
+        Some(address) => {
+            Some(app.session_failures.database_lookups.acquire(address).await.map_err(PageError::too_concurrent)?)
+        }
         None => None,
     };
-    refuse_after_failures()?;
+    reject_after_failures()?;
     let session = app.database.find_session(secret).await?;
     if let (None, Some(address)) = (&session, address) {
-        app.sessions.record_failure(address);
+        app.session_failures.record_failure(address);
     }
     Ok(session)
 }
 
-impl From<Trouble> for NoMember {
-    fn from(trouble: Trouble) -> Self {
-        Self::Trouble(trouble)
+impl From<PageError> for SessionRejection {
+    fn from(error: PageError) -> Self {
+        Self::PageError(error)
     }
 }
 
-impl IntoResponse for NoMember {
+impl IntoResponse for SessionRejection {
     fn into_response(self) -> Response {
         match self {
             Self::SignedOut { to: Some(to) } => {
@@ -144,7 +152,7 @@ impl IntoResponse for NoMember {
                 Redirect::to(&format!("/account/sign-in?to={to}")).into_response()
             }
             Self::SignedOut { to: None } => Redirect::to("/account/sign-in").into_response(),
-            Self::Trouble(trouble) => trouble.into_response(),
+            Self::PageError(error) => error.into_response(),
         }
     }
 }

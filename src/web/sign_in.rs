@@ -8,115 +8,123 @@ use axum::{
 };
 use serde::Deserialize;
 
-use super::{browser::Visitor, error::Trouble, form::Form, layout::Shell, session::Member, template::Page};
-use crate::{accounts::Password, app::App, limits::Attempt};
+use super::{
+    browser::Browser,
+    error::PageError,
+    form::{EmptyForm, Form},
+    layout::Layout,
+    session::SessionUser,
+    template::HtmlPage,
+};
+use crate::{accounts::Password, app::App, limits::LimitedAction};
 
 #[derive(Template)]
 #[template(path = "sign_in.html")]
 struct SignInPage {
-    shell: Shell,
+    layout: Layout,
     csrf: String,
-    /// Where to go then.
+    /// The page to open after sign-in.
     to: String,
     email: String,
     notice: &'static str,
-    complaint: &'static str,
+    form_error: &'static str,
     can_sign_up: bool,
 }
 
-/// What the page is asked with.
+/// The query string of the sign-in page.
 #[derive(Default, Deserialize)]
 pub(super) struct SignInQuery {
     #[serde(default)]
     to: String,
-    /// What has just been done.
+    /// The action that redirected here; selects the notice.
     #[serde(default)]
     after: String,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Credentials {
+pub(super) struct SignInForm {
     email: String,
     password: String,
     #[serde(default)]
     to: String,
 }
 
-const WRONG: &str = "No account has this e-mail address and this password.";
+const WRONG_CREDENTIALS: &str = "Wrong e-mail or password.";
 
 /// `GET /account/sign-in`.
 pub(super) async fn sign_in(
     State(app): State<Arc<App>>,
-    visitor: Visitor,
+    browser: Browser,
     Query(query): Query<SignInQuery>,
 ) -> Response {
     let notice = match query.after.as_str() {
-        "sign-up" => "If there was no account for this address, there is one now. Sign in with your password.",
-        "password" => "The password is set. Sign in with it.",
+        "sign-up" => "If this e-mail address was new, its account is created. Sign in with your password.",
+        "password" => "Your password is set. Sign in with it.",
         "sign-out" => "You are signed out.",
-        "deleted" => "The account is deleted.",
+        "deleted" => "Your account is deleted.",
         _ => "",
     };
-    page(&app, &visitor, query.to, String::new(), notice, "")
+    render(&app, &browser, query.to, String::new(), notice, "")
 }
 
-fn page(
+fn render(
     app: &App,
-    visitor: &Visitor,
+    browser: &Browser,
     to: String,
     email: String,
     notice: &'static str,
-    complaint: &'static str,
+    form_error: &'static str,
 ) -> Response {
     let page = SignInPage {
-        shell: Shell::of_anybody("Sign in"),
-        csrf: visitor.csrf_without_session().reveal().to_owned(),
+        layout: Layout::signed_out("Sign in"),
+        csrf: browser.csrf_without_session().reveal().to_owned(),
         to,
         email,
         notice,
-        complaint,
-        can_sign_up: app.page.can_sign_up,
+        form_error,
+        can_sign_up: app.pages.can_sign_up,
     };
-    (visitor.remembered(), Page(page)).into_response()
+    (browser.browser_cookie(), HtmlPage(page)).into_response()
 }
 
-/// `POST /account/sign-in`. It takes as long and answers the same whether there is
-/// an account or not.
+/// `POST /account/sign-in`. The response and its latency do not reveal whether the account
+/// exists.
 pub(super) async fn begin_session(
     State(app): State<Arc<App>>,
-    Form { by: visitor, fields }: Form<Visitor, Credentials>,
-) -> Result<Response, Trouble> {
-    let Credentials { email, password, to } = fields;
-    let from = visitor.address.map(Attempt::SignInFrom);
-    for attempt in from.into_iter().chain([Attempt::PasswordOf(&email)]) {
-        if let Some(wait) = app.attempts.refusal(attempt).await? {
-            return Err(Trouble::too_many(wait));
+    Form { by: browser, fields }: Form<Browser, SignInForm>,
+) -> Result<Response, PageError> {
+    let SignInForm { email, password, to } = fields;
+    let from = browser.address.map(LimitedAction::SignInFrom);
+    for attempt in from.into_iter().chain([LimitedAction::PasswordOf(&email)]) {
+        if let Some(wait) = app.action_rates.count(attempt).await? {
+            return Err(PageError::too_many(wait));
         }
     }
-    match app.database.sign_in(&email, Password::typed(&password), visitor.from(), visitor.session.as_ref()).await? {
-        Some(session) => Ok((Visitor::signed_in(&session), Redirect::to(way(&to))).into_response()),
+    match app
+        .database
+        .sign_in(&email, Password::typed(&password), browser.session_origin(), browser.session.as_ref())
+        .await?
+    {
+        Some(session) => Ok((Browser::session_cookies(&session), Redirect::to(redirect_target(&to))).into_response()),
         None => {
-            let page = page(&app, &visitor, to, email, "", WRONG);
+            let page = render(&app, &browser, to, email, "", WRONG_CREDENTIALS);
             Ok((StatusCode::FORBIDDEN, page).into_response())
         }
     }
 }
 
-/// Where somebody wanted to go, if that is in the account.
-fn way(to: &str) -> &str {
-    let is_ours = to == "/account" || to.starts_with("/account/");
+/// Redirect target after sign-in: `to` if it is an account page, else the list of locks.
+fn redirect_target(to: &str) -> &str {
+    let is_account_page = to == "/account" || to.starts_with("/account/");
     let is_plain = to.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
-    if is_ours && is_plain { to } else { "/account/locks" }
+    if is_account_page && is_plain { to } else { "/account/locks" }
 }
-
-#[derive(Deserialize)]
-pub(super) struct Nothing {}
 
 /// `POST /account/sign-out`.
 pub(super) async fn sign_out(
     State(app): State<Arc<App>>,
-    Form { by: member, .. }: Form<Member, Nothing>,
-) -> Result<Response, Trouble> {
-    app.database.end_session(&member.session, Some(member.session.id)).await?;
-    Ok((Visitor::signed_out(), Redirect::to("/account/sign-in?after=sign-out")).into_response())
+    Form { by: user, .. }: Form<SessionUser, EmptyForm>,
+) -> Result<Response, PageError> {
+    app.database.end_session(&user.session, Some(user.session.id)).await?;
+    Ok((Browser::expired_cookies(), Redirect::to("/account/sign-in?after=sign-out")).into_response())
 }

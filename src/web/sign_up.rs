@@ -10,80 +10,81 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    browser::Visitor,
-    error::{Trouble, sentence},
+    browser::Browser,
+    error::{PageError, sentence},
     form::Form,
-    layout::Shell,
-    template::Page,
+    layout::Layout,
+    template::HtmlPage,
 };
 use crate::{
     accounts::{AccountsError, Password},
     app::App,
-    limits::Attempt,
+    limits::LimitedAction,
 };
 
 #[derive(Template)]
 #[template(path = "sign_up.html")]
 struct SignUpPage {
-    shell: Shell,
+    layout: Layout,
     csrf: String,
     is_open: bool,
     email: String,
-    complaint: String,
+    form_error: String,
 }
 
 #[derive(Deserialize)]
-pub(super) struct NewMember {
+pub(super) struct SignUpForm {
     email: String,
     password: String,
 }
 
-/// When signing up is answered: to make an account takes a moment longer than to
-/// find that there is one, and nobody is to see that.
-const ANSWER_AFTER: Duration = Duration::from_millis(500);
+/// Fixed latency of a sign-up: creating an account takes longer than finding that it exists, and
+/// the latency must not reveal which of the two happened.
+const RESPOND_AFTER: Duration = Duration::from_millis(500);
 
 /// `GET /account/sign-up`.
-pub(super) async fn sign_up(State(app): State<Arc<App>>, visitor: Visitor) -> Response {
-    page(&app, &visitor, String::new(), String::new())
+pub(super) async fn sign_up(State(app): State<Arc<App>>, browser: Browser) -> Response {
+    render(&app, &browser, String::new(), String::new())
 }
 
-fn page(app: &App, visitor: &Visitor, email: String, complaint: String) -> Response {
+fn render(app: &App, browser: &Browser, email: String, form_error: String) -> Response {
     let page = SignUpPage {
-        shell: Shell::of_anybody("Sign up"),
-        csrf: visitor.csrf_without_session().reveal().to_owned(),
-        is_open: app.page.can_sign_up,
+        layout: Layout::signed_out("Sign up"),
+        csrf: browser.csrf_without_session().reveal().to_owned(),
+        is_open: app.pages.can_sign_up,
         email,
-        complaint,
+        form_error,
     };
-    (visitor.remembered(), Page(page)).into_response()
+    (browser.browser_cookie(), HtmlPage(page)).into_response()
 }
 
-/// `POST /account/sign-up`. Whether the address has an account already is told to
-/// nobody.
-pub(super) async fn make_account(
+/// `POST /account/sign-up`. The response does not reveal whether the address has an account.
+pub(super) async fn create_account(
     State(app): State<Arc<App>>,
-    Form { by: visitor, fields }: Form<Visitor, NewMember>,
-) -> Result<Response, Trouble> {
-    if !app.page.can_sign_up {
-        return Err(Trouble::forbidden("Accounts are made by invitation here. Ask whoever runs this server."));
+    Form { by: browser, fields }: Form<Browser, SignUpForm>,
+) -> Result<Response, PageError> {
+    if !app.pages.can_sign_up {
+        return Err(PageError::forbidden(
+            "Sign-up is by invitation only. Ask the operator of this server for an invitation.",
+        ));
     }
     let email = fields.email.trim().to_owned();
-    if let Some(address) = visitor.address
-        && let Some(wait) = app.attempts.refusal(Attempt::SignUpFrom(address)).await?
+    if let Some(address) = browser.address
+        && let Some(wait) = app.action_rates.count(LimitedAction::SignUpFrom(address)).await?
     {
-        return Err(Trouble::too_many(wait));
+        return Err(PageError::too_many(wait));
     }
-    // Its owner, if it has one, finds each in the audit log.
-    if let Some(wait) = app.attempts.refusal(Attempt::SignUpAs(&email)).await? {
-        return Err(Trouble::too_many(wait));
+    // Each attempt on an existing account adds a row to that account's audit log.
+    if let Some(wait) = app.action_rates.count(LimitedAction::SignUpAs(&email)).await? {
+        return Err(PageError::too_many(wait));
     }
-    let answer_at = Instant::now() + ANSWER_AFTER;
-    let made = app.database.sign_up(&email, &app.page.sign_up_plan, Password::typed(&fields.password)).await;
-    sleep_until(answer_at).await;
+    let respond_at = Instant::now() + RESPOND_AFTER;
+    let made = app.database.sign_up(&email, &app.pages.sign_up_plan, Password::typed(&fields.password)).await;
+    sleep_until(respond_at).await;
     match made {
         Ok(()) => Ok(Redirect::to("/account/sign-in?after=sign-up").into_response()),
         Err(error @ (AccountsError::Email(_) | AccountsError::Password(_))) => {
-            Ok((StatusCode::BAD_REQUEST, page(&app, &visitor, email, sentence(&error))).into_response())
+            Ok((StatusCode::BAD_REQUEST, render(&app, &browser, email, sentence(&error))).into_response())
         }
         Err(error) => Err(error.into()),
     }

@@ -1,15 +1,15 @@
-//! Times for people.
+//! Times and durations formatted for people.
 
 use std::fmt;
 
 use jiff::Timestamp;
 
-/// A moment, in UTC.
+/// A time, shown in UTC.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment(pub Timestamp);
+pub(super) struct DisplayTime(pub Timestamp);
 
-impl Moment {
-    pub(super) fn of_ms(ms: i64) -> Self {
+impl DisplayTime {
+    pub(super) fn from_ms(ms: i64) -> Self {
         Self(Timestamp::from_millisecond(ms).unwrap_or_default())
     }
 
@@ -17,25 +17,25 @@ impl Moment {
         Self(Timestamp::now())
     }
 
-    /// For programs, with milliseconds.
-    pub(super) fn exact(&self) -> String {
+    /// RFC 3339 with milliseconds, for programs.
+    pub(super) fn rfc3339(&self) -> String {
         format!("{:.3}", self.0)
     }
 
-    /// How long ago it was, or how long it will be.
-    pub(super) fn distance(&self) -> String {
-        for_people(Timestamp::now().as_second().abs_diff(self.0.as_second()))
+    /// The duration between now and this time, in either direction.
+    pub(super) fn from_now(&self) -> String {
+        format_duration(Timestamp::now().as_second().abs_diff(self.0.as_second()))
     }
 }
 
-impl fmt::Display for Moment {
+impl fmt::Display for DisplayTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.strftime("%Y-%m-%d %H:%M:%S UTC"))
     }
 }
 
-/// A length of time in its largest unit, rounded down.
-pub(super) fn for_people(seconds: u64) -> String {
+/// Formats a duration in its largest unit, rounded down.
+pub(super) fn format_duration(seconds: u64) -> String {
     let (count, unit) = match seconds {
         0..60 => (seconds, "second"),
         60..3_600 => (seconds / 60, "minute"),

@@ -8,73 +8,73 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    error::Trouble,
-    form::Form,
-    layout::{Section, Shell},
-    session::Member,
-    template::Page,
-    time::Moment,
+    error::PageError,
+    form::{EmptyForm, Form},
+    layout::{Layout, Section},
+    session::SessionUser,
+    template::HtmlPage,
+    time::DisplayTime,
 };
 use crate::{
     accounts::{NewToken, Scopes, TokenInfo, TokenRequest},
     app::App,
-    limits::Attempt,
+    limits::LimitedAction,
     lock::{Label, Namespace},
 };
 
 #[derive(Template)]
 #[template(path = "tokens.html")]
 pub(super) struct TokensPage {
-    shell: Shell,
-    tokens: Vec<TokenView>,
-    /// How many there are on all pages, and how many the plan allows.
-    live: u64,
+    layout: Layout,
+    tokens: Vec<TokenRow>,
+    /// Active tokens on all pages, and the plan's limit.
+    active: u64,
     tokens_max: u64,
     is_first: bool,
     next: Option<String>,
     namespaces: Vec<Namespace>,
 }
 
-/// Which tokens to show.
+/// The query string of the list of tokens.
 #[derive(Deserialize)]
 pub(super) struct TokensQuery {
-    /// Those that were made after the one with this id; empty for the first.
+    /// Page cursor: the id of the last token shown; empty for the first page.
     #[serde(default)]
     after: String,
 }
 
-struct TokenView {
+struct TokenRow {
     id: String,
     label: String,
     scopes: &'static str,
     namespace: String,
-    made: Moment,
-    last_used: Option<Moment>,
-    ends: Option<Moment>,
+    created: DisplayTime,
+    last_used: Option<DisplayTime>,
+    expires: Option<DisplayTime>,
 }
 
 #[derive(Template)]
-#[template(path = "token_made.html")]
-pub(super) struct TokenMadePage {
-    shell: Shell,
+#[template(path = "token_created.html")]
+pub(super) struct TokenCreatedPage {
+    layout: Layout,
     origin: String,
     token: String,
     label: String,
     can_lock: bool,
-    /// Until when the one works whose place it takes.
-    before_until: Option<Moment>,
+    /// When the rotated token expires.
+    old_valid_until: Option<DisplayTime>,
 }
 
 #[derive(Template)]
 #[template(path = "token_rotate.html")]
 pub(super) struct RotatePage {
-    shell: Shell,
-    token: TokenView,
+    layout: Layout,
+    token: TokenRow,
 }
 
-/// What a new token is to be.
+/// The form of a new token.
 #[derive(Deserialize)]
-pub(super) struct Wanted {
+pub(super) struct TokenForm {
     label: String,
     #[serde(default)]
     scope: Vec<String>,
@@ -82,129 +82,125 @@ pub(super) struct Wanted {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Rotation {
+pub(super) struct RotateForm {
     /// `hour` or `now`.
     old: String,
 }
 
-#[derive(Deserialize)]
-pub(super) struct Nothing {}
+/// The old token stays valid this long after a rotation: enough for a deployment of the new one.
+const ROTATION_GRACE: Duration = Duration::from_secs(3600);
 
-/// How long the old one of two works after a rotation: long enough for a deploy
-/// that puts the new one everywhere.
-const GRACE: Duration = Duration::from_secs(3600);
-
-/// How many tokens a page shows.
+/// Tokens on one page.
 const PAGE_TOKENS: usize = 50;
 
 /// `GET /account/tokens`.
 pub(super) async fn tokens(
     State(app): State<Arc<App>>,
-    member: Member,
+    user: SessionUser,
     Query(query): Query<TokensQuery>,
-) -> Result<Page<TokensPage>, Trouble> {
-    // One more tells whether there is another page.
-    let mut tokens = app.database.list_live_tokens(member.account(), &query.after, PAGE_TOKENS + 1).await?;
+) -> Result<HtmlPage<TokensPage>, PageError> {
+    // The extra token shows whether there is a next page.
+    let mut tokens = app.database.list_live_tokens(user.account(), &query.after, PAGE_TOKENS + 1).await?;
     let has_next = tokens.len() > PAGE_TOKENS;
     tokens.truncate(PAGE_TOKENS);
     let next = tokens.last().filter(|_| has_next).map(|last| format!("/account/tokens?after={}", last.id));
-    let live = app.database.count_live_tokens(member.account()).await?;
-    let mut namespaces = member.namespaces(&app).await?;
-    if !member.session.plan.private_namespaces {
+    let active = app.database.count_live_tokens(user.account()).await?;
+    let mut namespaces = user.namespaces(&app).await?;
+    if !user.session.plan.private_namespaces {
         namespaces.truncate(1);
     }
-    Ok(Page(TokensPage {
-        shell: member.shell("Tokens", Section::Tokens),
-        tokens: tokens.into_iter().map(TokenView::new).collect(),
-        live,
-        tokens_max: member.session.plan.tokens_max,
+    Ok(HtmlPage(TokensPage {
+        layout: user.layout("Tokens", Section::Tokens),
+        tokens: tokens.into_iter().map(TokenRow::new).collect(),
+        active,
+        tokens_max: user.session.plan.tokens_max,
         is_first: query.after.is_empty(),
         next,
         namespaces,
     }))
 }
 
-/// `POST /account/tokens`: makes one. The answer shows it, this once.
-pub(super) async fn make_token(
+/// `POST /account/tokens`: creates a token. Only this response contains its secret.
+pub(super) async fn create_token(
     State(app): State<Arc<App>>,
-    Form { by: member, fields }: Form<Member, Wanted>,
-) -> Result<Page<TokenMadePage>, Trouble> {
-    member.may_act()?;
-    let label = Label::parse(fields.label.trim())
-        .map_err(|error| Trouble::malformed(format!("The label cannot be used: {error}.")))?;
+    Form { by: user, fields }: Form<SessionUser, TokenForm>,
+) -> Result<HtmlPage<TokenCreatedPage>, PageError> {
+    user.require_active()?;
+    let label =
+        Label::parse(fields.label.trim()).map_err(|error| PageError::malformed(format!("Invalid name: {error}.")))?;
     let has = |scope: &str| fields.scope.iter().any(|given| given == scope);
     let scopes = Scopes { lock: has("lock"), manage: has("manage") };
     if !scopes.lock && !scopes.manage {
-        return Err(Trouble::malformed("A token is for something: choose what it may do."));
+        return Err(PageError::malformed("Select at least one scope."));
     }
-    if fields.namespace != Namespace::PUBLIC && !member.session.plan.private_namespaces {
-        return Err(Trouble::forbidden("The plan of this account has no private namespaces."));
+    if fields.namespace != Namespace::PUBLIC && !user.session.plan.private_namespaces {
+        return Err(PageError::forbidden("The plan of this account does not include private namespaces."));
     }
-    member.may_change(&app, Attempt::TokenOf).await?;
+    user.require_change_allowed(&app, LimitedAction::TokenOf).await?;
     let request = TokenRequest { label: label.clone(), scopes, namespace: fields.namespace };
-    let account = member.account().to_string();
-    let made = app.database.create_token(member.session.actor(), &account, &request).await?;
-    Ok(shown_once(&member, &made, label.as_str(), scopes, None))
+    let account = user.account().to_string();
+    let made = app.database.create_token(user.session.actor(), &account, &request).await?;
+    Ok(show_secret(&user, &made, label.as_str(), scopes, None))
 }
 
 /// `GET /account/tokens/{id}/rotate`.
-pub(super) async fn ask_to_rotate(
+pub(super) async fn rotate_page(
     State(app): State<Arc<App>>,
-    member: Member,
+    user: SessionUser,
     Path(id): Path<String>,
-) -> Result<Page<RotatePage>, Trouble> {
-    let token = app.database.show_live_token(member.account(), &id).await?;
-    Ok(Page(RotatePage { shell: member.shell("Rotate a token", Section::Tokens), token: TokenView::new(token) }))
+) -> Result<HtmlPage<RotatePage>, PageError> {
+    let token = app.database.show_live_token(user.account(), &id).await?;
+    Ok(HtmlPage(RotatePage { layout: user.layout("Rotate token", Section::Tokens), token: TokenRow::new(token) }))
 }
 
 /// `POST /account/tokens/{id}/rotate`.
 pub(super) async fn rotate_token(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
-    Form { by: member, fields }: Form<Member, Rotation>,
-) -> Result<Page<TokenMadePage>, Trouble> {
-    member.may_act()?;
+    Form { by: user, fields }: Form<SessionUser, RotateForm>,
+) -> Result<HtmlPage<TokenCreatedPage>, PageError> {
+    user.require_active()?;
     let grace = match fields.old.as_str() {
-        "hour" => Some(GRACE),
+        "hour" => Some(ROTATION_GRACE),
         "now" => None,
-        _ => return Err(Trouble::malformed("The old token works for an hour, or ends now.")),
+        _ => return Err(PageError::malformed("Select when the old token expires: in one hour, or now.")),
     };
-    let old = app.database.show_live_token(member.account(), &id).await?;
-    member.may_change(&app, Attempt::TokenOf).await?;
-    let made = app.database.rotate_token(member.session.actor(), member.account(), &id, grace).await?;
-    let until = grace.map(|grace| Moment(Moment::now().0 + grace));
-    Ok(shown_once(&member, &made, &old.label, old.scopes, until))
+    let old = app.database.show_live_token(user.account(), &id).await?;
+    user.require_change_allowed(&app, LimitedAction::TokenOf).await?;
+    let made = app.database.rotate_token(user.session.actor(), user.account(), &id, grace).await?;
+    let until = grace.map(|grace| DisplayTime(DisplayTime::now().0 + grace));
+    Ok(show_secret(&user, &made, &old.label, old.scopes, until))
 }
 
 /// `POST /account/tokens/{id}/revoke`.
 pub(super) async fn revoke_token(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
-    Form { by: member, .. }: Form<Member, Nothing>,
-) -> Result<Redirect, Trouble> {
-    member.may_act()?;
-    app.database.revoke_token(member.session.actor(), Some(member.account()), &id).await?;
+    Form { by: user, .. }: Form<SessionUser, EmptyForm>,
+) -> Result<Redirect, PageError> {
+    user.require_active()?;
+    app.database.revoke_token(user.session.actor(), Some(user.account()), &id).await?;
     Ok(Redirect::to("/account/tokens"))
 }
 
-fn shown_once(
-    member: &Member,
+fn show_secret(
+    user: &SessionUser,
     made: &NewToken,
     label: &str,
     scopes: Scopes,
-    before_until: Option<Moment>,
-) -> Page<TokenMadePage> {
-    Page(TokenMadePage {
-        shell: member.shell("Your new token", Section::Tokens),
-        origin: member.visitor.origin.clone(),
+    old_valid_until: Option<DisplayTime>,
+) -> HtmlPage<TokenCreatedPage> {
+    HtmlPage(TokenCreatedPage {
+        layout: user.layout("New token", Section::Tokens),
+        origin: user.browser.origin.clone(),
         token: made.token.reveal(),
         label: label.to_owned(),
         can_lock: scopes.lock,
-        before_until,
+        old_valid_until,
     })
 }
 
-impl TokenView {
+impl TokenRow {
     fn new(token: TokenInfo) -> Self {
         let scopes = match token.scopes {
             Scopes { lock: true, manage: true } => "lock, manage",
@@ -217,9 +213,9 @@ impl TokenView {
             label: token.label,
             scopes,
             namespace: token.namespace,
-            made: Moment::of_ms(token.created_at),
-            last_used: token.last_used_at.map(Moment::of_ms),
-            ends: token.expires_at.map(Moment::of_ms),
+            created: DisplayTime::from_ms(token.created_at),
+            last_used: token.last_used_at.map(DisplayTime::from_ms),
+            expires: token.expires_at.map(DisplayTime::from_ms),
         }
     }
 }

@@ -1,13 +1,14 @@
-//! Accounts when Redis or the database is not as it should be.
+//! Tokens and account commands while Redis or the database is full, unreachable or at a newer
+//! version.
 
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Cluster, Pod, cluster::PROMPT, eventually, pod::lockable, postgres::Postgres, redis::RedisServer,
+    Cluster, Pod, cluster::DEFAULT_REDIS_TIMEOUT, eventually, pod::lockable, postgres::Postgres, redis::RedisServer,
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_revoked_within_a_second_though_redis_be_full() {
+async fn token_is_revoked_within_a_second_while_redis_is_full() {
     let cluster = Cluster::start(2).await;
     let account = cluster.account("business").await;
     let clients: Vec<_> = cluster.pods.iter().map(|pod| pod.client(&account.token)).collect();
@@ -26,8 +27,8 @@ async fn a_token_is_revoked_within_a_second_though_redis_be_full() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_no_memory_knows_gets_503_within_a_second_when_redis_hangs() {
-    let cluster = Cluster::start_with(1, RedisServer::builder(), &[PROMPT]).await;
+async fn uncached_token_returns_503_within_a_second_while_redis_hangs() {
+    let cluster = Cluster::start_with(1, RedisServer::builder(), &[DEFAULT_REDIS_TIMEOUT]).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     cluster.redis.pause();
     let asked = Instant::now();
@@ -37,7 +38,7 @@ async fn a_token_that_no_memory_knows_gets_503_within_a_second_when_redis_hangs(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_use_of_many_tokens_is_noted_on_postgres_by_several_servers() {
+async fn several_servers_record_token_use_on_postgres() {
     let mut cluster = Cluster::start(2).await;
     let account = cluster.account("business").await;
     let email = account.email.clone();
@@ -56,7 +57,7 @@ async fn the_use_of_many_tokens_is_noted_on_postgres_by_several_servers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_starts_on_the_database_of_a_newer_version() {
+async fn server_starts_on_a_database_of_a_newer_version() {
     let (redis, postgres) = (RedisServer::start(), Postgres::database().await);
     let migrate = || lockable(&["migrate"]).env("LOCKABLE_DATABASE_URL", &postgres.url).output();
     assert!(migrate().await.unwrap().status.success());
@@ -68,9 +69,9 @@ async fn a_server_starts_on_the_database_of_a_newer_version() {
 }
 
 #[tokio::test]
-async fn a_database_that_cannot_be_used_is_named_in_one_line() {
+async fn unusable_database_is_reported_in_one_line() {
     for (url, words) in [
-        ("postgres://ana:s3cret@127.0.0.1:1/x", "postgres://ana:***@127.0.0.1:1/x cannot be reached"),
+        ("postgres://ana:s3cret@127.0.0.1:1/x", "cannot reach the database postgres://ana:***@127.0.0.1:1/x"),
         ("sqlite::memory:", "in memory"),
         ("sqlite:x.db?mode=memory", "in memory"),
     ] {

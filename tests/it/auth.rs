@@ -1,4 +1,4 @@
-//! Who may call, and how soon a change of that takes effect.
+//! Authentication and authorization, and how soon changes to them take effect.
 
 use std::{
     sync::Arc,
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::support::{Client, Cluster, Pod, eventually, postgres::Postgres, redis::RedisServer};
 
 #[tokio::test]
-async fn wrong_revoked_and_missing_credentials_get_the_same_401() {
+async fn wrong_revoked_and_missing_credentials_return_the_same_401() {
     let pod = Pod::start().await;
     let account = pod.account("business").await;
     let made = pod.operator(&["token", "create", "--account", &account.email]).await;
@@ -36,25 +36,25 @@ async fn wrong_revoked_and_missing_credentials_get_the_same_401() {
         format!("Digest {token}"),
         String::new(),
     ];
-    let nobody = pod.client_without_token();
-    let missing = nobody.get("/v1/acquire/auth").await;
+    let anonymous = pod.client_without_token();
+    let missing = anonymous.get("/v1/acquire/auth").await;
     missing.assert_problem(401, "unauthenticated");
     for header in &wrong {
-        let answer = nobody.request("GET", "/v1/acquire/auth", &[("Authorization", header)]).await;
+        let answer = anonymous.request("GET", "/v1/acquire/auth", &[("Authorization", header)]).await;
         answer.assert_problem(401, "unauthenticated");
-        // Nothing tells them apart but their numbers.
+        // The responses differ only in their request ids.
         assert_eq!(answer.json["detail"], missing.json["detail"], "{header}");
         assert_eq!(answer.text.len(), missing.text.len(), "{header}");
         assert_eq!(answer.header("www-authenticate"), Some("Basic realm=\"lockable\""), "{header}");
     }
     for header in [basic(format!("{token}:")), basic(format!("{token}:")).replace("Basic", "bAsIc")] {
-        let answer = nobody.request("GET", "/v1/heartbeat/auth", &[("Authorization", &header)]).await;
-        assert_eq!(answer.json["reason"], "not_held", "{header}: none of the above acquired");
+        let answer = anonymous.request("GET", "/v1/heartbeat/auth", &[("Authorization", &header)]).await;
+        assert_eq!(answer.json["reason"], "not_held", "{header}: no rejected request acquired");
     }
 }
 
 #[tokio::test]
-async fn a_token_without_the_scope_lock_may_not_lock() {
+async fn acquire_needs_the_scope_lock() {
     let pod = Pod::start().await;
     let account = pod.account("business").await;
     let made = pod.operator(&["token", "create", "--account", &account.email, "--scope", "manage"]).await;
@@ -62,9 +62,12 @@ async fn a_token_without_the_scope_lock_may_not_lock() {
     client.get("/v1/acquire/scope").await.assert_problem(403, "scope-missing");
 }
 
-/// Asks until the answer is as expected, on every pod, and fails if that takes
-/// longer than the second that is promised.
-async fn within_a_second(clients: &[Client], path: &str, is_expected: impl Fn(&crate::support::Answer) -> bool) {
+/// Polls every server until the response is as expected, and fails after the promised second.
+async fn assert_within_a_second(
+    clients: &[Client],
+    path: &str,
+    is_expected: impl Fn(&crate::support::Response) -> bool,
+) {
     let changed = Instant::now();
     for client in clients {
         eventually(async || is_expected(&client.get(path).await)).await;
@@ -73,7 +76,7 @@ async fn within_a_second(clients: &[Client], path: &str, is_expected: impl Fn(&c
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changes_take_effect_on_all_pods_within_a_second() {
+async fn changes_take_effect_on_all_servers_within_a_second() {
     let cluster = Cluster::start(3).await;
     let account = cluster.account("hobbyist").await;
     let email = &account.email;
@@ -83,10 +86,10 @@ async fn changes_take_effect_on_all_pods_within_a_second() {
     }
 
     cluster.operator(&["account", "set-plan", email, "business"]).await;
-    within_a_second(&clients, "/v1/heartbeat/change?lease=2m", |answer| answer.status == 200).await;
+    assert_within_a_second(&clients, "/v1/heartbeat/change?lease=2m", |answer| answer.status == 200).await;
 
     cluster.operator(&["plan", "set", "business", "--lease-max", "1m"]).await;
-    within_a_second(&clients, "/v1/heartbeat/change?lease=2m", |answer| answer.status == 403).await;
+    assert_within_a_second(&clients, "/v1/heartbeat/change?lease=2m", |answer| answer.status == 403).await;
 
     cluster.operator(&["account", "set-lease", email, "7s"]).await;
     for client in &clients {
@@ -100,63 +103,63 @@ async fn changes_take_effect_on_all_pods_within_a_second() {
     }
 
     cluster.operator(&["account", "suspend", email]).await;
-    within_a_second(&clients, "/v1/heartbeat/change", |answer| {
+    assert_within_a_second(&clients, "/v1/heartbeat/change", |answer| {
         answer.status == 403 && answer.json["type"] == "/problems/account-suspended"
     })
     .await;
     cluster.operator(&["account", "resume", email]).await;
-    within_a_second(&clients, "/v1/heartbeat/change", |answer| answer.status == 200).await;
+    assert_within_a_second(&clients, "/v1/heartbeat/change", |answer| answer.status == 200).await;
 
     let tokens = cluster.operator(&["token", "list", "--account", email]).await;
     cluster.operator(&["token", "revoke", tokens[0]["id"].as_str().unwrap()]).await;
-    within_a_second(&clients, "/v1/heartbeat/change", |answer| answer.status == 401).await;
+    assert_within_a_second(&clients, "/v1/heartbeat/change", |answer| answer.status == 401).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_sql_known_tokens_work_and_unknown_ones_get_503() {
+async fn without_sql_cached_tokens_work_and_others_return_503() {
     let redis = RedisServer::start();
     let mut postgres = Postgres::own().await;
     let first = Pod::builder().redis(&redis).database(&postgres.url).start().await;
     let second = Pod::builder().redis(&redis).database(&postgres.url).start().await;
     let [known, unknown] = [first.account("business").await.token, first.account("business").await.token];
     for pod in [&first, &second] {
-        pod.follow_changes().await;
+        pod.wait_for_changes().await;
     }
     assert_eq!(first.client(&known).get("/v1/acquire/sql").await.json["response"], true);
 
     postgres.stop();
     for pod in [&first, &second] {
         let answer = pod.client(&known).get("/v1/heartbeat/sql").await;
-        assert_eq!(answer.json["response"], true, "also on a pod that has not met the token: {}", answer.text);
+        assert_eq!(answer.json["response"], true, "also on a server that has not seen the token: {}", answer.text);
         let answer = pod.client(&unknown).get("/v1/heartbeat/sql").await;
         answer.assert_problem(503, "unavailable");
         assert!(answer.header("retry-after").is_some());
     }
     let keys = redis.cli(&["--raw", "KEYS", "*:token:*"]);
     let key = keys.lines().next().unwrap();
-    assert!(!key.contains(&known), "no key holds a token");
+    assert!(!key.contains(&known), "no key contains a token");
     let rest_s: u64 = redis.cli(&["TTL", key]).trim().parse().unwrap();
-    assert!(rest_s > 3600, "known tokens are kept for {rest_s} s");
+    assert!(rest_s > 3600, "cached tokens expire after {rest_s} s");
 
     postgres.start();
     eventually(async || first.client(&unknown).get("/v1/heartbeat/sql").await.status == 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_who_ask_for_one_token_at_once_are_one_query() {
+async fn concurrent_lookups_of_one_token_share_a_query() {
     let cluster = Cluster::start(1).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
-    let before = cluster.postgres.queries_of_accounts();
+    let before = cluster.postgres.account_queries();
     let answers = futures_util::future::join_all((0..100).map(|_| client.get("/v1/heartbeat/herd"))).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
-    // Whose it is, and which namespaces they have; and the same once more when
-    // the pod hears in the middle that the account is new.
-    let asked = cluster.postgres.queries_of_accounts() - before;
+    // The token and its namespaces, and both again if the server learns of the new account in
+    // between.
+    let asked = cluster.postgres.account_queries() - before;
     assert!((2..=4).contains(&asked), "{asked} queries");
 }
 
 #[tokio::test]
-async fn an_address_that_fails_too_often_is_held_up_and_tokens_in_use_are_not() {
+async fn address_with_many_auth_failures_is_rate_limited_except_valid_tokens() {
     let pod = Pod::builder()
         .env("LOCKABLE_AUTH_FAILURES_PER_MINUTE", "5")
         .env("LOCKABLE_TRUSTED_PROXIES", "127.0.0.0/8")
@@ -166,31 +169,31 @@ async fn an_address_that_fails_too_often_is_held_up_and_tokens_in_use_are_not() 
     let from = async |client: &Client, address: &str| {
         client.request("GET", "/v1/heartbeat/fail", &[("X-Forwarded-For", address)]).await
     };
-    pod.follow_changes().await;
+    pod.wait_for_changes().await;
     assert_eq!(from(&client, "192.0.2.1").await.json["reason"], "not_held");
     for _ in 0..5 {
-        let stranger = pod.client(&Uuid::new_v4().to_string());
-        from(&stranger, "192.0.2.1").await.assert_problem(401, "unauthenticated");
+        let guesser = pod.client(&Uuid::new_v4().to_string());
+        from(&guesser, "192.0.2.1").await.assert_problem(401, "unauthenticated");
     }
-    let stranger = pod.client(&Uuid::new_v4().to_string());
-    eventually(async || from(&stranger, "192.0.2.1").await.status == 429).await;
-    let refused = from(&stranger, "192.0.2.1").await;
+    let guesser = pod.client(&Uuid::new_v4().to_string());
+    eventually(async || from(&guesser, "192.0.2.1").await.status == 429).await;
+    let refused = from(&guesser, "192.0.2.1").await;
     refused.assert_problem(429, "too-many-failures");
     assert!(refused.header("retry-after").is_some());
-    // What stands to the left was written by the client, and changes nothing.
-    from(&stranger, "203.0.113.9, 192.0.2.1").await.assert_problem(429, "too-many-failures");
+    // The client wrote the addresses on the left; they have no effect.
+    from(&guesser, "203.0.113.9, 192.0.2.1").await.assert_problem(429, "too-many-failures");
 
-    assert_eq!(from(&client, "192.0.2.1").await.status, 200, "a token in use");
-    from(&stranger, "192.0.2.2").await.assert_problem(401, "unauthenticated");
+    assert_eq!(from(&client, "192.0.2.1").await.status, 200, "a valid token");
+    from(&guesser, "192.0.2.2").await.assert_problem(401, "unauthenticated");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_hangs_up_before_the_answer_has_failed_all_the_same() {
+async fn aborted_requests_count_as_auth_failures() {
     let (redis, postgres) = (RedisServer::start(), Postgres::database().await);
-    // Four are looked up at once; those who hang up before their turn cost nothing.
+    // At most four lookups run at once; a request that is aborted before its lookup costs nothing.
     let builder = Pod::builder().redis(&redis).database(&postgres.url).env("LOCKABLE_AUTH_FAILURES_PER_MINUTE", "3");
     let pod = builder.start().await;
-    // The database takes longer to answer than anybody waits here.
+    // The database answers later than these clients wait.
     let postgres = Arc::new(postgres);
     let busy = tokio::task::spawn_blocking({
         let postgres = postgres.clone();
@@ -199,18 +202,18 @@ async fn who_hangs_up_before_the_answer_has_failed_all_the_same() {
     let is_locked = "SELECT 'yes' FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted LIMIT 1";
     eventually(async || postgres.query(is_locked).unwrap().contains("yes")).await;
     for _ in 0..10 {
-        let stranger = pod.client(&Uuid::new_v4().to_string());
-        let asking = tokio::spawn(async move { stranger.try_get("/v1/heartbeat/fail").await });
+        let guesser = pod.client(&Uuid::new_v4().to_string());
+        let asking = tokio::spawn(async move { guesser.try_get("/v1/heartbeat/fail").await });
         tokio::time::sleep(Duration::from_millis(20)).await;
         asking.abort();
     }
     busy.await.unwrap().unwrap();
-    let stranger = pod.client(&Uuid::new_v4().to_string());
-    assert_eq!(stranger.get("/v1/heartbeat/fail").await.status, 429);
+    let guesser = pod.client(&Uuid::new_v4().to_string());
+    assert_eq!(guesser.get("/v1/heartbeat/fail").await.status, 429);
 }
 
 #[tokio::test]
-async fn two_accounts_cannot_touch_or_read_each_others_locks() {
+async fn accounts_cannot_change_or_read_locks_of_each_other() {
     let pod = Pod::start().await;
     let [ana, bob] = [pod.account("business").await, pod.account("business").await];
     pod.operator(&["namespace", "create", "--account", &ana.email, "secret"]).await;

@@ -1,8 +1,8 @@
-//! The pages in a browser, as people use them.
+//! The pages in a real browser.
 
 use fantoccini::key::Key;
 
-use crate::support::{Pod, browser::Browser, crowd_turn, run_shell};
+use crate::support::{Pod, browser::Browser, exclusive_cpu, run_shell};
 
 const EMAIL: &str = "ana@example.com";
 const PASSWORD: &str = "seven lanterns over Basel";
@@ -21,22 +21,22 @@ async fn sign_up(browser: &Browser) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn from_signing_up_to_breaking_a_lock() {
+async fn sign_up_create_token_and_break_a_lock() {
     let pod = Pod::start().await;
     let browser = Browser::start(&pod.origin()).await;
     sign_up(&browser).await;
-    browser.await_text("#locks", "holds no lock").await;
+    browser.await_text("#locks", "holds no locks").await;
 
     browser.go("/account/tokens").await;
     browser.fill("#label", "pipeline").await;
     browser.click("section button").await;
-    browser.await_text("h1", "Your new token").await;
+    browser.await_text("h1", "New token").await;
     let line = browser.text("#curl").await;
     let token = browser.text("#token").await;
     browser.click("[data-copy=curl]").await;
     browser.await_text("[data-copy=curl]", "Copied").await;
 
-    // The try-out sends what the page was given to the API.
+    // "Try it" sends the entered token to the API.
     browser.go("/").await;
     browser.fill("#try-token", &token).await;
     for (call, answer) in [("acquire", "true"), ("heartbeat", "true"), ("release", "true"), ("heartbeat", "not_held")] {
@@ -48,20 +48,20 @@ async fn from_signing_up_to_breaking_a_lock() {
     browser.await_text("#try-answer", "401").await;
 
     browser.go("/account/locks").await;
-    browser.await_text("#live-state", "This list is live").await;
+    browser.await_text("#live-state", "Live updates are on").await;
     assert!(run_shell(&format!("{line} 2>/dev/null")).await.contains(r#""response":true"#), "{line}");
     browser.await_text("#locks tbody", "my-lock-name").await;
     browser.await_text("#locks tbody", "pipeline").await;
     browser.await_text("#locks [data-countdown]", "in ").await;
     let path = browser.path().await;
-    assert_eq!(path, "/account/locks", "it was there without a reload");
+    assert_eq!(path, "/account/locks", "the list changed without a reload");
 
     browser.click("#locks td a").await;
     browser.await_text("h1", "Break my-lock-name?").await;
     browser.await_text("dl", "pipeline").await;
     browser.click("button.danger").await;
     browser.await_path("/account/locks").await;
-    browser.await_text("#locks", "holds no lock").await;
+    browser.await_text("#locks", "holds no locks").await;
     let heartbeat = pod.client(&token).get("/v1/heartbeat/my-lock-name").await;
     assert_eq!((&heartbeat.json["response"], &heartbeat.json["reason"]), (&false.into(), &"not_held".into()));
 
@@ -79,7 +79,7 @@ async fn from_signing_up_to_breaking_a_lock() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_of_it_by_keyboard() {
+async fn all_pages_work_by_keyboard() {
     let pod = Pod::start().await;
     let browser = Browser::start(&pod.origin()).await;
     browser.go("/account/sign-up").await;
@@ -106,7 +106,7 @@ async fn all_of_it_by_keyboard() {
     browser.type_keys(" ").await;
     browser.tab_to("section button").await;
     browser.press(Key::Enter).await;
-    browser.await_text("h1", "Your new token").await;
+    browser.await_text("h1", "New token").await;
     let token = browser.text("#token").await;
     let client = pod.client(&token);
     assert_eq!(client.get("/v1/acquire/typed?owner=ana").await.json["response"], true);
@@ -126,7 +126,7 @@ async fn all_of_it_by_keyboard() {
     browser.press(Key::Enter).await;
     browser.await_path("/account/audit").await;
     assert!(browser.text("main").await.contains("lock.break"));
-    // The first press of the key in a page offers to pass what all pages have.
+    // The first press of Tab focuses the link "Skip to content".
     browser.client.refresh().await.unwrap();
     browser.press(Key::Tab).await;
     browser.press(Key::Enter).await;
@@ -135,7 +135,7 @@ async fn all_of_it_by_keyboard() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_of_it_without_javascript() {
+async fn all_pages_work_without_javascript() {
     let pod = Pod::start().await;
     let browser = Browser::start_without_javascript(&pod.origin()).await;
     sign_up(&browser).await;
@@ -143,14 +143,14 @@ async fn all_of_it_without_javascript() {
     browser.fill("#label", "plain").await;
     browser.click("[value=manage]").await;
     browser.click("section button").await;
-    browser.await_text("h1", "Your new token").await;
+    browser.await_text("h1", "New token").await;
     let token = browser.text("#token").await;
     let client = pod.client(&token);
     assert_eq!(client.get("/v1/acquire/plain").await.json["response"], true);
 
     browser.go("/account/locks").await;
     assert!(browser.text("#locks tbody").await.contains("plain"));
-    assert!(browser.text("#live-state").await.contains("Load the page again"));
+    assert!(browser.text("#live-state").await.contains("Reload the page"));
     browser.click("#locks td a").await;
     browser.click("button.danger").await;
     browser.await_path("/account/locks").await;
@@ -160,14 +160,14 @@ async fn all_of_it_without_javascript() {
     browser.click("a[href$='/rotate']").await;
     browser.click("[value=now]").await;
     browser.click("main button").await;
-    browser.await_text("h1", "Your new token").await;
+    browser.await_text("h1", "New token").await;
     crate::support::eventually(async || client.get("/v1/locks/plain").await.status == 401).await;
     let rotated = browser.text("#token").await;
     assert_eq!(pod.client(&rotated).get("/v1/locks/plain").await.status, 200);
     browser.go("/account/tokens").await;
     browser.click("td summary").await;
     browser.click("td button.danger").await;
-    browser.await_text("main", "There is none yet").await;
+    browser.await_text("main", "No tokens.").await;
     crate::support::eventually(async || pod.client(&rotated).get("/v1/locks/plain").await.status == 401).await;
     browser.click("header button").await;
     browser.await_text("[role=status]", "You are signed out").await;
@@ -175,10 +175,10 @@ async fn all_of_it_without_javascript() {
     browser.await_path("/account/sign-in").await;
 }
 
-/// Every page, as far as it can be had without something being lost.
+/// Checks every page that is reachable without deleting anything.
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_stands_in_the_way_of_anybody() {
-    let _crowd = crowd_turn().await;
+async fn all_pages_pass_axe_and_fit_small_screens() {
+    let _cpu = exclusive_cpu().await;
     let pod = Pod::builder().env("LOCKABLE_SIGN_UP_PLAN", "business").start().await;
     let browser = Browser::start(&pod.origin()).await;
     let made = pod.operator(&["account", "invite"]).await;
@@ -189,13 +189,13 @@ async fn nothing_stands_in_the_way_of_anybody() {
     browser.go("/account/tokens").await;
     browser.fill("#label", "pipeline").await;
     browser.click("section button").await;
-    browser.await_text("h1", "Your new token").await;
+    browser.await_text("h1", "New token").await;
     let client = pod.client(&browser.text("#token").await);
     for scheme in ["light", "dark"] {
-        browser.prefer(scheme).await;
-        assert_eq!(browser.faults().await, Vec::<String>::new(), "a new token, {scheme}");
+        browser.set_color_scheme(scheme).await;
+        assert_eq!(browser.accessibility_violations().await, Vec::<String>::new(), "a new token, {scheme}");
     }
-    browser.picture("token").await;
+    browser.save_screenshot("token").await;
     let path = "/v1/acquire/deploy/production/eu-central-1/web-frontend?owner=ci-4711&note=build%204711,%20by%20ana";
     assert_eq!(client.get(path).await.json["response"], true);
     assert_eq!(client.get("/v1/acquire/batch?lease=3h").await.json["response"], true);
@@ -238,6 +238,7 @@ async fn nothing_stands_in_the_way_of_anybody() {
         "/docs/operations",
         "/docs/performance",
         "/docs/security",
+        "/docs/architecture",
         "/docs/api",
         "/problems/too-many-failures",
     ];
@@ -245,20 +246,20 @@ async fn nothing_stands_in_the_way_of_anybody() {
     waiting.abort();
 }
 
-/// Checks pages in both schemes, and that none is wider than a small window.
+/// Checks accessibility in both color schemes, and that no page overflows a narrow window.
 async fn check(browser: &Browser, paths: &[&str], who: &str) {
     for path in paths {
         for (scheme, width) in [("light", 1280), ("dark", 360), ("light", 320)] {
-            browser.prefer(scheme).await;
+            browser.set_color_scheme(scheme).await;
             browser.resize(width, 800).await;
             browser.go(path).await;
-            // What is folded away is shown to somebody, some time.
+            // Open collapsed sections to check their content, too.
             let open = "for (const details of document.querySelectorAll('details')) details.open = true";
             browser.client.execute(open, vec![]).await.unwrap();
-            assert!(!browser.overflows().await, "{path} is wider than {width}");
+            assert!(!browser.overflows().await, "{path} overflows a window of {width} px");
             if width != 320 {
-                assert_eq!(browser.faults().await, Vec::<String>::new(), "{path}, {scheme}");
-                browser.picture(&format!("{who}{}-{width}", path.replace(['/', '?', '&', '='], "-"))).await;
+                assert_eq!(browser.accessibility_violations().await, Vec::<String>::new(), "{path}, {scheme}");
+                browser.save_screenshot(&format!("{who}{}-{width}", path.replace(['/', '?', '&', '='], "-"))).await;
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The shell script for pipelines without the binary, and the recipes that use it.
+//! The shell script for pipelines without the binary, and the pipeline examples.
 
 mod deaths;
 mod settings;
@@ -31,7 +31,7 @@ fn script(shell: &[&str], pod: &Pod, token: &str, args: &[&str]) -> Command {
 }
 
 #[tokio::test]
-async fn the_script_runs_a_command_and_releases_in_every_ending() {
+async fn script_runs_command_and_always_releases_lock() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
@@ -59,7 +59,7 @@ async fn the_script_runs_a_command_and_releases_in_every_ending() {
 }
 
 #[tokio::test]
-async fn the_script_passes_signals_on_and_leaves_the_line() {
+async fn script_forwards_signals_and_cancels_its_wait() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
@@ -82,7 +82,7 @@ async fn the_script_passes_signals_on_and_leaves_the_line() {
 }
 
 #[tokio::test]
-async fn the_script_keeps_the_lock_and_stops_the_command_when_it_is_lost() {
+async fn script_renews_lease_and_ends_command_when_lock_is_lost() {
     let mut pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
@@ -103,7 +103,7 @@ async fn the_script_keeps_the_lock_and_stops_the_command_when_it_is_lost() {
     assert_eq!(client.request("DELETE", "/v1/locks/kept-0", &[]).await.json["response"], true);
     let broken = children.remove(0).wait_with_output().await.unwrap();
     assert_eq!(broken.status.code(), Some(74), "{}", String::from_utf8_lossy(&broken.stderr));
-    assert!(is_held(&client, "kept-1").await, "only the one that was broken is lost");
+    assert!(is_held(&client, "kept-1").await, "only the broken lock is lost");
 
     let gone = Instant::now();
     pod.kill();
@@ -111,21 +111,21 @@ async fn the_script_keeps_the_lock_and_stops_the_command_when_it_is_lost() {
         let ran = child.wait_with_output().await.unwrap();
         assert_eq!(ran.status.code(), Some(74), "{}", String::from_utf8_lossy(&ran.stderr));
     }
-    assert!(gone.elapsed() < Duration::from_secs(6), "it went on beyond the lease: {:?}", gone.elapsed());
+    assert!(gone.elapsed() < Duration::from_secs(6), "the command ran after the lease expired: {:?}", gone.elapsed());
 }
 
-/// The line of a recipe that does it, as the vendor's runner gives it to a shell.
-fn command_in(recipe: &str) -> String {
-    let line = recipe.lines().find(|line| !line.contains('#') && line.contains("lockable.sh deploy-prod")).unwrap();
+/// The shell line of an example that runs the script, as the vendor's runner passes it to a shell.
+fn command_in(example: &str) -> String {
+    let line = example.lines().find(|line| !line.contains('#') && line.contains("lockable.sh deploy-prod")).unwrap();
     let line = line.trim().trim_start_matches("- ");
     let line =
         ["run: ", "command: ", "sh '"].iter().fold(line, |line, prefix| line.strip_prefix(prefix).unwrap_or(line));
-    // Buildkite reads variables when a pipeline is uploaded, but not these.
+    // Buildkite expands $ at the upload of a pipeline, and $$ to $.
     line.trim_end_matches('\'').replace("$$", "$")
 }
 
 #[tokio::test]
-async fn every_recipe_deploys_while_it_holds_the_lock() {
+async fn every_example_deploys_while_it_holds_the_lock() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
@@ -135,20 +135,20 @@ async fn every_recipe_deploys_while_it_holds_the_lock() {
     let deploy = folder.path().join("deploy.sh");
     std::fs::write(&deploy, "#!/bin/sh\necho ready\nread -r line\n").unwrap();
     std::fs::set_permissions(&deploy, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    for recipe in [
+    for example in [
         include_str!("../../docs/ci/github-actions.yml"),
         include_str!("../../docs/ci/gitlab-ci.yml"),
         include_str!("../../docs/ci/buildkite.yml"),
         include_str!("../../docs/ci/Jenkinsfile"),
     ] {
-        let line = command_in(recipe);
+        let line = command_in(example);
         let mut command = Command::new("sh");
         command.args(["-c", &line]).current_dir(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
         command.env("LOCKABLE_URL", pod.origin()).env("LOCKABLE_AUTH_TOKEN", &token);
         command.env("BUILDKITE_JOB_ID", "4711").env("LOCKABLE_WAIT", "1800");
         let mut child = start_ready(command).await;
         assert!(is_held(&client, "deploy-prod").await, "{line}");
-        child.stdin.take().unwrap().write_all(b"go on\n").await.unwrap();
+        child.stdin.take().unwrap().write_all(b"continue\n").await.unwrap();
         assert_eq!(child.wait().await.unwrap().code(), Some(0), "{line}");
         assert!(!is_held(&client, "deploy-prod").await, "{line}");
     }
@@ -158,7 +158,7 @@ async fn every_recipe_deploys_while_it_holds_the_lock() {
 }
 
 #[tokio::test]
-async fn cron_runs_it_on_one_machine_alone() {
+async fn cron_example_runs_job_on_one_machine() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let folder = tempfile::tempdir().unwrap();

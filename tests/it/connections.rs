@@ -1,4 +1,4 @@
-//! The listener's loop with a router of its own: limits, time-outs, drain.
+//! The accept loop with a test router: limits, timeouts, drain.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -59,12 +59,12 @@ async fn send(stream: &mut TcpStream, paths: &[&str]) {
     stream.write_all(requests.as_bytes()).await.unwrap();
 }
 
-/// Reads until `end` was received, or the stream closed.
+/// Reads until `end` was received or the stream was closed.
 async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let mut text = String::new();
     let mut buffer = [0; 4096];
     while !text.ends_with(end) {
-        match timeout(Duration::from_secs(5), stream.read(&mut buffer)).await.expect("nothing comes") {
+        match timeout(Duration::from_secs(5), stream.read(&mut buffer)).await.expect("the server sends nothing") {
             Ok(0) | Err(_) => break,
             Ok(count) => text.push_str(std::str::from_utf8(&buffer[..count]).unwrap()),
         }
@@ -73,7 +73,7 @@ async fn read_until(stream: &mut TcpStream, end: &str) -> String {
 }
 
 #[tokio::test]
-async fn requests_sent_at_once_are_all_answered_and_know_their_peer() {
+async fn pipelined_requests_are_all_answered_with_their_peer_address() {
     let server = Server::start(&[]).await;
     let mut stream = server.connect().await;
     let peer = stream.local_addr().unwrap().to_string();
@@ -86,7 +86,7 @@ async fn requests_sent_at_once_are_all_answered_and_know_their_peer() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_large_is_answered_with_431() {
+async fn oversized_request_head_returns_431() {
     let server = Server::start(&[]).await;
     for (bytes, expected) in [(HEAD_BYTES_MAX - 1000, "HTTP/1.1 200"), (HEAD_BYTES_MAX + 1000, "HTTP/1.1 431")] {
         let mut stream = server.connect().await;
@@ -98,7 +98,7 @@ async fn a_head_that_is_too_large_is_answered_with_431() {
 }
 
 #[tokio::test]
-async fn silent_and_slow_clients_are_left_in_time() {
+async fn silent_and_slow_clients_are_disconnected_in_time() {
     let server = Server::start(&["--header-timeout", "300ms"]).await;
     for begun in ["", "GET / HTTP/1.1\r\nHost:"] {
         let mut stream = server.connect().await;
@@ -111,13 +111,13 @@ async fn silent_and_slow_clients_are_left_in_time() {
     for _ in 0..2 {
         send(&mut stream, &["/"]).await;
         assert!(read_until(&mut stream, "hello").await.ends_with("hello"));
-        // What is looked at here is that nothing happens for a while.
+        // An idle keep-alive connection must survive the header timeout.
         sleep(Duration::from_millis(600)).await;
     }
 }
 
 #[tokio::test]
-async fn connections_over_the_limit_wait_while_all_have_requests_in_hand() {
+async fn connections_over_the_limit_wait_while_all_others_are_busy() {
     let server = Server::start(&["--connections", "1"]).await;
     let mut first = server.connect().await;
     send(&mut first, &["/hang"]).await;
@@ -125,15 +125,14 @@ async fn connections_over_the_limit_wait_while_all_have_requests_in_hand() {
     let mut second = server.connect().await;
     send(&mut second, &["/"]).await;
     let early = timeout(Duration::from_millis(300), second.readable()).await;
-    assert!(early.is_err(), "served beyond the limit");
+    assert!(early.is_err(), "a connection beyond the limit was served");
     drop(first);
     assert!(read_until(&mut second, "hello").await.ends_with("hello"));
 }
 
-/// Found: idle connections held all that there may be, and a new one was served after
-/// 74 s.
+/// Regression: idle connections used the whole limit, and a new one was served after 74 s.
 #[tokio::test]
-async fn an_idle_connection_closes_for_a_new_one_the_oldest_first() {
+async fn oldest_idle_connection_is_closed_for_a_new_one() {
     let server = Server::start(&["--connections", "3"]).await;
     let mut idle = Vec::new();
     for sent in [&["/"][..], &[], &["/"]] {
@@ -147,24 +146,27 @@ async fn an_idle_connection_closes_for_a_new_one_the_oldest_first() {
     for _ in 0..2 {
         let mut stream = server.connect().await;
         send(&mut stream, &["/"]).await;
-        assert!(read_until(&mut stream, "hello").await.ends_with("hello"), "not served at once");
+        assert!(read_until(&mut stream, "hello").await.ends_with("hello"), "the new connection was not served at once");
         idle.push(stream);
-        assert_eq!(read_until(&mut idle.remove(0), "-").await, "", "the oldest stays open");
+        assert_eq!(read_until(&mut idle.remove(0), "-").await, "", "the oldest connection is still open");
     }
     for mut stream in idle {
         send(&mut stream, &["/"]).await;
-        assert!(read_until(&mut stream, "hello").await.ends_with("hello"), "another than the oldest was closed");
+        assert!(
+            read_until(&mut stream, "hello").await.ends_with("hello"),
+            "a connection other than the oldest was closed"
+        );
     }
 }
 
-/// A connection of its own that sends a request with a token, or without one.
+/// Opens a connection and sends a request on it, with a token or without one.
 async fn used_connection(pod: &Pod, authorization: Option<&str>) -> TcpStream {
     let mut stream = TcpStream::connect(pod.authority("127.0.0.1")).await.unwrap();
     assert!(is_served(&mut stream, authorization).await);
     stream
 }
 
-/// Whether a heartbeat on this connection is answered.
+/// Returns whether the server answers a heartbeat on this connection.
 async fn is_served(stream: &mut TcpStream, authorization: Option<&str>) -> bool {
     let field = authorization.map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
     let head = format!("GET /v1/heartbeat/any HTTP/1.1\r\nHost: test\r\n{field}\r\n");
@@ -173,7 +175,7 @@ async fn is_served(stream: &mut TcpStream, authorization: Option<&str>) -> bool 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_without_a_valid_token_close_first_and_then_those_whose_token_was_used_longest_ago() {
+async fn connections_are_evicted_by_missing_token_then_by_least_recent_use() {
     let pod = Pod::builder().env("LOCKABLE_CONNECTIONS", "6").env("LOCKABLE_WAITERS", "2").start().await;
     let token = pod.client(&pod.first_token()).authorization();
     let token = Some(token.as_str());
@@ -181,8 +183,8 @@ async fn connections_without_a_valid_token_close_first_and_then_those_whose_toke
     for _ in 0..2 {
         holders.push(used_connection(&pod, token).await);
     }
-    // Far more than there may be, of each kind that costs nothing.
-    let mut strangers = Vec::new();
+    // Far more connections than the limit, of each kind that costs a client nothing.
+    let mut unauthenticated = Vec::new();
     for number in 0..30 {
         let mut stream = TcpStream::connect(pod.authority("127.0.0.1")).await.unwrap();
         match number % 3 {
@@ -190,51 +192,51 @@ async fn connections_without_a_valid_token_close_first_and_then_those_whose_toke
             1 => stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap(),
             _ => assert!(is_served(&mut stream, None).await, "401"),
         }
-        strangers.push(stream);
+        unauthenticated.push(stream);
     }
     for holder in &mut holders {
-        assert!(is_served(holder, token).await, "a stranger took the connection of one with a token");
+        assert!(is_served(holder, token).await, "an unauthenticated connection evicted an authenticated one");
     }
-    // More with tokens than there may be: each new one is served at once, and those go
-    // whose token was used the longest ago.
+    // More authenticated connections than the limit: each new one is served at once, and evicts the
+    // one whose token was used least recently.
     for number in 0..8 {
         let asked = Instant::now();
         holders.push(used_connection(&pod, token).await);
         assert!(asked.elapsed() < Duration::from_secs(5), "number {number} took {:?}", asked.elapsed());
     }
     for (number, holder) in holders.iter_mut().enumerate() {
-        assert_eq!(is_served(holder, token).await, number >= 4, "number {number} of ten, of which six may be open");
+        assert_eq!(is_served(holder, token).await, number >= 4, "connection {number} of ten with a limit of six");
     }
     let metrics = pod.admin().get("/metrics").await.text;
     let evicted = metrics.lines().find_map(|line| line.strip_prefix("lockable_connections_evicted_total "));
     assert!(evicted.is_some_and(|evicted| evicted.parse::<u32>().unwrap() >= 30), "{evicted:?}");
 }
 
-/// Found: with 64 idle connections of one peer, probes had no answer.
+/// Regression: with 64 idle connections of one peer, probes got no response.
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_connections_keep_no_probe_from_the_admin_listener() {
+async fn idle_connections_do_not_block_probes() {
     let pod = Pod::start().await;
     let mut idle = Vec::new();
     for _ in 0..100 {
         idle.push(TcpStream::connect(pod.admin_address()).await.unwrap());
     }
-    let live = timeout(Duration::from_secs(5), pod.admin().get("/livez")).await.expect("no answer");
+    let live = timeout(Duration::from_secs(5), pod.admin().get("/livez")).await.expect("the probe got no response");
     assert_eq!(live.status, 200);
 }
 
 #[tokio::test]
-async fn one_address_has_its_share_and_a_trusted_proxy_all() {
+async fn connections_per_address_are_limited_except_for_trusted_proxies() {
     let share = ["--connections-per-address", "2"];
     let server = Server::start(&share).await;
-    let mut kept = Vec::new();
+    let mut open = Vec::new();
     for _ in 0..2 {
         let mut stream = server.connect().await;
         send(&mut stream, &["/"]).await;
         assert!(read_until(&mut stream, "hello").await.ends_with("hello"));
-        kept.push(stream);
+        open.push(stream);
     }
-    assert_eq!(read_until(&mut server.connect().await, "hello").await, "", "a third connection");
-    kept.pop();
+    assert_eq!(read_until(&mut server.connect().await, "hello").await, "", "a third connection of one address");
+    open.pop();
     eventually(async || {
         let mut stream = server.connect().await;
         let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
@@ -243,16 +245,16 @@ async fn one_address_has_its_share_and_a_trusted_proxy_all() {
     .await;
 
     let trusting = Server::start(&[&share[..], &["--trusted-proxies", "127.0.0.0/8"]].concat()).await;
-    let mut kept = Vec::new();
+    let mut open = Vec::new();
     for _ in 0..5 {
         let mut stream = trusting.connect().await;
         send(&mut stream, &["/"]).await;
         assert!(read_until(&mut stream, "hello").await.ends_with("hello"));
-        kept.push(stream);
+        open.push(stream);
     }
 }
 
-/// A header of the PROXY protocol, version 2, for a TCP connection over IPv4.
+/// Returns a header of the PROXY protocol, version 2, for a TCP connection over IPv4.
 fn proxy_header(command: u8, client: [u8; 4], port: u16) -> Vec<u8> {
     let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
     header.extend([0x20 | command, 0x11, 0, 12]);
@@ -264,7 +266,7 @@ fn proxy_header(command: u8, client: [u8; 4], port: u16) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_trusted_balancer_says_by_the_proxy_protocol_where_a_client_is() {
+async fn trusted_balancer_sets_the_client_address_by_proxy_protocol() {
     let flags = ["--proxy-protocol", "true", "--connections-per-address", "1", "--header-timeout", "300ms"];
     let trusting = Server::start(&[&flags[..], &["--trusted-proxies", "127.0.0.0/8"]].concat()).await;
     let ask = async |head: &[u8]| {
@@ -274,19 +276,19 @@ async fn a_trusted_balancer_says_by_the_proxy_protocol_where_a_client_is() {
         let answer = timeout(Duration::from_secs(5), async { read_until(&mut stream, "4711").await }).await;
         (stream, answer.unwrap_or_default())
     };
-    let (kept, answer) = ask(&proxy_header(1, [198, 51, 100, 7], 4711)).await;
+    let (open, answer) = ask(&proxy_header(1, [198, 51, 100, 7], 4711)).await;
     assert!(answer.ends_with("198.51.100.7:4711"), "{answer}");
-    // The share is the client's, not the balancer's.
+    // The limit per address counts the client's address, not the balancer's.
     assert_eq!(ask(&proxy_header(1, [198, 51, 100, 7], 4711)).await.1, "");
     assert!(ask(&proxy_header(1, [198, 51, 100, 8], 4711)).await.1.ends_with("198.51.100.8:4711"));
-    drop(kept);
-    // What it does for itself, such as a health check, is its own.
+    drop(open);
+    // A LOCAL connection, such as a health check, has the balancer's own address.
     let mut own = trusting.connect().await;
     own.write_all(&proxy_header(0, [0; 4], 0)).await.unwrap();
     let peer = own.local_addr().unwrap().to_string();
     send(&mut own, &["/peer"]).await;
     assert!(read_until(&mut own, &peer).await.ends_with(&peer));
-    // Without the header, with a short one, with nothing: closed, nothing answered.
+    // A missing, a version 1 or an oversized header closes the connection without a response.
     let mut too_long = proxy_header(1, [198, 51, 100, 9], 4711);
     too_long[14..16].copy_from_slice(&[0xff, 0xff]);
     for head in [&b""[..], b"PROXY TCP4 198.51.100.9 192.0.2.1 4711 443\r\n", &too_long] {
@@ -296,7 +298,7 @@ async fn a_trusted_balancer_says_by_the_proxy_protocol_where_a_client_is() {
     assert_eq!(read_until(&mut trusting.connect().await, "hello").await, "");
     assert!(asked.elapsed() < Duration::from_secs(2), "a silent balancer took {:?}", asked.elapsed());
 
-    // Nobody else is asked, or believed.
+    // Peers that are not trusted cannot send the header.
     let server = Server::start(&flags).await;
     let mut stream = server.connect().await;
     stream.write_all(&proxy_header(1, [198, 51, 100, 7], 4711)).await.unwrap();
@@ -309,7 +311,7 @@ async fn a_trusted_balancer_says_by_the_proxy_protocol_where_a_client_is() {
 }
 
 #[tokio::test]
-async fn a_drain_lets_requests_finish_and_closes_what_is_idle() {
+async fn drain_finishes_requests_and_closes_idle_connections() {
     let server = Server::start(&["--drain-timeout", "5s"]).await;
     let (mut idle, mut busy) = (server.connect().await, server.connect().await);
     send(&mut idle, &["/"]).await;
@@ -327,7 +329,7 @@ async fn a_drain_lets_requests_finish_and_closes_what_is_idle() {
 }
 
 #[tokio::test]
-async fn a_drain_closes_what_does_not_finish_in_time() {
+async fn drain_closes_connections_after_its_timeout() {
     let server = Server::start(&["--drain-timeout", "300ms"]).await;
     let mut stream = server.connect().await;
     send(&mut stream, &["/hang"]).await;
@@ -340,9 +342,9 @@ async fn a_drain_closes_what_does_not_finish_in_time() {
 }
 
 #[tokio::test]
-async fn a_server_told_to_stop_ends_well() {
+async fn stopped_server_exits_with_zero() {
     let mut pod = Pod::start().await;
-    let kept_alive = pod.client(&pod.first_token());
-    assert_eq!(kept_alive.get("/v1/acquire/stop").await.status, 200);
+    let client = pod.client(&pod.first_token());
+    assert_eq!(client.get("/v1/acquire/stop").await.status, 200);
     assert_eq!(pod.stop().await, Some(0), "{}", pod.log());
 }

@@ -1,8 +1,8 @@
-//! The contract's three lock routes, through the front door.
+//! The three documented lock routes over HTTP.
 
 use serde_json::{Value, json};
 
-use crate::support::{Account, Answer, Client, Cluster, Pod, eventually};
+use crate::support::{Account, Client, Cluster, Pod, Response, eventually};
 
 async fn business() -> (Pod, Client) {
     let pod = Pod::start().await;
@@ -11,7 +11,7 @@ async fn business() -> (Pod, Client) {
 }
 
 #[tokio::test]
-async fn a_lock_is_granted_to_one_caller_until_released() {
+async fn lock_is_granted_to_one_caller_until_released() {
     let (_pod, client) = business().await;
     let granted = client.get("/v1/acquire/my-lock-name").await;
     assert_eq!(granted.status, 200);
@@ -47,7 +47,7 @@ async fn a_lock_is_granted_to_one_caller_until_released() {
 }
 
 #[tokio::test]
-async fn a_lease_that_lapses_frees_the_lock() {
+async fn expired_lease_frees_the_lock() {
     let (_pod, client) = business().await;
     assert_eq!(client.get("/v1/acquire/lapse?lease=1s").await.json["lease_ms"], 1000);
     assert_eq!(client.get("/v1/acquire/lapse").await.json["response"], false);
@@ -55,7 +55,7 @@ async fn a_lease_that_lapses_frees_the_lock() {
 }
 
 #[tokio::test]
-async fn an_owner_may_ask_again_and_others_may_not() {
+async fn owner_may_acquire_again_and_others_are_refused() {
     let (_pod, client) = business().await;
     let first = client.post_form("/v1/acquire/deploy", &[("owner", "ci-1"), ("note", "build 1234, by ana")]).await;
     let again = client.post_json("/v1/acquire/deploy", json!({"owner": "ci-1", "lease": 90})).await;
@@ -86,7 +86,7 @@ async fn an_owner_may_ask_again_and_others_may_not() {
 }
 
 #[tokio::test]
-async fn a_fencing_token_that_is_not_the_grants_changes_nothing() {
+async fn wrong_fencing_token_changes_nothing() {
     let (_pod, client) = business().await;
     let old = client.get("/v1/acquire/fenced").await.json["fencing_token"].as_u64().unwrap();
     client.get("/v1/release/fenced").await;
@@ -100,7 +100,7 @@ async fn a_fencing_token_that_is_not_the_grants_changes_nothing() {
 }
 
 #[tokio::test]
-async fn strict_turns_a_no_into_423() {
+async fn strict_returns_423_for_a_refusal() {
     let (_pod, client) = business().await;
     for path in ["/v1/heartbeat/strict?strict=true", "/v1/release/strict?strict=true"] {
         let answer = client.get(path).await;
@@ -114,13 +114,13 @@ async fn strict_turns_a_no_into_423() {
 }
 
 #[tokio::test]
-async fn a_name_is_the_rest_of_the_path_decoded_once() {
+async fn lock_name_is_the_path_rest_decoded_once() {
     let (_pod, client) = business().await;
-    let held = |answer: &Answer| answer.json["reason"] == "held";
+    let held = |answer: &Response| answer.json["reason"] == "held";
     assert_eq!(client.get("/v1/acquire/team/app").await.json["name"], "team/app");
-    assert!(held(&client.get("/v1/acquire/team%2Fapp").await), "one and the same name");
+    assert!(held(&client.get("/v1/acquire/team%2Fapp").await), "both spellings are the same name");
     assert_eq!(client.get("/v1/acquire/team%252Fapp").await.json["name"], "team%2Fapp");
-    assert_eq!(client.get("/v1/acquire/Team/app").await.json["response"], true, "compared byte for byte");
+    assert_eq!(client.get("/v1/acquire/Team/app").await.json["response"], true, "names are compared byte for byte");
     assert_eq!(client.get("/v1/acquire/caf%C3%A9%20%F0%9F%94%92").await.json["name"], "café 🔒");
     assert_eq!(client.get(&format!("/v1/acquire/{}", "x".repeat(200))).await.json["response"], true);
 
@@ -149,7 +149,7 @@ async fn a_name_is_the_rest_of_the_path_decoded_once() {
 }
 
 #[tokio::test]
-async fn a_parameter_that_is_unknown_malformed_or_twice_is_named_and_nothing_is_done() {
+async fn unknown_malformed_or_repeated_parameters_are_rejected_by_name() {
     let (_pod, client) = business().await;
     let cases = [
         ("acquire", "lese=5m", "lese"),
@@ -183,11 +183,11 @@ async fn a_parameter_that_is_unknown_malformed_or_twice_is_named_and_nothing_is_
     let many = client.get(&format!("/v1/acquire/params?{many}")).await;
     many.assert_problem(400, "malformed-parameter");
     assert!(many.json["detail"].as_str().unwrap().contains("16"), "{}", many.text);
-    assert_eq!(client.get("/v1/acquire/params").await.json["response"], true, "nothing was acquired on the way");
+    assert_eq!(client.get("/v1/acquire/params").await.json["response"], true, "no rejected request acquired");
 }
 
 #[tokio::test]
-async fn a_body_is_a_form_or_a_json_object() {
+async fn body_is_a_form_or_a_json_object() {
     let (_pod, client) = business().await;
     let post = async |content_type: &str, body: &str| client.post_body("/v1/acquire/body", content_type, body).await;
     post("application/json", "{").await.assert_problem(400, "malformed-body");
@@ -207,11 +207,11 @@ async fn a_body_is_a_form_or_a_json_object() {
     let granted = post("application/json; charset=utf-8", r#"{"owner": "a", "lease": "2m", "note": null}"#).await;
     assert_eq!((&granted.json["owner"], &granted.json["lease_ms"]), (&json!("a"), &json!(120_000)));
     let again = client.post_body("/v1/acquire/body?owner=a", "application/json", "").await;
-    assert_eq!(again.json["response"], true, "parameters may stand in the query of a POST");
+    assert_eq!(again.json["response"], true, "a POST accepts parameters in the query");
 }
 
 #[tokio::test]
-async fn only_get_and_post_and_no_prefetch_change_a_lock() {
+async fn only_get_and_post_without_prefetch_change_a_lock() {
     let (_pod, client) = business().await;
     for method in ["HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "LOCK"] {
         for operation in ["acquire", "heartbeat", "release"] {
@@ -223,7 +223,7 @@ async fn only_get_and_post_and_no_prefetch_change_a_lock() {
         client.request("GET", "/v1/acquire/method", &[field]).await.assert_problem(403, "prefetch-refused");
     }
     let granted = client.get("/v1/acquire/method").await;
-    assert_eq!(granted.json["response"], true, "none of them acquired");
+    assert_eq!(granted.json["response"], true, "no rejected request acquired");
     client.get("/nothing").await.assert_problem(404, "not-found");
     let answer = client.request("POST", "/problems/not-found", &[]).await;
     answer.assert_problem(405, "method-not-allowed");
@@ -231,7 +231,7 @@ async fn only_get_and_post_and_no_prefetch_change_a_lock() {
 }
 
 #[tokio::test]
-async fn every_answer_forbids_caching_and_says_how_the_rate_stands() {
+async fn every_response_forbids_caching_and_has_rate_limit_headers() {
     let (_pod, client) = business().await;
     for path in ["/v1/acquire/a", "/v1/acquire/a?x=1", "/v1/acquire/", "/v1/heartbeat/a", "/v1/release/a"] {
         let answer = client.get(path).await;
@@ -241,12 +241,12 @@ async fn every_answer_forbids_caching_and_says_how_the_rate_stands() {
     }
     for kind in ["malformed-name", "unavailable", "rate-limited"] {
         let page = client.get(&format!("/problems/{kind}")).await;
-        assert_eq!(page.status, 200, "a problem's type leads to its explanation");
+        assert_eq!(page.status, 200, "the type of a problem is the URL of its page");
     }
 }
 
 #[tokio::test]
-async fn leases_are_for_the_plan_to_allow() {
+async fn plan_limits_leases() {
     let pod = Pod::start().await;
     let hobbyist = pod.client(&pod.account("hobbyist").await.token);
     assert_eq!(hobbyist.get("/v1/acquire/lease").await.json["lease_ms"], 60_000);
@@ -272,7 +272,7 @@ async fn leases_are_for_the_plan_to_allow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_heartbeat_without_a_lease_renews_by_the_one_asked_for_last() {
+async fn heartbeat_without_a_lease_repeats_the_last_requested_lease() {
     let cluster = Cluster::start(1).await;
     let embedded = Pod::start().await;
     for pod in [&cluster.pods[0], &embedded] {
@@ -283,8 +283,8 @@ async fn a_heartbeat_without_a_lease_renews_by_the_one_asked_for_last() {
         assert_eq!(lease("/v1/heartbeat/kept?owner=a").await, 300_000);
         assert_eq!(lease("/v1/heartbeat/kept?owner=a&lease=90s").await, 90_000);
         assert_eq!(lease("/v1/heartbeat/kept?owner=a").await, 90_000);
-        assert_eq!(lease("/v1/acquire/kept?owner=a").await, 60_000, "an acquire has the account's own");
-        assert_eq!(lease("/v1/heartbeat/kept?owner=a").await, 90_000, "but asks for nothing");
+        assert_eq!(lease("/v1/acquire/kept?owner=a").await, 60_000, "an acquire uses the account's default");
+        assert_eq!(lease("/v1/heartbeat/kept?owner=a").await, 90_000, "the default is not a requested lease");
         assert_eq!(lease("/v1/acquire/kept?owner=a&lease=2h").await, 7_200_000);
         let shown = client.get("/v1/locks/kept").await.json;
         assert_eq!(lease("/v1/heartbeat/kept?owner=a").await, 7_200_000);
@@ -292,7 +292,7 @@ async fn a_heartbeat_without_a_lease_renews_by_the_one_asked_for_last() {
         assert_eq!(lease("/v1/acquire/never?owner=a").await, 60_000);
         assert_eq!(lease("/v1/heartbeat/never?owner=a").await, 60_000);
 
-        // One that waits, and is handed the lock.
+        // A queued request whose lock is handed over.
         assert_eq!(lease("/v1/acquire/handed?owner=a").await, 60_000);
         let waiter = {
             let client = client.clone();
@@ -303,7 +303,7 @@ async fn a_heartbeat_without_a_lease_renews_by_the_one_asked_for_last() {
         assert_eq!(waiter.await.unwrap().json["lease_ms"], 240_000);
         assert_eq!(lease("/v1/heartbeat/handed?owner=b").await, 240_000);
 
-        // Cut to the longest lease of the plan, never refused.
+        // The lease is cut to the maximum of the plan; the heartbeat is never refused.
         pod.operator(&["plan", "set", "business", "--lease-max", "10m"]).await;
         eventually(async || lease("/v1/heartbeat/kept?owner=a").await == 600_000).await;
         pod.operator(&["plan", "set", "business", "--lease-max", "24h"]).await;
@@ -311,7 +311,7 @@ async fn a_heartbeat_without_a_lease_renews_by_the_one_asked_for_last() {
 }
 
 #[tokio::test]
-async fn namespaces_keep_names_apart() {
+async fn namespaces_separate_names() {
     let pod = Pod::start().await;
     let Account { token, email, .. } = pod.account("business").await;
     pod.operator(&["namespace", "create", "--account", &email, "team"]).await;

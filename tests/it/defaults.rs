@@ -1,4 +1,4 @@
-//! A server that was told nothing gives away nothing.
+//! A server with default settings exposes nothing.
 
 use std::{
     fs,
@@ -16,9 +16,9 @@ fn mode(path: impl AsRef<Path>) -> u32 {
     fs::metadata(path).unwrap().mode() & 0o777
 }
 
-/// Output that is no terminal is captured, and read by more people than may open the account.
+/// Captured output is often readable by more people than the account's users.
 #[tokio::test]
-async fn the_first_start_writes_its_token_into_a_file_and_nowhere_else() {
+async fn first_start_writes_its_token_only_to_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let database = format!("sqlite:{}", folder.path().join("test.db").display());
     let mut first = Pod::builder().database(&database).start().await;
@@ -41,14 +41,14 @@ async fn the_first_start_writes_its_token_into_a_file_and_nowhere_else() {
 }
 
 #[tokio::test]
-async fn the_file_of_the_first_token_can_be_named_and_takes_no_other_files_place() {
+async fn first_token_file_can_be_set_and_replaces_no_other_file() {
     let folder = tempfile::tempdir().unwrap();
     let (file, target) = (folder.path().join("token"), folder.path().join("target"));
     let start = async || Pod::builder().env("LOCKABLE_FIRST_TOKEN_FILE", file.to_str().unwrap()).start().await;
     let pod = start().await;
     assert_eq!((pod.first_account_file(), mode(&file)), (Some(file.clone()), 0o600));
     let earlier = pod.first_token();
-    // The file of an earlier database makes way, other files and links do not.
+    // The server replaces the file of an earlier database, but no other file and no link.
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let pod = start().await;
     assert_ne!(pod.first_token(), earlier);
@@ -58,14 +58,14 @@ async fn the_file_of_the_first_token_can_be_named_and_takes_no_other_files_place
     assert!(pod.log().contains("cannot write its token"), "{}", pod.log());
     assert_eq!(fs::read_to_string(&file).unwrap(), "notes");
     fs::remove_file(&file).unwrap();
-    fs::write(&target, "Lockable made the first account.").unwrap();
+    fs::write(&target, "Lockable created the first account.").unwrap();
     std::os::unix::fs::symlink(&target, &file).unwrap();
     let pod = start().await;
     assert!(pod.log().contains("cannot write its token"), "{}", pod.log());
-    assert_eq!(fs::read_to_string(&target).unwrap(), "Lockable made the first account.");
+    assert_eq!(fs::read_to_string(&target).unwrap(), "Lockable created the first account.");
 }
 
-/// Starts a server in a terminal, shows what it prints until the link, and ends it.
+/// Starts a server on a pseudo-terminal, checks what it prints up to the link, and stops it.
 const TERMINAL: &str = r#"
 import os, pty, select, signal, sys
 pid, fd = pty.fork()
@@ -87,7 +87,7 @@ assert "curl -u " in shown, shown
 "#;
 
 #[tokio::test]
-async fn on_a_terminal_the_first_token_is_printed_and_lies_nowhere() {
+async fn first_token_is_printed_on_a_terminal_and_not_stored() {
     let folder = tempfile::tempdir().unwrap();
     let database = format!("sqlite:{}", folder.path().join("test.db").display());
     let variables = [
@@ -101,7 +101,7 @@ async fn on_a_terminal_the_first_token_is_printed_and_lies_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_sign_up_only_where_nobody_else_reaches_the_server_unless_set() {
+async fn sign_up_is_open_only_on_loopback_unless_set() {
     let cases: [(&[(&str, &str)], bool); 8] = [
         (&[], true),
         (&[("LOCKABLE_PUBLIC_URL", "http://localhost:1234")], true),
@@ -124,13 +124,13 @@ async fn strangers_sign_up_only_where_nobody_else_reaches_the_server_unless_set(
 }
 
 #[tokio::test]
-async fn the_files_of_sqlite_are_for_their_user_alone() {
+async fn sqlite_files_are_private_to_their_user() {
     let folder = tempfile::tempdir().unwrap();
-    // As its driver reads it, percent-decoded.
+    // The SQLite driver decodes percent signs in the URL.
     let path = folder.path().join("my locks.db");
     let database = format!("sqlite:{}", path.display().to_string().replace(' ', "%20"));
     let program = env!("CARGO_BIN_EXE_lockable");
-    // For a user whose files others can read, and before a server was there.
+    // With umask 000, and before a server created the file.
     run_shell(&format!("umask 000; LOCKABLE_DATABASE_URL='{database}' '{program}' migrate")).await;
     assert_eq!(mode(&path), 0o600);
     let mut pod = Pod::builder().database(&database).start().await;
@@ -148,11 +148,11 @@ async fn the_files_of_sqlite_are_for_their_user_alone() {
     let pod = Pod::builder().database(&database).start().await;
     eventually(async || pod.log().matches("run chmod 600").count() == 3).await;
     assert!(pod.log().contains("\"mode\":\"0640\""), "{}", pod.log());
-    assert_eq!(mode(&path), 0o640, "a group may have been given it on purpose");
+    assert_eq!(mode(&path), 0o640, "the group permission may be intended");
 }
 
 #[tokio::test]
-async fn a_browser_forgets_its_session_when_it_is_closed() {
+async fn session_cookies_end_with_the_browser() {
     let pod = Pod::start().await;
     let mut ana = PageClient::new(&pod.origin());
     ana.sign_up("ana@example.com", PASSWORD).await;

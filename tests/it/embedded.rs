@@ -1,4 +1,4 @@
-//! The memory that a server without Redis gives to locks.
+//! The memory limit of the embedded store.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::support::{Client, Pod, eventually};
 const BYTES: &str = "lockable_embedded_bytes";
 const RESIDENT: &str = "process_resident_memory_bytes";
 
-/// A server with that much memory for locks, and a client that may fill it.
+/// Starts a server with this memory limit, and a client with enough rate to fill it.
 async fn pod_with(memory: &str) -> (Pod, Client) {
     let pod = Pod::builder().env("LOCKABLE_EMBEDDED_MEMORY", memory).start().await;
     pod.operator(&["plan", "set", "business", "--rate", "1000000", "--burst", "1000000"]).await;
@@ -16,7 +16,7 @@ async fn pod_with(memory: &str) -> (Pod, Client) {
     (pod, client)
 }
 
-/// Acquires as Terraform does, with the longest description that there may be.
+/// Acquires with a lock info of nearly the maximum size.
 async fn lock(client: &Client, number: usize, lease: &str) -> u16 {
     let info = json!({ "ID": format!("run-{number}"), "Info": "x".repeat(2000) }).to_string();
     let path = format!("/v1/terraform/large-{number}?lease={lease}");
@@ -24,9 +24,9 @@ async fn lock(client: &Client, number: usize, lease: &str) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn beyond_its_memory_it_refuses_acquires_and_takes_heartbeats_and_releases() {
+async fn full_store_rejects_acquires_and_accepts_heartbeats_and_releases() {
     let (pod, filler) = pod_with("1MiB").await;
-    // A small plan, whose requests are counted in the store, in the same script.
+    // The rate of a small plan is counted in the store by the script of the lock.
     let client = pod.client(&pod.account("hobbyist").await.token);
     for name in ["mine", "other"] {
         assert_eq!(client.get(&format!("/v1/acquire/{name}")).await.json["response"], true);
@@ -55,13 +55,13 @@ async fn beyond_its_memory_it_refuses_acquires_and_takes_heartbeats_and_releases
     assert_eq!(client.get("/v1/heartbeat/other").await.json["response"], true);
 }
 
-/// Found: 375 MB after three seconds of large locks, which the process kept.
+/// Regression: the process kept 375 MB after three seconds of large locks.
 #[tokio::test(flavor = "multi_thread")]
-async fn memory_of_locks_that_lapsed_goes_back_to_the_system() {
+async fn memory_of_expired_locks_is_returned_to_the_system() {
     const TASKS: usize = 8;
     const EACH: usize = 1_000;
     let (pod, client) = pod_with("1GiB").await;
-    // What a server takes once it has worked.
+    // The baseline after the first requests.
     join_all((0..TASKS).map(|task| lock(&client, task, "1s"))).await;
     let before = pod.metric(RESIDENT).await.unwrap();
     let fill = |task: usize| {
@@ -75,7 +75,7 @@ async fn memory_of_locks_that_lapsed_goes_back_to_the_system() {
     join_all((0..TASKS).map(fill).map(tokio::spawn)).await.into_iter().for_each(Result::unwrap);
     let full = pod.metric(RESIDENT).await.unwrap();
 
-    // What became of locks stays on record.
+    // Only the history of the locks remains.
     eventually(async || pod.metric(BYTES).await.is_some_and(|bytes| bytes < 2e6)).await;
 
     eventually(async || {

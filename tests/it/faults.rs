@@ -1,10 +1,10 @@
-//! Faults, one after another, under clients that write down what they rely on:
-//! never do two hold one lock, fences only rise, every answer comes in time, and
-//! service comes back by itself.
+//! Fault injection under load. Clients record the grants they rely on; the tests assert that no two
+//! clients hold a lock at once, that fences increase, that every response is in time, and that
+//! service resumes by itself.
 
-mod away;
-mod elsewhere;
-mod forgetful;
+mod data_loss;
+mod foreign_store;
+mod outages;
 mod soak;
 mod topology;
 
@@ -12,50 +12,55 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     Client, Cluster, Pod, eventually,
-    holders::{Holders, Tally, Wanted},
     redis::{self, RedisServer},
+    workload::{Tally, Workload, WorkloadConfig},
 };
 
-/// How long a recovery lasts in these tests at least: leases up to a second are
-/// not written down, and a margin.
+/// The minimum duration of a recovery in these tests: the longest lease that is not in the journal,
+/// one second, and a margin.
 const RECOVERY: Duration = Duration::from_secs(6);
 
-/// A Redis that writes down what it is told, as in production.
+/// Returns a Redis with an append-only file, as in production.
 fn durable() -> redis::Builder {
     RedisServer::builder().args(&["--appendonly", "yes", "--appendfsync", "everysec"])
 }
 
-/// Two servers on such a Redis, whose recoveries are short.
+/// Starts two servers on a durable Redis, with short recoveries.
 async fn cluster() -> Cluster {
     Cluster::start_with(2, durable(), &[("LOCKABLE_JOURNAL_ABOVE", "1s")]).await
 }
 
-/// Clients of all pods, with a token that may ask as often as it likes.
+/// Returns one client per server, with a token whose rate is practically unlimited.
 async fn clients(pods: &[Pod]) -> Vec<Client> {
     pods[0].operator(&["plan", "set", "business", "--rate", "100000", "--burst", "100000"]).await;
     let token = pods[0].account("business").await.token;
     pods.iter().map(|pod| pod.client(&token)).collect()
 }
 
-/// What came of a fault.
-struct Trial {
+/// The result of an injected fault.
+struct FaultOutcome {
     tally: Tally,
-    /// From when the fault was over until the first lock was granted.
-    back_after: Duration,
+    /// The time from the end of the fault to the first grant.
+    resumed_after: Duration,
 }
 
-/// Lets clients go on while `fault` happens, and until they are served again.
-#[expect(clippy::print_stdout, reason = "how long each took is for whoever reads the run")]
-async fn tried(name: &str, clients: &[Client], wanted: Wanted, fault: impl AsyncFnOnce()) -> Trial {
-    let holders = Holders::start(clients, &wanted);
-    eventually(async || holders.granted() >= 50).await;
+/// Runs clients while `fault` happens and until they are granted locks again.
+#[expect(clippy::print_stdout, reason = "the durations are useful in the test output")]
+async fn run_with_fault(
+    name: &str,
+    clients: &[Client],
+    config: WorkloadConfig,
+    fault: impl AsyncFnOnce(),
+) -> FaultOutcome {
+    let workload = Workload::start(clients, &config);
+    eventually(async || workload.granted() >= 50).await;
     fault().await;
     let over = Instant::now();
-    eventually(async || holders.history.first_after(over).is_some()).await;
-    let back_after = holders.history.first_after(over).unwrap() - over;
-    let granted = holders.granted();
-    eventually(async || holders.granted() >= granted + 50).await;
-    let tally = holders.stop().await;
-    println!("{name}: granted again after {back_after:?}; {tally:?}");
-    Trial { tally, back_after }
+    eventually(async || workload.history.first_grant_after(over).is_some()).await;
+    let resumed_after = workload.history.first_grant_after(over).unwrap() - over;
+    let granted = workload.granted();
+    eventually(async || workload.granted() >= granted + 50).await;
+    let tally = workload.stop().await;
+    println!("{name}: granted again after {resumed_after:?}; {tally:?}");
+    FaultOutcome { tally, resumed_after }
 }

@@ -1,19 +1,19 @@
-//! The examples of docs/fencing.md, as they stand there.
+//! Runs the examples of docs/fencing.md verbatim.
 
 use crate::support::{Pod, pod::lockable, postgres::Postgres, python};
 
 const FENCING: &str = include_str!("../../docs/fencing.md");
 
-/// The examples in a language.
+/// Returns the code blocks of a language.
 fn blocks(language: &str) -> Vec<&'static str> {
     let begin = format!("```{language}\n");
     FENCING.split(&*begin).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
 }
 
 #[tokio::test]
-async fn postgres_turns_away_who_is_late() {
+async fn postgres_rejects_stale_fencing_tokens() {
     let postgres = Postgres::database().await;
-    let [setup, write] = blocks("sql")[..] else { panic!("there are two") };
+    let [setup, write] = blocks("sql")[..] else { panic!("docs/fencing.md has two SQL examples") };
     postgres.query(setup).unwrap();
     postgres.query("CREATE TABLE releases (environment text, version int)").unwrap();
     postgres.query("INSERT INTO releases VALUES ('prod', 1)").unwrap();
@@ -30,7 +30,7 @@ async fn postgres_turns_away_who_is_late() {
     assert!(late.contains("the fencing token 8 of deploy-prod is stale"), "{late}");
     assert_eq!(postgres.query("SELECT version FROM releases").unwrap().trim(), "4");
 
-    // The same from a script, whose token is a real one.
+    // The script of the document, with a real fencing token.
     let pod = Pod::start().await;
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("script");
@@ -46,7 +46,7 @@ async fn postgres_turns_away_who_is_late() {
 }
 
 #[tokio::test]
-async fn an_object_store_turns_away_who_is_late() {
+async fn object_store_rejects_stale_fencing_tokens() {
     let script = format!(
         r#"{}
 import boto3, moto
@@ -59,26 +59,26 @@ with moto.mock_aws():
     put_fenced(s3, "bucket", "key", b"9", 9)
     try:
         put_fenced(s3, "bucket", "key", b"8", 8)
-        raise SystemExit("the late one was not turned away")
+        raise SystemExit("the stale write was not rejected")
     except Stale:
         assert read() == b"9"
 
-    # Somebody writes between the look and the write.
-    class Late:
-        def __init__(self): self.looks = 0
+    # Another writer writes between the read and the write.
+    class Overtaken:
+        def __init__(self): self.reads = 0
         def __getattr__(self, name): return getattr(s3, name)
         def head_object(self, **wanted):
             seen = s3.head_object(**wanted)
-            self.looks += 1
-            if self.looks == 1:
+            self.reads += 1
+            if self.reads == 1:
                 put_fenced(s3, "bucket", "key", b"12", 12)
             return seen
-    late = Late()
+    overtaken = Overtaken()
     try:
-        put_fenced(late, "bucket", "key", b"11", 11)
-        raise SystemExit("who was overtaken was not turned away")
+        put_fenced(overtaken, "bucket", "key", b"11", 11)
+        raise SystemExit("the overtaken write was not rejected")
     except Stale:
-        assert read() == b"12" and late.looks == 2
+        assert read() == b"12" and overtaken.reads == 2
 "#,
         blocks("python")[0]
     );

@@ -1,10 +1,10 @@
-//! What a request costs Redis and SQL, by their own count.
+//! The number of Redis commands and SQL queries per request, by the servers' own statistics.
 
 use std::collections::HashMap;
 
 use crate::support::{Client, Cluster, eventually};
 
-/// How often each command was called, but for what servers ask once a second.
+/// Returns the number of calls of each Redis command.
 fn commands(cluster: &Cluster) -> HashMap<String, u64> {
     let stats = cluster.redis.cli(&["INFO", "commandstats"]);
     let count = |line: &str| {
@@ -23,23 +23,22 @@ async fn rounds(client: &Client, count: usize) {
     }
 }
 
-/// For a small plan, whose rate is counted in the script of the lock, and for a
-/// large one.
+/// The rate of a small plan is counted by the script of the lock; a large plan draws permits in
+/// batches.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_is_one_round_trip_to_redis_and_none_to_sql() {
+async fn request_takes_one_round_trip_to_redis_and_none_to_sql() {
     for plan in ["hobbyist", "business"] {
         let cluster = Cluster::start(1).await;
         cluster.operator(&["plan", "set", "hobbyist", "--burst", "1000"]).await;
         let client = cluster.pods[0].client(&cluster.account(plan).await.token);
-        // The account is a change, of which the pod hears a little later, and
-        // then reads the token anew; an entry is read again after some seconds,
-        // and a token that is used much draws permits now and then, for heartbeats and
-        // releases apart from the rest. Between
-        // these there are sixty requests that cost what they should.
+        // Background work must not count: the server learns of the new account and reads the token
+        // again, cache entries are refreshed after some seconds, and a busy token draws permits,
+        // for heartbeats and releases apart from the rest. Between these there are sixty requests
+        // with the exact cost.
         eventually(async || {
-            let (commands_before, queries_before) = (commands(&cluster), cluster.postgres.queries_of_accounts());
+            let (commands_before, queries_before) = (commands(&cluster), cluster.postgres.account_queries());
             rounds(&client, 20).await;
-            let (commands_after, queries_after) = (commands(&cluster), cluster.postgres.queries_of_accounts());
+            let (commands_after, queries_after) = (commands(&cluster), cluster.postgres.account_queries());
             let called =
                 |command: &str| commands_after.get(command).unwrap_or(&0) - commands_before.get(command).unwrap_or(&0);
             let asked = called("evalsha") + called("eval");

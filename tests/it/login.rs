@@ -1,4 +1,4 @@
-//! What the command line remembers, and what it finds wrong.
+//! `lockable login`, `logout`, `whoami` and `doctor`.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio};
 
@@ -11,47 +11,50 @@ async fn run(home: &Path, args: &[&str], input: &str, variables: &[(&str, &str)]
     let mut command = lockable(args);
     command.env("XDG_CONFIG_HOME", home).envs(variables.iter().copied());
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // Who refuses at once reads nothing.
+    // A command that fails at once does not read its input.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes()).await;
     let ran = child.wait_with_output().await.unwrap();
-    let said = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
-    (ran.status.code(), said)
+    let output = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    (ran.status.code(), output)
 }
 
 #[tokio::test]
-async fn a_login_is_remembered_for_its_user_and_server_alone() {
+async fn login_is_saved_for_its_user_and_server_only() {
     let pod = Pod::start().await;
     let (token, home) = (pod.first_token(), tempfile::tempdir().unwrap());
     let login = ["login", "--url", &pod.origin()];
     let profile = home.path().join("lockable/profile.json");
 
-    let (code, said) = run(home.path(), &login, "11111111-2222-4333-8444-555555555555\n", &[]).await;
-    assert!(code == Some(69) && said.contains("does not accept the token") && !profile.exists(), "{said}");
+    let (code, output) = run(home.path(), &login, "11111111-2222-4333-8444-555555555555\n", &[]).await;
+    assert!(code == Some(69) && output.contains("rejected the token") && !profile.exists(), "{output}");
     assert_eq!(run(home.path(), &login, "", &[]).await.0, Some(2));
-    let (code, said) = run(home.path(), &login, &format!(" {token}\n"), &[]).await;
-    assert!(code == Some(2) && said.contains("the token in standard input has white space around it"), "{said}");
+    let (code, output) = run(home.path(), &login, &format!(" {token}\n"), &[]).await;
+    assert!(
+        code == Some(2) && output.contains("the token in standard input begins or ends with white space"),
+        "{output}"
+    );
     assert_eq!(run(home.path(), &["status", "a"], "", &[]).await.0, Some(2));
 
-    let (code, said) = run(home.path(), &login, &format!("{token}\n"), &[]).await;
-    assert!(code == Some(0) && said.contains("profile.json") && !said.contains(&token), "{said}");
+    let (code, output) = run(home.path(), &login, &format!("{token}\n"), &[]).await;
+    assert!(code == Some(0) && output.contains("profile.json") && !output.contains(&token), "{output}");
     assert_eq!(fs::metadata(&profile).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(run(home.path(), &["acquire", "a"], "", &[]).await.0, Some(0));
     assert_eq!(run(home.path(), &["run", "-n", "b", "--", "true"], "", &[]).await.0, Some(0));
 
-    // Another server is not told the token.
-    let (code, said) = run(home.path(), &["status", "a"], "", &[("LOCKABLE_URL", "http://127.0.0.1:1")]).await;
-    assert!(code == Some(2) && said.contains("no token"), "{said}");
+    // The token is not sent to another server.
+    let (code, output) = run(home.path(), &["status", "a"], "", &[("LOCKABLE_URL", "http://127.0.0.1:1")]).await;
+    assert!(code == Some(2) && output.contains("no token"), "{output}");
 
     fs::set_permissions(&profile, fs::Permissions::from_mode(0o640)).unwrap();
-    let (code, said) = run(home.path(), &["status", "a"], "", &[]).await;
-    assert!(code == Some(2) && said.contains("others can read it") && !said.contains(&token), "{said}");
+    let (code, output) = run(home.path(), &["status", "a"], "", &[]).await;
+    assert!(code == Some(2) && output.contains("other users can read it") && !output.contains(&token), "{output}");
     fs::set_permissions(&profile, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(&profile, "{").unwrap();
-    assert!(run(home.path(), &["status", "a"], "", &[]).await.1.contains("cannot be used"));
+    assert!(run(home.path(), &["status", "a"], "", &[]).await.1.contains("cannot use "));
 }
 
 #[tokio::test]
-async fn profiles_keep_servers_apart() {
+async fn each_profile_has_its_server_and_token() {
     let (one, two) = (Pod::start().await, Pod::start().await);
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("token");
@@ -60,11 +63,11 @@ async fn profiles_keep_servers_apart() {
         fs::write(&file, format!("{}\nnot the token\n", pod.first_token())).unwrap();
         let url = pod.origin();
         let login = [&["login", "--url", &url, "--token-file", path], profile].concat();
-        let (code, said) = run(home.path(), &login, "", &[]).await;
-        assert_eq!(code, Some(0), "{said}");
+        let (code, output) = run(home.path(), &login, "", &[]).await;
+        assert_eq!(code, Some(0), "{output}");
     }
     assert_eq!(one.client(&one.first_token()).get("/v1/acquire/a").await.json["response"], true);
-    // What a later version remembers disables nothing, and stays.
+    // Fields of a later version are accepted and preserved.
     let profiles = home.path().join("lockable/profile.json");
     let text = fs::read_to_string(&profiles).unwrap();
     fs::write(&profiles, text.replacen('{', "{\"later\": [1],", 1)).unwrap();
@@ -78,17 +81,17 @@ async fn profiles_keep_servers_apart() {
         (&["status", "a"], &[("LOCKABLE_PROFILE", "")], 1, "a is free"),
         (&["whoami", "--profile", "one"], &[], 0, "(from the profile one)"),
         (&["whoami"], &[("LOCKABLE_AUTH_TOKEN", &*two.first_token())], 0, "(from LOCKABLE_AUTH_TOKEN)"),
-        (&["status", "a", "--profile", "three"], &[], 2, "no profile \"three\" (there are one)"),
+        (&["status", "a", "--profile", "three"], &[], 2, "there is no profile \"three\" (saved profiles: one)"),
         (&["status", "a", "--profile", "one", "--url", &two.origin()], &[], 2, "no token"),
-        (&["logout", "--profile", "one"], &[], 0, "forgotten"),
+        (&["logout", "--profile", "one"], &[], 0, "removed the saved token"),
         (&["logout", "--profile", "one"], &[], 2, "no profile"),
-        (&["status", "a", "--profile", "one"], &[], 2, "there are none"),
+        (&["status", "a", "--profile", "one"], &[], 2, "none is saved"),
         (&["status", "a"], &[], 1, "a is free"),
-        (&["logout"], &[], 0, "forgotten"),
+        (&["logout"], &[], 0, "removed the saved token"),
         (&["status", "a"], &[], 2, "no server"),
     ] {
-        let (found, said) = run(home.path(), args, "", variables).await;
-        assert!(found == Some(code) && said.contains(words), "{args:?} {variables:?}: {said}");
+        let (found, output) = run(home.path(), args, "", variables).await;
+        assert!(found == Some(code) && output.contains(words), "{args:?} {variables:?}: {output}");
     }
     assert!(fs::read_to_string(&profiles).unwrap().contains("later"));
     assert_eq!(run(home.path(), &["logout", "--all"], "", &[]).await.0, Some(0));
@@ -96,7 +99,7 @@ async fn profiles_keep_servers_apart() {
 }
 
 #[tokio::test]
-async fn the_doctor_says_what_is_wrong_and_what_to_do() {
+async fn doctor_reports_failed_check_with_advice() {
     let certificate = dev_cert().await;
     let (plain, secure) = (Pod::start().await, Pod::builder().tls(&certificate).start().await);
     let (token, ca) = (secure.first_token(), certificate.cert.to_str().unwrap());
@@ -109,20 +112,20 @@ async fn the_doctor_says_what_is_wrong_and_what_to_do() {
         ("", &*token, "", 1, "no server"),
         ("locks.example.com", &token, "", 2, "an address begins with https://"),
         ("http://locks.invalid", &token, "", 1, "the host locks.invalid is unknown"),
-        (&nobody, &token, "", 1, "does the server run, on that port"),
-        (&secure_url, &token, "", 1, "name the CA's file in LOCKABLE_CA_FILE"),
-        (&secure_url.replace("https", "http"), &token, "", 1, "address begins with https://"),
-        (&plain_url.replace("http", "https"), &token, "", 1, "address begins with http://"),
-        (&plain_url, "wrong", "", 1, "is it whole, of this server"),
+        (&nobody, &token, "", 1, "check that the server runs and listens on this port, and"),
+        (&secure_url, &token, "", 1, "set LOCKABLE_CA_FILE to the file of its CA"),
+        (&secure_url.replace("https", "http"), &token, "", 1, "write https:// in the address"),
+        (&plain_url.replace("http", "https"), &token, "", 1, "write http:// in the address"),
+        (&plain_url, "wrong", "", 1, "check that it is complete, from this server"),
         (&plain_url, " ", "", 1, "there is no token"),
-        (&secure_url, &token, "/nowhere.pem", 1, "/nowhere.pem cannot be read"),
+        (&secure_url, &token, "/nowhere.pem", 1, "cannot read /nowhere.pem"),
         (&secure_url, &token, ca, 0, "ok     plan: business"),
         (&plain_url, limited["token"].as_str().unwrap(), "", 0, "ok     plan: hobbyist: 100 locks at once"),
     ] {
         let variables = [("LOCKABLE_URL", url), ("LOCKABLE_AUTH_TOKEN", token), ("LOCKABLE_CA_FILE", ca)];
         let set: Vec<_> = variables.into_iter().filter(|(_, value)| !value.is_empty()).collect();
-        let (found, said) = run(home.path(), &["doctor"], "", &set).await;
-        assert_eq!(found, Some(code), "{url}: {said}");
-        assert!(said.contains(words) && (token == " " || !said.contains(token)), "{url}: {said}");
+        let (found, output) = run(home.path(), &["doctor"], "", &set).await;
+        assert_eq!(found, Some(code), "{url}: {output}");
+        assert!(output.contains(words) && (token == " " || !output.contains(token)), "{url}: {output}");
     }
 }

@@ -1,4 +1,4 @@
-//! All tests through the front door, in one binary.
+//! Integration tests against the public interfaces, in one binary.
 
 #![allow(
     clippy::expect_used,
@@ -6,57 +6,57 @@
     clippy::panic,
     clippy::unreachable,
     clippy::unwrap_used,
-    reason = "a test says what is wrong by panicking"
+    reason = "a failed test panics with the reason"
 )]
 
 mod accounts;
-mod ask;
+mod ambiguous_input;
 mod auth;
 mod balancer;
 mod browser;
+mod chaos_selftest;
 mod ci;
+mod commands;
 mod connections;
 mod contention;
 mod contract;
+mod deadlines;
 mod defaults;
+mod documented_api;
 mod embedded;
 mod faults;
 mod fencing;
+mod health_and_metrics;
 mod hot_path;
-mod inputs;
-mod lab;
-mod late;
+mod inspect;
 mod late_requests;
 mod layers;
 mod layout;
+mod load_shedding;
 mod login;
-mod looking;
 mod memory;
 mod model;
 mod monitoring;
 mod openapi;
-mod operation;
-mod operator;
-mod outage;
+mod operator_commands;
 mod pages;
 mod queue;
 mod rates;
 mod recovery;
 mod redis;
+mod redis_outage;
 mod revocation;
-mod rolling;
+mod rolling_update;
 mod run;
 mod secrets;
-mod seed;
 mod settings;
-mod shedding;
-mod spread;
-mod strangers;
+mod sharding;
 mod support;
 mod systemd;
 mod tenants;
 mod terminal;
 mod terraform;
 mod tls;
+mod token_lookup;
 mod traces;
 mod usage;

@@ -1,4 +1,4 @@
-//! What an account can put into Redis at most: docs/operations.md states it by plan.
+//! The maximum memory of an account in Redis, which docs/operations.md states per plan.
 
 use std::time::Duration;
 
@@ -8,22 +8,22 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
 use crate::support::{Client, Cluster, eventually};
 
-/// As docs/operations.md has it.
+/// The figures of docs/operations.md.
 const LOCK_BYTES: u64 = 4 * 1024;
 const WAITING_BYTES: u64 = 7 * 1024;
 
-/// A text of so many bytes that ends with a number.
+/// Returns a text of this many bytes that ends with a number.
 fn long(bytes: usize, number: usize) -> String {
     format!("{:x>bytes$}", format!("-{number}"))
 }
 
-/// An owner of 128 characters, most of which have two bytes.
+/// Returns an owner of 128 characters, most of which take two bytes.
 fn long_owner(number: usize) -> String {
     format!("{:é>128}", format!("-{number}"))
 }
 
-/// The longest that Terraform may say of itself: what is not the id is noted for
-/// people, and all of it is kept.
+/// Returns a lock info of the maximum size. The server stores all of it, and a note made of all
+/// fields but the ID.
 fn info(number: usize, run: usize) -> String {
     let begun =
         json!({ "ID": long_owner(number * 1000 + run), "Operation": long(290, 0), "Who": long(190, 0), "Info": "" });
@@ -49,7 +49,7 @@ async fn cluster_with(locks: u32, waiters: u32) -> (Cluster, Client) {
     (cluster, client)
 }
 
-/// All that Redis has in memory, but for the history, which is written beside this.
+/// Returns the memory that Redis uses, without the history, which has a limit of its own.
 fn used_memory(cluster: &Cluster) -> u64 {
     const HISTORY: &str = "local sum = 0 for _, kind in ipairs({'history', 'recorded'}) do \
                            for _, key in ipairs(redis.call('KEYS', '*:' .. kind .. ':*')) do \
@@ -64,14 +64,14 @@ fn eval(cluster: &Cluster, script: &str) -> u64 {
     cluster.redis.cli(&["eval", script, "0"]).trim().parse().unwrap()
 }
 
-/// How many queue entries there are, reservations included.
+/// Returns the number of queue entries, reservations included.
 fn entries(cluster: &Cluster) -> u64 {
-    const SCRIPT: &str = "local sum = 0 for _, key in ipairs(redis.call('KEYS', '*:tickets:*')) do \
+    const SCRIPT: &str = "local sum = 0 for _, key in ipairs(redis.call('KEYS', '*:entries:*')) do \
                           sum = sum + redis.call('HLEN', key) end return sum";
     eval(cluster, SCRIPT)
 }
 
-/// Sends a request that waits, and returns the connection on which it does.
+/// Sends a request that waits, and returns its connection.
 async fn wait_for(cluster: &Cluster, client: &Client, number: usize, run: usize) -> TcpStream {
     let pod = &cluster.pods[0];
     let mut stream = TcpStream::connect(pod.authority("127.0.0.1")).await.unwrap();
@@ -85,7 +85,7 @@ async fn wait_for(cluster: &Cluster, client: &Client, number: usize, run: usize)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn locks_and_queue_entries_with_the_longest_texts_take_what_the_documents_say() {
+async fn locks_and_queue_entries_stay_within_the_documented_memory() {
     const COUNT: usize = 400;
     let (cluster, client) = cluster_with(COUNT as u32, COUNT as u32).await;
     let lock = async |number: usize| client.post_body(&path(number), "application/json", &info(number, 0)).await;
@@ -101,7 +101,7 @@ async fn locks_and_queue_entries_with_the_longest_texts_take_what_the_documents_
     println!("a lock: {each} bytes");
     assert!(each <= LOCK_BYTES, "{each} bytes for a lock");
 
-    // One entry for each lock takes the most, as each queue has keys of its own.
+    // One entry per lock is the worst case, because each queue has its own keys.
     let mut waiting = Vec::new();
     for number in 0..COUNT {
         waiting.push(wait_for(&cluster, &client, number, 1).await);
@@ -114,10 +114,10 @@ async fn locks_and_queue_entries_with_the_longest_texts_take_what_the_documents_
     assert!(each <= WAITING_BYTES, "{each} bytes for a queue entry");
 }
 
-/// Found: clients that hung up left entries behind for over a minute, each time as many
-/// as the plan lets wait.
+/// Regression: entries of disconnected clients stayed for over a minute, and each new batch could
+/// be as large as the plan allows.
 #[tokio::test(flavor = "multi_thread")]
-async fn entries_of_clients_that_hung_up_take_memory_no_longer_than_they_count() {
+async fn memory_of_disconnected_waiters_is_freed() {
     const WAITERS: usize = 30;
     let (cluster, client) = cluster_with(200, WAITERS as u32).await;
     let held = |number: usize| format!("/v1/acquire/{}?owner=holder&namespace=deploy&lease=5m", long(200, number));
@@ -129,21 +129,25 @@ async fn entries_of_clients_that_hung_up_take_memory_no_longer_than_they_count()
         for number in 0..WAITERS {
             waiting.push(wait_for(&cluster, &client, round * WAITERS + number, round).await);
         }
-        // All that stand in line hang up at once, and their places are reserved.
+        // All queued clients disconnect at once, and become reservations.
         eventually(async || {
-            let line = "local sum = 0 for _, key in ipairs(redis.call('KEYS', '*:line:*')) do \
+            let queued = "local sum = 0 for _, key in ipairs(redis.call('KEYS', '*:queue:*')) do \
                         sum = sum + redis.call('ZCARD', key) end return sum";
-            eval(&cluster, line) == WAITERS as u64
+            eval(&cluster, queued) == WAITERS as u64
         })
         .await;
         drop(waiting);
         eventually(async || {
             let path = format!("/v1/acquire/{}?namespace=deploy&wait=1s", long(200, WAITERS * 4 - 1));
-            // One more can wait once the reservations no longer count.
+            // Another request can wait once the reservations no longer count.
             client.get(&path).await.status == 200
         })
         .await;
         let gone = eventually(async || entries(&cluster) == 0);
-        assert!(timeout(Duration::from_secs(5), gone).await.is_ok(), "{} after round {round}", entries(&cluster));
+        assert!(
+            timeout(Duration::from_secs(5), gone).await.is_ok(),
+            "{} entries remain after round {round}",
+            entries(&cluster)
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The alerts and the dashboard, by the Prometheus that would read them.
+//! The alert rules and the dashboard, evaluated by a real Prometheus.
 
 use std::{
     fs,
@@ -48,13 +48,13 @@ async fn query(client: &Client, expression: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_panel_shows_something_and_every_alert_is_known() {
+async fn every_panel_has_data_and_every_alert_is_documented() {
     let (redis, postgres) = (RedisServer::start(), Postgres::database().await);
     let pod = Pod::builder().redis(&redis).database(&postgres.url).start().await;
     let client = pod.client(&pod.account("business").await.token);
     let folder = tempfile::tempdir().unwrap();
     let (_process, prometheus) = prometheus(&pod.admin_address(), ALERTS, folder.path()).await;
-    // Something of everything, all the time.
+    // Continuous traffic of every kind.
     let traffic = tokio::spawn(async move {
         for number in 0.. {
             let owner = |who: &str| format!("owner={who}-{number}");
@@ -91,13 +91,13 @@ async fn every_panel_shows_something_and_every_alert_is_known() {
     assert_eq!(rules.len(), ALERTS.matches("- alert: ").count());
     for rule in &rules {
         assert_eq!((&rule["health"], &rule["lastError"]), (&"ok".into(), &Value::Null), "{rule}");
-        // What it means, and what to do.
+        // The document explains each alert and the action to take.
         let name = rule["name"].as_str().unwrap();
         assert!(OPERATIONS.contains(&format!("### {name}\n")), "docs/operations.md does not explain {name}");
     }
 }
 
-/// The names of the alerts that fire.
+/// Returns the names of the firing alerts.
 async fn firing(client: &Client) -> Vec<String> {
     let alerts = query(client, r#"ALERTS{alertstate="firing"}"#).await;
     let names =
@@ -105,10 +105,10 @@ async fn firing(client: &Client) -> Vec<String> {
     names.collect()
 }
 
-/// Follows the alerts through a whole recovery, which `lose` begins.
-async fn a_recovery_is_over_for_the_alerts(mut pod: Pod, lose: impl AsyncFnOnce(&mut Pod)) {
+/// Asserts that the alerts fire and resolve during a whole recovery, which `lose` starts.
+async fn assert_recovery_alerts_resolve(mut pod: Pod, lose: impl AsyncFnOnce(&mut Pod)) {
     let folder = tempfile::tempdir().unwrap();
-    // A recovery of some seconds stands for one of a minute, which is never stuck.
+    // Scale the rules: a recovery of seconds stands for one of a minute, which is never stuck.
     let alerts = ALERTS.replace("[10m]", "[15s]").replace("for: 3m", "for: 12s");
     let (_process, prometheus) = prometheus(&pod.admin_address(), &alerts, folder.path()).await;
     eventually(async || query(&prometheus, "lockable_recovering == 0").await != serde_json::json!([])).await;
@@ -123,20 +123,20 @@ async fn a_recovery_is_over_for_the_alerts(mut pod: Pod, lose: impl AsyncFnOnce(
     eventually(async || !firing(&prometheus).await.contains(&"LockableRecovery".to_owned())).await;
     let stuck =
         query(&prometheus, r#"max_over_time(ALERTS{alertname="LockableRecoveryStuck",alertstate="firing"}[5m])"#);
-    assert_eq!(stuck.await, serde_json::json!([]), "a recovery that ended was called stuck");
+    assert_eq!(stuck.await, serde_json::json!([]), "the alert LockableRecoveryStuck fired for a normal recovery");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn alerts_of_a_recovery_end_with_it_on_redis() {
+async fn recovery_alerts_resolve_on_redis() {
     let (redis, postgres) = (RedisServer::start(), Postgres::database().await);
     let pod = Pod::builder().redis(&redis).database(&postgres.url).env("LOCKABLE_JOURNAL_ABOVE", "1s").start().await;
     let client = pod.client(&pod.account("business").await.token);
     assert_eq!(client.get("/v1/acquire/before?lease=1h").await.json["response"], true);
-    a_recovery_is_over_for_the_alerts(pod, async |_| drop(redis.cli(&["FLUSHALL"]))).await;
+    assert_recovery_alerts_resolve(pod, async |_| drop(redis.cli(&["FLUSHALL"]))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn alerts_of_a_recovery_end_with_it_embedded() {
+async fn recovery_alerts_resolve_embedded() {
     let folder = tempfile::tempdir().unwrap();
     let database = format!("sqlite:{}", folder.path().join("accounts.db").display());
     let admin = format!("127.0.0.1:{}", free_port());
@@ -147,7 +147,7 @@ async fn alerts_of_a_recovery_end_with_it_embedded() {
     let pod = start().await;
     let client = pod.client(&pod.account("business").await.token);
     eventually(async || client.get("/v1/acquire/before?lease=1h").await.json["response"] == true).await;
-    a_recovery_is_over_for_the_alerts(pod, async |pod| {
+    assert_recovery_alerts_resolve(pod, async |pod| {
         pod.kill();
         *pod = start().await;
     })
@@ -155,7 +155,7 @@ async fn alerts_of_a_recovery_end_with_it_embedded() {
 }
 
 #[tokio::test]
-async fn alerts_come_when_they_should_and_are_the_same_for_the_operator() {
+async fn alert_rules_pass_promtool_and_match_the_kubernetes_resource() {
     let rules = tokio::process::Command::new("promtool")
         .args(["test", "rules", "alerts.test.yml"])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus"))
@@ -167,5 +167,5 @@ async fn alerts_come_when_they_should_and_are_the_same_for_the_operator() {
     let resource = include_str!("../../k8s/components/monitoring/alerts.yaml");
     let spec = resource.split("spec:\n").nth(1).unwrap().lines();
     let spec: String = spec.map(|line| format!("{}\n", line.strip_prefix("  ").unwrap())).collect();
-    assert_eq!(spec, ALERTS, "k8s/components/monitoring/alerts.yaml is not what deploy/prometheus/alerts.yml says");
+    assert_eq!(spec, ALERTS, "k8s/components/monitoring/alerts.yaml differs from deploy/prometheus/alerts.yml");
 }

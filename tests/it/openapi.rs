@@ -1,4 +1,4 @@
-//! The description of the API, and the page on which people read it.
+//! The OpenAPI description and its page.
 
 use std::process::Stdio;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::{Pod, python};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_description_has_every_route_and_says_who_may_call() {
+async fn description_contains_every_route_and_its_authentication() {
     let pod = Pod::start().await;
     let description = pod.client_without_token().get("/openapi.json").await;
     assert_eq!(description.status, 200);
@@ -43,13 +43,14 @@ async fn the_description_has_every_route_and_says_who_may_call() {
     };
     assert_eq!(named(&acquire["get"]), ["name", "namespace", "owner", "lease", "wait", "note", "strict"]);
     assert!(acquire["get"].get("requestBody").is_none());
-    // In the body, or in the query string, but not in both, which cannot be said.
+    // Parameters may be in the body or in the query string, but not in both, which OpenAPI cannot
+    // express.
     assert_eq!(named(&acquire["post"]), ["name"]);
     assert_eq!(acquire["post"]["requestBody"]["required"], false);
 }
 
 #[tokio::test]
-async fn the_description_names_the_server_that_it_is_of() {
+async fn description_contains_the_url_of_its_server() {
     let pod = Pod::start().await;
     let servers = async |pod: &Pod| pod.client_without_token().get("/openapi.json").await.json["servers"].clone();
     assert_eq!(servers(&pod).await, serde_json::json!([{ "url": pod.origin() }]));
@@ -57,8 +58,8 @@ async fn the_description_names_the_server_that_it_is_of() {
     assert_eq!(servers(&public).await, serde_json::json!([{ "url": "https://locks.example.com" }]));
 }
 
-/// Compares what the server does with a value to what its schema says of it, as a program in JavaScript
-/// reads that: patterns are ECMA-262 with the flag `u`, and lengths are in characters.
+/// Compares the server's validation with the schemas, as a JavaScript client reads them: patterns
+/// are ECMA-262 with the flag `u`, and lengths count characters.
 const COMPARE: &str = r##"
 const { ORIGIN, TOKEN } = process.env;
 const headers = { authorization: "Bearer " + TOKEN };
@@ -91,7 +92,7 @@ const texts = ["é", "grün, ✓", "grün,✓", "a b", " a", "a ", "", "x".repea
 const names = [...texts, "a/b", "a//b", "/a", "a/", "a/./b", "a/../b", "a/.", "a/..b", "a/.b", "a/...", "...", ".a", "..a", "a/ b", "a /b", ". ", "a%b", "?x", "#x"];
 const each = { lease: durations, wait: durations, owner: texts, note: [...texts, "x".repeat(500), "x".repeat(501)],
   fencing_token: ["1", "007", "0", "9007199254740991", "9007199254740992", "x", "-1"], strict: ["true", "false", "True", "1", ""] };
-// In a query string, and in a form, a number is its digits.
+// In query strings and forms a number is its digits.
 const typed = (name, value) => name === "fencing_token" && /^0*[1-9][0-9]*$/.test(value) ? Number(value)
   : name === "strict" && (value === "true" || value === "false") ? value === "true" : value;
 let number = 0;
@@ -100,7 +101,7 @@ for (const [name, values] of Object.entries(each)) {
   const { get, post } = api.paths[`/v1/${operation}/{name}`];
   const content = post.requestBody.content;
   for (const value of values) {
-    // Each has a lock of its own, that none waits for another.
+    // Each request uses its own lock, so that none waits.
     const path = () => `/v1/${operation}/exact-${number++}`;
     const schema = get.parameters.find((one) => one.name === name).schema;
     await compare(`query ${name}`, schema, typed(name, value), `${path()}?${name}=${encodeURIComponent(value)}`);
@@ -116,7 +117,7 @@ for (const [name, values] of Object.entries(each)) {
 }
 for (const name of names) {
   const schema = api.paths["/v1/locks/{name}"].get.parameters.find((one) => one.name === "name").schema;
-  // Written as it is, dots too, which this client would take for a way up.
+  // Encode dots, too, because fetch resolves dot segments.
   const encoded = encodeURIComponent(name).replaceAll(".", "%2E");
   if (/^(\.|%2E){1,2}$/.test(encoded)) continue;
   await compare("name", schema, name, `/v1/locks/${encoded}`);
@@ -138,7 +139,7 @@ if (differ.length || counts.taken < 100 || counts.refused < 100) {
 "##;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_description_accepts_what_the_server_accepts() {
+async fn description_and_server_accept_the_same_values() {
     let pod = Pod::builder().env("LOCKABLE_WAIT_MAX", "500ms").start().await;
     pod.operator(&["plan", "set", "business", "--rate", "100000", "--burst", "100000"]).await;
     let account = pod.account("business").await;
@@ -166,20 +167,19 @@ def map_body(context, body):
     return whole(body)
 ";
 
-/// A stranger's program calls everything that the description allows, and some
-/// of what it does not.
+/// Schemathesis calls every route with valid and with invalid data.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_does_what_the_description_says() {
+async fn server_conforms_to_its_description() {
     let pod = Pod::builder().env("LOCKABLE_WAIT_MAX", "500ms").start().await;
     let account = pod.account("business").await;
     pod.operator(&["plan", "set", "business", "--rate", "100000", "--burst", "100000"]).await;
     let url = format!("{}/openapi.json", pod.origin());
     let credentials = format!("{}:", account.token);
-    // A schema cannot forbid to write a whole number with a fraction.
+    // A schema cannot forbid a whole number written with a fraction.
     let folder = tempfile::tempdir().unwrap();
     let (config, hooks) = (folder.path().join("schemathesis.toml"), folder.path().join("hooks.py"));
     std::fs::write(&hooks, WHOLE_NUMBERS).unwrap();
-    // A "no" that was asked for as 423, and the lock's holder for Terraform, are answers.
+    // Expected responses are a refusal as 423, on request, and the lock's holder for Terraform.
     let settings = "[checks]\npositive_data_acceptance.expected-statuses = [200, 403, 423]\n";
     std::fs::write(&config, format!("hooks = {hooks:?}\n{settings}")).unwrap();
     let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,\
@@ -194,10 +194,10 @@ async fn the_server_does_what_the_description_says() {
     assert!(!stdout.contains("mostly rejected generated data"), "{stdout}");
 }
 
-/// The page builds itself in a browser, from this server alone and under its
-/// policy, of which the browser would complain on its console.
+/// The page renders in a browser from this server alone and under its content security policy;
+/// Chromium logs violations to the console.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_can_be_read_without_the_internet() {
+async fn api_page_works_offline() {
     let pod = Pod::start().await;
     let client = pod.client_without_token();
     let page = client.get("/docs/api").await;
@@ -208,7 +208,7 @@ async fn the_page_can_be_read_without_the_internet() {
     let ran = tokio::process::Command::new("chromium")
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=10000"])
         .arg(format!("--user-data-dir={}", profile.path().display()))
-        // No host but this machine has an address.
+        // Only this machine resolves.
         .arg("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
         .args(["--dump-dom", &format!("{}/docs/api", pod.origin())])
         .stdin(Stdio::null())

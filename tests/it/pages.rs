@@ -1,17 +1,16 @@
-//! The account page over HTTP, on PostgreSQL and Redis: what it does, and what it
-//! does not do for others.
+//! The account pages over HTTP, on PostgreSQL and Redis, and their protection against other users.
 
+mod content;
 mod forms;
-mod guessing;
 mod headers;
 mod links;
-mod live;
-mod reading;
+mod live_updates;
+mod sign_in;
 mod tokens;
 
 use crate::support::{Cluster, redis::RedisServer};
 
-/// A server where anybody may make an account, on a plan that has everything.
+/// Starts a server with open sign-up on the plan with all features.
 pub async fn open_cluster() -> Cluster {
     let settings = [("LOCKABLE_SIGN_UP", "true"), ("LOCKABLE_SIGN_UP_PLAN", "business")];
     Cluster::start_with(1, RedisServer::builder(), &settings).await

@@ -1,9 +1,8 @@
-//! The line of those who wait: its order, who is skipped, and what it costs
-//! those who do not wait.
+//! The queue of a lock: its order, reservations, and waiting without messages.
 
-mod leaving;
+mod disconnects;
 mod limits;
-mod looks;
+mod polling;
 mod reservations;
 
 use std::time::{Duration, Instant};
@@ -11,20 +10,20 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use crate::support::{Answer, Client, Cluster, Pod, crowd_turn, eventually};
+use crate::support::{Client, Cluster, Pod, Response, eventually, exclusive_cpu};
 
-/// What a busy machine adds.
+/// The tolerance for a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// How many wait for a lock.
+/// Returns the number of queued requests of a lock.
 async fn waiting(client: &Client, name: &str) -> u64 {
     let view = client.get(&format!("/v1/locks/{name}")).await;
     assert_eq!(view.status, 200, "{}", view.text);
     view.json["waiting"].as_u64().unwrap()
 }
 
-/// Asks for a lock, and goes on when that request stands in line.
-async fn stand_in_line(client: &Client, name: &str, params: &str) -> JoinHandle<Answer> {
+/// Sends an acquire that waits; returns once the request is in the queue.
+async fn enqueue(client: &Client, name: &str, params: &str) -> JoinHandle<Response> {
     let before = waiting(client, name).await;
     let asking = client.clone();
     let path = format!("/v1/acquire/{name}?wait=50s&{params}");
@@ -33,7 +32,7 @@ async fn stand_in_line(client: &Client, name: &str, params: &str) -> JoinHandle<
     waiter
 }
 
-async fn acquire(client: &Client, name: &str) -> Answer {
+async fn acquire(client: &Client, name: &str) -> Response {
     client.get(&format!("/v1/acquire/{name}")).await
 }
 
@@ -43,18 +42,18 @@ async fn release(client: &Client, name: &str) {
 }
 
 #[track_caller]
-fn assert_granted(answer: &Answer) {
+fn assert_granted(answer: &Response) {
     assert_eq!((answer.status, &answer.json["response"]), (200, &true.into()), "{}", answer.text);
 }
 
 #[track_caller]
-fn assert_refused(answer: &Answer, reason: &str) {
+fn assert_refused(answer: &Response, reason: &str) {
     assert_eq!((answer.status, &answer.json["response"]), (200, &false.into()), "{}", answer.text);
     assert_eq!(answer.json["reason"], reason, "{}", answer.text);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_came_first_has_it_first_on_every_store() {
+async fn lock_is_granted_in_queue_order_on_every_store() {
     let cluster = Cluster::start(2).await;
     let account = cluster.account("business").await;
     let embedded = Pod::start().await;
@@ -64,8 +63,8 @@ async fn who_came_first_has_it_first_on_every_store() {
         let mut waiters = Vec::new();
         for number in 0..6 {
             let client = &clients[number % clients.len()];
-            waiters.push(stand_in_line(client, "line", &format!("note=waiter-{number}")).await);
-            // Nobody passes those who wait.
+            waiters.push(enqueue(client, "line", &format!("note=waiter-{number}")).await);
+            // A request that does not wait cannot pass the queue.
             assert_refused(&acquire(client, "line").await, "held");
         }
         let mut last = 0;
@@ -84,16 +83,16 @@ async fn who_came_first_has_it_first_on_every_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_waiters_on_three_pods_go_in_order_though_one_pod_is_killed() {
+async fn queue_order_survives_the_death_of_one_of_three_servers() {
     const WAITERS: usize = 200;
-    let _crowd = crowd_turn().await;
+    let _cpu = exclusive_cpu().await;
     let mut cluster = Cluster::start(3).await;
     cluster.operator(&["plan", "set", "business", "--rate", "100000", "--burst", "100000"]).await;
     let account = cluster.account("business").await;
     let clients: Vec<_> = cluster.pods.iter().map(|pod| pod.client(&account.token)).collect();
     assert_granted(&clients[0].get("/v1/acquire/line?owner=first").await);
 
-    // Each says when it is granted, and releases as soon as that is known.
+    // Each waiter reports its grant, and the test releases it at once.
     let (sender, mut granted) = tokio::sync::mpsc::unbounded_channel();
     let mut waiters = Vec::new();
     for number in 0..WAITERS {
@@ -128,38 +127,37 @@ async fn two_hundred_waiters_on_three_pods_go_in_order_though_one_pod_is_killed(
     assert!(order.is_sorted(), "{order:?}");
     let lived = (0..WAITERS).filter(|number| number % 3 != 2);
     for number in lived {
-        assert!(order.contains(&number), "{number} was passed over");
+        assert!(order.contains(&number), "waiter {number} was skipped");
     }
     let long = pauses.iter().filter(|pause| **pause > Duration::from_secs(1)).collect::<Vec<_>>();
     assert!(long.iter().all(|pause| **pause < Duration::from_secs(10) + SLACK), "{long:?}");
-    assert!(long.len() <= 2, "the others were held up {} times: {long:?}", long.len());
+    assert!(long.len() <= 2, "the other waiters were delayed {} times: {long:?}", long.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lapse_hands_over_at_the_moment_of_the_lapse() {
+async fn expired_lease_is_granted_to_next_waiter_at_once() {
     let cluster = Cluster::start(1).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     let mut longest = Duration::ZERO;
     for round in 0..3 {
-        let name = format!("lapse-{round}");
+        let name = format!("expiry-{round}");
         let held = client.get(&format!("/v1/acquire/{name}?lease=3s")).await;
-        let waiter = stand_in_line(&client, &name, "").await;
+        let waiter = enqueue(&client, &name, "").await;
         let granted = waiter.await.unwrap();
         assert_granted(&granted);
-        let lapsed_at: jiff::Timestamp = held.json["expires_at"].as_str().unwrap().parse().unwrap();
-        let late = Duration::try_from(jiff::Timestamp::now().duration_since(lapsed_at)).unwrap();
+        let expired_at: jiff::Timestamp = held.json["expires_at"].as_str().unwrap().parse().unwrap();
+        let late = Duration::try_from(jiff::Timestamp::now().duration_since(expired_at)).unwrap();
         longest = longest.max(late);
-        // The next one waits behind a lease that is known to nobody but the
-        // server that granted it.
-        let next = stand_in_line(&client, &name, "lease=1s").await;
+        // The next waiter depends on an expiry that only the granting server knows.
+        let next = enqueue(&client, &name, "lease=1s").await;
         release(&client, &name).await;
         assert_granted(&next.await.unwrap());
     }
-    assert!(longest < Duration::from_millis(500), "a waiter had the lock {longest:?} after it lapsed");
+    assert!(longest < Duration::from_millis(500), "a waiter got the lock {longest:?} after the lease expired");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_owner_keeps_its_place_when_its_request_has_ended() {
+async fn owner_keeps_its_position_after_its_request_ends() {
     let cluster = Cluster::start(2).await;
     let account = cluster.account("business").await;
     let [here, there] = [0, 1].map(|pod| cluster.pods[pod].client(&account.token));
@@ -169,8 +167,8 @@ async fn an_owner_keeps_its_place_when_its_request_has_ended() {
     assert_refused(&short, "timed_out");
     assert!(short.json["retry_after_ms"].as_u64().unwrap() > 50_000, "{}", short.text);
     assert_eq!(short.json["holder"]["owner"], Value::Null, "{}", short.text);
-    let behind = stand_in_line(&here, "kept", "owner=bob").await;
-    // It asks another server the next time, and stands where it stood.
+    let behind = enqueue(&here, "kept", "owner=bob").await;
+    // Ana asks another server and keeps her position.
     let again = {
         let there = there.clone();
         tokio::spawn(async move { there.get("/v1/acquire/kept?owner=ana&wait=50s").await })
@@ -180,28 +178,28 @@ async fn an_owner_keeps_its_place_when_its_request_has_ended() {
     release(&here, "kept").await;
     assert_granted(&again.await.unwrap());
 
-    // Now bob stands first; eve asks and goes away. Her position is reserved, and while
-    // she does not ask the lock does not wait for her.
+    // Bob is first now. Eve's request ends: her reservation keeps her position, but does not delay
+    // the hand-over.
     let away = here.get("/v1/acquire/kept?owner=eve&wait=200ms").await;
     assert_refused(&away, "timed_out");
-    let last = stand_in_line(&here, "kept", "owner=zoe").await;
+    let last = enqueue(&here, "kept", "owner=zoe").await;
     assert_eq!(there.get("/v1/release/kept?owner=ana").await.json["response"], true);
     assert_granted(&behind.await.unwrap());
     let released = Instant::now();
     assert_eq!(there.get("/v1/release/kept?owner=bob").await.json["response"], true);
     assert_granted(&last.await.unwrap());
-    assert!(released.elapsed() < SLACK, "held up for {:?} by a position that nobody asks for", released.elapsed());
-    assert_eq!(waiting(&here, "kept").await, 1, "eve's");
+    assert!(released.elapsed() < SLACK, "a reservation delayed the hand-over by {:?}", released.elapsed());
+    assert_eq!(waiting(&here, "kept").await, 1, "only eve's reservation");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_owner_that_asks_twice_waits_with_the_later_request() {
+async fn second_acquire_of_an_owner_replaces_the_first() {
     let cluster = Cluster::start(2).await;
     let account = cluster.account("business").await;
     let [here, there] = [0, 1].map(|pod| cluster.pods[pod].client(&account.token));
     assert_granted(&acquire(&here, "twice").await);
-    let first = stand_in_line(&here, "twice", "owner=ana").await;
-    let behind = stand_in_line(&here, "twice", "owner=bob").await;
+    let first = enqueue(&here, "twice", "owner=ana").await;
+    let behind = enqueue(&here, "twice", "owner=bob").await;
     let second = {
         let there = there.clone();
         tokio::spawn(async move { there.get("/v1/acquire/twice?owner=ana&wait=50s").await })
@@ -217,32 +215,32 @@ async fn an_owner_that_asks_twice_waits_with_the_later_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_owner_can_ask_for_its_place() {
+async fn lock_view_contains_the_position_of_an_owner() {
     let (cluster, embedded) = (Cluster::start(1).await, Pod::start().await);
     let clustered = cluster.pods[0].client(&cluster.account("business").await.token);
     for client in [clustered, embedded.client(&embedded.first_token())] {
-        assert_granted(&acquire(&client, "place").await);
-        let ana = stand_in_line(&client, "place", "owner=ana").await;
-        let nobody = stand_in_line(&client, "place", "").await;
-        let bob = stand_in_line(&client, "place", "owner=bob").await;
+        assert_granted(&acquire(&client, "position").await);
+        let ana = enqueue(&client, "position", "owner=ana").await;
+        let anonymous = enqueue(&client, "position", "").await;
+        let bob = enqueue(&client, "position", "owner=bob").await;
         let position =
-            async |query: &str| client.get(&format!("/v1/locks/place{query}")).await.json["position"].clone();
+            async |query: &str| client.get(&format!("/v1/locks/position{query}")).await.json["position"].clone();
         for (query, expected) in [("?owner=ana", Some(1)), ("?owner=bob", Some(3)), ("?owner=eve", None), ("", None)] {
             assert_eq!(position(query).await.as_u64(), expected, "{query}");
         }
-        release(&client, "place").await;
+        release(&client, "position").await;
         assert_granted(&ana.await.unwrap());
         eventually(async || position("?owner=bob").await == 2).await;
-        assert!(position("?owner=ana").await.is_null(), "who holds it does not wait");
-        assert_eq!(client.get("/v1/release/place?owner=ana").await.json["response"], true);
-        nobody.await.unwrap();
-        release(&client, "place").await;
+        assert!(position("?owner=ana").await.is_null(), "the holder has no position");
+        assert_eq!(client.get("/v1/release/position?owner=ana").await.json["response"], true);
+        anonymous.await.unwrap();
+        release(&client, "position").await;
         bob.await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_owner_that_releases_while_it_waits_leaves_the_line() {
+async fn release_by_a_waiting_owner_removes_its_entry() {
     let pod = Pod::start().await;
     let client = pod.client(&pod.first_token());
     assert_granted(&acquire(&client, "left").await);
@@ -254,32 +252,32 @@ async fn an_owner_that_releases_while_it_waits_leaves_the_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_messages_waiters_get_their_locks_all_the_same() {
+async fn waiters_are_granted_locks_without_pubsub() {
     let cluster = Cluster::start(2).await;
     let account = cluster.account("business").await;
     let clients = [0, 1].map(|pod| cluster.pods[pod].client(&account.token));
-    // Nobody may listen to anything from now on.
+    // Forbid all subscriptions.
     cluster.redis.cli(&["ACL", "SETUSER", "default", "resetchannels"]);
     cluster.redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
-    assert_granted(&acquire(&clients[0], "deaf").await);
+    assert_granted(&acquire(&clients[0], "no-messages").await);
     let mut waiters = Vec::new();
     for number in 0..4 {
-        waiters.push(stand_in_line(&clients[number % 2], "deaf", "").await);
+        waiters.push(enqueue(&clients[number % 2], "no-messages", "").await);
     }
     for waiter in waiters {
         let released = Instant::now();
-        release(&clients[0], "deaf").await;
+        release(&clients[0], "no-messages").await;
         assert_granted(&waiter.await.unwrap());
         assert!(released.elapsed() < Duration::from_secs(4), "{:?}", released.elapsed());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_line_survives_what_redis_forgets() {
-    let cluster = Cluster::start_careful(1).await;
+async fn queued_request_survives_a_flush_of_redis() {
+    let cluster = Cluster::start_with_short_recovery(1).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     assert_granted(&client.get("/v1/acquire/flushed?lease=1s").await);
-    let waiter = stand_in_line(&client, "flushed", "").await;
+    let waiter = enqueue(&client, "flushed", "").await;
     cluster.redis.cli(&["FLUSHALL"]);
     assert_granted(&waiter.await.unwrap());
 }

@@ -1,4 +1,4 @@
-//! Rates and quotas of plans, over all pods.
+//! Rates and lock quotas of plans, across all servers.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,11 @@ use tokio::task::JoinSet;
 
 use crate::support::{Client, Cluster, Pod, eventually};
 
-/// What a token pays for.
+/// The routes that count toward the rate.
 const ROUTES: [&str; 6] =
     ["/v1/locks", "/v1/account", "/v1/locks/any", "/v1/acquire/any", "/v1/heartbeat/any", "/v1/release/any"];
 
-/// Another route that is counted with one of these: heartbeats and releases have a rate
-/// of their own.
+/// Returns another route with the same rate. Heartbeats and releases have their own rate.
 fn beside(path: &str) -> &'static str {
     match path {
         "/v1/heartbeat/any" => "/v1/release/any",
@@ -22,8 +21,8 @@ fn beside(path: &str) -> &'static str {
     }
 }
 
-/// Asks as fast as it can over all clients by turns until `end`, and returns
-/// when each request that got through was answered.
+/// Sends requests as fast as possible until `end`, round-robin over the clients. Returns the times
+/// at which accepted requests were answered.
 async fn hammer(clients: &[Client], workers: usize, end: Instant) -> Vec<Instant> {
     let mut tasks = JoinSet::new();
     for worker in 0..workers {
@@ -49,7 +48,7 @@ async fn hammer(clients: &[Client], workers: usize, end: Instant) -> Vec<Instant
     admitted
 }
 
-/// The largest number of requests that got through within any `window`.
+/// Returns the largest number of accepted requests within any `window`.
 fn most_within(admitted: &[Instant], window: Duration) -> usize {
     (0..admitted.len())
         .map(|first| admitted[first..].iter().take_while(|at| **at - admitted[first] < window).count())
@@ -58,7 +57,7 @@ fn most_within(admitted: &[Instant], window: Duration) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_small_plan_has_its_burst_and_then_its_rate_over_all_pods_together() {
+async fn small_plan_is_limited_across_all_servers() {
     let cluster = Cluster::start(3).await;
     let token = cluster.account("hobbyist").await.token;
     let clients: Vec<_> = cluster.pods.iter().map(|pod| pod.client(&token)).collect();
@@ -67,15 +66,15 @@ async fn a_small_plan_has_its_burst_and_then_its_rate_over_all_pods_together() {
 
     let at_once = admitted.iter().filter(|at| **at - start < Duration::from_secs(1)).count();
     assert!((50..=60).contains(&at_once), "a burst of 50, and 10 in the second: {at_once}");
-    // The client sees an answer a little after it was counted, so a window of
-    // the client's may begin a little late.
+    // The client sees a response a little after the server counted the request, so that a window of
+    // the client may begin late.
     let most = most_within(&admitted, Duration::from_secs(10));
-    assert!(most <= 50 + 10 * 10 + 2, "{most} in ten seconds");
-    assert!(admitted.len() >= 50 + 11 * 10 - 5, "{} in twelve seconds", admitted.len());
+    assert!(most <= 50 + 10 * 10 + 2, "{most} requests in ten seconds");
+    assert!(admitted.len() >= 50 + 11 * 10 - 5, "{} requests in twelve seconds", admitted.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_plan_is_kept_over_all_pods_though_they_draw_permits() {
+async fn large_plan_is_limited_across_all_servers() {
     let cluster = Cluster::start(3).await;
     cluster.operator(&["plan", "set", "business", "--rate", "200", "--burst", "400"]).await;
     let token = cluster.account("business").await.token;
@@ -83,12 +82,16 @@ async fn a_large_plan_is_kept_over_all_pods_though_they_draw_permits() {
     let start = Instant::now();
     let admitted = hammer(&clients, 24, start + Duration::from_secs(11)).await;
     let most = most_within(&admitted, Duration::from_secs(10));
-    assert!(most <= 400 + 10 * 200 + 20, "{most} in ten seconds");
-    assert!(admitted.len() >= 400 + 10 * 200 - 100, "{} in eleven seconds: permits were wasted", admitted.len());
+    assert!(most <= 400 + 10 * 200 + 20, "{most} requests in ten seconds");
+    assert!(
+        admitted.len() >= 400 + 10 * 200 - 100,
+        "{} requests in eleven seconds: permits were wasted",
+        admitted.len()
+    );
 }
 
 #[tokio::test]
-async fn an_account_holds_as_many_locks_as_its_plan_allows_and_heals_when_they_lapse() {
+async fn lock_quota_is_enforced_and_freed_on_expiry() {
     let pod = Pod::start().await;
     pod.operator(&["plan", "set", "business", "--locks", "3"]).await;
     let client = pod.client(&pod.account("business").await.token);
@@ -98,7 +101,7 @@ async fn an_account_holds_as_many_locks_as_its_plan_allows_and_heals_when_they_l
     let refused = client.get("/v1/acquire/d").await;
     refused.assert_problem(429, "too-many-locks");
     assert!(refused.header("retry-after").is_some());
-    assert_eq!(client.get("/v1/acquire/a?owner=o").await.json["response"], true, "one that is held already");
+    assert_eq!(client.get("/v1/acquire/a?owner=o").await.json["response"], true, "an acquire of a held lock");
     assert_eq!(client.get("/v1/heartbeat/b?owner=o").await.json["response"], true);
 
     eventually(async || client.get("/v1/acquire/d?lease=1h").await.status == 200).await;
@@ -108,7 +111,7 @@ async fn an_account_holds_as_many_locks_as_its_plan_allows_and_heals_when_they_l
 }
 
 #[tokio::test]
-async fn names_that_were_used_once_are_forgotten() {
+async fn index_forgets_names_of_expired_locks() {
     let cluster = Cluster::start(1).await;
     cluster.operator(&["plan", "set", "business", "--rate", "100000", "--burst", "100000"]).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
@@ -118,19 +121,19 @@ async fn names_that_were_used_once_are_forgotten() {
             assert_eq!(client.get(&path).await.json["response"], true);
         }
     };
-    // While one is held, the index stays.
+    // One held lock keeps the index alive.
     assert_eq!(client.get("/v1/acquire/always?lease=1h").await.json["response"], true);
     acquire_all("once", "1s").await;
     eventually(async || client.get("/v1/locks/once-299").await.json["held"] == false).await;
     acquire_all("now", "1h").await;
     let count = "return redis.call('ZCARD', redis.call('KEYS', '*:held:*')[1])";
     let indexed: u32 = cluster.redis.cli(&["eval", count, "0"]).trim().parse().unwrap();
-    assert!((301..301 + 256).contains(&indexed), "{indexed} places are kept for 301 locks");
+    assert!((301..301 + 256).contains(&indexed), "the index has {indexed} entries for 301 locks");
 }
 
-/// However many lapse at once, a script takes out a few of them, and counts them right.
+/// Each script removes only some expired locks, yet counts all of them.
 #[tokio::test]
-async fn locks_that_lapse_together_count_no_longer() {
+async fn locks_that_expire_together_leave_the_quota() {
     let cluster = Cluster::start(1).await;
     let embedded = Pod::start().await;
     for pod in [&cluster.pods[0], &embedded] {
@@ -154,7 +157,7 @@ async fn locks_that_lapse_together_count_no_longer() {
 }
 
 #[tokio::test]
-async fn the_headers_say_how_an_account_stands() {
+async fn rate_limit_headers_report_the_remaining_requests() {
     let pod = Pod::start().await;
     let client = pod.client(&pod.account("hobbyist").await.token);
     let remaining = async || {
@@ -177,21 +180,21 @@ async fn the_headers_say_how_an_account_stands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_route_is_counted_and_each_account_by_itself() {
+async fn every_route_counts_toward_the_rate_of_its_account() {
     let cluster = Cluster::start(1).await;
     cluster.operator(&["plan", "set", "hobbyist", "--rate", "1", "--burst", "3"]).await;
     let (ours, theirs) = (cluster.account("hobbyist").await, cluster.account("hobbyist").await);
     let [ours, theirs] = [ours, theirs].map(|account| cluster.pods[0].client(&account.token));
     for path in ROUTES {
-        // Until the bucket is empty, however slow this test is.
+        // Repeat until the bucket is empty, however slow this test is.
         eventually(async || ours.get(path).await.status == 429).await;
     }
-    assert_eq!(theirs.get("/v1/heartbeat/any").await.status, 200, "another account's rate is its own");
+    assert_eq!(theirs.get("/v1/heartbeat/any").await.status, 200, "each account has its own rate");
 }
 
-/// Found: an account that made 200 tokens had 200 times the rate of its plan.
+/// Regression: an account with 200 tokens had 200 times the rate of its plan.
 #[tokio::test(flavor = "multi_thread")]
-async fn all_tokens_of_an_account_share_one_rate_over_all_servers() {
+async fn tokens_of_an_account_share_one_rate_across_servers() {
     let cluster = Cluster::start(2).await;
     let (plan, large) = (Rate { per_second: 10, burst: 50 }, Rate { per_second: 100, burst: 400 });
     cluster.operator(&["plan", "set", "business", "--rate", "100", "--burst", "400"]).await;
@@ -209,12 +212,12 @@ async fn all_tokens_of_an_account_share_one_rate_over_all_servers() {
         assert!(admitted as f64 <= most, "{name}: {admitted} requests of six tokens in {seconds} s");
         assert!(admitted as f64 >= most * 0.8, "{name}: {admitted} requests, permits were wasted");
         let other = cluster.pods[0].client(&cluster.account(name).await.token);
-        assert_eq!(other.get("/v1/heartbeat/any").await.status, 200, "another account's rate is its own");
+        assert_eq!(other.get("/v1/heartbeat/any").await.status, 200, "each account has its own rate");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_server_is_asked_counts_for_all() {
+async fn requests_to_one_server_count_on_all_servers() {
     let cluster = Cluster::start(2).await;
     cluster.operator(&["plan", "set", "hobbyist", "--rate", "1", "--burst", "60"]).await;
     for path in ROUTES {
@@ -232,13 +235,13 @@ async fn what_one_server_is_asked_counts_for_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_used_up_at_one_server_is_refused_by_another() {
+async fn rate_exhausted_on_one_server_is_limited_on_another() {
     let cluster = Cluster::start(2).await;
     cluster.operator(&["plan", "set", "hobbyist", "--rate", "1", "--burst", "9"]).await;
     for path in ROUTES {
         let token = cluster.account("hobbyist").await.token;
         let [here, there] = [0, 1].map(|pod| cluster.pods[pod].client(&token));
-        // What is refilled in between may be had there.
+        // The other server may grant what was refilled in between.
         eventually(async || {
             while here.get(beside(path)).await.status != 429 {}
             let answer = there.get(path).await;
@@ -253,10 +256,10 @@ async fn what_was_used_up_at_one_server_is_refused_by_another() {
     }
 }
 
-/// Twenty pollers use up the rate of a small plan; the holder of the same token renews
-/// and releases its lock all the same, on each store.
+/// Twenty pollers exhaust the rate of a small plan; the holder with the same token still renews and
+/// releases its lock, on each store.
 #[tokio::test(flavor = "multi_thread")]
-async fn polls_of_a_token_never_starve_its_heartbeats_and_releases() {
+async fn polling_never_starves_heartbeats_and_releases() {
     let (cluster, embedded) = (Cluster::start(1).await, Pod::start().await);
     for pod in [&cluster.pods[0], &embedded] {
         let client = pod.client(&pod.account("hobbyist").await.token);

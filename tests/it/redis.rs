@@ -1,4 +1,4 @@
-//! The ways to reach Redis, and what becomes of a connection.
+//! Connections to Redis: authentication, TLS, reconnection.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use tokio::runtime::Handle;
 
 use crate::support::{Cluster, dev_cert, eventually, redis::RedisServer};
 
-static SHOUT: Script = Script::new("shout", "return {'heard', redis.call('PUBLISH', KEYS[1], ARGV[1])}");
-static LEAVE: Script = Script::new("leave", "redis.call('SET', KEYS[1], ARGV[1]) return {'left'}");
+static PUBLISH: Script = Script::new("publish", "return {'published', redis.call('PUBLISH', KEYS[1], ARGV[1])}");
+static SET: Script = Script::new("set", "redis.call('SET', KEYS[1], ARGV[1]) return {'set'}");
 static ECHO: Script = Script::new("echo", "return {KEYS[1], ARGV[1], 42}");
 
 fn settings(url: &str) -> RedisSettings {
@@ -31,11 +31,11 @@ async fn store(url: &str) -> Result<Store, StartError> {
 }
 
 async fn echoes(store: &Store) -> bool {
-    store.run(&ECHO, &["k"], &["v"]).await.is_ok_and(|reply| reply.text(2).is_ok_and(|word| word == "42"))
+    store.eval(&ECHO, &["k"], &["v"]).await.is_ok_and(|reply| reply.text(2).is_ok_and(|word| word == "42"))
 }
 
 #[tokio::test]
-async fn redis_is_reached_by_password_database_and_socket() {
+async fn redis_connects_by_password_database_and_socket() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("redis.sock");
     let socket = socket.to_str().unwrap();
@@ -50,19 +50,19 @@ async fn redis_is_reached_by_password_database_and_socket() {
         (format!("redis+unix://{socket}?user=ana&pass=pass&db=2"), "ana", "pass", "2"),
     ] {
         let store = store(&url).await.unwrap();
-        store.run(&LEAVE, &["left"], &[&url]).await.unwrap();
-        let found = server.cli(&["--user", user, "--pass", password, "-n", database, "GET", "left"]);
+        store.eval(&SET, &["url"], &[&url]).await.unwrap();
+        let found = server.cli(&["--user", user, "--pass", password, "-n", database, "GET", "url"]);
         assert_eq!(found.trim(), url);
     }
     for url in [format!("redis://127.0.0.1:{port}"), format!("redis://ana:wr0ng@127.0.0.1:{port}")] {
         let error = store(&url).await.err().unwrap();
-        assert!(matches!(error, StartError::Password(_)), "{error}");
+        assert!(matches!(error, StartError::Authentication(_)), "{error}");
         assert!(!error.to_string().contains("wr0ng"), "{error}");
     }
 }
 
 #[tokio::test]
-async fn redis_is_reached_over_tls_and_a_stranger_is_not_trusted() {
+async fn redis_connects_over_tls_and_rejects_untrusted_certificates() {
     let certificate = dev_cert().await;
     let (cert, key) = (certificate.cert.to_str().unwrap(), certificate.key.to_str().unwrap());
     let port = crate::support::process::free_port().to_string();
@@ -79,23 +79,23 @@ async fn redis_is_reached_over_tls_and_a_stranger_is_not_trusted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_come_again_after_a_restart() {
+async fn subscriptions_resume_after_a_restart() {
     let mut server = RedisServer::start();
     let store = store(&server.url()).await.unwrap();
-    let (mut news, mut other) = (store.subscribe("news"), store.subscribe("other"));
-    let mut heard = async || {
-        let _ = store.run(&SHOUT, &["news"], &["hello"]).await;
-        tokio::time::timeout(Duration::from_millis(50), news.recv()).await == Ok(Some("hello".into()))
+    let (mut messages, mut other) = (store.subscribe("messages"), store.subscribe("other"));
+    let mut received = async || {
+        let _ = store.eval(&PUBLISH, &["messages"], &["hello"]).await;
+        tokio::time::timeout(Duration::from_millis(50), messages.recv()).await == Ok(Some("hello".into()))
     };
-    eventually(&mut heard).await;
+    eventually(&mut received).await;
     server.restart();
-    eventually(&mut heard).await;
-    assert!(other.try_recv().is_err(), "another channel");
+    eventually(&mut received).await;
+    assert!(other.try_recv().is_err(), "no message arrived on the other channel");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_demoted_master_is_left_and_found_again_when_promoted() {
-    let cluster = Cluster::start_careful(1).await;
+async fn demoted_master_is_left_and_reconnected_when_promoted() {
+    let cluster = Cluster::start_with_short_recovery(1).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     assert_eq!(client.get("/v1/acquire/before").await.json["response"], true);
 
@@ -107,7 +107,7 @@ async fn a_demoted_master_is_left_and_found_again_when_promoted() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_away_at_the_start_is_waited_for() {
+async fn store_connects_once_an_absent_redis_starts() {
     let mut server = RedisServer::start();
     server.stop();
     let store = store(&server.url()).await.unwrap();

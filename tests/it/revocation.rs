@@ -1,13 +1,13 @@
-//! What was taken away is gone: also for requests that wait, for other links, and for
-//! sign-ins under way.
+//! Revocation: tokens, accounts, links and sessions end at once, also for queued requests and
+//! concurrent sign-ins.
 
 mod cache;
-mod operator;
+mod operator_actions;
 mod passwords;
+mod queued_requests;
 mod releases;
-mod waiting;
 
 use std::time::Duration;
 
-/// How long a server may take to hear of a change, and to act, on a busy machine.
+/// The time in which a server must apply a change, on a busy machine.
 const SOON: Duration = Duration::from_secs(3);

@@ -1,4 +1,4 @@
-//! `lockable run`: exit codes, signals, and what becomes of the command.
+//! `lockable run`: exit codes, signals, and the processes of the command.
 
 mod escape;
 mod lost;
@@ -25,7 +25,7 @@ use crate::support::{
     pod::lockable,
 };
 
-/// How long after an ending the lock is free, and nothing of the command is left.
+/// Limit for the release and the end of all processes after the command's end.
 const SOON: Duration = Duration::from_secs(1);
 
 /// `lockable run` with the pod's address and a token.
@@ -36,13 +36,13 @@ fn run(pod: &Pod, token: &str, args: &[&str]) -> Command {
     command
 }
 
-/// What a shell has in `$?`.
+/// The value of a shell's `$?`.
 fn shell_code(status: ExitStatus) -> i32 {
     status.code().or(status.signal().map(|number| 128 + number)).unwrap()
 }
 
 #[tokio::test]
-async fn the_exit_code_is_the_commands_own() {
+async fn exit_code_is_the_commands() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
@@ -77,12 +77,12 @@ async fn the_exit_code_is_the_commands_own() {
     assert_eq!(ran.status.code(), Some(69));
     let nowhere = run(&pod, &token, &["free", "--", "true"]).env_remove("LOCKABLE_URL").output().await.unwrap();
     assert_eq!(nowhere.status.code(), Some(2));
-    // Nobody who gave up is still in line.
+    // Every failed wait has left the queue.
     assert_eq!(client.get("/v1/locks/busy").await.json["waiting"], 0);
 }
 
 #[tokio::test]
-async fn signals_are_passed_on_and_nothing_is_left_behind() {
+async fn signals_are_forwarded_and_no_process_remains() {
     use Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
     let pod = Pod::start().await;
     let token = pod.first_token();
@@ -96,7 +96,7 @@ async fn signals_are_passed_on_and_nothing_is_left_behind() {
         (SIGUSR2, "echo ready; sleep 4711 & wait", 140),
         (SIGTERM, "trap 'exit 9' TERM; echo ready; sleep 4711 & wait", 9),
         (SIGUSR1, "trap 'exit 0' USR1; echo ready; sleep 4711 & wait", 0),
-        // The child does not hear it, and is ended when the command is.
+        // The child ignores the signal, and is ended with the command.
         (SIGTERM, "(trap '' TERM; echo ready; exec sleep 4711) & wait", 143),
     ] {
         let args = ["--kill-after", "200ms", "signalled", "--", "sh", "-c", command];
@@ -111,7 +111,7 @@ async fn signals_are_passed_on_and_nothing_is_left_behind() {
 }
 
 #[tokio::test]
-async fn a_command_has_the_input_the_lock_and_its_fence() {
+async fn command_gets_input_lock_and_fencing_token() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let script = "cat; echo $LOCKABLE_LOCK $LOCKABLE_FENCING_TOKEN $LOCKABLE_HOLDER $LOCKABLE_EXPIRES_AT";
@@ -130,7 +130,7 @@ async fn a_command_has_the_input_the_lock_and_its_fence() {
 }
 
 #[tokio::test]
-async fn a_signal_ends_a_wait_and_its_place_is_free_at_once() {
+async fn signal_ends_wait_and_leaves_queue() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
@@ -147,7 +147,7 @@ async fn a_signal_ends_a_wait_and_its_place_is_free_at_once() {
 }
 
 #[tokio::test]
-async fn what_runs_longer_than_a_lease_keeps_the_lock() {
+async fn lease_is_renewed_while_command_runs() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
@@ -165,12 +165,12 @@ async fn what_runs_longer_than_a_lease_keeps_the_lock() {
 }
 
 #[tokio::test]
-async fn a_grant_that_was_waited_for_has_its_whole_lease() {
+async fn grant_after_a_wait_has_its_whole_lease() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
     assert_eq!(client.get("/v1/acquire/waited?owner=another&lease=8s").await.json["response"], true);
-    // It waits longer than its lease is.
+    // The wait is longer than the lease.
     let args = ["--lease", "3s", "waited", "--", "sh", "-c", "sleep 1; echo done"];
     let ran = run(&pod, &token, &args).output().await.unwrap();
     let said = String::from_utf8_lossy(&ran.stderr);

@@ -1,4 +1,4 @@
-//! What may be read nowhere: tokens, cookies, e-mail addresses, passwords.
+//! Secrets that must not appear in any output: tokens, cookies, e-mail addresses, passwords.
 
 use std::{fs::File, process::Command};
 
@@ -13,16 +13,16 @@ use crate::support::{
 };
 
 const PASSWORD: &str = "pass-of-redis";
-const COOKIE: &str = "session=cookie-of-somebody";
-const STRANGER: &str = "11111111-2222-4333-8444-555555555555";
-const NO_TOKEN: &str = "what-is-no-token";
+const COOKIE: &str = "session=cookie-of-a-member";
+const UNKNOWN_TOKEN: &str = "11111111-2222-4333-8444-555555555555";
+const MALFORMED_TOKEN: &str = "what-is-no-token";
 const MEMBER: &str = "member-of-the-page@example.com";
 const INVITED: &str = "invited-to-the-page@example.com";
 const WRONG_PASSWORD: &str = "what-was-typed-wrongly";
 const NEW_PASSWORD: &str = "eleven-herons-near-Chur";
 
 #[tokio::test]
-async fn nothing_secret_leaves_the_process() {
+async fn no_secret_leaves_the_process() {
     let redis = RedisServer::builder().args(&["--requirepass", PASSWORD, "--slowlog-log-slower-than", "0"]).start();
     let watched = tempfile::NamedTempFile::new().unwrap();
     let _monitor = monitor(&redis, watched.reopen().unwrap());
@@ -57,15 +57,15 @@ async fn nothing_secret_leaves_the_process() {
         assert!(answer.status < 500, "{method} {path}: {}", answer.text);
     }
     let astray = format!("/v1/acquire/a?token={}", account.token);
-    assert_eq!(client.request("GET", &astray, &cookie).await.status, 400, "a token does not belong there");
+    assert_eq!(client.request("GET", &astray, &cookie).await.status, 400, "the query string accepts no token");
     assert_eq!(client.post_form("/v1/acquire/a", &[("password", &*account.token)]).await.status, 400);
-    for (token, status) in [(STRANGER, 401), (NO_TOKEN, 401)] {
+    for (token, status) in [(UNKNOWN_TOKEN, 401), (MALFORMED_TOKEN, 401)] {
         assert_eq!(pod.client(token).get("/v1/acquire/a").await.status, status);
     }
     let bearer = [("authorization", &*format!("Bearer {}", account.token))];
     pod.client_without_token().request("GET", "/v1/acquire/a", &bearer).await;
     let of_page = visit_page(&pod).await;
-    // Faults have words of their own.
+    // Error paths have messages of their own.
     let metrics = pod.admin().get("/metrics").await.text;
     redis.cli(&["-a", PASSWORD, "--no-auth-warning", "config", "set", "requirepass", "another"]);
     redis.cli(&["-a", "another", "--no-auth-warning", "client", "kill", "type", "normal"]);
@@ -81,9 +81,10 @@ async fn nothing_secret_leaves_the_process() {
         ("what Redis was asked", std::fs::read_to_string(watched.path()).unwrap()),
         ("what was slow in Redis", slow),
     ];
-    for (place, words) in [("the log", "/v1/acquire"), ("what Redis was asked", "EVALSHA"), ("the traces", "acquire")] {
-        let text = &emitted.iter().find(|(name, _)| *name == place).unwrap().1;
-        assert!(text.contains(words), "nothing was seen in {place}: {text}");
+    for (output, words) in [("the log", "/v1/acquire"), ("what Redis was asked", "EVALSHA"), ("the traces", "acquire")]
+    {
+        let text = &emitted.iter().find(|(name, _)| *name == output).unwrap().1;
+        assert!(text.contains(words), "{output} contains no expected text: {text}");
     }
     let encoded = |token: &str| STANDARD.encode(format!("{token}:"));
     let secrets = [
@@ -93,20 +94,20 @@ async fn nothing_secret_leaves_the_process() {
         account.email,
         COOKIE.to_owned(),
         PASSWORD.to_owned(),
-        STRANGER.to_owned(),
-        STRANGER.replace('-', ""),
-        encoded(STRANGER),
-        NO_TOKEN.to_owned(),
-        encoded(NO_TOKEN),
+        UNKNOWN_TOKEN.to_owned(),
+        UNKNOWN_TOKEN.replace('-', ""),
+        encoded(UNKNOWN_TOKEN),
+        MALFORMED_TOKEN.to_owned(),
+        encoded(MALFORMED_TOKEN),
     ];
     let secrets: Vec<_> = secrets.into_iter().chain(of_page).collect();
-    for (place, text) in &emitted {
+    for (output, text) in &emitted {
         let leaks = secrets.iter().filter_map(|secret| text.lines().find(|line| line.contains(secret.as_str())));
-        assert_eq!(leaks.collect::<Vec<_>>(), Vec::<&str>::new(), "{place}");
+        assert_eq!(leaks.collect::<Vec<_>>(), Vec::<&str>::new(), "{output}");
     }
 }
 
-/// Signs up and in, and uses a link. Returns what is secret of that.
+/// Signs up, signs in, and uses a link. Returns the secrets of these pages.
 async fn visit_page(pod: &Pod) -> Vec<String> {
     let made = pod.operator(&["account", "invite", "--email", INVITED]).await;
     let link = made["link"].as_str().unwrap().to_owned();
@@ -126,7 +127,7 @@ async fn visit_page(pod: &Pod) -> Vec<String> {
     known.map(str::to_owned).into_iter().chain(encoded).chain(cookies).collect()
 }
 
-/// Writes down every command that Redis is given.
+/// Writes every command that Redis receives to a file.
 fn monitor(redis: &RedisServer, into: File) -> Process {
     let mut command = Command::new("redis-cli");
     command.args(["-p", &redis.port().to_string(), "-a", PASSWORD, "--no-auth-warning", "monitor"]).stdout(into);

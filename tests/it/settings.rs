@@ -1,4 +1,4 @@
-//! Settings: by flag and variable, and what happens to wrong ones.
+//! Settings by flag and by variable, and errors for invalid ones.
 
 use crate::support::{Pod, pod::lockable};
 
@@ -8,11 +8,11 @@ async fn run(args: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String,
     (ran.status.code(), stdout, stderr)
 }
 
-/// Flags, variables, and words that the complaint has.
+/// Flags, variables, and a text that the error contains.
 type Case = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
 
 #[tokio::test]
-async fn a_wrong_setting_stops_the_start_with_one_line() {
+async fn invalid_setting_stops_the_start_with_one_line() {
     let cases: &[Case] = &[
         (&[], &[("LOCKABLE_LISTEN", "everywhere")], "LOCKABLE_LISTEN"),
         (&["--listen", "1"], &[], "LOCKABLE_LISTEN"),
@@ -51,9 +51,9 @@ async fn a_wrong_setting_stops_the_start_with_one_line() {
     }
 }
 
-/// What one reader takes for the password another takes for the host, and asks name servers for.
+/// Another parser may take a part of the password for the host and send it to name servers.
 #[tokio::test]
-async fn an_address_that_does_not_show_where_its_password_ends_is_refused() {
+async fn url_with_an_ambiguous_password_is_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("url");
     let passwords = ["p@ss#w0rd", "p@ssw0rd", "p#ssw0rd", "p/ssw0rd", "p?ssw0rd", "p%ssw0rd", "p ssw0rd", "p[ssw0rd"];
@@ -89,7 +89,7 @@ async fn an_address_that_does_not_show_where_its_password_ends_is_refused() {
 }
 
 #[tokio::test]
-async fn config_check_prints_what_is_in_force_and_no_secret() {
+async fn config_check_prints_settings_without_secrets() {
     let variables = [
         ("LOCKABLE_REDIS_URL", "redis://ana:s3cret@127.0.0.1:1/2"),
         ("LOCKABLE_DATABASE_URL", "postgres://ana:s3cret@127.0.0.1:1/x?password=s3cret"),
@@ -114,7 +114,7 @@ async fn config_check_prints_what_is_in_force_and_no_secret() {
 }
 
 #[tokio::test]
-async fn every_setting_is_in_the_help_with_its_variable() {
+async fn help_lists_every_setting_with_its_variable() {
     let (code, stdout, _) = run(&["serve", "--help"], &[]).await;
     assert_eq!(code, Some(0));
     let help = stdout.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -126,9 +126,9 @@ async fn every_setting_is_in_the_help_with_its_variable() {
 }
 
 #[tokio::test]
-async fn the_embedded_server_says_what_it_is_and_is_alone_on_its_database() {
+async fn embedded_server_warns_and_locks_its_database() {
     let pod = Pod::start().await;
-    assert!(pod.log().contains("not for several servers"), "{}", pod.log());
+    assert!(pod.log().contains("supports one server only"), "{}", pod.log());
     let (code, _, stderr) = pod.run(&["serve"]).await;
     assert_eq!(code, Some(1));
     let complaint = stderr.lines().last().unwrap();
@@ -136,7 +136,7 @@ async fn the_embedded_server_says_what_it_is_and_is_alone_on_its_database() {
 }
 
 #[tokio::test]
-async fn an_address_with_a_password_can_stand_in_a_file() {
+async fn url_with_a_password_is_read_from_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("redis-url");
     std::fs::write(&file, "redis://:s3cret@redis.example/3\n").unwrap();

@@ -1,4 +1,4 @@
-//! Run by systemd: with a socket that it hands over, and a word when it serves.
+//! Integration with systemd: socket activation, readiness and watchdog notifications.
 
 use std::{
     net::TcpListener,
@@ -9,9 +9,9 @@ use std::{
 
 use crate::support::{Client, eventually, pod::lockable, process::Process};
 
-/// A fault of the server must cost no more than the server, and leave none of its memory on disk.
+/// A fault of the server affects only the server, and writes none of its memory to disk.
 #[test]
-fn the_unit_has_what_keeps_a_server_to_itself() {
+fn unit_file_confines_the_server() {
     let unit = include_str!("../../deploy/systemd/lockable.service");
     for line in ["MemoryMax=1G", "LimitCORE=0", "PrivateUsers=yes", "UMask=0077", "NoNewPrivileges=yes"] {
         assert!(unit.lines().any(|other| other == line), "{line}");
@@ -19,15 +19,15 @@ fn the_unit_has_what_keeps_a_server_to_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_takes_the_socket_of_systemd_and_says_how_it_is() {
+async fn server_adopts_socket_of_systemd_and_notifies_its_state() {
     let folder = tempfile::tempdir().unwrap();
-    let told = UnixDatagram::bind(folder.path().join("notify")).unwrap();
-    told.set_nonblocking(true).unwrap();
+    let notify_socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+    notify_socket.set_nonblocking(true).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
 
     let program = lockable(&[]).into_std().get_program().to_owned();
-    // The variables name the process that they are for, which the shell becomes.
+    // The variables contain the process id of the server, which replaces the shell.
     let script = "LISTEN_PID=$$ LISTEN_FDS=1 WATCHDOG_PID=$$ WATCHDOG_USEC=200000 exec \"$0\" serve 3<&0";
     let mut command = Command::new("sh");
     command
@@ -35,29 +35,29 @@ async fn a_server_takes_the_socket_of_systemd_and_says_how_it_is() {
         .arg(program)
         .current_dir(folder.path())
         .env("NOTIFY_SOCKET", folder.path().join("notify"))
-        // It would be refused: the socket comes first.
+        // An invalid address: the passed socket has precedence.
         .env("LOCKABLE_LISTEN", "192.0.2.1:1")
         .stdin(Stdio::from(OwnedFd::from(listener)))
         .stdout(Stdio::null())
         .stderr(std::fs::File::create(folder.path().join("log")).unwrap());
     let mut server = Process::start(command);
 
-    let mut said = Vec::new();
-    let mut hears = async |word: &str| {
+    let mut notifications = Vec::new();
+    let mut count_notifications = async |word: &str| {
         let mut buffer = [0; 256];
-        while let Ok(length) = told.recv(&mut buffer) {
-            said.extend(String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned));
+        while let Ok(length) = notify_socket.recv(&mut buffer) {
+            notifications.extend(String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned));
         }
-        said.iter().filter(|line| *line == word).count()
+        notifications.iter().filter(|line| *line == word).count()
     };
-    // Connections that come before it is ready wait in the socket.
+    // Connections before readiness wait in the socket.
     let answer = Client::new(&origin, None).try_get("/v1/acquire/x").await;
     let log = || std::fs::read_to_string(folder.path().join("log")).unwrap();
     assert_eq!(answer.map(|answer| answer.status), Some(401), "{}", log());
-    eventually(async || hears("READY=1").await == 1).await;
-    eventually(async || hears("WATCHDOG=1").await >= 2).await;
-    assert_eq!(hears("STOPPING=1").await, 0);
+    eventually(async || count_notifications("READY=1").await == 1).await;
+    eventually(async || count_notifications("WATCHDOG=1").await >= 2).await;
+    assert_eq!(count_notifications("STOPPING=1").await, 0);
     server.signal(libc::SIGTERM);
-    eventually(async || hears("STOPPING=1").await == 1).await;
+    eventually(async || count_notifications("STOPPING=1").await == 1).await;
     tokio::time::timeout(Duration::from_secs(20), eventually(async || server.has_ended())).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! What a tenant costs is bounded: in tokens, rows, bytes, and in the time of others.
+//! The cost of an account is bounded: tokens, rows, bytes, and the time of other accounts.
 
 mod changes;
 mod history;
@@ -9,12 +9,12 @@ mod tokens;
 
 use crate::support::Cluster;
 
-/// The id of an account.
+/// Returns the id of an account.
 async fn id_of(cluster: &Cluster, email: &str) -> String {
     cluster.operator(&["account", "show", email]).await["id"].as_str().unwrap().to_owned()
 }
 
-/// Gives an account so many tokens that nobody knows, each beginning with a word of its own.
+/// Inserts tokens of an account, with `word` as the prefix of hash and label.
 fn insert_tokens(cluster: &Cluster, account: &str, word: &str, count: u32, revoked_at: &str) {
     let insert = format!(
         "INSERT INTO tokens (id, account, hash, label, may_lock, may_manage, default_namespace, created_at, revoked_at) \

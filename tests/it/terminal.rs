@@ -1,18 +1,17 @@
-//! `lockable run` in terminals: shells, shapes of jobs, and what happens to them. `flock` in the
-//! same session shows what is expected.
+//! `lockable run` in terminals, for each shell, shape of job and event. `flock` in the same session is
+//! the oracle.
 //!
-//! `tests/terminal` runs the whole table, `tests/run` a few cases in which each pair of values
-//! occurs.
+//! `tests/terminal` runs the whole table, `tests/run` a few cases that cover each pair of values.
 
 mod case;
 mod differences;
 mod folder;
-mod locker;
 mod processes;
 mod scenario;
 mod session;
 mod single;
 mod steps;
+mod wrapper;
 
 use std::sync::Arc;
 
@@ -21,27 +20,27 @@ use futures_util::{StreamExt, stream};
 use self::{
     case::{Case, Shape, pairwise},
     differences::{Difference, normalized},
-    locker::{Locker, Server, may_unshare},
+    wrapper::{Server, Wrapper, may_unshare},
 };
 
-/// How many cases run at once. Most of them wait most of the time.
+/// The number of concurrent cases. They mostly wait.
 const AT_ONCE: usize = 32;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shell_sees_what_it_sees_of_flock() {
+async fn shell_sees_the_same_outcome_as_with_flock() {
     let server = Arc::new(Server::start().await);
     let cases = chosen(may_unshare().await);
     let count = cases.len();
-    let played = stream::iter(cases).map(|case| {
-        let played = tokio::spawn(check(case, server.clone()));
-        async move { played.await.unwrap_or_else(|panic| Some(format!("\n{case}: {panic}"))) }
+    let results = stream::iter(cases).map(|case| {
+        let result = tokio::spawn(check(case, server.clone()));
+        async move { result.await.unwrap_or_else(|panic| Some(format!("\n{case}: {panic}"))) }
     });
-    let faults: Vec<String> = played.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
+    let faults: Vec<String> = results.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
     assert!(faults.is_empty(), "{} of {count} cases failed:\n{}", faults.len(), faults.join("\n"));
 }
 
-/// The cases that the environment asks for: all with `TERMINAL_WHOLE`, those whose names contain
-/// the words of `TERMINAL_ONLY`, each of them `TERMINAL_TIMES` times.
+/// The cases that the environment selects: all with `TERMINAL_WHOLE`, or the cases whose names contain
+/// the words of `TERMINAL_ONLY`; each of them `TERMINAL_TIMES` times.
 fn chosen(may_unshare: bool) -> Vec<Case> {
     let variable = |name| std::env::var(name).ok();
     let has = |case: &Case, word: &str| case.to_string().split(' ').any(|value| value == word);
@@ -56,16 +55,16 @@ fn chosen(may_unshare: bool) -> Vec<Case> {
     cases.into_iter().flat_map(|case| std::iter::repeat_n(case, times)).collect()
 }
 
-/// Plays a case with both. Returns what is wrong.
+/// Runs a case with both wrappers. Returns the description of a failure.
 async fn check(case: Case, server: Arc<Server>) -> Option<String> {
-    let flock = scenario::play(case, &server, &Locker::Flock, None).await;
+    let flock = scenario::run(case, &server, &Wrapper::Flock, None).await;
     if !flock.faults.is_empty() {
         return Some(format!("\n{case}: flock: {:?}\n{}", flock.faults, flock.screen));
     }
     let differences = Difference::of(case);
     let expected = normalized(case, Difference::applied(&differences, &flock.outcome));
-    let locker = Locker::lockable(&server, case).await;
-    let seen = scenario::play(case, &server, &locker, Some(&expected)).await;
+    let wrapper = Wrapper::lockable(&server, case).await;
+    let seen = scenario::run(case, &server, &wrapper, Some(&expected)).await;
     let is_right = normalized(case, seen.outcome.clone()) == expected && seen.faults.is_empty();
     let explain = || {
         let reasons: Vec<_> = differences.iter().map(|difference| difference.reason).collect();

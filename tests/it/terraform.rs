@@ -1,5 +1,5 @@
-//! What Terraform 1.0.3 sends to its `http` backend, byte for byte but for the
-//! token, and what newer ones and OpenTofu send beside that.
+//! The requests of Terraform 1.0.3 to its `http` backend, byte for byte except for the token, and
+//! those of newer versions and OpenTofu.
 
 use serde_json::{Value, json};
 use tokio::{
@@ -15,7 +15,7 @@ const PLAN: &str = r#"{"ID":"87713c44-b89e-f3fc-d702-73d2271f92a8","Operation":"
 
 /// Sends a request as Terraform does; returns status and body.
 async fn terraform(pod: &Pod, client: &Client, method: &str, address: &str, body: &str) -> (u16, Value) {
-    // Without a body it does not say how long that is.
+    // Terraform sends an empty body chunked, without a length.
     let (length, content_md5, body) = match body {
         "" => ("Transfer-Encoding: chunked".to_owned(), "1B2M2Y8AsgTpgAmY7PhCfg==", "0\r\n\r\n"),
         PLAN => ("Content-Length: 174".to_owned(), "r9jqqk/ncxQu2Xueg78RnA==", PLAN),
@@ -36,7 +36,7 @@ async fn terraform(pod: &Pod, client: &Client, method: &str, address: &str, body
     (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(&body).unwrap())
 }
 
-/// Reads one answer, whose connection stays open.
+/// Reads one response of a keep-alive connection.
 async fn read_answer(stream: &mut TcpStream) -> (String, String) {
     let mut answer = String::new();
     let mut bytes = [0; 4096];
@@ -57,14 +57,14 @@ fn info(text: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_locks_refuses_others_and_unlocks() {
+async fn run_locks_rejects_others_and_unlocks() {
     let pod = Pod::start().await;
     let client = pod.client(&pod.first_token());
     let lease = format!("{ADDRESS}?lease=10m");
     for (lock, unlock) in [("LOCK", "UNLOCK"), ("POST", "DELETE")] {
         let (status, granted) = terraform(&pod, &client, lock, &lease, APPLY).await;
         assert_eq!((status, &granted["lease_ms"]), (200, &600_000.into()), "{granted}");
-        // The same ID again: the answer to the first may have been lost.
+        // The same ID again, as after a lost response.
         let (status, again) = terraform(&pod, &client, lock, &lease, APPLY).await;
         assert_eq!((status, &again["fencing_token"]), (200, &granted["fencing_token"]));
         assert_eq!(terraform(&pod, &client, lock, &lease, PLAN).await, (423, info(APPLY)));
@@ -76,7 +76,7 @@ async fn a_run_locks_refuses_others_and_unlocks() {
 
         assert_eq!(terraform(&pod, &client, unlock, ADDRESS, APPLY).await.0, 200);
         assert_eq!(client.get("/v1/locks/prod/network").await.json["held"], false);
-        // Sent once more, since the answer may have been lost here, too.
+        // The same unlock again, as after a lost response.
         assert_eq!(terraform(&pod, &client, unlock, ADDRESS, APPLY).await.0, 200);
     }
     assert_eq!(terraform(&pod, &client, "LOCK", ADDRESS, PLAN).await.0, 200);
@@ -86,7 +86,7 @@ async fn a_run_locks_refuses_others_and_unlocks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_wait_in_its_address_a_run_stands_in_line() {
+async fn run_with_a_wait_parameter_is_queued() {
     let pod = Pod::start().await;
     let client = pod.client(&pod.first_token());
     assert_eq!(terraform(&pod, &client, "LOCK", ADDRESS, APPLY).await.0, 200);
@@ -105,7 +105,7 @@ async fn with_a_wait_in_its_address_a_run_stands_in_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_address_locks_and_unlocks_and_a_run_has_the_longest_lease() {
+async fn one_address_locks_and_unlocks_with_the_longest_lease() {
     let pod = Pod::start().await;
     let client = pod.client(&pod.first_token());
     let (status, granted) = terraform(&pod, &client, "LOCK", ADDRESS, APPLY).await;
@@ -126,9 +126,9 @@ async fn one_address_locks_and_unlocks_and_a_run_has_the_longest_lease() {
     assert_eq!(hobbyist.get("/v1/locks/prod/network").await.json["held"], false);
 }
 
-/// What a run says of itself is shown as it came, whatever numbers stand in it.
+/// The server returns the lock info of a run unchanged, whatever numbers it contains.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_run_says_of_itself_keeps_its_digits() {
+async fn lock_info_keeps_all_digits() {
     let pod = Pod::start().await;
     let client = pod.client(&pod.first_token());
     let body = "{\"ID\": \"one\",\n \"Build\": 179587168470367300001, \"Z\": 1, \"A\": 1.10}";
@@ -155,7 +155,7 @@ async fn force_unlock_needs_the_scope_manage() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_holder_that_came_by_another_way_is_shown_as_far_as_may_be() {
+async fn holder_from_another_route_is_shown_within_its_account() {
     let pod = Pod::start().await;
     let [ours, theirs] = [pod.account("business").await, pod.account("business").await].map(|a| pod.client(&a.token));
     let held = ours.get("/v1/acquire/prod/network?note=by%20hand").await.json;
@@ -164,17 +164,17 @@ async fn a_holder_that_came_by_another_way_is_shown_as_far_as_may_be() {
     assert_eq!(shown["ID"], held["fencing_token"].to_string());
     assert_eq!((&shown["Info"], &shown["Who"]), (&"by hand".into(), &"first".into()));
 
-    // Terraform tries again only where it finds an ID.
+    // Terraform retries only if the response contains an ID.
     let (status, shown) = terraform(&pod, &theirs, "LOCK", ADDRESS, PLAN).await;
     assert_eq!((status, &shown["ID"]), (423, &"held-by-another-account".into()));
-    // What is there of a time must be one.
+    // `Created` must be a valid time, or absent.
     assert_eq!(shown.get("Created"), None);
     assert!(!shown.to_string().contains("hand") && !shown.to_string().contains("first"), "{shown}");
     assert_eq!(terraform(&pod, &theirs, "UNLOCK", ADDRESS, "").await.0, 423);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_lock_info_is_refused() {
+async fn invalid_lock_info_is_rejected() {
     let pod = Pod::start().await;
     let client = pod.client(&pod.first_token());
     let long = json!({ "ID": "x", "Info": "x".repeat(5000) }).to_string();

@@ -1,10 +1,10 @@
-//! HTTPS: certificates made, served, changed, and wrong.
+//! HTTPS: certificates created, served, replaced, and invalid.
 
 use std::{fs, process::Command};
 
 use crate::support::{Certificate, Pod, dev_cert, eventually, pod::lockable, run_shell};
 
-/// Asks the pod something with curl, which trusts what is in `cert` alone.
+/// Sends a request with curl, which trusts only this certificate.
 async fn curl(pod: &Pod, certificate: &Certificate, more: &[&str]) -> Option<String> {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--cacert"])
@@ -16,7 +16,7 @@ async fn curl(pod: &Pod, certificate: &Certificate, more: &[&str]) -> Option<Str
 }
 
 #[tokio::test]
-async fn curl_trusts_the_certificate_that_dev_cert_makes() {
+async fn curl_trusts_the_certificate_of_dev_cert() {
     let certificate = dev_cert().await;
     let pod = Pod::builder().tls(&certificate).start().await;
     for version in ["1.2", "1.3"] {
@@ -29,16 +29,16 @@ async fn curl_trusts_the_certificate_that_dev_cert_makes() {
         let answer = run_shell(&format!("curl --silent --cacert {} {url}", certificate.cert.display())).await;
         assert!(answer.contains("unauthenticated"), "{host}: {answer}");
     }
-    assert_eq!(curl(&pod, &dev_cert().await, &[]).await, None, "and no other certificate is trusted");
+    assert_eq!(curl(&pod, &dev_cert().await, &[]).await, None, "curl trusts no other certificate");
 }
 
-/// How often the pod has said that a new certificate is of no use.
+/// Returns how often the server has logged that a new certificate is unusable.
 fn complaints(pod: &Pod) -> usize {
-    pod.log().matches("is not sound, keeping the old one").count()
+    pod.log().matches("the new certificate is invalid").count()
 }
 
 #[tokio::test]
-async fn the_server_chooses_the_cipher() {
+async fn server_chooses_the_cipher() {
     let certificate = dev_cert().await;
     let pod = Pod::builder().tls(&certificate).start().await;
     let (strong, other) = ("ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-AES128-GCM-SHA256");
@@ -51,7 +51,7 @@ async fn the_server_chooses_the_cipher() {
 }
 
 #[tokio::test]
-async fn a_changed_certificate_is_taken_into_use_and_half_of_one_is_not() {
+async fn changed_certificate_is_reloaded_and_mismatched_pair_is_ignored() {
     let (first, second) = (dev_cert().await, dev_cert().await);
     let pod = Pod::builder().tls(&first).start().await;
     let old = dev_cert().await;
@@ -59,23 +59,23 @@ async fn a_changed_certificate_is_taken_into_use_and_half_of_one_is_not() {
 
     fs::copy(&second.cert, &first.cert).unwrap();
     eventually(async || complaints(&pod) == 1).await;
-    assert!(curl(&pod, &old, &[]).await.is_some(), "the old pair is served on");
+    assert!(curl(&pod, &old, &[]).await.is_some(), "the former pair is still served");
 
     fs::copy(&second.key, &first.key).unwrap();
     eventually(async || curl(&pod, &second, &[]).await.is_some()).await;
     assert_eq!(curl(&pod, &old, &[]).await, None);
-    assert_eq!(complaints(&pod), 1, "said once");
+    assert_eq!(complaints(&pod), 1, "the error is logged once");
 }
 
 #[tokio::test]
-async fn a_pair_that_cannot_be_served_is_refused_in_one_line() {
+async fn unusable_certificate_is_rejected_in_one_line() {
     let sound = dev_cert().await;
     let other = dev_cert().await;
     let missing = sound.key.with_file_name("missing.pem");
     for (key, complaint) in [
-        (&other.key, "does not belong to the certificate"),
+        (&other.key, "does not match the certificate"),
         (&missing, "cannot read"),
-        (&sound.cert, "has no readable private key"),
+        (&sound.cert, "contains no valid private key"),
     ] {
         let pod = Pod::builder().tls(&sound).env("LOCKABLE_TLS_KEY", key.to_str().unwrap());
         let (code, stderr) = pod.expect_refusal().await;
@@ -96,7 +96,7 @@ async fn dev_cert_keeps_the_key_private_and_does_not_replace_files() {
     let home = certificate.key.parent().unwrap().to_str().unwrap();
     let again = lockable(&["dev-cert", "--out", home]).output().await.unwrap();
     assert_eq!(again.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&again.stderr).contains("is there already"));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("already exists"));
     assert_eq!(fs::read(&certificate.key).unwrap(), before);
 
     let forced = lockable(&["dev-cert", "--force", "--out", home]).output().await.unwrap();

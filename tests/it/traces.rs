@@ -1,4 +1,4 @@
-//! Traces: in by W3C Trace Context, out to a collector and in the answer.
+//! Tracing: trace context in requests, spans to a collector, and headers in responses.
 
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
 use serde_json::Value;
@@ -12,7 +12,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The line that a pod has logged of a request to this route.
+/// Returns the log line of the last request to this route.
 fn line(pod: &Pod, route: &str) -> Option<Value> {
     let log = pod.log();
     let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -20,7 +20,7 @@ fn line(pod: &Pod, route: &str) -> Option<Value> {
 }
 
 #[tokio::test]
-async fn a_request_is_traced_down_to_redis_and_the_database() {
+async fn request_trace_includes_redis_and_database_spans() {
     let (redis, postgres, collector) = (RedisServer::start(), Postgres::database().await, Collector::start().await);
     let builder = Pod::builder().redis(&redis).database(&postgres.url).env("LOCKABLE_OTLP_ENDPOINT", &collector.url);
     let mut pod = builder.env("LOCKABLE_TRACE_RATIO", "0").start().await;
@@ -35,10 +35,10 @@ async fn a_request_is_traced_down_to_redis_and_the_database() {
     assert_eq!(line(&pod, "/v1/acquire/{*name}").unwrap()["fields"]["trace_id"], TRACE);
     assert_eq!(line(&pod, "/v1/release/{*name}").unwrap()["fields"]["trace_id"], Value::Null);
 
-    // What was not sent yet is sent before the end.
+    // The server exports the remaining spans before it exits.
     assert_eq!(pod.stop().await, Some(0));
     let spans = collector.spans();
-    assert!(spans.iter().all(|span| hex(&span.trace_id) == TRACE), "others are not traced: {spans:#?}");
+    assert!(spans.iter().all(|span| hex(&span.trace_id) == TRACE), "other requests are not traced: {spans:#?}");
     let request = spans.iter().find(|span| span.kind() == SpanKind::Server).unwrap();
     assert_eq!((&*request.name, hex(&request.parent_span_id)), ("GET /v1/acquire/{*name}", PARENT.to_owned()));
     assert_eq!(response, format!("00-{TRACE}-{}-01", hex(&request.span_id)));
@@ -60,7 +60,7 @@ fn attribute(span: &Span, key: &str) -> Option<String> {
 }
 
 #[tokio::test]
-async fn a_part_of_the_requests_is_traced_unasked_and_faults_are_marked() {
+async fn sampled_requests_are_traced_and_errors_are_marked() {
     let (mut redis, collector) = (RedisServer::start(), Collector::start().await);
     let postgres = Postgres::database().await;
     let builder = Pod::builder().redis(&redis).database(&postgres.url).env("LOCKABLE_OTLP_ENDPOINT", &collector.url);
@@ -83,7 +83,7 @@ async fn a_part_of_the_requests_is_traced_unasked_and_faults_are_marked() {
 }
 
 #[tokio::test]
-async fn without_a_collector_the_log_still_names_the_trace() {
+async fn log_contains_the_trace_id_without_a_collector() {
     let pod = Pod::start().await;
     let client = pod.client(&pod.first_token());
     for (traceparent, logged) in [
@@ -102,7 +102,7 @@ async fn without_a_collector_the_log_still_names_the_trace() {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_away_costs_nothing_but_the_traces() {
+async fn absent_collector_does_not_affect_requests() {
     let builder = Pod::builder().env("LOCKABLE_OTLP_ENDPOINT", "http://127.0.0.1:1").env("LOCKABLE_TRACE_RATIO", "1");
     let mut pod = builder.start().await;
     let client = pod.client(&pod.first_token());

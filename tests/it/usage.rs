@@ -1,4 +1,4 @@
-//! The command line itself: wrong usage, variables, and output that nobody reads.
+//! The command line: usage errors, variables, closed output and proxies.
 
 use std::{fs::File, process::Stdio};
 
@@ -12,7 +12,7 @@ fn of(pod: &Pod, args: &[&str]) -> tokio::process::Command {
 }
 
 #[tokio::test]
-async fn wrong_usage_is_told_with_the_usage_of_that_command_and_what_to_write() {
+async fn usage_error_shows_usage_of_command_and_suggestion() {
     let run = "Usage: lockable run [OPTIONS] <NAME> -- <COMMAND>...";
     for (line, usage, words) in [
         ("relase x", "Usage: lockable <COMMAND>", "similar subcommands exist: 'break', 'release'"),
@@ -32,7 +32,7 @@ async fn wrong_usage_is_told_with_the_usage_of_that_command_and_what_to_write() 
         ("run a//b -- true", run, "empty segment"),
         ("run .. -- true", run, "segment \".\" or \"..\""),
         ("run x -w soon -- true", run, "a duration is a number of seconds (90, 0.5)"),
-        ("acquire x --owner a\tb", "Usage: lockable acquire [OPTIONS] <NAME>", "an owner has no white space"),
+        ("acquire x --owner a\tb", "Usage: lockable acquire [OPTIONS] <NAME>", "an owner cannot contain white space"),
         (
             "status --url locks.example.com x",
             "Usage: lockable status [OPTIONS] <NAME>",
@@ -53,7 +53,7 @@ async fn wrong_usage_is_told_with_the_usage_of_that_command_and_what_to_write() 
 }
 
 #[tokio::test]
-async fn variables_set_the_same_as_flags_and_flags_come_first() {
+async fn variables_set_options_and_options_override_variables() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
@@ -66,7 +66,7 @@ async fn variables_set_the_same_as_flags_and_flags_come_first() {
         (&[("LOCKABLE_WAIT", "0.2"), ("LOCKABLE_CONFLICT_EXIT_CODE", "9")], "run busy -- true", 9, ""),
         (&[("LOCKABLE_WAIT", "0.2"), ("LOCKABLE_QUIET", "1")], "run busy -- true", 75, ""),
         (&[("LOCKABLE_WAIT", "0.2")], "acquire busy --owner x", 1, "busy is held by one"),
-        (&[("LOCKABLE_WAIT", "soon")], "run x -- true", 2, "the value is that of the variable LOCKABLE_WAIT"),
+        (&[("LOCKABLE_WAIT", "soon")], "run x -- true", 2, "the value is from the variable LOCKABLE_WAIT"),
         (&[("LOCKABLE_OWNER", "ci"), ("LOCKABLE_WAIT", "5")], "run x -- sh -c SHOW", 0, "ci:"),
         (&[("LOCKABLE_OWNER", "ci"), ("LOCKABLE_WAIT", "5")], "run x -- sh -c SHOW", 0, "wait=5"),
         (&[("LOCKABLE_OWNER", "one")], "release busy --fencing-token 1", 1, "held by another owner"),
@@ -88,9 +88,9 @@ async fn variables_set_the_same_as_flags_and_flags_come_first() {
     }
 }
 
-/// CI systems and compose files leave variables empty that nobody has set.
+/// CI systems and Compose files set variables without a value to "".
 #[tokio::test]
-async fn an_empty_variable_counts_as_unset() {
+async fn empty_variable_counts_as_unset() {
     let pod = Pod::start().await;
     let empty = [
         "LOCKABLE_CA_FILE",
@@ -125,7 +125,7 @@ async fn an_empty_variable_counts_as_unset() {
 }
 
 #[tokio::test]
-async fn output_that_nobody_reads_ends_a_command_quietly_and_a_full_disk_is_an_error() {
+async fn closed_output_ends_command_silently_and_full_disk_is_an_error() {
     use std::os::unix::process::ExitStatusExt;
     let pod = Pod::start().await;
     let client = pod.client(&pod.first_token());
@@ -165,7 +165,7 @@ async fn output_that_nobody_reads_ends_a_command_quietly_and_a_full_disk_is_an_e
         let said = String::from_utf8_lossy(&full.stderr);
         assert_eq!(full.status.code(), Some(74), "{line}: {said}");
         assert!(said.contains("standard output cannot be written: No space left"), "{line}: {said}");
-        // Nobody knows of the grant, so nobody would release it.
+        // A grant that could not be printed is released.
         assert_eq!(client.get("/v1/locks/x").await.json["held"], false, "{line}");
     }
 }
@@ -176,7 +176,7 @@ async fn written_to(output: Stdio, command: &mut tokio::process::Command) -> std
 }
 
 #[tokio::test]
-async fn too_few_files_are_an_error_and_no_panic() {
+async fn too_few_file_descriptors_cause_an_error_without_panic() {
     let pod = Pod::start().await;
     let own = env!("CARGO_BIN_EXE_lockable");
     for files in 5..=11 {
@@ -190,7 +190,7 @@ async fn too_few_files_are_an_error_and_no_panic() {
 }
 
 #[tokio::test]
-async fn a_proxy_is_named_when_it_fails_and_no_proxy_is_respected() {
+async fn failing_proxy_is_named_and_no_proxy_is_respected() {
     let pod = Pod::start().await;
     let dead = "http://ana:s3cret@127.0.0.1:9";
     let through = "through the proxy http://127.0.0.1:9 from HTTP_PROXY";
@@ -198,7 +198,7 @@ async fn a_proxy_is_named_when_it_fails_and_no_proxy_is_respected() {
         (&[("HTTP_PROXY", dead)][..], &["status", "x"][..], 69, through),
         (&[("HTTP_PROXY", dead)], &["run", "-n", "x", "--", "true"], 69, through),
         (&[("HTTP_PROXY", dead)], &["doctor"], 1, through),
-        (&[("HTTP_PROXY", dead)], &["doctor"], 1, "NO_PROXY can exclude the server"),
+        (&[("HTTP_PROXY", dead)], &["doctor"], 1, "add the server to NO_PROXY"),
         (&[("HTTP_PROXY", dead), ("NO_PROXY", "127.0.0.1")], &["doctor"], 0, "ok     connection"),
         (&[("HTTP_PROXY", dead), ("no_proxy", "*")], &["status", "x"], 1, "x is free"),
         (&[("HTTP_PROXY", dead), ("NO_PROXY", "other.example, 127.0.0.0/8")], &["status", "x"], 1, "x is free"),

@@ -1,29 +1,29 @@
--- One schema for SQLite and PostgreSQL: texts and 64-bit integers alone. Times
--- are milliseconds since 1970, truth values 0 or 1.
+-- One schema for SQLite and PostgreSQL: text and 64-bit integers only. Times are milliseconds since
+-- 1970, booleans 0 or 1.
 
--- Counts changes. Each takes the next number and holds the row until it is
--- committed, so whoever has seen number N has seen all that came before it.
+-- Numbers the changes. Each change increments the counter and locks the row until its commit, so a
+-- reader of number N has seen all earlier changes.
 CREATE TABLE revision (
     one BIGINT PRIMARY KEY CHECK (one = 1),
     seq BIGINT NOT NULL
 );
 INSERT INTO revision (one, seq) VALUES (1, 0);
 
--- Signs what servers keep of tokens in Redis: whoever can write there must not make any. A
--- server makes another one where there is none.
+-- Signs the token cache in Redis, so that write access to Redis does not suffice to forge a token.
+-- The first server creates the key.
 CREATE TABLE cache_key (
     one BIGINT PRIMARY KEY CHECK (one = 1),
     key TEXT NOT NULL
 );
 
--- What operators ask of servers about locks, which the database does not have. One server
--- takes each, and answers it here.
+-- Requests of operators to servers about locks, which are not in the database. One server claims
+-- each request and writes the answer here.
 CREATE TABLE operator_requests (
     id TEXT PRIMARY KEY,
     created_at BIGINT NOT NULL,
-    -- JSON, as the answer is.
+    -- JSON, like the answer.
     request TEXT NOT NULL,
-    taken_at BIGINT,
+    claimed_at BIGINT,
     answer TEXT
 );
 
@@ -76,7 +76,7 @@ CREATE TABLE tokens (
 );
 CREATE INDEX tokens_account ON tokens (account, id);
 
--- Rows are added and never changed.
+-- Append-only.
 CREATE TABLE audit (
     id TEXT PRIMARY KEY,
     at BIGINT NOT NULL,

@@ -1,33 +1,33 @@
--- What outlives the store: which process had the grants of a hash slot, and
--- the grants of long leases. Times are those of the store's clock.
+-- The data that must survive a loss of the store: the process with the grants of each hash slot,
+-- and the grants of long leases. Times are those of the store's clock.
 CREATE TABLE stores (
     tag TEXT PRIMARY KEY,
     process TEXT NOT NULL,
-    -- The name of the store that has them; '' for none.
+    -- Name of the store with the slot's grants; '' for none.
     store TEXT NOT NULL DEFAULT '',
-    -- Changes whenever a server says that it works with that store.
-    beat BIGINT NOT NULL DEFAULT 0,
-    -- When its epoch began, in microseconds: larger than that of any before.
+    -- Incremented by the servers that work with that store.
+    heartbeats BIGINT NOT NULL DEFAULT 0,
+    -- Begin of its epoch in microseconds; larger than every earlier epoch.
     epoch BIGINT NOT NULL,
-    -- The epoch of the first of all.
+    -- The store's first epoch.
     founded BIGINT NOT NULL,
-    -- The longest lease that any server has left unwritten, in ms.
+    -- Longest lease that a server may not have written to the journal, in ms.
     short_ms BIGINT NOT NULL,
-    -- Whether all grants were written when the process ended.
+    -- Whether the process has written all grants before it ended.
     handed_over BIGINT NOT NULL DEFAULT 0,
-    -- No fence above it is known to have been given. The last one, if they were.
+    -- The largest fencing token known to be issued; after a hand-over, the last one.
     last_fence BIGINT NOT NULL DEFAULT 0,
-    -- What that was when the epoch began.
+    -- last_fence when the epoch began.
     last_before BIGINT NOT NULL DEFAULT 0
 );
 
--- A row for each grant. A row that has ended stays for a while, so that a statement
--- that arrives late does not bring the grant back.
+-- One row per grant. The row of an ended grant stays for a while, so that a late statement does not
+-- restore the grant.
 CREATE TABLE journal (
     lock_key TEXT NOT NULL,
     fence BIGINT NOT NULL,
     tag TEXT NOT NULL,
-    -- The number of the change that is recorded here: it rises with each.
+    -- Number of the recorded change of the grant; rises with each change.
     seq BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,
     ended_at BIGINT,

@@ -1,9 +1,8 @@
--- The account page: who may sign in, sessions, links that work once, and tokens
--- that end by themselves.
+-- The account page: passwords, sessions, single-use links, and tokens that expire.
 
--- Argon2id as a PHC string; none for an account that nobody signs in to.
+-- Argon2id hash as a PHC string; NULL for an account without a password.
 ALTER TABLE accounts ADD COLUMN password TEXT;
--- What is left of a deleted account is its id, by which the audit log calls it.
+-- A deleted account keeps its id only, which the audit log refers to.
 ALTER TABLE accounts ADD COLUMN deleted_at BIGINT;
 ALTER TABLE tokens ADD COLUMN expires_at BIGINT;
 CREATE INDEX tokens_expires_at ON tokens (expires_at);
@@ -19,8 +18,8 @@ CREATE TABLE sessions (
 );
 CREATE INDEX sessions_account ON sessions (account);
 
--- With an account: to give it another password. Without: to make one, on that
--- plan, for that address or any.
+-- With an account: the link sets its password. Without: the link creates an account with that plan,
+-- for that e-mail address or any.
 CREATE TABLE links (
     hash TEXT PRIMARY KEY,
     account TEXT REFERENCES accounts (id),

@@ -1,8 +1,8 @@
-//! A control group (cgroup v2) for the command, where this user may make one: with systemd's
-//! delegation, or as root.
+//! An optional control group (cgroup v2) for the command, where this user may create one: as root or
+//! with systemd's delegation.
 //!
-//! It ends what signals cannot: processes of other users, and processes that fork faster than
-//! anybody can look. Everything works without it.
+//! A kill of the cgroup reaches processes that signals miss: those of other users, and those that
+//! fork faster than `/proc` can be read.
 
 use std::{
     fs, io,
@@ -14,7 +14,7 @@ use nix::{errno::Errno, unistd::Pid};
 
 use super::signals;
 
-/// Where cgroup v2 is mounted, alone or beside v1.
+/// The mount points of cgroup v2: without and with v1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
 /// See clone3(2).
@@ -25,22 +25,22 @@ const PREFIX: &str = "lockable-";
 const REMOVAL_TRIES: u32 = 50;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(1);
 
-/// The control group, which is removed with this value.
+/// A control group. Dropping this value removes it.
 #[derive(Debug)]
 pub(super) struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// Makes one for what the process with this id starts.
-    pub fn make(pid: i32) -> Option<Self> {
+    /// Creates the cgroup of the watchdog with this process id.
+    pub fn create(pid: i32) -> Option<Self> {
         let path = path(pid)?;
         remove_abandoned(path.parent()?);
         fs::create_dir(&path).ok()?;
-        let made = Self(path);
-        // Kernels before 5.14 have none.
-        made.0.join("cgroup.kill").exists().then_some(made)
+        let created = Self(path);
+        // Kernels before 5.14 lack this file.
+        created.0.join("cgroup.kill").exists().then_some(created)
     }
 
-    /// The one that another process has made.
+    /// Opens the cgroup of the watchdog with this process id.
     pub fn of(pid: i32) -> Option<Self> {
         path(pid).filter(|path| path.is_dir()).map(Self)
     }
@@ -50,8 +50,9 @@ impl Cgroup {
         let _ = fs::write(self.0.join("cgroup.kill"), "1");
     }
 
-    /// Forks into it. Returns the child's process id in the parent, and nothing in the child. To
-    /// be called while this process has one thread. Moving a process takes milliseconds, this none.
+    /// Forks a child into the cgroup. Returns the child's process id in the parent, and `None` in the
+    /// child. This process must have one thread. Moving a process into a cgroup takes milliseconds;
+    /// forking into it takes no extra time.
     ///
     /// # Errors
     /// When the kernel or a sandbox does not permit it.
@@ -63,8 +64,8 @@ impl Cgroup {
         use nix::libc;
 
         let folder = fs::File::open(&self.0)?;
-        // SAFETY: without a stack of its own and shared memory the child is as after fork(2), and
-        // this process has one thread. Every bit pattern of `clone_args` is valid.
+        // SAFETY: without CLONE_VM and a new stack this call is equivalent to fork(2), and this process
+        // has one thread. Every bit pattern of `clone_args` is valid.
         let pid = unsafe {
             let mut arguments = std::mem::zeroed::<libc::clone_args>();
             arguments.flags = CLONE_INTO_CGROUP;
@@ -88,14 +89,14 @@ impl Drop for Cgroup {
     }
 }
 
-/// Removes it and those below it, which a run within the command has left.
+/// Removes a cgroup and its children, which nested runs leave behind.
 fn remove(path: &Path) {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove(&entry.path());
         }
     }
-    // The last process leaves it a moment after it was waited for.
+    // The last process leaves the cgroup shortly after the wait for it returns.
     for _ in 0..REMOVAL_TRIES {
         match fs::remove_dir(path) {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => pause(),
@@ -104,8 +105,8 @@ fn remove(path: &Path) {
     }
 }
 
-/// Removes empty ones of watchdogs that were killed. One that is just being made may be among
-/// them, if it is of another process namespace: then that run goes without.
+/// Removes empty cgroups of killed watchdogs. This may remove a new cgroup of a run in another PID
+/// namespace, which then runs without a cgroup.
 fn remove_abandoned(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
@@ -115,15 +116,15 @@ fn remove_abandoned(parent: &Path) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the end of the process, after all that it had to do")]
+#[expect(clippy::disallowed_methods, reason = "the process has no other work at its end")]
 fn pause() {
     std::thread::sleep(REMOVAL_PAUSE);
 }
 
-/// Below the control group of this process.
+/// A path below the cgroup of this process.
 fn path(pid: i32) -> Option<PathBuf> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    // One outside this namespace begins with `/..`.
+    // The path of a cgroup outside this namespace begins with `/..`.
     let own = own.lines().find_map(|line| line.strip_prefix("0::/")).filter(|own| !own.contains(".."))?;
     let mount = MOUNTS.into_iter().find(|mount| Path::new(mount).join("cgroup.procs").exists())?;
     Some(Path::new(mount).join(own).join(format!("{PREFIX}{pid}")))

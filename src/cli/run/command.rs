@@ -1,7 +1,7 @@
 //! The process that becomes the command.
 //!
-//! It is forked while the watchdog is still in the caller's process group and session, and stays
-//! there: it gets the caller's terminal, Ctrl-C and Ctrl-Z as if the caller had started it.
+//! The watchdog forks it while it is still in the caller's process group and session. The command
+//! stays there, and gets the terminal, Ctrl-C and Ctrl-Z as if the caller had started it.
 
 use std::{
     convert::Infallible,
@@ -25,33 +25,33 @@ use super::{
     signals,
 };
 
-/// The command, for the watchdog.
+/// The watchdog's handle of the command.
 #[derive(Debug)]
-pub(super) struct Command {
+pub(super) struct CommandProcess {
     pub pid: i32,
-    /// To the forked process, until it has become the command.
+    /// Connection to the forked process until it executes the command.
     channel: Option<UnixStream>,
 }
 
-/// The forked process before it becomes the command.
-pub(super) struct Embryo(UnixStream);
+/// The forked process before it executes the command.
+pub(super) struct PreExecProcess(UnixStream);
 
 /// The two sides of a fork.
-pub(super) enum Forked {
-    Parent(Command),
-    Child(Embryo),
+pub(super) enum Fork {
+    Parent(CommandProcess),
+    Child(PreExecProcess),
 }
 
-impl Command {
-    /// Forks the process, into a control group if there is one. When its parent dies it dies, too,
-    /// if `dies_with_parent`.
-    pub fn fork(mask: &SigSet, cgroup: Option<&Cgroup>, dies_with_parent: bool) -> io::Result<Forked> {
+impl CommandProcess {
+    /// Forks the process, into the cgroup if there is one. With `dies_with_parent` the kernel kills
+    /// it when its parent dies.
+    pub fn fork(mask: &SigSet, cgroup: Option<&Cgroup>, dies_with_parent: bool) -> io::Result<Fork> {
         let (ours, theirs) = UnixStream::pair()?;
         let parent = getpid();
         let forked = cgroup.and_then(|cgroup| cgroup.fork().ok());
         if let Some(pid) = forked.map_or_else(fork, Ok)? {
             ours.set_nonblocking(true)?;
-            return Ok(Forked::Parent(Self { pid: pid.as_raw(), channel: Some(ours) }));
+            return Ok(Fork::Parent(Self { pid: pid.as_raw(), channel: Some(ours) }));
         }
         #[cfg(target_os = "linux")]
         if dies_with_parent {
@@ -63,10 +63,10 @@ impl Command {
         // A caller that ignores SIGCHLD would lose the status of the command's children.
         signals::set_default(libc::SIGCHLD);
         let _ = mask.thread_set_mask();
-        Ok(Forked::Child(Embryo(theirs)))
+        Ok(Fork::Child(PreExecProcess(theirs)))
     }
 
-    /// Has it become the command, with these variables in its environment.
+    /// Makes the process execute the command with these additional variables.
     pub fn start(&mut self, environment: &[(String, String)]) {
         if let Some(channel) = &mut self.channel {
             let _ = channel.write_all(&serde_json::to_vec(environment).unwrap_or_default());
@@ -74,7 +74,7 @@ impl Command {
         }
     }
 
-    /// Why it could not become the command, once that is known.
+    /// The error of a failed execution, once it has arrived.
     pub fn failure(&mut self) -> Option<Errno> {
         let mut number = [0; 4];
         match self.channel.as_mut()?.read(&mut number) {
@@ -83,7 +83,7 @@ impl Command {
                 Some(Errno::from_raw(i32::from_ne_bytes(number)))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            // The execution of the command has closed it.
+            // A successful exec has closed the connection.
             _ => {
                 self.channel = None;
                 None
@@ -96,8 +96,9 @@ impl Command {
     }
 }
 
-impl Embryo {
-    /// Waits for [`Command::start`], and becomes the command. Exits if the watchdog dies first.
+impl PreExecProcess {
+    /// Waits for [`CommandProcess::start`], and executes the command. Exits if the watchdog dies
+    /// first.
     pub fn become_command(mut self, words: &[OsString]) -> ! {
         inherited::set_title("lockable command");
         let mut text = Vec::new();
@@ -114,20 +115,19 @@ impl Embryo {
     }
 }
 
-#[expect(unsafe_code, reason = "another thread could read the environment at the same time")]
+#[expect(unsafe_code, reason = "another thread could read the environment concurrently")]
 fn set_variable(name: &str, value: &str) {
     // SAFETY: a process that was just forked has one thread.
     unsafe { env::set_var(name, value) };
 }
 
-/// Executes a program as execvp(3) does: with a search in `PATH`, and by `/bin/sh` if it is a
-/// script without `#!`.
+/// Executes a program like execvp(3): searches `PATH`, and uses `/bin/sh` for a script without `#!`.
 fn execute(words: &[OsString]) -> Result<Infallible, Errno> {
     let words: Result<Vec<_>, _> = words.iter().map(|word| CString::new(word.as_bytes())).collect();
     let words = words.map_err(|_| Errno::EINVAL)?;
     let program = words.first().ok_or(Errno::EINVAL)?;
     match execvp(program, &words) {
-        // glibc has done so by itself, others leave it to us.
+        // glibc does this itself, other C libraries do not.
         Err(Errno::ENOEXEC) if program.as_bytes().contains(&b'/') => {
             let shell = [c"/bin/sh".to_owned()];
             execvp(c"/bin/sh", &[&shell, words.as_slice()].concat())

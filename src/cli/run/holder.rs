@@ -2,15 +2,15 @@ use std::process;
 
 use crate::lock::Owner;
 
-/// Makes an owner for one run: `label`, if there is one, with the host, the process and a
-/// random number behind it. Two runs of one label are two holders.
+/// Creates the owner of one run: the label, the host, the process id and a random number. Two runs
+/// with one label are two holders.
 pub(super) fn unique(label: Option<&str>) -> String {
     let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok()).unwrap_or_default();
     let end = format!("{}:{:08x}", process::id(), fastrand::u32(..));
     joined(label, &host, &end)
 }
 
-/// As much of the label and then of the host as an owner has room for.
+/// Joins the parts; cuts the label, then the host, to the maximum length of an owner.
 fn joined(label: Option<&str>, host: &str, end: &str) -> String {
     let mut owner = String::new();
     if let Some(label) = label {
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_label_makes_an_owner_that_ends_uniquely() {
+    fn owner_of_any_label_is_valid_and_keeps_its_unique_end() {
         let end = "4194304:0123abcd";
         for (label, host, expected) in [
             (None, "build-7", "build-7:4194304:0123abcd"),

@@ -1,4 +1,4 @@
-//! What this process was started with and Rust's runtime hides, and how `ps` shows it.
+//! State that this process inherited and Rust's runtime changes before `main`, and its title in `ps`.
 
 use std::{
     io,
@@ -11,11 +11,11 @@ use nix::{
 };
 
 /// One bit for each of the file descriptors 0, 1 and 2 that was closed. Rust's runtime opens
-/// `/dev/null` in its place before `main`.
+/// `/dev/null` instead before `main`.
 static CLOSED: AtomicU8 = AtomicU8::new(0);
 /// Whether SIGPIPE was ignored. Rust's runtime ignores it before `main`.
 static IGNORES_PIPE: AtomicBool = AtomicBool::new(false);
-/// Where the arguments are that `ps` shows, and how long they are together.
+/// Address and total length of the arguments that `ps` shows.
 static ARGUMENTS: AtomicPtr<libc::c_char> = AtomicPtr::new(std::ptr::null_mut());
 static ARGUMENTS_LENGTH: AtomicUsize = AtomicUsize::new(0);
 
@@ -24,13 +24,13 @@ static ARGUMENTS_LENGTH: AtomicUsize = AtomicUsize::new(0);
 #[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_init_func"))]
 #[cfg_attr(not(target_os = "macos"), unsafe(link_section = ".init_array"))]
 #[expect(unsafe_code, reason = "only a constructor runs before Rust's runtime")]
-static AT_START: extern "C" fn(libc::c_int, *const *mut libc::c_char) = look;
+static AT_START: extern "C" fn(libc::c_int, *const *mut libc::c_char) = record_start_state;
 
 #[expect(unsafe_code, reason = "std has no function for any of this before main")]
-extern "C" fn look(count: libc::c_int, arguments: *const *mut libc::c_char) {
+extern "C" fn record_start_state(count: libc::c_int, arguments: *const *mut libc::c_char) {
     let mut closed = 0;
     for file in 0..3 {
-        // SAFETY: it reads the flags of a file descriptor, which may be closed.
+        // SAFETY: F_GETFD only reads flags, and reports a closed descriptor as an error.
         if unsafe { libc::fcntl(file, libc::F_GETFD) } == -1 {
             closed |= 1 << file;
         }
@@ -43,7 +43,7 @@ extern "C" fn look(count: libc::c_int, arguments: *const *mut libc::c_char) {
         old.assume_init()
     };
     IGNORES_PIPE.store(old.sa_sigaction == libc::SIG_IGN, Ordering::Relaxed);
-    // Others than glibc pass no arguments to constructors.
+    // Only glibc passes the arguments to constructors.
     if cfg!(all(target_os = "linux", target_env = "gnu")) && count > 0 {
         // SAFETY: glibc passes the arguments of the process: `count` strings, one after another.
         unsafe {
@@ -55,9 +55,9 @@ extern "C" fn look(count: libc::c_int, arguments: *const *mut libc::c_char) {
     }
 }
 
-/// Has `ps` show this instead of the arguments, so that `pgrep -f` and `pkill -f` do not find a
-/// run twice.
-#[expect(unsafe_code, reason = "the kernel reads the title from where the arguments are")]
+/// Sets the title that `ps` shows instead of the arguments, so that `pgrep -f` and `pkill -f` do not
+/// match a run twice.
+#[expect(unsafe_code, reason = "the kernel reads the title from the memory of the arguments")]
 pub(super) fn set_title(title: &str) {
     let (start, length) = (ARGUMENTS.load(Ordering::Relaxed), ARGUMENTS_LENGTH.load(Ordering::Relaxed));
     if start.is_null() {
@@ -71,31 +71,31 @@ pub(super) fn set_title(title: &str) {
     }
 }
 
-/// Restores what Rust's runtime has changed, for a program that is about to be executed.
+/// Restores the inherited state before another program is executed.
 #[expect(unsafe_code, reason = "std does not close its standard streams")]
 pub(super) fn restore() {
     if !IGNORES_PIPE.load(Ordering::Relaxed) {
         super::signals::set_default(libc::SIGPIPE);
     }
     for file in (0..3).filter(|file| CLOSED.load(Ordering::Relaxed) & (1 << file) != 0) {
-        // SAFETY: nothing is written to or read from it before the other program runs.
+        // SAFETY: this process does not use the descriptor before it executes the program.
         unsafe { libc::close(file) };
     }
 }
 
-/// Forks. Returns the child's process id in the parent, and nothing in the child. To be called
-/// while this process has one thread.
+/// Forks. Returns the child's process id in the parent, and `None` in the child. This process must
+/// have one thread.
 #[expect(unsafe_code, reason = "fork is unsafe in a process with several threads")]
 pub(super) fn fork() -> io::Result<Option<Pid>> {
-    // SAFETY: this process has one thread: no other one holds a lock that the child would wait for.
+    // SAFETY: this process has one thread, so no other thread holds a lock that the child needs.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(Some(child)),
         ForkResult::Child => Ok(None),
     }
 }
 
-/// Ends a forked process without what its parent has registered for its own end.
-#[expect(unsafe_code, reason = "std's exit runs what the parent has registered")]
+/// Ends a forked process without running the exit handlers of its parent.
+#[expect(unsafe_code, reason = "std's exit runs the exit handlers of the parent")]
 pub(super) fn exit(code: u8) -> ! {
     // SAFETY: it does not return.
     unsafe { libc::_exit(code.into()) }

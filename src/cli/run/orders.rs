@@ -1,61 +1,61 @@
-//! What `lockable run` and its watchdog write to each other: one JSON text a line.
+//! Messages between `lockable run` and its watchdog: one JSON text per line.
 
 use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::descendants::{Ending, Process};
+use super::descendants::{ExitStatus, ProcessInfo};
 
 /// From `lockable run` to its watchdog.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
-    /// The lock is held until then, in nanoseconds of a [`BootTime`](crate::client::BootTime). The
-    /// watchdog confirms it.
-    Until(u64),
-    /// Run the command.
-    Start(Start),
+    /// The lock is held until this time, in nanoseconds of a [`BootTime`](crate::client::BootTime).
+    /// The watchdog confirms it.
+    Deadline(u64),
+    /// Start the command.
+    Start(StartOptions),
     /// Send the command a signal.
     Signal(i32),
-    /// Send every process a signal that stops it, or continues it.
+    /// Send a stop signal or SIGCONT to all processes.
     SignalAll(i32),
-    /// End every process: SIGKILL from then on, in nanoseconds; SIGTERM before.
+    /// End all processes: SIGTERM at once, SIGKILL from this time, in nanoseconds.
     End(u64),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Start {
+pub(super) struct StartOptions {
     pub environment: Vec<(String, String)>,
-    /// How long before the lock is lost the command is sent SIGTERM.
+    /// How long before the lease expires the command gets SIGTERM.
     pub kill_after_ms: u64,
-    /// How long after its end what it has left behind has between SIGTERM and SIGKILL.
+    /// Time between SIGTERM and SIGKILL for processes that remain after the command's end.
     pub grace_ms: u64,
 }
 
 /// From the watchdog to `lockable run`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Report {
-    /// The process that becomes the command.
+    /// The id of the process that becomes the command.
     Forked(i32),
-    /// This order has arrived.
-    Until(u64),
-    /// The command cannot be executed, with the number of the error.
+    /// Confirms [`Order::Deadline`].
+    DeadlineSet(u64),
+    /// The command cannot be executed, with the errno.
     NotStarted(i32),
-    /// The lease has all but expired before the command was executed.
+    /// The lease expired before the command was executed.
     Expired,
-    /// The command belongs to another user, and was not sent the signal.
-    NotSignaled(i32, Process),
-    /// The lock could not be relied on any more: the watchdog ends the command.
+    /// The signal was not sent, because the command belongs to another user.
+    NotSignaled(i32, ProcessInfo),
+    /// The lease expires soon, and the watchdog ends the command.
     Ending,
     /// The command has ended.
-    Ended(Ending),
-    /// Every process has ended. The watchdog ends, too.
+    Ended(ExitStatus),
+    /// All processes have ended; the watchdog exits.
     Gone,
-    /// These processes cannot be ended. The watchdog ends, too.
-    Left(Vec<Process>),
+    /// These processes cannot be ended; the watchdog exits.
+    Left(Vec<ProcessInfo>),
 }
 
-/// Writes a message, if there is still a reader. It never waits: the socket holds more than is
-/// ever written to a process that does not read.
+/// Writes a message, and ignores a closed socket. This never blocks: the socket's buffer is larger
+/// than all messages to a process that does not read.
 pub(super) fn send(mut socket: impl Write, message: &impl Serialize) {
     if let Ok(mut line) = serde_json::to_vec(message) {
         line.push(b'\n');
@@ -63,7 +63,7 @@ pub(super) fn send(mut socket: impl Write, message: &impl Serialize) {
     }
 }
 
-/// Messages that arrive in pieces.
+/// Assembles messages that arrive in pieces.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     bytes: Vec<u8>,
@@ -71,7 +71,7 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    /// Reads what has arrived on a socket that does not block.
+    /// Reads all available bytes of a nonblocking socket.
     pub fn fill(&mut self, mut socket: impl Read) {
         let mut piece = [0; 4096];
         loop {
@@ -89,7 +89,7 @@ impl Inbox {
         }
     }
 
-    /// The next message that is complete.
+    /// Returns the next complete message.
     pub fn next<T: DeserializeOwned>(&mut self) -> Option<T> {
         let end = self.bytes.iter().position(|byte| *byte == b'\n')?;
         let line: Vec<u8> = self.bytes.drain(..=end).collect();

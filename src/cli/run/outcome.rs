@@ -1,22 +1,22 @@
 use serde_json::{Map, Value, json};
 
 use crate::{
-    cli::say_plainly,
+    cli::print_line,
     client::{BootTime, Grant, Loss, Refusal},
 };
 
-/// What became of a run, for `--json`.
-pub(super) struct Report {
-    is_asked: bool,
+/// The report of a run for `--json`.
+pub(super) struct RunReport {
+    is_enabled: bool,
     begun: BootTime,
     acquired: Option<BootTime>,
-    members: Map<String, Value>,
+    fields: Map<String, Value>,
 }
 
-impl Report {
-    pub fn new(is_asked: bool, name: &str) -> Self {
-        let members = Map::from_iter([("name".to_owned(), name.into())]);
-        Self { is_asked, begun: BootTime::now(), acquired: None, members }
+impl RunReport {
+    pub fn new(is_enabled: bool, name: &str) -> Self {
+        let fields = Map::from_iter([("name".to_owned(), name.into())]);
+        Self { is_enabled, begun: BootTime::now(), acquired: None, fields }
     }
 
     pub fn acquired(&mut self, grant: &Grant, holder: &str) {
@@ -37,7 +37,7 @@ impl Report {
         self.set("loss", loss.map(|loss| loss.to_string()));
     }
 
-    /// Whether the lock was still held when it was released, or why the server did not answer.
+    /// `Ok` with whether the lock was still held at its release, or the error of the release.
     pub fn released(&mut self, released: Result<bool, String>) {
         match released {
             Ok(released) => self.set("released", released),
@@ -49,9 +49,9 @@ impl Report {
         self.set("error", reason);
     }
 
-    /// Writes the report as the last line of standard error, if it was asked for.
+    /// Prints the report as the last line of standard error, if it is enabled.
     pub fn end(mut self, outcome: &str, exit_code: u8) {
-        if !self.is_asked {
+        if !self.is_enabled {
             return;
         }
         let acquired = self.acquired.unwrap_or_else(BootTime::now);
@@ -61,10 +61,10 @@ impl Report {
         if self.acquired.is_some() {
             self.set("held_ms", acquired.elapsed().as_millis() as u64);
         }
-        say_plainly(&Value::from(self.members).to_string());
+        print_line(&Value::from(self.fields).to_string());
     }
 
-    fn set(&mut self, member: &str, value: impl Into<Value>) {
-        self.members.insert(member.to_owned(), value.into());
+    fn set(&mut self, field: &str, value: impl Into<Value>) {
+        self.fields.insert(field.to_owned(), value.into());
     }
 }

@@ -1,4 +1,4 @@
-//! Signals: catching all of them with their origin, stopping, and dying of one.
+//! Signals: catching them with their origin, stopping by one, and dying of one.
 
 use std::{
     io::{self, Read},
@@ -14,23 +14,23 @@ use nix::{
     sys::signal::{SigSet, SigmaskHow},
 };
 
-/// Faults of the program itself. Catching them would repeat the faulty instruction for ever.
+/// Faults of the program itself. After a handler returns, the faulty instruction would repeat.
 const FAULTS: [i32; 6] = [libc::SIGILL, libc::SIGFPE, libc::SIGSEGV, libc::SIGBUS, libc::SIGTRAP, libc::SIGSYS];
 
-/// The numbers of all signals that a system may have; it rejects the others.
+/// All possible signal numbers; the system rejects the unused ones.
 const NUMBERS: std::ops::RangeInclusive<i32> = 1..=64;
 
-/// The socket that [`note`] writes to.
+/// The socket that [`handle_signal`] writes to.
 static SINK: AtomicI32 = AtomicI32::new(-1);
 
 /// A signal that this process caught.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Caught {
+pub(super) struct CaughtSignal {
     pub number: i32,
     pub is_from_kernel: bool,
 }
 
-impl Caught {
+impl CaughtSignal {
     fn to_bytes(self) -> [u8; 2] {
         [self.number as u8, self.is_from_kernel.into()]
     }
@@ -39,49 +39,50 @@ impl Caught {
         Self { number: number.into(), is_from_kernel: is_from_kernel != 0 }
     }
 
-    /// Whether the terminal sent it: then every process of the foreground group has it already.
-    /// The kernel also sends signals to one process alone, such as SIGALRM.
+    /// Whether the terminal sent it to all processes of the foreground group. The kernel also sends
+    /// signals to one process only, such as SIGALRM.
     pub fn is_from_terminal(self) -> bool {
         let of_terminals = [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGWINCH];
         self.is_from_kernel && (of_terminals.contains(&self.number) || is_stop(self.number))
     }
 
-    /// Whether somebody has asked once more for an end. A hang-up comes twice by itself: from the
-    /// shell, and from the kernel when the shell ends.
+    /// Whether a repetition of this signal asks for an end at once. A hang-up is excluded, because it
+    /// arrives twice: from the shell, and from the kernel when the shell ends.
     pub fn is_urgent(self) -> bool {
         self.is_ending() && self.number != libc::SIGHUP
     }
 
-    /// Whether it ends a process that does not catch it.
+    /// Whether its default action ends the process.
     pub fn is_ending(self) -> bool {
         !is_stop(self.number) && ![libc::SIGCHLD, libc::SIGCONT, libc::SIGWINCH].contains(&self.number)
     }
 }
 
-/// Whether it stops a process that does not catch it. SIGSTOP cannot be caught.
+/// Whether its default action stops the process. SIGSTOP is missing: it cannot be caught.
 pub(super) fn is_stop(number: i32) -> bool {
     [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&number)
 }
 
-/// Blocks all signals. Returns the mask of before.
+/// Blocks all signals. Returns the previous mask.
 pub(super) fn block() -> io::Result<SigSet> {
     Ok(SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?)
 }
 
-/// Catches every signal that is not ignored, as `nohup` has SIGHUP ignored, and restores the mask
-/// of before [`block`]. Each read of the returned socket yields the two bytes of a [`Caught`].
+/// Catches all signals except those that the caller has set to be ignored, as `nohup` does with
+/// SIGHUP, and restores the mask from before [`block`]. Each read of the returned socket yields the
+/// two bytes of a [`CaughtSignal`].
 ///
-/// SIGCHLD is caught even if the caller ignored or blocked it, as some CI runners do: the status
-/// of a child would be lost.
+/// SIGCHLD is caught even if the caller ignored or blocked it, as some CI runners do: otherwise the
+/// status of a child would be lost.
 pub(super) fn catch(mask: &SigSet) -> io::Result<UnixStream> {
     let (source, sink) = UnixStream::pair()?;
-    // A handler must not wait.
+    // A signal handler must not block.
     sink.set_nonblocking(true)?;
     source.set_nonblocking(true)?;
     SINK.store(sink.into_raw_fd(), Ordering::Relaxed);
     for number in NUMBERS.filter(|number| !FAULTS.contains(number) && *number != libc::SIGURG) {
         if number == libc::SIGCHLD || action(number) == Some(libc::SIG_DFL) {
-            set_action(number, note as *const () as libc::sighandler_t);
+            set_action(number, handle_signal as *const () as libc::sighandler_t);
         }
     }
     let mut mask = *mask;
@@ -90,36 +91,36 @@ pub(super) fn catch(mask: &SigSet) -> io::Result<UnixStream> {
     Ok(source)
 }
 
-/// The signals that this process has caught, for `lockable run`.
+/// The caught signals of `lockable run`.
 pub(super) struct Signals {
     source: tokio::net::UnixStream,
     same: UnixStream,
 }
 
 impl Signals {
-    /// To be called within a runtime.
+    /// Must be called within a runtime.
     pub fn new(source: UnixStream) -> io::Result<Self> {
         let same = source.try_clone()?;
         Ok(Self { source: tokio::net::UnixStream::from_std(source)?, same })
     }
 
-    pub async fn next(&mut self) -> Caught {
+    pub async fn next(&mut self) -> CaughtSignal {
         let mut bytes = [0; 2];
         loop {
             let _ = self.source.readable().await;
             if let Ok(2) = self.source.try_read(&mut bytes) {
-                return Caught::from_bytes(bytes);
+                return CaughtSignal::from_bytes(bytes);
             }
         }
     }
 
-    /// Forgets those of until now: the Ctrl-C that has ended the command is not a second one.
+    /// Discards the signals so far: the Ctrl-C that ended the command does not count as a second one.
     pub fn discard(&mut self) {
         let mut bytes = [0; 64];
         while (&self.same).read(&mut bytes).is_ok_and(|length| length > 0) {}
     }
 
-    /// The next that asks this process to end at once. Those that stop it do so.
+    /// Returns the next signal that asks for an end at once. Meanwhile, stop signals stop this process.
     pub async fn urgent(&mut self) -> i32 {
         loop {
             let caught = self.next().await;
@@ -132,8 +133,8 @@ impl Signals {
     }
 }
 
-/// Stops this process by a signal as if it did not catch it: a shell sees which one it was, and
-/// the kernel ignores it in an orphaned process group. Returns when the process continues.
+/// Stops this process by the default action of a signal: a shell sees the signal's number, and the
+/// kernel ignores it in an orphaned process group. Returns when the process continues.
 pub(super) fn stop_by(number: i32) {
     let handler = action(number);
     set_action(number, libc::SIG_DFL);
@@ -143,9 +144,8 @@ pub(super) fn stop_by(number: i32) {
     }
 }
 
-/// Dies of a signal, without a core dump: the command's is the one that matters. Returns the exit
-/// code that a shell would report if the signal has no effect, as in the first process of a
-/// container.
+/// Dies of a signal without a core dump, which would replace the command's. If the signal has no
+/// effect, as in the first process of a container, returns the exit code that a shell reports for it.
 pub(super) fn die_of(number: i32) -> u8 {
     if let Ok((_, hard)) = rlimit::getrlimit(rlimit::Resource::CORE) {
         let _ = rlimit::setrlimit(rlimit::Resource::CORE, 0, hard);
@@ -155,15 +155,15 @@ pub(super) fn die_of(number: i32) -> u8 {
     128 + number as u8
 }
 
-/// Gives a signal its default action, for a program that is about to be executed.
+/// Restores a signal's default action before another program is executed.
 pub(super) fn set_default(number: i32) {
     set_action(number, libc::SIG_DFL);
 }
 
-/// Sends a signal. Unlike nix it knows real-time signals.
+/// Sends a signal, including real-time signals.
 ///
 /// # Errors
-/// `EPERM` when the process belongs to another user, `ESRCH` when there is none.
+/// `EPERM` when the process belongs to another user, `ESRCH` when it does not exist.
 #[expect(unsafe_code, reason = "nix and rustix send no real-time signals")]
 pub(super) fn send(pid: i32, number: i32) -> Result<(), Errno> {
     // SAFETY: kill touches no memory of ours.
@@ -176,12 +176,13 @@ pub(super) fn name(number: i32) -> String {
     named.map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
 }
 
-/// Runs in place of a signal's default action, and calls async-signal-safe functions only.
-extern "C" fn note(number: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+/// The signal handler. It calls async-signal-safe functions only.
+extern "C" fn handle_signal(number: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     let errno = Errno::last_raw();
-    let caught = Caught { number, is_from_kernel: is_from_kernel(info) };
+    let caught = CaughtSignal { number, is_from_kernel: is_from_kernel(info) };
     if caught.is_from_kernel && is_stop(number) {
-        // The command stops at this moment, too. Each process that the shell waits for must stop.
+        // The terminal stops the command, too. The shell regains the terminal only when every process
+        // of the job has stopped.
         stop_by(number);
     } else {
         write(&caught.to_bytes());
@@ -201,13 +202,13 @@ fn is_from_kernel(info: *mut libc::siginfo_t) -> bool {
 
 #[expect(unsafe_code, reason = "std's writers are not meant for signal handlers")]
 fn write(bytes: &[u8]) {
-    // SAFETY: the pointer and the length are of one slice. When the socket is full the signal is
-    // dropped: thousands wait in it.
+    // SAFETY: the pointer and the length are of one slice. A full socket drops the signal; it holds
+    // thousands.
     unsafe { libc::write(SINK.load(Ordering::Relaxed), bytes.as_ptr().cast(), bytes.len()) };
 }
 
-/// The handler of a signal, `None` if the system has no such signal.
-#[expect(unsafe_code, reason = "nix has no function that only reads it")]
+/// The action of a signal; `None` if the system has no such signal.
+#[expect(unsafe_code, reason = "nix has no function that only reads the action")]
 fn action(number: i32) -> Option<libc::sighandler_t> {
     let mut old = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: `old` is as large as the kernel expects, and every bit pattern of it is valid.
@@ -217,8 +218,8 @@ fn action(number: i32) -> Option<libc::sighandler_t> {
 
 #[expect(unsafe_code, reason = "nix knows no real-time signals")]
 fn set_action(number: i32, handler: libc::sighandler_t) {
-    // SAFETY: the handler is a default action or `note`, which is async-signal-safe. The mask is
-    // empty, which a zeroed one is on every system.
+    // SAFETY: the handler is a default action or `handle_signal`, which is async-signal-safe. The mask is
+    // empty: zeroed memory is an empty mask on every system.
     unsafe {
         let mut new = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
         new.sa_sigaction = handler;
@@ -227,7 +228,7 @@ fn set_action(number: i32, handler: libc::sighandler_t) {
     }
 }
 
-/// Raises a signal in this thread, also within its own handler, and then restores the mask.
+/// Raises a signal in this thread, even within its own handler, and restores the mask.
 #[expect(unsafe_code, reason = "nix knows no real-time signals")]
 fn raise_unblocked(number: i32) {
     let mut signal = MaybeUninit::<libc::sigset_t>::zeroed();

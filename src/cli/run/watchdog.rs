@@ -1,8 +1,8 @@
 //! The watchdog: the process between `lockable run` and the command.
 //!
-//! It starts the command, waits for it and for all orphans that it leaves, and ends all of them
-//! when `lockable run` says so, dies, or does nothing although the lock is about to be lost. It has
-//! a session of its own, so that nothing that is meant for the terminal's processes reaches it.
+//! It starts the command, waits for the command and its orphans, and ends all of them when `lockable
+//! run` orders it, dies, or does not act although the lease is about to expire. It runs in a session
+//! of its own, so that the terminal's signals do not reach it.
 
 use std::{
     fs::File,
@@ -20,62 +20,61 @@ use nix::{
 use rustix::process::Signal;
 
 use super::{
-    OnLost, Run,
+    OnLost, RunArgs,
     cgroup::Cgroup,
-    command::{Command, Forked},
-    descendants::{Left, Process, Sweep, adopt_orphans, descendants, reap, signal_all},
-    held::unkillable,
+    command::{CommandProcess, Fork},
+    descendants::{ProcessInfo, Remaining, Termination, adopt_orphans, descendants, reap, signal_all},
     inherited::{exit, set_title},
-    orders::{Inbox, Order, Report, Start, send},
-    signals::{self, Caught},
+    locked_command::unkillable,
+    orders::{Inbox, Order, Report, StartOptions, send},
+    signals::{self, CaughtSignal},
 };
-use crate::{cli::say, client::BootTime};
+use crate::{cli::print_message, client::BootTime};
 
-/// How long `lockable run` has to end the command by itself.
-const HEAD_START: Duration = Duration::from_millis(500);
-/// How long to sleep at most: timers stand still while the machine sleeps.
+/// How long the watchdog gives `lockable run` to end the command itself.
+const RUN_GRACE: Duration = Duration::from_millis(500);
+/// Maximum length of a sleep: timers do not advance while the machine is suspended.
 const TICK: Duration = Duration::from_millis(100);
 const TICK_MIN: Duration = Duration::from_millis(1);
-/// Two signals of one kind within this time are one: `killall` sends each process its own.
+/// Two signals of one kind within this time count as one: `killall` signals both processes.
 const ONE_SIGNAL: Duration = Duration::from_millis(500);
 
 struct Watchdog {
     socket: UnixStream,
     orders: Inbox,
     signals: UnixStream,
-    command: Command,
+    command: CommandProcess,
     cgroup: Option<Cgroup>,
     stage: Stage,
     has_ended: bool,
-    /// `--on-lost ignore`
-    is_toothless: bool,
+    /// `--on-lost ignore` is set.
+    ignores_loss: bool,
     leaves_background: bool,
     deadline: Option<BootTime>,
     kill_after: Duration,
     grace: Duration,
-    /// The last signal that the command was sent, when, and whether it came to this process.
-    passed_on: Option<(i32, BootTime, bool)>,
+    /// The last forwarded signal, its time, and whether this process received it.
+    forwarded: Option<(i32, BootTime, bool)>,
 }
 
 enum Stage {
     Waiting,
     Running,
-    Ending(Sweep),
-    Over,
+    Ending(Termination),
+    Done,
 }
 
-/// Watches until nothing is left to watch. In a process that was just forked, with all signals
-/// blocked; `mask` is the caller's.
-pub(super) fn watch(run: &Run, socket: UnixStream, mask: &SigSet) -> ! {
+/// Runs the watchdog in a newly forked process, with all signals blocked; `mask` is the caller's.
+pub(super) fn watch(run: &RunArgs, socket: UnixStream, mask: &SigSet) -> ! {
     adopt_orphans();
-    let is_toothless = run.on_lost == OnLost::Ignore;
-    // Nobody would remove the one of a process that stays.
-    let cgroup = if run.leave_background { None } else { Cgroup::make(process::id() as i32) };
-    let command = match Command::fork(mask, cgroup.as_ref(), !is_toothless) {
-        Ok(Forked::Parent(command)) => command,
-        Ok(Forked::Child(embryo)) => {
+    let ignores_loss = run.on_lost == OnLost::Ignore;
+    // The watchdog exits before the remaining processes, and could not remove their cgroup.
+    let cgroup = if run.leave_background { None } else { Cgroup::create(process::id() as i32) };
+    let command = match CommandProcess::fork(mask, cgroup.as_ref(), !ignores_loss) {
+        Ok(Fork::Parent(command)) => command,
+        Ok(Fork::Child(pre_exec)) => {
             drop(socket);
-            embryo.become_command(&run.command)
+            pre_exec.become_command(&run.command)
         }
         Err(error) => {
             send(&socket, &Report::NotStarted(error.raw_os_error().unwrap_or_default()));
@@ -94,19 +93,19 @@ pub(super) fn watch(run: &Run, socket: UnixStream, mask: &SigSet) -> ! {
         cgroup,
         stage: Stage::Waiting,
         has_ended: false,
-        is_toothless,
+        ignores_loss,
         leaves_background: run.leave_background,
         deadline: None,
         kill_after: Duration::ZERO,
         grace: Duration::ZERO,
-        passed_on: None,
+        forwarded: None,
     };
     watchdog.watch();
     exit(0)
 }
 
-/// Lets go of what the command alone is to have, and differs from `lockable run` for `killall`
-/// and `pkill -f`.
+/// Closes the standard streams and leaves the working directory, which only the command needs, and
+/// changes the name, so that `killall` and `pkill -f` do not match it as `lockable run`.
 fn hide() {
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         let _ = dup2_stdin(&null);
@@ -120,17 +119,17 @@ fn hide() {
 
 impl Watchdog {
     fn watch(mut self) {
-        while !matches!(self.stage, Stage::Over) {
-            self.heed_signals();
+        while !matches!(self.stage, Stage::Done) {
+            self.handle_signals();
             self.orders.fill(&self.socket);
             while let Some(order) = self.orders.next() {
-                self.obey(order);
+                self.handle_order(order);
             }
-            self.look_at_run();
-            self.look_at_deadline();
-            let has_children = self.look_at_command();
-            let pause = self.sweep(has_children);
-            if !matches!(self.stage, Stage::Over) {
+            self.check_run();
+            self.check_deadline();
+            let has_children = self.check_command();
+            let pause = self.step_termination(has_children);
+            if !matches!(self.stage, Stage::Done) {
                 self.wait(pause);
             }
         }
@@ -140,24 +139,24 @@ impl Watchdog {
         send(&self.socket, report);
     }
 
-    fn heed_signals(&mut self) {
+    fn handle_signals(&mut self) {
         let mut bytes = [0; 2];
         while let Ok(2) = (&self.signals).read(&mut bytes) {
-            let caught = Caught::from_bytes(bytes);
+            let caught = CaughtSignal::from_bytes(bytes);
             if caught.is_ending() {
-                self.pass_on(caught.number, true);
+                self.forward(caught.number, true);
             }
         }
     }
 
-    fn obey(&mut self, order: Order) {
+    fn handle_order(&mut self, order: Order) {
         match order {
-            Order::Until(nanos) => {
+            Order::Deadline(nanos) => {
                 self.deadline = Some(BootTime::from_nanos(nanos));
-                self.report(&Report::Until(nanos));
+                self.report(&Report::DeadlineSet(nanos));
             }
             Order::Start(start) => self.start(&start),
-            Order::Signal(number) => self.pass_on(number, false),
+            Order::Signal(number) => self.forward(number, false),
             Order::SignalAll(number) => {
                 if let Some(signal) = Signal::from_named_raw(number) {
                     signal_all(descendants(&[]), signal);
@@ -167,15 +166,15 @@ impl Watchdog {
         }
     }
 
-    fn start(&mut self, start: &Start) {
+    fn start(&mut self, start: &StartOptions) {
         if !matches!(self.stage, Stage::Waiting) {
             return;
         }
         self.kill_after = Duration::from_millis(start.kill_after_ms);
         self.grace = Duration::from_millis(start.grace_ms);
         self.stage = Stage::Running;
-        // It may have been stopped since `lockable run` looked.
-        if self.deadline.is_some_and(|deadline| (deadline - self.kill_after).rest().is_zero()) {
+        // This process may have been stopped since `lockable run` checked the deadline.
+        if self.deadline.is_some_and(|deadline| (deadline - self.kill_after).remaining().is_zero()) {
             self.report(&Report::Expired);
             self.end(BootTime::now());
         } else {
@@ -183,15 +182,15 @@ impl Watchdog {
         }
     }
 
-    /// Sends the command a signal that came to this process or to `lockable run` alone.
-    fn pass_on(&mut self, number: i32, is_own: bool) {
-        let is_second = |(last, at, was_own): (i32, BootTime, bool)| {
+    /// Forwards a signal that this process or `lockable run` received to the command.
+    fn forward(&mut self, number: i32, is_own: bool) {
+        let is_duplicate = |(last, at, was_own): (i32, BootTime, bool)| {
             last == number && was_own != is_own && at.elapsed() < ONE_SIGNAL
         };
-        if self.has_ended || self.passed_on.is_some_and(is_second) {
+        if self.has_ended || self.forwarded.is_some_and(is_duplicate) {
             return;
         }
-        self.passed_on = Some((number, BootTime::now(), is_own));
+        self.forwarded = Some((number, BootTime::now(), is_own));
         if signals::send(self.command.pid, number) == Err(nix::errno::Errno::EPERM) {
             let command = descendants(&[]).into_iter().find(|process| process.pid == self.command.pid);
             if let Some(command) = command {
@@ -200,34 +199,34 @@ impl Watchdog {
         }
     }
 
-    /// Notices the death of `lockable run`.
-    fn look_at_run(&mut self) {
+    /// Ends the command if `lockable run` is dead.
+    fn check_run(&mut self) {
         if !self.orders.is_closed {
             return;
         }
         match self.stage {
             Stage::Waiting => self.end(BootTime::now()),
-            Stage::Running if self.is_toothless => self.stage = Stage::Over,
+            Stage::Running if self.ignores_loss => self.stage = Stage::Done,
             Stage::Running => {
                 let kill_at = BootTime::now() + self.kill_after;
                 self.end(self.deadline.map_or(kill_at, |deadline| deadline.min(kill_at)));
             }
-            Stage::Ending(_) | Stage::Over => {}
+            Stage::Ending(_) | Stage::Done => {}
         }
     }
 
-    /// Waits for the command and for orphans. Returns whether there are children still.
-    fn look_at_command(&mut self) -> bool {
+    /// Waits for the command and for orphans that have ended. Returns whether children remain.
+    fn check_command(&mut self) -> bool {
         let mut ended = None;
         let has_children = reap(|pid, ending| {
             if pid == self.command.pid {
                 ended = Some(ending);
             }
         });
-        // The forked process reports the failure before it ends.
+        // The forked process reports a failed exec before it exits.
         if let Some(error) = self.command.failure() {
             self.report(&Report::NotStarted(error as i32));
-            self.stage = Stage::Over;
+            self.stage = Stage::Done;
             return has_children;
         }
         let Some(ending) = ended else { return has_children };
@@ -236,63 +235,63 @@ impl Watchdog {
         match self.stage {
             Stage::Running if self.leaves_background => {
                 self.report(&Report::Gone);
-                self.stage = Stage::Over;
+                self.stage = Stage::Done;
             }
             Stage::Running => self.end(BootTime::now() + self.grace),
             Stage::Waiting => self.end(BootTime::now()),
-            Stage::Ending(_) | Stage::Over => {}
+            Stage::Ending(_) | Stage::Done => {}
         }
         has_children
     }
 
-    fn look_at_deadline(&mut self) {
-        let Some(deadline) = self.deadline.filter(|_| !self.is_toothless) else { return };
-        let is_due = self.last_moment(deadline).rest().is_zero();
+    fn check_deadline(&mut self) {
+        let Some(deadline) = self.deadline.filter(|_| !self.ignores_loss) else { return };
+        let is_due = self.end_time(deadline).remaining().is_zero();
         match &mut self.stage {
             Stage::Running if is_due => {
                 self.report(&Report::Ending);
                 self.end(deadline.min(BootTime::now() + self.kill_after));
             }
-            Stage::Ending(sweep) if deadline.rest().is_zero() => sweep.hurry(deadline),
+            Stage::Ending(termination) if deadline.remaining().is_zero() => termination.bring_forward(deadline),
             _ => {}
         }
     }
 
-    /// When the command is ended unless `lockable run` has begun to.
-    fn last_moment(&self, deadline: BootTime) -> BootTime {
-        deadline - self.kill_after + HEAD_START.min(self.kill_after / 2)
+    /// When the watchdog ends the command, unless `lockable run` has ordered it before.
+    fn end_time(&self, deadline: BootTime) -> BootTime {
+        deadline - self.kill_after + RUN_GRACE.min(self.kill_after / 2)
     }
 
     fn end(&mut self, kill_at: BootTime) {
         match &mut self.stage {
-            Stage::Ending(sweep) => sweep.hurry(kill_at),
-            Stage::Over => {}
-            stage => *stage = Stage::Ending(Sweep::new(Vec::new(), kill_at)),
+            Stage::Ending(termination) => termination.bring_forward(kill_at),
+            Stage::Done => {}
+            stage => *stage = Stage::Ending(Termination::new(Vec::new(), kill_at)),
         }
     }
 
-    /// Takes a step towards the end of all processes. Returns the pause before the next.
-    fn sweep(&mut self, has_children: bool) -> Option<Duration> {
-        let Stage::Ending(sweep) = &mut self.stage else { return None };
+    /// Takes a step of the termination. Returns the pause before the next step.
+    fn step_termination(&mut self, has_children: bool) -> Option<Duration> {
+        let Stage::Ending(termination) = &mut self.stage else { return None };
         let command = (!self.has_ended).then_some(self.command.pid);
-        match sweep.step(has_children, command, self.cgroup.as_ref()) {
-            Left::Some(pause) => return Some(pause),
-            Left::Nothing => self.report(&Report::Gone),
-            Left::Unkillable(processes) => self.report_left(processes),
+        match termination.step(has_children, command, self.cgroup.as_ref()) {
+            Remaining::Some(pause) => return Some(pause),
+            Remaining::None => self.report(&Report::Gone),
+            Remaining::Unkillable(processes) => self.report_left(processes),
         }
-        self.stage = Stage::Over;
+        self.stage = Stage::Done;
         None
     }
 
-    /// Reports processes that go on, on standard error if `lockable run` is dead.
-    fn report_left(&self, processes: Vec<Process>) {
+    /// Reports processes that cannot be ended; also on standard error if `lockable run` is dead.
+    fn report_left(&self, processes: Vec<ProcessInfo>) {
         if self.orders.is_closed {
-            say(&unkillable(&processes, true));
+            print_message(&unkillable(&processes, true));
         }
         self.report(&Report::Left(processes));
     }
 
-    /// Sleeps until something happens, or for the pause.
+    /// Sleeps until an event, or for the pause.
     fn wait(&self, pause: Option<Duration>) {
         let ready = PollFlags::POLLIN;
         let mut files = vec![PollFd::new(self.signals.as_fd(), ready)];
@@ -300,7 +299,7 @@ impl Watchdog {
             files.push(PollFd::new(self.socket.as_fd(), ready));
         }
         files.extend(self.command.channel().map(|channel| PollFd::new(channel.as_fd(), ready)));
-        let tick = |deadline| self.last_moment(deadline).rest().clamp(TICK_MIN, TICK);
+        let tick = |deadline| self.end_time(deadline).remaining().clamp(TICK_MIN, TICK);
         let pause = pause.or(self.deadline.map(tick));
         let timeout = pause.map_or(PollTimeout::NONE, |pause| PollTimeout::from(pause.as_millis() as u16));
         let _ = poll(&mut files, timeout);

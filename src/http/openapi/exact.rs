@@ -1,4 +1,4 @@
-//! What the description says of parameters: exactly what is accepted, as far as a schema can say that.
+//! Parameter schemas that accept exactly what the parsers accept, as far as JSON Schema can express it.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use crate::{
     locks::Locks,
 };
 
-/// The schemas of parameters.
-pub(super) struct Exact {
-    /// By the name of the parameter.
+/// The schemas of all parameters.
+pub(super) struct ParameterSchemas {
+    /// By parameter name; the variant for JSON bodies is `{name} in JSON`.
     schemas: Map<String, Value>,
-    /// Long ones, to which those lead.
+    /// Long schemas, which `schemas` references.
     components: Map<String, Value>,
-    /// A wait that this server allows.
+    /// An example of `wait` that this server allows.
     wait: String,
 }
 
-/// Parameters whose schemas are long, and what these are called.
+/// Parameters with long schemas, and the names of their components.
 const COMPONENTS: [(&str, &str); 6] = [
     ("name", "LockName"),
     ("namespace", "Namespace"),
@@ -33,8 +33,8 @@ const COMPONENTS: [(&str, &str); 6] = [
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-impl Exact {
-    /// On a server where a request may wait so long.
+impl ParameterSchemas {
+    /// Creates the schemas for a server with this longest wait.
     pub(super) fn new(wait_max: Duration) -> Self {
         let wait_ms = wait_max.as_millis() as u64;
         let mut schemas = object(json!({
@@ -59,7 +59,7 @@ impl Exact {
             let reference = json!({ "$ref": format!("#/components/schemas/{component}") });
             components.extend(schemas.insert(name.into(), reference).map(|schema| (component.into(), schema)));
         }
-        // Members of a JSON object may be of other types, and are read as their text.
+        // Members of a JSON object may have other types; the server reads them as text.
         let text = json!({ "type": "integer", "minimum": i64::MIN, "maximum": u64::MAX });
         let seconds = |max_ms: u64| json!({ "type": "integer", "minimum": 0, "maximum": max_ms / 1000 });
         let flag = json!({ "type": "boolean" });
@@ -81,12 +81,12 @@ impl Exact {
         Self { schemas, components, wait }
     }
 
-    /// Puts them into the whole description.
+    /// Replaces the parameter schemas of the whole document.
     pub(super) fn refine(&self, api: &mut Value) {
         for (path, item) in members(&mut api["paths"]) {
             for (method, operation) in members(item) {
                 self.refine_operation(operation);
-                // A run's unlocking has the parameters of its locking, and ignores them.
+                // Unlocking accepts and ignores the parameters of locking, with any duration as `wait`.
                 let is_unlock = method == "delete" && path.contains("terraform");
                 for parameter in parameters(operation).filter(|parameter| is_unlock && parameter["name"] == "wait") {
                     set(&mut parameter["schema"], self.schemas.get("lease"));
@@ -132,7 +132,7 @@ impl Exact {
         }
     }
 
-    /// An object of parameters, and nothing else.
+    /// Refines the schema of a body: it has only these members, and none is required.
     fn refine_object(&self, object: &mut Value, form: &str) {
         for (name, property) in members(&mut object["properties"]) {
             set(property, self.schemas.get(&format!("{name}{form}")).or_else(|| self.schemas.get(name)));
@@ -147,8 +147,8 @@ impl Exact {
     }
 }
 
-/// A POST may have each parameter in the query string or in the body, and in one of them alone. A
-/// schema cannot say that, so they are described in the body.
+/// Removes the query parameters of a POST. Each parameter is either in the query string or in the
+/// body, which a schema cannot express, so only the body is described.
 fn take_parameters_from_body(operation: &mut Value) {
     if let Some(Value::Array(parameters)) = operation.get_mut("parameters") {
         parameters.retain(|parameter| parameter["in"] == "path");
@@ -158,7 +158,7 @@ fn take_parameters_from_body(operation: &mut Value) {
     }
 }
 
-/// Replaces a schema but for what it says to people.
+/// Replaces a schema, but keeps its description and example.
 fn set(schema: &mut Value, by: Option<&Value>) {
     let Some(Value::Object(by)) = by else { return };
     let mut by = by.clone();

@@ -1,13 +1,13 @@
-//! Patterns that accept exactly the texts which the parsers accept.
+//! Regular expressions that accept exactly what the parsers accept.
 //!
-//! They are ECMA-262 with the flag `u`, as JSON Schema has it, in the part that Python and Rust read
-//! alike: no `\p{…}`, and beyond the basic plane each character as it is.
+//! The dialect is ECMA-262 with the flag `u`, as in JSON Schema, restricted to the syntax that Python
+//! and Rust share: no `\p{…}`, and characters beyond the basic plane unescaped.
 
 use std::{fmt::Write, iter};
 
 use crate::lock::{DURATION_MS_MAX, is_invisible, is_unprintable};
 
-/// The name of a lock.
+/// A lock name.
 pub(super) fn name() -> String {
     let hidden = ranges(|c| c != ' ' && is_invisible(c));
     // No segment is empty, "." or "..".
@@ -25,7 +25,7 @@ pub(super) fn note() -> String {
     format!("^[^{}]*$", ranges(is_unprintable))
 }
 
-/// A name that a namespace can have.
+/// A namespace name.
 pub(super) fn namespace() -> String {
     "^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$".into()
 }
@@ -35,8 +35,8 @@ pub(super) fn duration() -> String {
     duration_up_to(DURATION_MS_MAX)
 }
 
-/// A duration of at most so many milliseconds: a whole number of seconds, or a number with a unit, with
-/// up to three decimals but for `ms`.
+/// A duration of at most `max_ms`: a whole number of seconds, or a number with a unit and up to three
+/// decimals (none for `ms`).
 pub(super) fn duration_up_to(max_ms: u64) -> String {
     let mut forms = vec![format!("{}ms", at_most(max_ms)), at_most(max_ms / 1000)];
     for (unit, unit_ms) in [("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)] {
@@ -49,12 +49,12 @@ pub(super) fn duration_up_to(max_ms: u64) -> String {
     format!("^0*(?:{})$", forms.join("|"))
 }
 
-/// Digits of a number from 1 to `max`, after any zeros.
+/// A number from 1 to `max`, with any leading zeros.
 pub(super) fn positive(max: u64) -> String {
     format!("^0*{}$", digits_from('1', max))
 }
 
-/// Digits of a number from 0 to `max`. More zeros before them change nothing.
+/// A number from 0 to `max`.
 fn at_most(max: u64) -> String {
     digits_from('0', max)
 }
@@ -69,7 +69,7 @@ fn digits_from(least: char, max: u64) -> String {
             _ => format!("[0-9]{{1,{}}}", digits.len() - 1),
         });
     }
-    // As many, of which one is the first that is smaller.
+    // Equal length: a common prefix, one smaller digit, any digits.
     let mut before = String::new();
     for (at, digit) in digits.chars().enumerate() {
         let least = if at == 0 { least } else { '0' };
@@ -82,7 +82,7 @@ fn digits_from(least: char, max: u64) -> String {
     format!("(?:{})", forms.join("|"))
 }
 
-/// One to three digits behind a point, of at most so many thousandths.
+/// One to three decimals of at most `thousandths`.
 fn decimals_at_most(thousandths: u64) -> String {
     let digits = format!("{thousandths:03}");
     let (mut forms, mut before) = (Vec::new(), String::new());
@@ -105,7 +105,7 @@ fn repeated(count: usize) -> String {
     if count == 0 { String::new() } else { format!("[0-9]{{{count}}}") }
 }
 
-/// The characters of a kind, as they stand between brackets.
+/// The ranges of a character class, without the brackets.
 fn ranges(is_of_kind: impl Fn(char) -> bool) -> String {
     let mut text = String::new();
     let mut all = ('\0'..=char::MAX).peekable();
@@ -126,7 +126,7 @@ fn ranges(is_of_kind: impl Fn(char) -> bool) -> String {
 fn escaped(c: char) -> String {
     let mut text = String::new();
     match u32::from(c) {
-        // Writing to a text cannot fail.
+        // Writing to a string cannot fail.
         code @ 0..=0xFFFF => _ = write!(text, r"\u{code:04X}"),
         _ => text.push(c),
     }
@@ -141,7 +141,7 @@ mod tests {
     use crate::lock::parse_duration_ms;
 
     #[test]
-    fn a_pattern_of_durations_is_as_exact_as_the_parser() {
+    fn duration_pattern_accepts_exactly_what_the_parser_accepts() {
         let units = ["", "ms", "s", "m", "h", "d"];
         for max_ms in [0, 1, 500, 999, 1000, 1001, 55_000, 61_500, 90_061_001, DURATION_MS_MAX] {
             let pattern = Regex::new(&duration_up_to(max_ms)).unwrap();
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_of_numbers_ends_where_they_do() {
+    fn number_pattern_accepts_exactly_the_range() {
         let pattern = Regex::new(&positive(9_007_199_254_740_991)).unwrap();
         for text in ["1", "9", "10", "0001", "9007199254740991", "8999999999999999", "9007199254739999"] {
             assert!(pattern.is_match(text), "{text}");

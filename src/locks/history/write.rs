@@ -1,7 +1,6 @@
-//! What became of locks, on record for people: who held one when, how it ended,
-//! and how much an account did in the last hour. It is written beside the
-//! requests, once a second, and bounded: no request waits for it, and under load
-//! most is left out.
+//! Writes the history of locks (holders, times, ends) and the activity of accounts in the
+//! last hour. A background task writes once a second and within limits: no request waits
+//! for it, and under load most events are dropped.
 
 use std::time::Duration;
 
@@ -9,113 +8,111 @@ use futures_util::{StreamExt, stream};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::locks::{
-    Counts, Locks, LocksError,
-    history::recorder::Noted,
-    keys::{activity_key, history_key, recorded_key},
+    ActivityCounts, Locks, LocksError,
+    history::buffer::AccountBatch,
+    keys::{activity_key, history_index_key, history_key},
     requests::script,
 };
 use crate::{lock::AccountId, store::Script};
 
-static RECORD: Script = script!("write_history");
+static WRITE_HISTORY: Script = script!("write_history");
 
 impl Locks {
-    /// How many grants and ends of an account are put on record in a second, by
-    /// one server.
-    pub const RECORDED_GRANTS_MAX: usize = 50;
-    pub const RECORDED_ENDS_MAX: usize = 200;
-    /// Of how many accounts, and how many in all, by one thread.
-    pub const RECORDED_ACCOUNTS_MAX: usize = 10_000;
-    pub const RECORDED_EVENTS_MAX: usize = 4_000;
-    /// Of how many locks of an account a record is kept, and how many grants of
-    /// each.
+    /// Grants and ends of one account that one server writes per second.
+    pub const BATCH_GRANTS_MAX: usize = 50;
+    pub const BATCH_ENDS_MAX: usize = 200;
+    /// Accounts and events that one thread buffers.
+    pub const BUFFER_ACCOUNTS_MAX: usize = 10_000;
+    pub const BUFFER_EVENTS_MAX: usize = 4_000;
+    /// Locks of an account that have a history, and grants in the history of each.
     pub const HISTORY_NAMES_MAX: usize = 1_000;
     pub const HISTORY_GRANTS_MAX: usize = 20;
-    /// How many bytes all of that has, with what a name takes beside. What the store
-    /// takes for it is a quarter more at most.
+    /// The size of an account's history in bytes, with an allowance per lock name. The store
+    /// needs at most a quarter more.
     pub const HISTORY_BYTES_MAX: usize = 1024 * 1024;
-    /// For how long after the last one.
+    /// How long a history is kept after its last event.
     pub const HISTORY_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-    const RECORD_INTERVAL: Duration = Duration::from_secs(1);
-    /// How many grants and ends one script writes.
-    const RECORDED_AT_A_TIME: usize = 16;
-    /// How many accounts are written for at once.
-    const RECORDED_AT_ONCE: usize = 8;
-    /// How long the last round may take when the server stops.
-    const LAST_RECORD_MAX: Duration = Duration::from_millis(500);
+    const HISTORY_INTERVAL: Duration = Duration::from_secs(1);
+    /// The number of grants and ends that one script writes.
+    const EVENTS_PER_SCRIPT: usize = 16;
+    /// The number of accounts that are written concurrently.
+    const CONCURRENT_ACCOUNTS: usize = 8;
+    /// The time limit of the last write when the server stops.
+    const HISTORY_FLUSH_MAX: Duration = Duration::from_millis(500);
 
-    /// Counts a request of an account that was refused a lock.
-    pub fn note_refused(&self, account: AccountId) {
-        self.recorder.refused(account);
+    /// Counts a refused acquire of an account.
+    pub fn count_refused(&self, account: AccountId) {
+        self.history_buffer.refused(account);
     }
 
-    /// Counts a request of an account that was over its rate.
-    pub fn note_limited(&self, account: AccountId) {
-        self.recorder.limited(account);
+    /// Counts a rate-limited request of an account.
+    pub fn count_rate_limited(&self, account: AccountId) {
+        self.history_buffer.rate_limited(account);
     }
 
-    pub(in crate::locks) async fn record_always(&self) {
-        let mut tick = interval(Self::RECORD_INTERVAL);
+    pub(in crate::locks) async fn write_history_forever(&self) {
+        let mut tick = interval(Self::HISTORY_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.write_record().await;
+            self.write_history().await;
         }
     }
 
-    /// Writes what there is left, and the ends that wait for their round.
-    pub(in crate::locks) async fn finish_record(&self) {
+    /// Writes all buffered events: the second write has the ends that waited for a round.
+    pub(in crate::locks) async fn flush_history(&self) {
         let last = async {
-            self.write_record().await;
-            self.write_record().await;
+            self.write_history().await;
+            self.write_history().await;
         };
-        if timeout(Self::LAST_RECORD_MAX, last).await.is_err() {
-            tracing::debug!("the last second is not on record");
+        if timeout(Self::HISTORY_FLUSH_MAX, last).await.is_err() {
+            tracing::debug!("cannot write the history of the last second");
         }
     }
 
-    async fn write_record(&self) {
-        let write = |(account, noted): (AccountId, Noted)| async move {
-            if let Err(error) = self.write_noted(account, &noted).await {
-                // It is lost: what people read must not hold up anything.
-                tracing::debug!(%error, "what became of locks is not on record");
+    async fn write_history(&self) {
+        let write = |(account, batch): (AccountId, AccountBatch)| async move {
+            if let Err(error) = self.write_batch(account, &batch).await {
+                // Not retried: the history must not delay anything else.
+                tracing::debug!(%error, "cannot write the history of an account");
             }
         };
-        let mut noted: Vec<_> = self.recorder.take().into_iter().collect();
+        let mut batch: Vec<_> = self.history_buffer.take().into_iter().collect();
         if cfg!(feature = "simulation") {
-            noted.sort_by_key(|(account, _)| *account);
+            batch.sort_by_key(|(account, _)| *account);
         }
-        stream::iter(noted).for_each_concurrent(Self::RECORDED_AT_ONCE, write).await;
+        stream::iter(batch).for_each_concurrent(Self::CONCURRENT_ACCOUNTS, write).await;
     }
 
-    async fn write_noted(&self, account: AccountId, noted: &Noted) -> Result<(), LocksError> {
+    async fn write_batch(&self, account: AccountId, batch: &AccountBatch) -> Result<(), LocksError> {
         let account = account.to_string();
         let keys = [
             &*history_key(&self.store, &account),
-            &recorded_key(&self.store, &account),
+            &history_index_key(&self.store, &account),
             &activity_key(&self.store, &account),
         ];
-        let grants = noted.grants.iter().map(|event| ["granted", &event.lock_key, &event.text]);
-        let ends = noted.earlier_ends.iter().map(|event| ["ended", &event.lock_key, &event.text]);
+        let grants = batch.grants.iter().map(|event| ["granted", &event.lock_key, &event.text]);
+        let ends = batch.earlier_ends.iter().map(|event| ["ended", &event.lock_key, &event.text]);
         let events: Vec<[&str; 3]> = grants.chain(ends).collect();
-        // There may be none, and something to be counted all the same.
-        let mut counts = noted.counts;
-        let mut parts = events.chunks(Self::RECORDED_AT_A_TIME);
+        // Without events one call still writes the counts.
+        let mut counts = batch.counts;
+        let mut parts = events.chunks(Self::EVENTS_PER_SCRIPT);
         let mut part = parts.next().unwrap_or_default();
         loop {
-            let Counts { acquired, refused, limited } = std::mem::take(&mut counts);
+            let ActivityCounts { acquired, refused, limited } = std::mem::take(&mut counts);
             let numbers = [
                 Self::HISTORY_NAMES_MAX.to_string(),
                 Self::HISTORY_GRANTS_MAX.to_string(),
                 Self::HISTORY_BYTES_MAX.to_string(),
                 Self::HISTORY_KEPT.as_millis().to_string(),
-                if noted.is_lossy { "1".into() } else { String::new() },
+                if batch.is_lossy { "1".into() } else { String::new() },
                 acquired.to_string(),
                 refused.to_string(),
                 limited.to_string(),
             ];
             let args: Vec<&str> = numbers.iter().map(String::as_str).chain(part.iter().flatten().copied()).collect();
-            self.store.run(&RECORD, &keys, &args).await?;
+            self.store.eval(&WRITE_HISTORY, &keys, &args).await?;
             let Some(next) = parts.next() else { return Ok(()) };
             part = next;
         }

@@ -1,107 +1,106 @@
 use crate::locks::{
-    Locks, LocksError, Turn,
-    acquire::read_turn,
+    AcquireProgress, Locks, LocksError,
+    acquire::read_progress,
     journal::Change,
-    requests::{AcquireRequest, Claimant, Keys, LockId, script},
-    script_args::Words,
+    requests::{AcquireRequest, Claimant, Keys, LockKey, script},
+    script_args::ScriptArgs,
 };
 use crate::{
-    lock::{AcquireOutcome, Attempt, FencingToken, Payment},
+    lock::{AcquireOutcome, Attempt, FencingToken, RateCharge},
     store::Script,
 };
 
-static COLLECT: Script = script!(
+static CLAIM: Script = script!(
     "claim" = "grant_codec" "keys" "grant" "tombstone" "regrant" "claim_again" "entries" "queue" "positions" "leave_queue" "claim"
 );
-static WITHDRAW: Script = script!("revert" = "grant_codec" "keys" "entries" "queue" "leave_queue" "tombstone" "revert");
+static REVERT: Script = script!("revert" = "grant_codec" "keys" "entries" "queue" "leave_queue" "tombstone" "revert");
 
-/// What there was of an attempt that was taken back.
+/// The state in which a reverted attempt was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Withdrawn {
-    /// The lock, under this fence; with the latest expiry in its journal row, 0 without
-    /// one.
+pub enum Reverted {
+    /// It had the lock: the fence, and the latest expiry that its journal row can have in ms
+    /// since 1970, 0 without a row.
     Released(FencingToken, u64),
-    /// A lock key in line.
-    Left,
+    /// It had a queue entry.
+    Dequeued,
     Absent,
 }
 
 impl Locks {
-    /// Asks how an attempt stands that waits, and takes the lock if it was
-    /// handed to it. When the wait `is_over`, the attempt leaves the line.
+    /// Claims the lock for a waiting attempt if it was handed over to it, and otherwise
+    /// returns the attempt's progress. With `is_over` the attempt leaves the queue.
     ///
     /// # Errors
-    /// When the store gave no answer in time.
-    pub async fn collect(&self, request: &AcquireRequest, attempt: Attempt, is_over: bool) -> Result<Turn, LocksError> {
-        match self.store.is_spread() {
-            true => Box::pin(self.collect_spread(request, attempt, is_over)).await,
-            false => self.collect_once(request, attempt, is_over).await,
-        }
-    }
-
-    /// The same, where the quotas in the request are those of the lock's shard.
-    pub(in crate::locks) async fn collect_once(
+    /// The store returned no answer in time.
+    pub async fn claim(
         &self,
         request: &AcquireRequest,
         attempt: Attempt,
         is_over: bool,
-    ) -> Result<Turn, LocksError> {
+    ) -> Result<AcquireProgress, LocksError> {
+        match self.store.is_sharded() {
+            true => Box::pin(self.claim_across_shards(request, attempt, is_over)).await,
+            false => self.claim_in_shard(request, attempt, is_over).await,
+        }
+    }
+
+    /// Does the same with the quotas of the lock's shard in the request.
+    pub(in crate::locks) async fn claim_in_shard(
+        &self,
+        request: &AcquireRequest,
+        attempt: Attempt,
+        is_over: bool,
+    ) -> Result<AcquireProgress, LocksError> {
         let account = request.claimant.account.key_text();
         let lock_key = request.lock.lock_key();
         let shard = self.store.shard_of(&lock_key);
         let deadline = self.deadline(shard)?;
-        let epoch = self.era_for(shard);
-        let keys = Keys::new(&self.store, &lock_key, account.as_str(), &Payment::Paid);
-        let mut args = Words::new();
-        args.write(|text| request.claimant.write_head(text))
+        let epoch = self.epoch_for(shard);
+        let keys = Keys::new(&self.store, &lock_key, account.as_str(), &RateCharge::Done);
+        let mut args = ScriptArgs::new();
+        args.write(|text| request.claimant.write_holder_prefix(text))
             .text(&lock_key)
             .number(request.lease.as_ms())
             .text(attempt.key_text().as_str())
             .number(deadline.us)
             .number(request.held_max)
-            .write(|text| request.write_about(text))
+            .write(|text| request.write_metadata(text))
             .text(if is_over { "1" } else { "" })
             .number(self.store.epoch_us(shard))
             .text(if self.is_long(request.lease) { "1" } else { "" });
-        let reply = deadline.settled(self.store.run_replicated(&COLLECT, &keys.slices(), &args.slices()).await).await?;
-        Self::count("collect", &reply);
+        let reply = deadline.settled(self.store.eval_replicated(&CLAIM, &keys.slices(), &args.slices()).await).await?;
+        Self::count("claim", &reply);
         if reply.status() == "busy" {
-            return Box::pin(self.collect_once(request, attempt, is_over)).await;
+            return Box::pin(self.claim_in_shard(request, attempt, is_over)).await;
         }
-        let turn = read_turn(&reply, 1, request.lease)?;
-        if let Turn::Over(AcquireOutcome::Granted(grant) | AcquireOutcome::Again(grant)) = &turn {
-            self.store.note_fence(shard, grant.fence.as_u64());
+        let progress = read_progress(&reply, 1, request.lease)?;
+        if let AcquireProgress::Done(AcquireOutcome::Granted(grant) | AcquireOutcome::Again(grant)) = &progress {
+            self.store.record_fence(shard, grant.fence.as_u64());
             if let Some(change) = Change::read(&reply, 3)? {
                 let of = (&request.lock, &request.claimant);
-                Box::pin(self.record_grant(epoch.as_ref(), of, grant, change)).await?;
+                Box::pin(self.journal_grant(epoch.as_ref(), of, grant, change)).await?;
             }
-            self.recorder.granted(request, &lock_key, grant);
+            self.history_buffer.granted(request, &lock_key, grant);
         }
-        Ok(turn)
+        Ok(progress)
     }
 
-    /// Takes back one attempt, however far it came and however late: no other is
-    /// touched. The lock key of an owner is kept for a while. Returns what there
-    /// was of it.
+    /// Reverts one attempt, whatever its progress, and no other. An owner's queue position
+    /// stays reserved for a while.
     ///
     /// # Errors
-    /// When the store gave no answer in time.
-    pub async fn withdraw(
-        &self,
-        lock: &LockId,
-        claimant: &Claimant,
-        attempt: Attempt,
-    ) -> Result<Withdrawn, LocksError> {
+    /// The store returned no answer in time.
+    pub async fn revert(&self, lock: &LockKey, claimant: &Claimant, attempt: Attempt) -> Result<Reverted, LocksError> {
         let account = claimant.account.key_text();
         let lock_key = lock.lock_key();
-        let keys = Keys::new(&self.store, &lock_key, account.as_str(), &Payment::Paid);
-        let mut args = Words::new();
-        args.write(|text| claimant.write_head(text)).text(&lock_key).text(attempt.key_text().as_str());
-        let reply = self.store.run(&WITHDRAW, &keys.slices(), &args.slices()).await?;
+        let keys = Keys::new(&self.store, &lock_key, account.as_str(), &RateCharge::Done);
+        let mut args = ScriptArgs::new();
+        args.write(|text| claimant.write_holder_prefix(text)).text(&lock_key).text(attempt.key_text().as_str());
+        let reply = self.store.eval(&REVERT, &keys.slices(), &args.slices()).await?;
         match reply.status() {
-            "released" => Ok(Withdrawn::Released(reply.word(1)?, reply.word(2)?)),
-            "left" => Ok(Withdrawn::Left),
-            "absent" => Ok(Withdrawn::Absent),
+            "released" => Ok(Reverted::Released(reply.word(1)?, reply.word(2)?)),
+            "left" => Ok(Reverted::Dequeued),
+            "absent" => Ok(Reverted::Absent),
             "unsettled" => Err(LocksError::Unsettled),
             _ => Err(reply.bad().into()),
         }

@@ -1,93 +1,92 @@
 use futures_util::future::try_join_all;
 
 use crate::locks::{
-    LockId, Locks, LocksError,
+    LockKey, Locks, LocksError,
     grant_codec::read_acquirer,
     requests::{Keys, script},
 };
 use crate::{
-    lock::{AccountId, Payment},
+    lock::{AccountId, RateCharge},
     store::Script,
 };
 
-static CROWD: Script = script!("list_waiters");
+static LIST_WAITERS: Script = script!("list_waiters");
 
-/// Who waits for a lock.
+/// The queue of a lock, for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Crowd {
-    /// How many.
+pub struct WaiterList {
+    /// The number of queue entries.
     pub waiting: u64,
-    /// The first of them.
+    /// The first [`Locks::WAITERS_NAMED_MAX`] of them.
     pub first: Vec<Waiter>,
 }
 
-/// One who waits, as far as an account may know.
+/// A queued request, with the details that an account may see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Waiter {
-    /// One of its own: owner, which may be empty, token label and note.
+    /// A request of the same account; `owner` may be empty.
     Own {
         owner: String,
         label: String,
         note: String,
     },
-    OfAnother,
+    OfAnotherAccount,
 }
 
 impl Locks {
-    /// How many of those who wait for a lock are named.
-    pub const CROWD_NAMED_MAX: usize = 5;
+    /// How many requests of a queue are returned with details.
+    pub const WAITERS_NAMED_MAX: usize = 5;
 
-    /// Says who waits for these locks, a page of them at most, for an account to
-    /// see.
+    /// Reads the queues of up to a page of locks for an account, in the order of `locks`.
     ///
     /// # Errors
-    /// When the store gave no answer in time.
-    pub async fn crowds(&self, account: AccountId, locks: &[LockId]) -> Result<Vec<Crowd>, LocksError> {
-        let asking = self.by_shard(locks, LockId::to_string);
+    /// The store returned no answer in time.
+    pub async fn list_waiters(&self, account: AccountId, locks: &[LockKey]) -> Result<Vec<WaiterList>, LocksError> {
+        let asking = self.group_by_shard(locks, LockKey::to_string);
         let found = try_join_all(asking.into_values().map(async |(lock_keys, locks)| {
-            Ok::<_, LocksError>(lock_keys.into_iter().zip(self.crowds_in(account, &locks).await?))
+            Ok::<_, LocksError>(lock_keys.into_iter().zip(self.list_waiters_in(account, &locks).await?))
         }));
         let mut found: Vec<_> = found.await?.into_iter().flatten().collect();
         found.sort_by_key(|(lock_key, _)| *lock_key);
-        Ok(found.into_iter().map(|(_, crowd)| crowd).collect())
+        Ok(found.into_iter().map(|(_, list)| list).collect())
     }
 
-    /// The same for locks of one shard.
-    async fn crowds_in(&self, account: AccountId, locks: &[&LockId]) -> Result<Vec<Crowd>, LocksError> {
+    /// Does the same for locks of one shard.
+    async fn list_waiters_in(&self, account: AccountId, locks: &[&LockKey]) -> Result<Vec<WaiterList>, LocksError> {
         let keys = locks.iter().flat_map(|lock| {
-            let keys = Keys::new(&self.store, &lock.to_string(), "-", &Payment::Paid);
-            [keys.line().to_owned(), keys.tickets().to_owned()]
+            let keys = Keys::new(&self.store, &lock.to_string(), "-", &RateCharge::Done);
+            [keys.queue().to_owned(), keys.entries().to_owned()]
         });
         let keys: Vec<String> = keys.collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let reply = self.store.run(&CROWD, &keys, &[&Self::CROWD_NAMED_MAX.to_string()]).await?;
-        let mut crowds = Vec::with_capacity(locks.len());
+        let reply = self.store.eval(&LIST_WAITERS, &keys, &[&Self::WAITERS_NAMED_MAX.to_string()]).await?;
+        let mut lists = Vec::with_capacity(locks.len());
         let mut index = 1;
         for _ in locks {
             let (waiting, named): (u64, usize) = (reply.word(index)?, reply.word(index + 1)?);
             let mut first = Vec::with_capacity(named);
             for at in 0..named {
-                let (ticket, record) = (reply.text(index + 2 + 2 * at)?, reply.text(index + 3 + 2 * at)?);
-                first.push(Waiter::read(account, ticket, record));
+                let (member, entry) = (reply.text(index + 2 + 2 * at)?, reply.text(index + 3 + 2 * at)?);
+                first.push(Waiter::read(account, member, entry));
             }
             index += 2 + 2 * named;
-            crowds.push(Crowd { waiting, first });
+            lists.push(WaiterList { waiting, first });
         }
-        Ok(crowds)
+        Ok(lists)
     }
 }
 
 impl Waiter {
-    /// Reads a ticket and its record as `lua/keys.lua` describes them.
-    fn read(account: AccountId, ticket: &str, record: &str) -> Self {
-        let mut of_ticket = ticket.split('\n');
-        if of_ticket.next() != Some(&*account.to_string()) {
-            return Self::OfAnother;
+    /// Decodes a queue entry, in the layout that `lua/keys.lua` describes.
+    fn read(account: AccountId, member: &str, entry: &str) -> Self {
+        let mut member_fields = member.split('\n');
+        if member_fields.next() != Some(&*account.to_string()) {
+            return Self::OfAnotherAccount;
         }
-        let owner = of_ticket.next().unwrap_or_default().to_owned();
-        let mut of_record = record.split('\n').skip(4).map(str::to_owned);
-        let label = of_record.next().unwrap_or_default();
+        let owner = member_fields.next().unwrap_or_default().to_owned();
+        let mut entry_fields = entry.split('\n').skip(4).map(str::to_owned);
+        let label = entry_fields.next().unwrap_or_default();
         let label = read_acquirer(&label).0.to_owned();
-        Self::Own { owner, label, note: of_record.next().unwrap_or_default() }
+        Self::Own { owner, label, note: entry_fields.next().unwrap_or_default() }
     }
 }

@@ -5,137 +5,137 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::locks::{
-    Locks, LocksError, Turn,
-    requests::{AcquireRequest, Answer, LockId},
-    revert::Undo,
+    AcquireProgress, Locks, LocksError,
+    requests::{AcquireRequest, LockKey, WithRate},
+    revert::RevertOnDrop,
 };
 use crate::{
-    lock::{AcquireOutcome, Attempt, Grant, Held, Payment, Refusal},
+    lock::{AcquireOutcome, Attempt, Grant, Held, RateCharge, Refusal},
     mends::{self, Mend},
 };
 
-/// How often a request asks how it stands, come what may. Messages and looks
-/// after the line find out sooner.
-const ASK_INTERVAL: Duration = Duration::from_secs(10);
-/// How long to pause when the store could not be asked how a wait stands.
+/// The longest time between two claims of a waiting request. Messages and polls of the queue
+/// normally wake it earlier.
+const CLAIM_INTERVAL: Duration = Duration::from_secs(10);
+/// The pause after a claim that the store did not answer.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// What a request was answered that could wait. A grant is taken back when this is dropped
-/// before it is kept.
+/// The outcome of an acquire that could wait. Dropping it without [`confirm`](Self::confirm)
+/// reverts a grant.
 #[must_use]
-pub struct Waited<'a> {
-    answer: Answer<AcquireOutcome>,
-    undo: Option<Undo<'a>>,
+pub struct UnconfirmedOutcome<'a> {
+    answer: WithRate<AcquireOutcome>,
+    revert: Option<RevertOnDrop<'a>>,
 }
 
 impl Locks {
-    /// Acquires a lock, standing in line for it for as long as `wait`, or until
-    /// the server is to stop. The caller keeps the grant, after a last check.
+    /// Acquires a lock, and waits for it in its queue for up to `wait` or until `draining`.
+    /// The caller confirms the grant after a last check of the client and its token.
     ///
     /// # Errors
-    /// When as many requests wait in this server as may, or the store gave no
-    /// answer in the end. The attempt is then withdrawn, as it is when the
-    /// future is dropped before it is ready.
-    pub async fn acquire_in_line<'a>(
+    /// This server's limit of queued requests is reached, or the store did not answer until
+    /// the end of the wait. The attempt is then reverted, also if the future is dropped
+    /// before it is ready.
+    pub async fn acquire_waiting<'a>(
         &'a self,
         request: &'a AcquireRequest,
         wait: Duration,
         draining: &CancellationToken,
-    ) -> Result<Waited<'a>, LocksError> {
+    ) -> Result<UnconfirmedOutcome<'a>, LocksError> {
         if draining.is_cancelled() {
-            return Box::pin(self.acquire(request)).await.map(|answer| Waited::kept(answer.drained()));
+            return Box::pin(self.acquire(request)).await.map(|answer| UnconfirmedOutcome::confirmed(answer.drained()));
         }
         let attempt = Attempt::new();
         let ends = Instant::now() + wait;
-        let seat = self.take_seat(&request.lock, attempt)?;
-        let undo = Undo::armed(self, request, attempt);
+        let slot = self.take_wait_slot(&request.lock, attempt)?;
+        let revert = RevertOnDrop::armed(self, request, attempt);
 
-        // What asks is boxed here and below, lest the room that it takes is held
-        // for as long as nobody asks.
-        let first = match Box::pin(self.ask(request, attempt, wait)).await {
+        // Script calls are boxed here and below: their futures occupy memory only during a
+        // call, not during the wait.
+        let first = match Box::pin(self.acquire_or_enqueue(request, attempt, wait)).await {
             Err(error) if error.is_sure() => {
-                undo.disarm();
+                revert.disarm();
                 return Err(error);
             }
             answer => answer?,
         };
-        let standing = first.standing;
-        let answered = |outcome| Waited::kept(Answer { outcome, standing });
-        let mut turn = Ok(first.outcome);
+        let rate = first.rate;
+        let answered = |outcome| UnconfirmedOutcome::confirmed(WithRate { outcome, rate });
+        let mut progress = Ok(first.outcome);
         let (mut is_over, mut may_be_granted) = (false, false);
         loop {
-            let next = match turn {
-                Ok(Turn::Over(outcome)) => {
-                    return Ok(Waited { answer: Answer { outcome, standing }, undo: Some(undo) });
+            let next = match progress {
+                Ok(AcquireProgress::Done(outcome)) => {
+                    return Ok(UnconfirmedOutcome { answer: WithRate { outcome, rate }, revert: Some(revert) });
                 }
-                // The other request has the lock when it is handed over.
-                Ok(Turn::Replaced(held)) => {
-                    undo.disarm();
+                // No revert: the newer request uses the queue entry.
+                Ok(AcquireProgress::Replaced(held)) => {
+                    revert.disarm();
                     return Ok(answered(AcquireOutcome::Refused(Refusal::Replaced(held))));
                 }
-                Ok(Turn::Cancelled) => {
-                    undo.disarm();
+                Ok(AcquireProgress::Cancelled) => {
+                    revert.disarm();
                     return Ok(answered(AcquireOutcome::Refused(Refusal::Cancelled)));
                 }
-                Ok(Turn::Waiting(held)) if is_over => {
-                    give_up(undo, may_be_granted);
-                    return Ok(answered(given_up(Some(held), draining)));
+                Ok(AcquireProgress::Waiting(held)) if is_over => {
+                    end_wait(revert, may_be_granted);
+                    return Ok(answered(wait_ended(Some(held), draining)));
                 }
-                Ok(Turn::Recovering { rest }) if is_over => {
-                    give_up(undo, may_be_granted);
-                    return Ok(answered(AcquireOutcome::Refused(Refusal::Recovering { rest })));
+                Ok(AcquireProgress::Recovering { remaining }) if is_over => {
+                    end_wait(revert, may_be_granted);
+                    return Ok(answered(AcquireOutcome::Refused(Refusal::Recovering { remaining })));
                 }
-                Ok(Turn::Gone) if is_over => {
-                    give_up(undo, may_be_granted);
-                    return Ok(answered(given_up(None, draining)));
+                Ok(AcquireProgress::NotQueued) if is_over => {
+                    end_wait(revert, may_be_granted);
+                    return Ok(answered(wait_ended(None, draining)));
                 }
-                // Nobody waits for yet another answer that may not come.
+                // The wait is over: no time for another attempt.
                 Err(error) if is_over || ends <= Instant::now() => return Err(error),
-                Ok(Turn::Waiting(held)) => {
-                    seat.expect_lapse(held.rest);
-                    ends.min(Instant::now() + ASK_INTERVAL)
+                Ok(AcquireProgress::Waiting(held)) => {
+                    slot.expect_expiry(held.remaining);
+                    ends.min(Instant::now() + CLAIM_INTERVAL)
                 }
-                Ok(Turn::Recovering { rest }) => {
-                    seat.expect_lapse(rest);
-                    ends.min(Instant::now() + ASK_INTERVAL)
+                Ok(AcquireProgress::Recovering { remaining }) => {
+                    slot.expect_expiry(remaining);
+                    ends.min(Instant::now() + CLAIM_INTERVAL)
                 }
-                // It was skipped, or the store has forgotten the line.
-                Ok(Turn::Gone) => {
-                    let rest = ends.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+                // The hand-over skipped the entry, or the store lost the queue.
+                Ok(AcquireProgress::NotQueued) => {
+                    let remaining = ends.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
                     let again = async {
-                        let again = AcquireRequest { payment: Payment::Paid, ..request.clone() };
-                        self.ask(&again, attempt, rest).await
+                        let again = AcquireRequest { charge: RateCharge::Done, ..request.clone() };
+                        self.acquire_or_enqueue(&again, attempt, remaining).await
                     };
-                    turn = Box::pin(again).await.map(|answer| answer.outcome);
+                    progress = Box::pin(again).await.map(|answer| answer.outcome);
                     continue;
                 }
                 Err(error) => {
-                    // The store may have granted it, and the journal does not know.
+                    // The store or the journal may have the grant.
                     may_be_granted = true;
-                    tracing::debug!(%error, "a wait goes on without an answer");
+                    tracing::debug!(%error, "a waiting request got no answer and continues");
                     ends.min(Instant::now() + RETRY_PAUSE)
                 }
             };
             tokio::select! {
-                // In this order, for simulations that must run the same each time.
+                // A fixed order keeps simulations deterministic.
                 biased;
                 () = sleep_until(next) => {}
-                () = seat.woken() => {}
+                () = slot.woken() => {}
                 () = draining.cancelled() => is_over = true,
             }
             is_over |= ends <= Instant::now();
-            turn = Box::pin(self.collect(request, attempt, is_over)).await;
-            if let Ok(Turn::Over(AcquireOutcome::Granted(grant))) = &turn {
-                self.measure_handover(&request.lock, grant);
+            progress = Box::pin(self.claim(request, attempt, is_over)).await;
+            if let Ok(AcquireProgress::Done(AcquireOutcome::Granted(grant))) = &progress {
+                self.measure_hand_over(&request.lock, grant);
             }
         }
     }
 }
 
 impl Locks {
-    /// A fence is the time at which its lock was handed over, in microseconds,
-    /// unless the store's clock was set back before.
-    fn measure_handover(&self, lock: &LockId, grant: &Grant) {
+    /// Records the time from hand-over to claim. The fence is the time of the hand-over in
+    /// microseconds, unless the store's clock was set back before.
+    fn measure_hand_over(&self, lock: &LockKey, grant: &Grant) {
         let shard = self.store.shard_of(&lock.lock_key());
         let now_us = self.store.now_us(shard).unwrap_or_default();
         let passed = Duration::from_micros(now_us.saturating_sub(grant.fence.as_u64()));
@@ -143,42 +143,42 @@ impl Locks {
     }
 }
 
-impl Waited<'_> {
-    fn kept(answer: Answer<AcquireOutcome>) -> Self {
-        Self { answer, undo: None }
+impl UnconfirmedOutcome<'_> {
+    fn confirmed(answer: WithRate<AcquireOutcome>) -> Self {
+        Self { answer, revert: None }
     }
 
-    /// Whether a grant is taken back unless it is kept.
+    /// Whether the outcome is a grant, which dropping reverts.
     pub fn has_grant(&self) -> bool {
         matches!(self.answer.outcome, AcquireOutcome::Granted(_) | AcquireOutcome::Again(_))
     }
 
-    /// Keeps the grant, if it is one. Returns what to answer.
-    pub fn keep(self) -> Answer<AcquireOutcome> {
-        if let Some(undo) = self.undo {
-            undo.disarm();
+    /// Returns the outcome, and keeps its grant.
+    pub fn confirm(self) -> WithRate<AcquireOutcome> {
+        if let Some(revert) = self.revert {
+            revert.disarm();
         }
         self.answer
     }
 }
 
-/// Ends a wait without a grant. An answer that did not come may have been one, which the journal
-/// can have although the store does not: that is taken back.
-fn give_up(undo: Undo<'_>, may_be_granted: bool) {
+/// Ends a wait without a grant. If an answer was missing, it may have been a grant that the
+/// journal has although the store does not: the revert stays armed.
+fn end_wait(revert: RevertOnDrop<'_>, may_be_granted: bool) {
     if !may_be_granted || !mends::is_on(Mend::WaitReverted) {
-        undo.disarm();
+        revert.disarm();
     }
 }
 
-fn given_up(held: Option<Held>, draining: &CancellationToken) -> AcquireOutcome {
+fn wait_ended(held: Option<Held>, draining: &CancellationToken) -> AcquireOutcome {
     AcquireOutcome::Refused(match draining.is_cancelled() {
         true => Refusal::Draining(held),
         false => Refusal::TimedOut(held),
     })
 }
 
-impl Answer<AcquireOutcome> {
-    /// What is refused by a server that is to stop can be had from another.
+impl WithRate<AcquireOutcome> {
+    /// Turns `Held` into `Draining`: the client can retry with another server.
     fn drained(self) -> Self {
         let outcome = match self.outcome {
             AcquireOutcome::Refused(Refusal::Held(held)) => AcquireOutcome::Refused(Refusal::Draining(Some(held))),

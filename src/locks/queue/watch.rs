@@ -9,102 +9,110 @@ use tokio_util::sync::CancellationToken;
 
 use crate::locks::{
     Locks, LocksError,
-    keys::pods_key,
-    queue::registry::{Line, Seat},
-    requests::{Keys, LockId, script},
+    keys::servers_key,
+    queue::registry::{QueueWatch, WaitSlot},
+    requests::{Keys, LockKey, script},
 };
 use crate::{
-    lock::{Attempt, Payment},
+    lock::{Attempt, RateCharge},
     store::{Script, Shard},
 };
 
-static LOOK: Script = script!("poll_queue" = "keys" "entries" "queue" "poll_queue");
-static ALIVE: Script = script!("server_heartbeat");
+static POLL_QUEUE: Script = script!("poll_queue" = "keys" "entries" "queue" "poll_queue");
+static SERVER_HEARTBEAT: Script = script!("server_heartbeat");
 
-/// How a line stands.
+/// The state of a lock and its queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// Somebody holds the lock.
+pub enum QueueState {
+    /// The lock is held.
     Held {
-        /// The rest of the lease.
-        rest: Duration,
-        /// How many stand in line.
+        /// Time until the lease expires.
+        remaining: Duration,
+        /// The number of queue entries.
         waiting: usize,
-        /// The attempt that has the lock to collect, if it is one.
-        to_collect: Option<String>,
+        /// The attempt to which the lock was handed over and that has not claimed it yet.
+        to_claim: Option<String>,
     },
-    /// Nobody may have the lock for so long.
-    Recovering { rest: Duration, waiting: usize },
-    /// Nobody holds the lock, and nobody waits for it.
+    /// A recovery grants nothing for this long.
+    Recovering { remaining: Duration, waiting: usize },
+    /// The lock is not held, and the queue is empty.
     Free,
 }
 
 impl Locks {
-    /// For how long a server counts as there after it has said so. Together with
-    /// the time to collect (`lua/queue.lua`) it is how long a dead server can
-    /// hold up a line: 10 s.
-    const LIFE: Duration = Duration::from_secs(5);
-    const LIFE_INTERVAL: Duration = Duration::from_secs(1);
-    /// Since when nobody has said so, before it was the store that was away.
-    const ABSENCE: Duration = Duration::from_millis(2500);
+    /// How long a server counts as alive after a heartbeat. A dead server delays a queue by
+    /// at most this and the time to claim a lock (`lua/queue.lua`): 10 s.
+    const SERVER_TTL: Duration = Duration::from_secs(5);
+    const SERVER_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+    /// If no server sent a heartbeat for this long, the store itself was unreachable, and
+    /// no server counts as dead for it.
+    const STORE_OUTAGE_AFTER: Duration = Duration::from_millis(2500);
 
-    /// Listens to what this server is told of its waiters, says that it is there,
-    /// and brings recoveries to their end, until `stop`.
+    /// Runs the background loops until `stop`: messages to waiters, server heartbeats,
+    /// recoveries, the history, and usage counts.
     pub async fn run(self, stop: CancellationToken) {
         self.start_ticking();
-        let messages = self.store.subscribe(&self.pod);
+        let messages = self.store.subscribe(&self.channel);
         tokio::select! {
-            // In this order, for simulations that must run the same each time.
+            // A fixed order keeps simulations deterministic.
             biased;
             () = self.listen(messages) => {}
-            () = self.stay_alive() => {}
-            () = self.recover_always() => {}
-            () = self.record_always() => {}
-            () = self.count_always() => {}
+            () = self.send_server_heartbeats() => {}
+            () = self.run_recoveries() => {}
+            () = self.write_history_forever() => {}
+            () = self.count_usage_forever() => {}
             () = stop.cancelled() => {}
         }
     }
 
-    /// Looks after a line: hands a lock whose lease has lapsed to the first.
+    /// Reads the state of a queue. Hands the lock over to the first entry if its lease has
+    /// expired.
     ///
     /// # Errors
-    /// When the store gave no answer in time.
-    pub async fn look(&self, lock: &LockId) -> Result<Look, LocksError> {
-        let keys = Keys::new(&self.store, &lock.to_string(), "-", &Payment::Paid);
-        let reply = self.store.run(&LOOK, &keys.slices(), &[]).await?;
+    /// The store returned no answer in time.
+    pub async fn poll_queue(&self, lock: &LockKey) -> Result<QueueState, LocksError> {
+        let keys = Keys::new(&self.store, &lock.to_string(), "-", &RateCharge::Done);
+        let reply = self.store.eval(&POLL_QUEUE, &keys.slices(), &[]).await?;
         Ok(match reply.status() {
             "held" => {
-                let to_collect = Some(reply.text(3)?.to_owned()).filter(|attempt| !attempt.is_empty());
+                let to_claim = Some(reply.text(3)?.to_owned()).filter(|attempt| !attempt.is_empty());
                 if reply.text(4)? == "1" {
-                    Self::count_lapse("line");
+                    Self::count_lapse("queue");
                 }
-                Look::Held { rest: Duration::from_millis(reply.word(1)?), waiting: reply.word(2)?, to_collect }
+                QueueState::Held { remaining: Duration::from_millis(reply.word(1)?), waiting: reply.word(2)?, to_claim }
             }
-            "recovering" => Look::Recovering { rest: Duration::from_millis(reply.word(1)?), waiting: reply.word(2)? },
-            "free" => Look::Free,
-            "busy" => Box::pin(self.look(lock)).await?,
+            "recovering" => {
+                QueueState::Recovering { remaining: Duration::from_millis(reply.word(1)?), waiting: reply.word(2)? }
+            }
+            "free" => QueueState::Free,
+            "busy" => Box::pin(self.poll_queue(lock)).await?,
             _ => return Err(reply.bad().into()),
         })
     }
 
-    /// Goes on with handing a lock over that was released, when its queue had more in it
-    /// that is gone than one script takes out.
-    pub(in crate::locks) fn look_in_background(&self, lock: LockId) {
+    /// Continues the hand-over of a released lock whose queue had more dead entries than one
+    /// script removes.
+    pub(in crate::locks) fn poll_queue_in_background(&self, lock: LockKey) {
         let locks = self.clone();
-        self.undo_tasks.spawn(async move {
-            if let Err(error) = locks.look(&lock).await {
-                tracing::debug!(%error, "a lock could not be handed over yet");
+        self.background_tasks.spawn(async move {
+            if let Err(error) = locks.poll_queue(&lock).await {
+                tracing::debug!(%error, "cannot hand over a released lock yet");
             }
         });
     }
 
-    /// Says to a shard that this server is there. Returns whether it counted as such.
+    /// Sends a heartbeat of this server to a shard. Returns whether the server counted as
+    /// alive before; if not, the shard may have skipped its waiters.
     ///
     /// # Errors
-    /// When the store gave no answer in time.
-    pub async fn announce(&self, shard: Shard) -> Result<bool, LocksError> {
-        let args = [&*self.pod, &Self::LIFE.as_millis().to_string(), &Self::ABSENCE.as_millis().to_string()];
-        let reply = self.store.run(&ALIVE, &[&pods_key(&self.store, shard)], &args).await?;
+    /// The store returned no answer in time.
+    pub async fn send_server_heartbeat(&self, shard: Shard) -> Result<bool, LocksError> {
+        let args = [
+            &*self.channel,
+            &Self::SERVER_TTL.as_millis().to_string(),
+            &Self::STORE_OUTAGE_AFTER.as_millis().to_string(),
+        ];
+        let reply = self.store.eval(&SERVER_HEARTBEAT, &[&servers_key(&self.store, shard)], &args).await?;
         match reply.status() {
             "alive" => Ok(true),
             "returned" => Ok(false),
@@ -112,35 +120,35 @@ impl Locks {
         }
     }
 
-    /// Takes a seat for an attempt, and sees to it that its line is looked after.
-    pub(in crate::locks) fn take_seat(&self, lock: &LockId, attempt: Attempt) -> Result<Seat, LocksError> {
-        let (seat, line) = self.waiters.take(lock, &attempt.to_string()).ok_or(LocksError::Full)?;
-        if let Some(line) = line {
-            tokio::spawn(self.store.on_process(self.clone().look_after(line)));
+    /// Registers an attempt, and spawns the poll loop of its queue if there is none.
+    pub(in crate::locks) fn take_wait_slot(&self, lock: &LockKey, attempt: Attempt) -> Result<WaitSlot, LocksError> {
+        let (slot, watch) = self.waiters.take(lock, &attempt.to_string()).ok_or(LocksError::Full)?;
+        if let Some(watch) = watch {
+            tokio::spawn(self.store.on_process(self.clone().watch_queue(watch)));
         }
-        Ok(seat)
+        Ok(slot)
     }
 
     async fn listen(&self, mut messages: mpsc::Receiver<String>) {
         while let Some(message) = messages.recv().await {
             match message.strip_prefix('!') {
                 None => self.waiters.wake(&message),
-                Some(attempt) => self.waiters.look(attempt),
+                Some(attempt) => self.waiters.poll_queue_of(attempt),
             }
         }
-        // Cannot be while the store is there; looks find everything then.
+        // Only at shutdown: the store ended its subscription. Polls replace the messages.
         std::future::pending::<()>().await;
     }
 
-    async fn stay_alive(&self) {
-        join_all(self.store.shards().iter().map(|shard| self.stay_alive_in(*shard))).await;
+    async fn send_server_heartbeats(&self) {
+        join_all(self.store.shards().iter().map(|shard| self.send_server_heartbeats_to(*shard))).await;
     }
 
-    async fn stay_alive_in(&self, shard: Shard) {
-        // What was said last is not known for sure when no answer came.
+    async fn send_server_heartbeats_to(&self, shard: Shard) {
+        // After an unanswered heartbeat the shard may have skipped this server's waiters.
         let mut is_sure = true;
         loop {
-            match self.announce(shard).await {
+            match self.send_server_heartbeat(shard).await {
                 Ok(was_alive) => {
                     if !(was_alive && is_sure) {
                         self.waiters.wake_all(|lock| self.store.shard_of(&lock.lock_key()) == shard);
@@ -148,33 +156,33 @@ impl Locks {
                     is_sure = true;
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "the store does not know that this server is there");
+                    tracing::debug!(%error, "a server heartbeat was not answered");
                     is_sure = false;
                 }
             }
-            sleep(Self::LIFE_INTERVAL).await;
+            sleep(Self::SERVER_HEARTBEAT_INTERVAL).await;
         }
     }
 
-    /// Looks after a line for as long as somebody stands in it. What a message
-    /// would have said is found here, too, if it was lost.
-    async fn look_after(self, line: Arc<Line>) {
-        while line.is_due().await {
-            // Boxed, lest its room is taken for as long as nobody looks.
-            match Box::pin(self.look(&line.lock)).await {
-                Ok(Look::Held { rest, waiting, to_collect }) => {
-                    if let Some(attempt) = &to_collect {
+    /// Polls a queue for as long as requests of this server wait in it, which finds the
+    /// hand-overs whose messages were lost.
+    async fn watch_queue(self, watch: Arc<QueueWatch>) {
+        while watch.wait_until_due().await {
+            // Boxed: the future occupies memory only during a poll.
+            match Box::pin(self.poll_queue(&watch.lock)).await {
+                Ok(QueueState::Held { remaining, waiting, to_claim }) => {
+                    if let Some(attempt) = &to_claim {
                         self.waiters.wake(attempt);
                     }
-                    self.waiters.wake_line_beyond(&line.lock, waiting + usize::from(to_collect.is_some()));
-                    line.look_by(Instant::now() + Line::just_after(rest));
+                    self.waiters.wake_uncounted(&watch.lock, waiting + usize::from(to_claim.is_some()));
+                    watch.poll_by(Instant::now() + QueueWatch::just_after(remaining));
                 }
-                Ok(Look::Recovering { rest, waiting }) => {
-                    self.waiters.wake_line_beyond(&line.lock, waiting);
-                    line.look_by(Instant::now() + Line::just_after(rest));
+                Ok(QueueState::Recovering { remaining, waiting }) => {
+                    self.waiters.wake_uncounted(&watch.lock, waiting);
+                    watch.poll_by(Instant::now() + QueueWatch::just_after(remaining));
                 }
-                Ok(Look::Free) => self.waiters.wake_line_beyond(&line.lock, 0),
-                Err(error) => tracing::debug!(%error, "a line could not be looked after"),
+                Ok(QueueState::Free) => self.waiters.wake_uncounted(&watch.lock, 0),
+                Err(error) => tracing::debug!(%error, "cannot poll a queue"),
             }
         }
     }

@@ -6,84 +6,82 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    Kept,
-    values::{Hash, SortedSet, Stored, shrink},
+    TextEntry,
+    values::{Hash, SortedSet, StoredValue, shrink},
 };
 
-/// Keys with their values and expiry, and who listens to which channel.
+/// The keys with their values and expiry, and the subscribers of each channel.
 #[derive(Clone, Default)]
 pub(super) struct Dataset {
     entries: HashMap<Arc<str>, Entry>,
-    /// The same keys by expiry, so that what lapsed can be dropped unasked.
+    /// The keys by expiry, for the removal of expired keys.
     expiries: BTreeSet<(u64, Arc<str>)>,
     subscribers: HashMap<String, Vec<mpsc::Sender<String>>>,
     now_us: u64,
-    /// The memory that all keys and values take, as an estimate that is rather high.
+    /// The estimated memory of all keys and values; an upper bound.
     bytes: usize,
-    /// The most that they may take; `None` for as much as there is.
-    ceiling: Option<usize>,
-    /// Whether the ceiling was exceeded when this script began.
+    /// The limit of `bytes`; `None` for no limit.
+    memory_limit: Option<usize>,
+    /// Whether `bytes` exceeded the limit when the current script began.
     is_full: bool,
-    /// Whether this script has written.
+    /// Whether the current script has written.
     has_written: bool,
 }
 
 #[derive(Clone)]
 struct Entry {
-    value: Stored,
+    value: StoredValue,
     expires_ms: Option<u64>,
 }
 
-/// A command met a value of another kind than it is for.
+/// The key has a value of another type.
 #[derive(Debug)]
 pub(super) struct WrongType;
 
-/// A command may need memory, and there is none left.
+/// The memory limit is reached, and the command may need memory.
 #[derive(Debug)]
-pub(super) struct Full;
+pub(super) struct MemoryFull;
 
 impl Dataset {
-    /// How many lapsed keys are dropped before each script: more than a script
-    /// can make, so that nothing piles up.
+    /// The number of expired keys to remove before each script: more than a script can create, so
+    /// that expired keys do not accumulate.
     const SWEEP_MAX: usize = 20;
-    /// How many before a script that comes after a pause: a server that has little to
-    /// do gives back what lapsed soon. Takes less than a millisecond.
+    /// The number after an idle time: an idle server soon frees the memory of expired keys. The
+    /// removal takes less than a millisecond.
     const IDLE_SWEEP_MAX: usize = 2_000;
     const IDLE_US: u64 = 10_000;
-    /// What a key takes beside its name and value: its places in both maps, with the
-    /// room that they keep free.
+    /// The memory of a key besides its name and value: its entries in both maps, with their free
+    /// capacity.
     const KEY_BYTES: usize = 208;
 
-    pub(super) fn set_ceiling(&mut self, bytes: usize) {
-        self.ceiling = Some(bytes);
+    pub(super) fn set_memory_limit(&mut self, bytes: usize) {
+        self.memory_limit = Some(bytes);
     }
 
-    /// The memory that all keys and values take.
+    /// The memory of all keys and values, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Notes that the script writes.
+    /// Records that the script writes.
     ///
     /// # Errors
-    /// As in Redis with its memory full: when the script begins with a write that may
-    /// need memory. One that has begun to write may go on, since it cannot be stopped
-    /// in the middle.
-    pub(super) fn write(&mut self, may_need_memory: bool) -> Result<(), Full> {
+    /// When the limit is reached and the script's first write may need memory, as in Redis. A
+    /// script that has written may continue, since scripts are atomic.
+    pub(super) fn write(&mut self, may_need_memory: bool) -> Result<(), MemoryFull> {
         if may_need_memory && self.is_full && !self.has_written {
-            return Err(Full);
+            return Err(MemoryFull);
         }
         self.has_written = true;
         Ok(())
     }
 
-    /// Sets the time that the next script sees, the same from its first command
-    /// to its last.
+    /// Begins a script. The script sees this time until its end.
     pub(super) fn begin(&mut self, now_us: u64) {
         let is_idle = now_us.saturating_sub(self.now_us) >= Self::IDLE_US;
         self.now_us = now_us;
         self.sweep(if is_idle { Self::IDLE_SWEEP_MAX } else { Self::SWEEP_MAX });
-        self.is_full = self.ceiling.is_some_and(|ceiling| self.bytes > ceiling);
+        self.is_full = self.memory_limit.is_some_and(|memory_limit| self.bytes > memory_limit);
         self.has_written = false;
     }
 
@@ -108,38 +106,37 @@ impl Dataset {
     }
 
     pub(super) fn text(&mut self, key: &str) -> Result<Option<&str>, WrongType> {
-        match self.live(key).map(|entry| &entry.value) {
-            Some(Stored::Text(text)) => Ok(Some(text)),
+        match self.unexpired(key).map(|entry| &entry.value) {
+            Some(StoredValue::Text(text)) => Ok(Some(text)),
             Some(_) => Err(WrongType),
             None => Ok(None),
         }
     }
 
-    /// The keys that begin with `prefix` and have a text.
-    pub(super) fn texts(&self, prefix: &str) -> Vec<Kept> {
+    /// The string keys with this prefix.
+    pub(super) fn texts(&self, prefix: &str) -> Vec<TextEntry> {
         let live = self.entries.iter().filter(|(key, entry)| {
             key.starts_with(prefix) && entry.expires_ms.is_none_or(|expires_ms| expires_ms >= self.now_ms())
         });
         live.filter_map(|(key, entry)| match &entry.value {
-            Stored::Text(value) => {
-                Some(Kept { key: key.to_string(), value: value.clone(), expires_ms: entry.expires_ms })
+            StoredValue::Text(value) => {
+                Some(TextEntry { key: key.to_string(), value: value.clone(), expires_ms: entry.expires_ms })
             }
-            Stored::Sorted(_) | Stored::Hash(_) => None,
+            StoredValue::Sorted(_) | StoredValue::Hash(_) => None,
         })
         .collect()
     }
 
     /// The sorted set at `key`.
     pub(super) fn sorted(&mut self, key: &str) -> Result<Option<&SortedSet>, WrongType> {
-        match self.live(key).map(|entry| &entry.value) {
-            Some(Stored::Sorted(set)) => Ok(Some(set)),
+        match self.unexpired(key).map(|entry| &entry.value) {
+            Some(StoredValue::Sorted(set)) => Ok(Some(set)),
             Some(_) => Err(WrongType),
             None => Ok(None),
         }
     }
 
-    /// Changes the sorted set at `key`; where there is none, an empty one is made if
-    /// asked for.
+    /// Changes the sorted set at `key`. With `make`, creates a missing one.
     pub(super) fn change_sorted<T>(
         &mut self,
         key: &str,
@@ -147,10 +144,10 @@ impl Dataset {
         change: impl FnOnce(&mut SortedSet) -> T,
     ) -> Result<Option<T>, WrongType> {
         if make && !self.exists(key) {
-            self.set(key, Stored::Sorted(SortedSet::default()), None);
+            self.set(key, StoredValue::Sorted(SortedSet::default()), None);
         }
-        let Some(entry) = self.live(key) else { return Ok(None) };
-        let Stored::Sorted(set) = &mut entry.value else { return Err(WrongType) };
+        let Some(entry) = self.unexpired(key) else { return Ok(None) };
+        let StoredValue::Sorted(set) = &mut entry.value else { return Err(WrongType) };
         let before = set.bytes;
         let changed = change(set);
         let after = set.bytes;
@@ -160,14 +157,14 @@ impl Dataset {
 
     /// The hash at `key`.
     pub(super) fn hash(&mut self, key: &str) -> Result<Option<&Hash>, WrongType> {
-        match self.live(key).map(|entry| &entry.value) {
-            Some(Stored::Hash(hash)) => Ok(Some(hash)),
+        match self.unexpired(key).map(|entry| &entry.value) {
+            Some(StoredValue::Hash(hash)) => Ok(Some(hash)),
             Some(_) => Err(WrongType),
             None => Ok(None),
         }
     }
 
-    /// Changes the hash at `key`, as [`change_sorted`](Self::change_sorted).
+    /// Changes the hash at `key`, like [`change_sorted`](Self::change_sorted).
     pub(super) fn change_hash<T>(
         &mut self,
         key: &str,
@@ -175,10 +172,10 @@ impl Dataset {
         change: impl FnOnce(&mut Hash) -> T,
     ) -> Result<Option<T>, WrongType> {
         if make && !self.exists(key) {
-            self.set(key, Stored::Hash(Hash::default()), None);
+            self.set(key, StoredValue::Hash(Hash::default()), None);
         }
-        let Some(entry) = self.live(key) else { return Ok(None) };
-        let Stored::Hash(hash) = &mut entry.value else { return Err(WrongType) };
+        let Some(entry) = self.unexpired(key) else { return Ok(None) };
+        let StoredValue::Hash(hash) = &mut entry.value else { return Err(WrongType) };
         let before = hash.bytes;
         let changed = change(hash);
         let after = hash.bytes;
@@ -187,15 +184,15 @@ impl Dataset {
     }
 
     pub(super) fn exists(&mut self, key: &str) -> bool {
-        self.live(key).is_some()
+        self.unexpired(key).is_some()
     }
 
-    /// When the key lapses: `None` without the key, `Some(None)` for never.
+    /// The expiry of a key: `None` for a missing key, `Some(None)` for a key without expiry.
     pub(super) fn expiry_ms(&mut self, key: &str) -> Option<Option<u64>> {
-        self.live(key).map(|entry| entry.expires_ms)
+        self.unexpired(key).map(|entry| entry.expires_ms)
     }
 
-    pub(super) fn set(&mut self, key: &str, value: Stored, expires_ms: Option<u64>) {
+    pub(super) fn set(&mut self, key: &str, value: StoredValue, expires_ms: Option<u64>) {
         self.remove(key);
         let key: Arc<str> = key.into();
         if let Some(expires_ms) = expires_ms {
@@ -211,7 +208,7 @@ impl Dataset {
         }
     }
 
-    pub(super) fn remove(&mut self, key: &str) -> Option<Stored> {
+    pub(super) fn remove(&mut self, key: &str) -> Option<StoredValue> {
         let (key, entry) = self.entries.remove_entry(key)?;
         self.bytes -= Self::KEY_BYTES + key.len() + entry.value.bytes();
         shrink(&mut self.entries);
@@ -221,13 +218,12 @@ impl Dataset {
         Some(entry.value)
     }
 
-    /// Drops a sorted set or hash from which the last member has gone, as Redis
-    /// does.
+    /// Removes a key whose sorted set or hash is empty, like Redis.
     pub(super) fn remove_if_empty(&mut self, key: &str) {
-        let is_empty = match self.live(key).map(|entry| &entry.value) {
-            Some(Stored::Sorted(set)) => set.len() == 0,
-            Some(Stored::Hash(hash)) => hash.is_empty(),
-            Some(Stored::Text(_)) | None => false,
+        let is_empty = match self.unexpired(key).map(|entry| &entry.value) {
+            Some(StoredValue::Sorted(set)) => set.len() == 0,
+            Some(StoredValue::Hash(hash)) => hash.is_empty(),
+            Some(StoredValue::Text(_)) | None => false,
         };
         if is_empty {
             self.remove(key);
@@ -238,19 +234,18 @@ impl Dataset {
         self.subscribers.entry(channel.into()).or_default().push(sender);
     }
 
-    /// Hands a message to everyone who listens and is not too far behind.
-    /// Returns how many listen.
+    /// Sends a message to the subscribers of a channel. Returns their number.
     pub(super) fn publish(&mut self, channel: &str, message: &str) -> usize {
         let Some(senders) = self.subscribers.get_mut(channel) else { return 0 };
         senders.retain(|sender| !sender.is_closed());
         for sender in senders.iter() {
-            // A full or closed receiver misses the message: it is a hint.
+            // A full or closed receiver misses the message: messages are hints.
             let _ = sender.try_send(message.to_owned());
         }
         senders.len()
     }
 
-    /// Has the keys of another store from now on, and the same subscribers.
+    /// Replaces the keys and keeps the subscribers.
     #[cfg(feature = "simulation")]
     pub(super) fn replace(&mut self, data: &Self) {
         self.entries.clone_from(&data.entries);
@@ -263,9 +258,9 @@ impl Dataset {
         self.subscribers.clear();
     }
 
-    /// A key that lapsed is gone, as in Redis, from the first millisecond after
-    /// the one at which it expires.
-    fn live(&mut self, key: &str) -> Option<&mut Entry> {
+    /// The entry of a key that has not expired. As in Redis, a key is gone from the first
+    /// millisecond after its expiry.
+    fn unexpired(&mut self, key: &str) -> Option<&mut Entry> {
         let now_ms = self.now_ms();
         if self.entries.get(key)?.expires_ms.is_some_and(|expires_ms| expires_ms < now_ms) {
             self.remove(key);

@@ -3,15 +3,15 @@ use std::{
     sync::Arc,
 };
 
-/// What stands under a key.
+/// The value of a key.
 #[derive(Clone)]
-pub(super) enum Stored {
+pub(super) enum StoredValue {
     Text(String),
     Sorted(SortedSet),
     Hash(Hash),
 }
 
-/// Members with a score each. Scores are times in ms: whole, and exact.
+/// Members with scores. Scores are times in milliseconds: whole numbers, hence exact.
 #[derive(Clone, Default)]
 pub(super) struct SortedSet {
     scores: HashMap<Arc<str>, i64>,
@@ -19,15 +19,14 @@ pub(super) struct SortedSet {
     pub(super) bytes: usize,
 }
 
-/// Fields with a text each.
+/// Fields with string values.
 #[derive(Clone, Default)]
 pub(super) struct Hash {
     fields: HashMap<String, String>,
     pub(super) bytes: usize,
 }
 
-/// Gives back the room of what went; a map that shrank to an eighth keeps twice what
-/// it needs.
+/// Frees capacity: a map that has shrunk to an eighth keeps twice the capacity it needs.
 pub(super) fn shrink<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>) {
     const ROOM_MIN: usize = 1024;
     if map.capacity() > ROOM_MIN && map.len() < map.capacity() / 8 {
@@ -35,7 +34,7 @@ pub(super) fn shrink<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>) {
     }
 }
 
-impl Stored {
+impl StoredValue {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
@@ -46,7 +45,7 @@ impl Stored {
 }
 
 impl Hash {
-    /// What a field takes beside its name and text.
+    /// The memory of a field besides its name and value, in bytes.
     const FIELD_BYTES: usize = 112;
 
     pub(super) fn is_empty(&self) -> bool {
@@ -76,7 +75,7 @@ impl Hash {
 }
 
 impl SortedSet {
-    /// What a member takes beside its name, in both maps.
+    /// The memory of a member besides its name, in both maps, in bytes.
     const MEMBER_BYTES: usize = 128;
 
     pub(super) fn len(&self) -> usize {
@@ -87,12 +86,12 @@ impl SortedSet {
         self.scores.get(member).copied()
     }
 
-    /// The members from the lowest score to the highest.
+    /// The members in ascending order of score.
     pub(super) fn ranked(&self) -> impl DoubleEndedIterator<Item = (i64, &str)> {
         self.ranks.iter().map(|(score, member)| (*score, &**member))
     }
 
-    /// The members with at least that score, from the lowest to the highest.
+    /// The members with at least this score, in ascending order.
     pub(super) fn from(&self, score: i64) -> impl Iterator<Item = (i64, &str)> {
         self.ranks.range((score, "".into())..).map(|(score, member)| (*score, &**member))
     }
@@ -118,15 +117,15 @@ impl SortedSet {
         }
     }
 
-    /// Removes every member with a score below `score`; returns how many.
+    /// Removes all members with a score below `score`. Returns their number.
     pub(super) fn remove_below(&mut self, score: i64) -> usize {
-        let kept = self.ranks.split_off(&(score, "".into()));
-        let gone = std::mem::replace(&mut self.ranks, kept);
-        for (_, member) in &gone {
+        let retained = self.ranks.split_off(&(score, "".into()));
+        let removed = std::mem::replace(&mut self.ranks, retained);
+        for (_, member) in &removed {
             self.bytes -= Self::MEMBER_BYTES + member.len();
             self.scores.remove(member);
         }
         shrink(&mut self.scores);
-        gone.len()
+        removed.len()
     }
 }

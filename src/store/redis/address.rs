@@ -12,14 +12,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    command_error::Fault,
-    connect::dial,
-    pipeline::{Answer, Pipeline},
-    server_info::{StartError, check},
+    command_error::CommandError,
+    connect::open_stream,
+    pipeline::{Pipeline, RespValue},
+    server_info::{StartError, check_server},
 };
-use crate::store::clock_sample::Reading;
+use crate::store::clock_sample::ClockSample;
 
-/// Where Redis is, and how to connect to it.
+/// The address of one Redis server, with its connection settings.
 #[derive(Clone)]
 pub(super) struct Address {
     client: Client,
@@ -30,19 +30,17 @@ pub(super) struct Address {
 }
 
 impl Address {
-    /// How long to try to connect once.
+    /// The time-out of one connection attempt.
     const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-    /// After how long without traffic, and then how often, the system asks
-    /// whether the other side is still there.
+    /// The idle time before the first TCP keepalive probe, and the interval between probes.
     const KEEPALIVE: Duration = Duration::from_secs(5);
-    /// After how long without an acknowledgement the system gives up on what
-    /// was sent.
+    /// The time without an acknowledgment after which TCP ends the connection.
     const SENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// `url` with its password, and as it is `shown`.
+    /// Parses `url`, which may have a password; `shown` is the same address without secrets.
     ///
     /// # Errors
-    /// When the address is not one of the forms that are known.
+    /// When the address has an unknown form.
     pub(super) fn parse(url: &str, shown: &str, timeout: Duration) -> Result<Self, StartError> {
         let keepalive = TcpKeepalive::new().with_time(Self::KEEPALIVE).with_interval(Self::KEEPALIVE);
         let tcp =
@@ -50,7 +48,7 @@ impl Address {
         let unreadable = |error: RedisError| StartError::Address { url: shown.to_owned(), reason: error.to_string() };
         let info = url.into_connection_info().map_err(unreadable)?.set_tcp_settings(tcp);
         if url.starts_with("rediss:") {
-            // The first of its kind stays; only one can be the process's own.
+            // Only the first provider of a process takes effect.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let client = Client::open(info.clone()).map_err(unreadable)?;
@@ -60,7 +58,7 @@ impl Address {
         Ok(Self { client, info, config, timeout, shown: shown.to_owned() })
     }
 
-    /// The host; nothing for a socket.
+    /// The host; empty for a Unix socket.
     pub(super) fn host(&self) -> &str {
         match self.info.addr() {
             ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host,
@@ -68,13 +66,13 @@ impl Address {
         }
     }
 
-    /// By how much the server's clock may leap: commands are late only after a leap
-    /// that is longer than the time that they have.
-    pub(super) fn leap_max(&self) -> Duration {
-        self.timeout.max(Reading::LEAP_MAX)
+    /// The largest jump of the server's clock that is ignored: commands miss their deadline only
+    /// after a jump that exceeds their time-out.
+    pub(super) fn jump_max(&self) -> Duration {
+        self.timeout.max(ClockSample::JUMP_MAX)
     }
 
-    /// How long an answer may take.
+    /// The time-out of one command.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
@@ -83,37 +81,36 @@ impl Address {
         self.client.get_multiplexed_async_connection_with_config(&self.config).await
     }
 
-    pub(super) async fn connect_for_messages(&self) -> RedisResult<PubSub> {
+    pub(super) async fn connect_pubsub(&self) -> RedisResult<PubSub> {
         let connected = timeout(Self::CONNECT_TIMEOUT, self.client.get_async_pubsub()).await;
         connected.unwrap_or_else(|_| Err(RedisError::from((ErrorKind::Io, "no connection in time"))))
     }
 
-    /// A connection for scripts, on the runtime that polls this, to whatever server
-    /// is there now. `gone` is told when it ends.
-    pub(super) async fn open_pipeline(&self, gone: CancellationToken) -> Result<Pipeline, StartError> {
+    /// Opens a connection for scripts on the current runtime. It cancels `closed` when the
+    /// connection ends. The caller checks which server answers.
+    pub(super) async fn open_pipeline(&self, closed: CancellationToken) -> Result<Pipeline, StartError> {
         let deadline = Instant::now() + Self::CONNECT_TIMEOUT;
-        let dialled = timeout_at(deadline, dial(&self.info)).await;
-        let late = || StartError::Away("no connection in time".into());
-        let stream = dialled.map_err(|_| late())?.map_err(|error| StartError::Away(error.to_string()))?;
-        let pipeline = Pipeline::start(stream, gone);
+        let opened = timeout_at(deadline, open_stream(&self.info)).await;
+        let late = || StartError::Unreachable("no connection in time".into());
+        let stream = opened.map_err(|_| late())?.map_err(|error| StartError::Unreachable(error.to_string()))?;
+        let pipeline = Pipeline::start(stream, closed);
         let (settings, database) = (self.info.redis_settings(), self.info.redis_settings().db().to_string());
-        let sign_in = settings.password().map(|password| ["AUTH", settings.username().unwrap_or("default"), password]);
+        let auth = settings.password().map(|password| ["AUTH", settings.username().unwrap_or("default"), password]);
         let select = (settings.db() != 0).then_some(["SELECT", &database]);
-        let greetings = [sign_in.as_ref().map(|words| &words[..]), select.as_ref().map(|words| &words[..])];
-        for words in greetings.into_iter().flatten() {
-            match pipeline.ask(words.iter().copied(), deadline).await {
-                Ok(Answer::Refusal(error)) => return Err(StartError::refusal(error)),
+        let commands = [auth.as_ref().map(|words| &words[..]), select.as_ref().map(|words| &words[..])];
+        for words in commands.into_iter().flatten() {
+            match pipeline.send(words.iter().copied(), deadline).await {
+                Ok(RespValue::Error(error)) => return Err(StartError::from_reply(error)),
                 Ok(_) => {}
-                Err(Fault::Gone(reason)) => return Err(StartError::Away(reason)),
+                Err(CommandError::ConnectionLost(reason)) => return Err(StartError::Unreachable(reason)),
                 Err(_) => return Err(late()),
             }
         }
         Ok(pipeline)
     }
 
-    /// Connections for one user at a time, `size` of them at most, to the server
-    /// with this `run_id` and no other: what is found at the address later may
-    /// not have been checked.
+    /// A pool of at most `size` connections to the server with this `run_id`. The pool rejects
+    /// another server at the same address, since that server is unchecked.
     pub(super) fn pool(&self, size: u32, run_id: String) -> Result<Pool, StartError> {
         let unusable = |reason: String| StartError::Address { url: self.shown.clone(), reason };
         let manager = Manager::new_with_config(self.info.clone(), self.config.clone())
@@ -121,7 +118,7 @@ impl Address {
         let is_the_same = Hook::async_fn(move |connection: &mut MultiplexedConnection, _| {
             let run_id = run_id.clone();
             Box::pin(async move {
-                match check(connection).await {
+                match check_server(connection).await {
                     Ok(identity) if identity.run_id == run_id => Ok(()),
                     Ok(_) => Err(HookError::message("another server is at this address")),
                     Err(error) => Err(HookError::message(error.to_string())),

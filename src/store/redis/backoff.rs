@@ -2,14 +2,14 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 
-/// How long to pause between two tries to connect, at first and at most. The
-/// most is short enough to be back within a second of the server.
+/// The shortest and the longest pause between two connection attempts. The longest allows a
+/// connection within a second after the server starts.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(400);
 
-/// The pauses between tries, without end: longer each time, and not the same for
-/// all servers, which would otherwise come back all at once.
-pub(super) fn pauses() -> impl Iterator<Item = Duration> {
+/// Endless pauses between attempts: exponential, with jitter, so that servers do not reconnect
+/// all at once.
+pub(super) fn backoff() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
         .with_min_delay(PAUSE_MIN)
         .with_max_delay(PAUSE_MAX)

@@ -8,57 +8,58 @@ use redis::aio::MultiplexedConnection;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    command_error::Fault, discovery::Located, per_runtime::Lanes, pipeline::Pipeline, server_info::Identity,
-    slot_map::Routes,
+    command_error::CommandError, discovery::LocatedServer, per_runtime::RuntimeConnections, pipeline::Pipeline,
+    server_info::ServerIdentity, tag_handle::ServedTags,
 };
 
-/// How many scripts in a row may go unanswered before the connection is taken
-/// for dead.
-const SLOW_IN_A_ROW_MAX: u32 = 3;
+/// The number of consecutive time-outs after which the connection counts as dead.
+const TIMEOUTS_IN_A_ROW_MAX: u32 = 3;
 
-/// Connections to one server, which was checked.
-pub(super) struct Live {
-    /// For scripts.
-    pub(super) lanes: Lanes,
-    /// On which it is looked whether all is well.
+/// Connections to one Redis server that has passed all checks.
+pub(super) struct CheckedNode {
+    /// The connections for scripts.
+    pub(super) scripts: RuntimeConnections,
+    /// The connection for periodic checks.
     pub(super) connection: MultiplexedConnection,
-    /// More connections to the same server, for what needs one to itself.
+    /// Connections to the same server for commands that block their connection.
     pub(super) pool: Pool,
-    pub(super) located: Located,
-    /// What leads here.
-    pub(super) routes: Arc<Routes>,
-    /// What the server said of itself at the last look.
-    pub(super) identity: Mutex<Identity>,
-    pub(super) slow_in_a_row: AtomicU32,
+    pub(super) located: LocatedServer,
+    /// The hash tags that this server serves.
+    pub(super) tags: Arc<ServedTags>,
+    /// The server's identity at the last check.
+    pub(super) identity: Mutex<ServerIdentity>,
+    pub(super) timeouts_in_a_row: AtomicU32,
     pub(super) broken: CancellationToken,
 }
 
-impl Live {
-    /// Who the server has said that it is.
-    pub(super) fn identity(&self) -> Identity {
+impl CheckedNode {
+    /// The server's identity at the last check.
+    pub(super) fn identity(&self) -> ServerIdentity {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The way for scripts from the runtime that this is called in.
+    /// The current runtime's connection for scripts.
     pub(super) fn pipeline(&self) -> &Pipeline {
-        self.lanes.here()
+        self.scripts.current()
     }
 
-    /// Takes note of an answer.
-    pub(super) fn answered(&self) {
-        if self.slow_in_a_row.load(Ordering::Relaxed) != 0 {
-            self.slow_in_a_row.store(0, Ordering::Relaxed);
+    /// Resets the count of consecutive time-outs.
+    pub(super) fn record_reply(&self) {
+        if self.timeouts_in_a_row.load(Ordering::Relaxed) != 0 {
+            self.timeouts_in_a_row.store(0, Ordering::Relaxed);
         }
     }
 
-    /// Takes note of a fault, and gives the connection up when it is to blame.
-    pub(super) fn note(&self, fault: &Fault) {
-        let is_broken = match fault {
-            Fault::Slow => self.slow_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= SLOW_IN_A_ROW_MAX,
-            Fault::Gone(_) | Fault::NoMaster(_) => true,
-            Fault::Full | Fault::Error(_) => false,
+    /// Records a command error, and requests a reconnect if the connection caused it.
+    pub(super) fn record_error(&self, error: &CommandError) {
+        let must_reconnect = match error {
+            CommandError::TimedOut => {
+                self.timeouts_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_IN_A_ROW_MAX
+            }
+            CommandError::ConnectionLost(_) | CommandError::NotMaster(_) => true,
+            CommandError::QueueFull | CommandError::Other(_) => false,
         };
-        if is_broken {
+        if must_reconnect {
             self.broken.cancel();
         }
     }

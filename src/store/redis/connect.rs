@@ -1,4 +1,4 @@
-//! Opens streams to Redis, as the address says and redis-rs would.
+//! Opens streams to Redis with the same settings as redis-rs.
 
 use std::{io, sync::Arc};
 
@@ -10,11 +10,11 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
-/// TCP at first, which is what most have, and in the way of nobody else.
+/// TCP comes first, since it is the usual case and needs no allocation.
 pub(super) type Stream = Either<TcpStream, Either<Box<TlsStream<TcpStream>>, UnixStream>>;
 
-/// Opens a stream to the server, on which nothing has been said.
-pub(super) async fn dial(info: &ConnectionInfo) -> io::Result<Stream> {
+/// Opens a stream to the server. Nothing has been sent on it.
+pub(super) async fn open_stream(info: &ConnectionInfo) -> io::Result<Stream> {
     match info.addr() {
         ConnectionAddr::Tcp(host, port) => Ok(Either::Left(open_tcp(host, *port, info.tcp_settings()).await?)),
         ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None } => {
@@ -24,11 +24,11 @@ pub(super) async fn dial(info: &ConnectionInfo) -> io::Result<Stream> {
             Ok(Either::Right(Either::Left(Box::new(stream))))
         }
         ConnectionAddr::Unix(path) => Ok(Either::Right(Either::Right(UnixStream::connect(path).await?))),
-        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "this way to connect is not supported")),
+        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "this kind of connection is not supported")),
     }
 }
 
-/// Connects to all the addresses that a host has, and takes the quickest.
+/// Connects to all addresses of a host, and returns the first connection.
 async fn open_tcp(host: &str, port: u16, settings: &TcpSettings) -> io::Result<TcpStream> {
     let connecting: Vec<_> = lookup_host((host, port)).await?.map(|at| Box::pin(TcpStream::connect(at))).collect();
     if connecting.is_empty() {
@@ -44,7 +44,7 @@ async fn open_tcp(host: &str, port: u16, settings: &TcpSettings) -> io::Result<T
     Ok(stream)
 }
 
-/// Trusts whom the system trusts, as it does now.
+/// Trusts the root certificates that the system trusts now.
 fn tls_config() -> io::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     let mut found = rustls_native_certs::load_native_certs();

@@ -9,57 +9,60 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    discovery::Locator,
+    discovery::Discovery,
     server_info::StartError,
-    slot_map::{Route, Routes},
-    supervisor::{Link, Plan},
-    topology::{Masters, Place},
+    supervisor::{Supervisor, SupervisorConfig},
+    tag_handle::{ServedTags, TagHandle},
+    topology::{HostPort, SlotMap},
 };
-use crate::store::LOOK_INTERVAL;
+use crate::store::CHECK_INTERVAL;
 
-/// The nodes of a cluster: one link to each that has some of the keys, which all
-/// routes to that node share. Slots move; the routes go after them.
-pub(super) struct Nodes {
-    ways: Ways,
-    /// All routes, wherever they lead.
-    routes: Vec<Arc<Route>>,
-    known: HashMap<Place, Node>,
-    /// Told when a route leads nowhere any more.
-    lost: Arc<Notify>,
+/// The nodes of a cluster. Each node that serves some of the hash tags has one supervisor. When
+/// a slot moves to another node, its handle follows.
+pub(super) struct ClusterNodes {
+    config: ConnectionConfig,
+    /// The handles of all hash tags.
+    handles: Vec<Arc<TagHandle>>,
+    nodes: HashMap<HostPort, SupervisedNode>,
+    /// Notified when a handle has lost its node.
+    tag_lost: Arc<Notify>,
     stop: CancellationToken,
 }
 
-/// What all links have in common.
-pub(super) struct Ways {
-    pub(super) locator: Arc<Locator>,
+/// The settings that all supervisors share.
+pub(super) struct ConnectionConfig {
+    pub(super) discovery: Arc<Discovery>,
     pub(super) runtimes: Vec<Handle>,
-    pub(super) lent_max: u32,
+    pub(super) pool_size: u32,
 }
 
-struct Node {
-    routes: Arc<Routes>,
+struct SupervisedNode {
+    tags: Arc<ServedTags>,
     _stop: DropGuard,
 }
 
-impl Nodes {
-    /// How often it is asked who has what while some routes lead nowhere, at the
-    /// least and at the most.
+impl ClusterNodes {
+    /// The longest and the shortest pause between two topology queries while a handle has no node.
     const SEARCH_INTERVAL: Duration = Duration::from_millis(200);
-    const SEARCH_PAUSE: Duration = Duration::from_millis(20);
+    const SEARCH_DELAY: Duration = Duration::from_millis(20);
 
-    /// Connects to all masters, and goes on leading these routes there until `stop`.
+    /// Connects to all masters, and assigns the handles to them until `stop`.
     ///
     /// # Errors
-    /// When one of them must not be used as it is. Those that cannot be reached are
-    /// waited for.
-    pub(super) async fn start(ways: Ways, routes: Vec<Arc<Route>>, stop: CancellationToken) -> Result<(), StartError> {
-        let mut nodes = Self { ways, routes, known: HashMap::new(), lost: Arc::default(), stop: stop.clone() };
-        match nodes.ways.locator.masters().await {
-            Ok(masters) => {
-                let links = nodes.settle(&masters).into_iter().map(|(plan, stop)| Link::start(plan, stop));
-                try_join_all(links).await?;
+    /// When a node must not be used. Unreachable nodes are retried in the background.
+    pub(super) async fn start(
+        config: ConnectionConfig,
+        handles: Vec<Arc<TagHandle>>,
+        stop: CancellationToken,
+    ) -> Result<(), StartError> {
+        let mut nodes = Self { config, handles, nodes: HashMap::new(), tag_lost: Arc::default(), stop: stop.clone() };
+        match nodes.config.discovery.slot_map().await {
+            Ok(slot_map) => {
+                let supervisors =
+                    nodes.assign(&slot_map).into_iter().map(|(supervisor, stop)| Supervisor::start(supervisor, stop));
+                try_join_all(supervisors).await?;
             }
-            Err(error) if error.is_passing() => tracing::warn!(%error, "waiting for Redis"),
+            Err(error) if error.is_transient() => tracing::warn!(%error, "waiting for Redis"),
             Err(error) => return Err(error),
         }
         tokio::spawn(async move { stop.run_until_cancelled(nodes.run()).await });
@@ -68,57 +71,57 @@ impl Nodes {
 
     async fn run(mut self) {
         loop {
-            match self.ways.locator.masters().await {
-                Ok(masters) => {
-                    for (plan, stop) in self.settle(&masters) {
-                        Link::spawn(plan, stop);
+            match self.config.discovery.slot_map().await {
+                Ok(slot_map) => {
+                    for (supervisor, stop) in self.assign(&slot_map) {
+                        Supervisor::spawn(supervisor, stop);
                     }
                 }
-                Err(error) => tracing::debug!(%error, "it is not known which node has what"),
+                Err(error) => tracing::debug!(%error, "the cluster topology is unknown"),
             }
-            self.until_news().await;
+            self.wait_for_change().await;
         }
     }
 
-    /// Waits for a while, and not for long where routes lead nowhere.
-    async fn until_news(&self) {
-        let are_all_live = self.routes.iter().all(|route| route.is_live());
-        let pause = if are_all_live { LOOK_INTERVAL } else { Self::SEARCH_INTERVAL };
-        if timeout(pause, self.lost.notified()).await.is_ok() {
-            sleep(Self::SEARCH_PAUSE).await;
+    /// Waits for the next topology query: for less time while a handle has no node.
+    async fn wait_for_change(&self) {
+        let are_all_connected = self.handles.iter().all(|handle| handle.is_connected());
+        let pause = if are_all_connected { CHECK_INTERVAL } else { Self::SEARCH_INTERVAL };
+        if timeout(pause, self.tag_lost.notified()).await.is_ok() {
+            sleep(Self::SEARCH_DELAY).await;
         }
     }
 
-    /// Leads each route to the node that has its slot, or where it did while that
-    /// is not known. Returns the links that have to be made for it, and what ends them.
-    fn settle(&mut self, masters: &Masters) -> Vec<(Plan, CancellationToken)> {
+    /// Assigns each handle to the master of its slot; a handle without a known master keeps its
+    /// node. Returns the configurations of new supervisors, with the tokens that stop them.
+    fn assign(&mut self, slot_map: &SlotMap) -> Vec<(SupervisorConfig, CancellationToken)> {
         let mut new = Vec::new();
-        for route in &self.routes {
-            let Some(place) = masters.of(route.tag()) else { continue };
-            for (_, node) in self.known.iter().filter(|(other, _)| *other != place) {
-                node.routes.take_out(route);
+        for handle in &self.handles {
+            let Some(host_port) = slot_map.of(handle.tag()) else { continue };
+            for (_, node) in self.nodes.iter().filter(|(other, _)| *other != host_port) {
+                node.tags.remove(handle);
             }
-            let node = self.known.entry(place.clone()).or_insert_with(|| {
-                let (routes, stop) = (Routes::of_node(self.lost.clone()), self.stop.child_token());
-                let plan = self.ways.plan(place.clone(), routes.clone());
-                new.push((plan, stop.clone()));
-                Node { routes, _stop: stop.drop_guard() }
+            let node = self.nodes.entry(host_port.clone()).or_insert_with(|| {
+                let (tags, stop) = (ServedTags::of_node(self.tag_lost.clone()), self.stop.child_token());
+                let supervisor = self.config.for_node(host_port.clone(), tags.clone());
+                new.push((supervisor, stop.clone()));
+                SupervisedNode { tags, _stop: stop.drop_guard() }
             });
-            node.routes.add(route);
+            node.tags.add(handle);
         }
-        self.known.retain(|_, node| !node.routes.is_empty());
+        self.nodes.retain(|_, node| !node.tags.is_empty());
         new
     }
 }
 
-impl Ways {
-    fn plan(&self, place: Place, routes: Arc<Routes>) -> Plan {
-        Plan {
-            locator: self.locator.clone(),
-            node: Some(place),
-            routes,
+impl ConnectionConfig {
+    fn for_node(&self, host_port: HostPort, tags: Arc<ServedTags>) -> SupervisorConfig {
+        SupervisorConfig {
+            discovery: self.discovery.clone(),
+            node: Some(host_port),
+            tags,
             runtimes: self.runtimes.clone(),
-            lent_max: self.lent_max,
+            pool_size: self.pool_size,
         }
     }
 }

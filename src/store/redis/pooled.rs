@@ -1,21 +1,21 @@
-use super::command_error::Fault;
+use super::command_error::CommandError;
 
-/// A connection of the pool that is not given back unless all that was asked on
-/// it has been answered: whatever is still to come is not for its next user, and
-/// after a fail-over it leads to the old master.
-pub(super) struct Lent(pub(super) Option<deadpool_redis::Connection>);
+/// A pooled connection. Dropping it closes the connection, unless all of its commands have been
+/// answered: the next user must not read a pending reply, and after a fail-over the connection
+/// leads to the old master.
+pub(super) struct PooledConnection(pub(super) Option<deadpool_redis::Connection>);
 
-impl Lent {
-    pub(super) fn connection(&mut self) -> Result<&mut deadpool_redis::Connection, Fault> {
-        self.0.as_mut().ok_or_else(|| Fault::Gone("the connection was given back".into()))
+impl PooledConnection {
+    pub(super) fn connection(&mut self) -> Result<&mut deadpool_redis::Connection, CommandError> {
+        self.0.as_mut().ok_or_else(|| CommandError::ConnectionLost("the connection was returned to the pool".into()))
     }
 
-    pub(super) fn give_back(mut self) {
+    pub(super) fn return_to_pool(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Lent {
+impl Drop for PooledConnection {
     fn drop(&mut self) {
         if let Some(pooled) = self.0.take() {
             drop(deadpool_redis::Connection::take(pooled));

@@ -12,17 +12,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{backoff::pauses, discovery::Locator, server_info::StartError};
+use super::{backoff::backoff, discovery::Discovery, server_info::StartError};
 use crate::store::shards::LOCK_TAG;
 
-/// How many messages a subscriber may be behind before it misses some.
+/// The number of undelivered messages after which a subscriber misses messages.
 const BACKLOG_MAX: usize = 1024;
-/// How often a quiet connection is asked whether it is still there, and
-/// channels that nobody listens to any more are left.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// The interval between pings of an idle connection, and between removals of channels without
+/// subscribers.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// One connection on which all channels are listened to.
+/// One connection with the subscriptions to all channels.
 pub(super) struct Subscriptions {
     listeners: Arc<Listeners>,
 }
@@ -34,10 +34,10 @@ struct Listeners {
 }
 
 impl Subscriptions {
-    pub(super) fn start(locator: Arc<Locator>, stop: CancellationToken) -> Self {
+    pub(super) fn start(discovery: Arc<Discovery>, stop: CancellationToken) -> Self {
         let listeners = Arc::new(Listeners::default());
         let listening = listeners.clone();
-        tokio::spawn(async move { stop.run_until_cancelled(listening.run(&locator)).await });
+        tokio::spawn(async move { stop.run_until_cancelled(listening.run(&discovery)).await });
         Self { listeners }
     }
 
@@ -50,50 +50,50 @@ impl Subscriptions {
 }
 
 impl Listeners {
-    async fn run(&self, locator: &Locator) {
+    async fn run(&self, discovery: &Discovery) {
         loop {
-            self.until_someone_listens().await;
-            let mut pauses = pauses();
-            while let Err(error) = self.listen(locator).await {
-                tracing::debug!(%error, "not listening to Redis");
-                sleep(pauses.next().unwrap_or_default()).await;
+            self.wait_for_subscriber().await;
+            let mut delays = backoff();
+            while let Err(error) = self.listen(discovery).await {
+                tracing::debug!(%error, "lost the subscriptions to Redis; reconnecting");
+                sleep(delays.next().unwrap_or_default()).await;
             }
         }
     }
 
-    async fn until_someone_listens(&self) {
+    async fn wait_for_subscriber(&self) {
         while self.channels().is_empty() {
             self.added.notified().await;
         }
     }
 
-    /// Listens until nobody is left to listen for.
-    async fn listen(&self, locator: &Locator) -> Result<(), StartError> {
-        // In a cluster any node will do: what is said to one all of them tell.
-        let located = locator.locate(LOCK_TAG).await?;
-        let (mut sink, mut messages) = located.address.connect_for_messages().await?.split();
-        let mut joined: Vec<String> = Vec::new();
+    /// Delivers messages until there are no subscribers.
+    async fn listen(&self, discovery: &Discovery) -> Result<(), StartError> {
+        // Any node of a cluster works: nodes forward messages to each other.
+        let located = discovery.locate(LOCK_TAG).await?;
+        let (mut sink, mut messages) = located.address.connect_pubsub().await?.split();
+        let mut subscribed: Vec<String> = Vec::new();
         loop {
-            self.follow(&mut sink, &mut joined).await?;
-            if joined.is_empty() {
+            self.update_channels(&mut sink, &mut subscribed).await?;
+            if subscribed.is_empty() {
                 return Ok(());
             }
             tokio::select! {
                 message = messages.next() => match message {
                     Some(message) => self.deliver(&message),
-                    None => return Err(gone("the connection ended").into()),
+                    None => return Err(lost("the connection closed").into()),
                 },
                 () = self.added.notified() => {}
-                () = sleep(LOOK_INTERVAL) => {
+                () = sleep(PING_INTERVAL) => {
                     let pong = timeout(PING_TIMEOUT, sink.ping::<redis::Value>()).await;
-                    pong.map_err(|_| gone("no answer to a ping"))??;
+                    pong.map_err(|_| lost("no reply to a ping"))??;
                 }
             }
         }
     }
 
-    /// Joins the channels that are new, and leaves those that nobody listens to.
-    async fn follow(&self, sink: &mut PubSubSink, joined: &mut Vec<String>) -> RedisResult<()> {
+    /// Subscribes to new channels, and unsubscribes from channels without subscribers.
+    async fn update_channels(&self, sink: &mut PubSubSink, subscribed: &mut Vec<String>) -> RedisResult<()> {
         let wanted: Vec<String> = {
             let mut channels = self.channels();
             channels.retain(|_, senders| {
@@ -102,13 +102,13 @@ impl Listeners {
             });
             channels.keys().cloned().collect()
         };
-        for channel in wanted.iter().filter(|channel| !joined.contains(channel)) {
+        for channel in wanted.iter().filter(|channel| !subscribed.contains(channel)) {
             sink.subscribe(channel).await?;
         }
-        for channel in joined.iter().filter(|channel| !wanted.contains(channel)) {
+        for channel in subscribed.iter().filter(|channel| !wanted.contains(channel)) {
             sink.unsubscribe(channel).await?;
         }
-        *joined = wanted;
+        *subscribed = wanted;
         Ok(())
     }
 
@@ -116,7 +116,7 @@ impl Listeners {
         let Ok(text) = message.get_payload::<String>() else { return };
         if let Some(senders) = self.channels().get(message.get_channel_name()) {
             for sender in senders {
-                // A full or closed receiver misses the message: it is a hint.
+                // A full or closed receiver misses the message: messages are hints.
                 let _ = sender.try_send(text.clone());
             }
         }
@@ -127,6 +127,6 @@ impl Listeners {
     }
 }
 
-fn gone(reason: &'static str) -> redis::RedisError {
+fn lost(reason: &'static str) -> redis::RedisError {
     redis::RedisError::from((redis::ErrorKind::Io, reason))
 }

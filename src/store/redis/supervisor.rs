@@ -8,211 +8,216 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    backoff::pauses,
-    checked_node::Live,
-    command_error::Fault,
-    discovery::{Located, Locator},
-    per_runtime::Lanes,
-    server_info::{StartError, check},
-    slot_map::Routes,
-    topology::Place,
+    backoff::backoff,
+    checked_node::CheckedNode,
+    command_error::CommandError,
+    discovery::{Discovery, LocatedServer},
+    per_runtime::RuntimeConnections,
+    server_info::{StartError, check_server},
+    tag_handle::ServedTags,
+    topology::HostPort,
 };
 use crate::{
     boot_time::BootTime,
-    store::{Arrival, LOOK_INTERVAL, StoreError, clock_sample::Reading, shards::LOCK_TAG},
+    store::{CHECK_INTERVAL, Registration, StoreError, clock_sample::ClockSample, shards::LOCK_TAG},
 };
 
-/// Keeps connected to one server, and has its routes lead there while it is one
-/// that was checked.
-pub(super) struct Link {
-    plan: Plan,
-    /// The server that it is connected to, or what leads there.
+/// Keeps the connections to one server, and sets it as the node of its hash tags while it
+/// passes all checks.
+pub(super) struct Supervisor {
+    config: SupervisorConfig,
+    /// The address of the connected server, or else of its topology, without secrets.
     shown: String,
 }
 
-/// What a link leads to, and what comes by it.
-pub(super) struct Plan {
-    pub(super) locator: Arc<Locator>,
-    /// Which node of a cluster; else the locator finds the one server.
-    pub(super) node: Option<Place>,
-    pub(super) routes: Arc<Routes>,
-    /// Those on which scripts are run, each of which has a connection to itself.
+/// The server to connect to, and the connections to open.
+pub(super) struct SupervisorConfig {
+    pub(super) discovery: Arc<Discovery>,
+    /// The node of a cluster; otherwise discovery finds the server.
+    pub(super) node: Option<HostPort>,
+    pub(super) tags: Arc<ServedTags>,
+    /// The runtimes that run scripts. Each has its own connection.
     pub(super) runtimes: Vec<Handle>,
-    /// How many connections may be lent out, for one user at a time.
-    pub(super) lent_max: u32,
+    /// The largest number of pooled connections.
+    pub(super) pool_size: u32,
 }
 
-impl Link {
-    /// Connects, and goes on connecting until `stop`.
+impl Supervisor {
+    /// Connects, and reconnects until `stop`.
     ///
     /// # Errors
-    /// When the server must not be used as it is. One that cannot be reached is
-    /// waited for.
-    pub(super) async fn start(plan: Plan, stop: CancellationToken) -> Result<(), StartError> {
-        let mut link = Self { shown: plan.locator.shown().to_owned(), plan };
-        // Its routes lead there before the first request, not when the task comes to it.
-        let first = match link.connect().await {
-            Ok(live) => Some(live),
-            Err(error) if error.is_passing() => {
-                tracing::warn!(%error, redis = link.shown, "waiting for Redis");
+    /// When the server must not be used. An unreachable server is retried in the background.
+    pub(super) async fn start(config: SupervisorConfig, stop: CancellationToken) -> Result<(), StartError> {
+        let mut supervisor = Self { shown: config.discovery.shown().to_owned(), config };
+        // Connect before the first request, not when the task is first polled.
+        let first = match supervisor.connect().await {
+            Ok(node) => Some(node),
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, redis = supervisor.shown, "waiting for Redis");
                 None
             }
             Err(error) => return Err(error),
         };
-        tokio::spawn(link.run_until(stop, first));
+        tokio::spawn(supervisor.run_until(stop, first));
         Ok(())
     }
 
-    /// The same, without waiting for the first connection.
-    pub(super) fn spawn(plan: Plan, stop: CancellationToken) {
-        let link = Self { shown: plan.locator.shown().to_owned(), plan };
-        tokio::spawn(link.run_until(stop, None));
+    /// As [`start`](Self::start), but connects in the background.
+    pub(super) fn spawn(config: SupervisorConfig, stop: CancellationToken) {
+        let supervisor = Self { shown: config.discovery.shown().to_owned(), config };
+        tokio::spawn(supervisor.run_until(stop, None));
     }
 
-    async fn run_until(self, stop: CancellationToken, first: Option<Arc<Live>>) {
+    async fn run_until(self, stop: CancellationToken, first: Option<Arc<CheckedNode>>) {
         tokio::select! {
-            // Looked at first: connections that end after it are not lost.
+            // `stop` comes first: connections that end after it are no warning.
             biased;
             () = stop.cancelled() => {}
             () = self.run(first) => {}
         }
     }
 
-    async fn run(mut self, first: Option<Arc<Live>>) {
+    async fn run(mut self, first: Option<Arc<CheckedNode>>) {
         let mut next = first;
         loop {
-            let live = match next.take() {
-                Some(live) => live,
+            let node = match next.take() {
+                Some(node) => node,
                 None => self.reconnect().await,
             };
-            let reason = self.watch(&live).await;
-            self.plan.routes.close();
+            let reason = self.watch(&node).await;
+            self.config.tags.disconnect_all();
             tracing::warn!(redis = self.shown, reason, "lost the connection to Redis");
         }
     }
 
-    /// Tries until there is a connection to a server that can be used. What is
-    /// wrong is logged when it changes, not with every try.
-    async fn reconnect(&mut self) -> Arc<Live> {
-        let mut pauses = pauses();
-        let mut logged = String::new();
+    /// Retries until a server passes all checks. Logs an error only when it differs from the
+    /// last one.
+    async fn reconnect(&mut self) -> Arc<CheckedNode> {
+        let mut delays = backoff();
+        let mut last_logged = String::new();
         loop {
             let error = match self.connect().await {
-                Ok(live) => {
+                Ok(node) => {
                     tracing::info!(redis = self.shown, "connected to Redis");
-                    return live;
+                    return node;
                 }
                 Err(error) => error,
             };
-            let complaint = error.to_string();
-            if complaint != logged {
-                match error.is_passing() {
+            let message = error.to_string();
+            if message != last_logged {
+                match error.is_transient() {
                     true => tracing::warn!(%error, "waiting for Redis"),
-                    false => tracing::error!(%error, "Redis is there and must not be used as it is"),
+                    false => tracing::error!(%error, "Redis must not be used; change its settings"),
                 }
-                logged = complaint;
+                last_logged = message;
             }
-            sleep(pauses.next().unwrap_or_default()).await;
+            sleep(delays.next().unwrap_or_default()).await;
         }
     }
 
-    async fn connect(&mut self) -> Result<Arc<Live>, StartError> {
+    async fn connect(&mut self) -> Result<Arc<CheckedNode>, StartError> {
         let located = self.locate().await?;
         let mut connection = located.address.connect().await?;
-        let identity = check(&mut connection).await?;
+        let identity = check_server(&mut connection).await?;
         self.shown.clone_from(&located.address.shown);
         let broken = CancellationToken::new();
-        let live = Arc::new(Live {
-            lanes: Lanes::open(&located.address, &identity.run_id, &self.plan.runtimes, &broken).await?,
-            pool: located.address.pool(self.plan.lent_max, identity.run_id.clone())?,
+        let node = Arc::new(CheckedNode {
+            scripts: RuntimeConnections::open(&located.address, &identity.run_id, &self.config.runtimes, &broken)
+                .await?,
+            pool: located.address.pool(self.config.pool_size, identity.run_id.clone())?,
             connection: connection.clone(),
             located,
-            routes: self.plan.routes.clone(),
+            tags: self.config.tags.clone(),
             identity: Mutex::new(identity),
-            slow_in_a_row: AtomicU32::new(0),
+            timeouts_in_a_row: AtomicU32::new(0),
             broken,
         });
-        // Before anybody can use it: what this server has may be old.
-        self.arrive(&mut connection, &live, "").await?;
-        Ok(live)
+        // Before any script: the data of this server may be old.
+        self.register(&mut connection, &node, "").await?;
+        Ok(node)
     }
 
-    async fn locate(&self) -> Result<Located, StartError> {
-        match &self.plan.node {
-            Some(place) => self.plan.locator.at(place),
-            None => self.plan.locator.locate(LOCK_TAG).await,
+    async fn locate(&self) -> Result<LocatedServer, StartError> {
+        match &self.config.node {
+            Some(host_port) => self.config.discovery.at(host_port),
+            None => self.config.discovery.locate(LOCK_TAG).await,
         }
     }
 
-    /// Looks at the connection until it has to be given up; returns why.
-    async fn watch(&mut self, live: &Arc<Live>) -> String {
-        let mut connection = live.connection.clone();
+    /// Checks the connection until it must be replaced. Returns the reason.
+    async fn watch(&mut self, node: &Arc<CheckedNode>) -> String {
+        let mut connection = node.connection.clone();
         loop {
             tokio::select! {
-                () = live.broken.cancelled() => return "it failed a request".into(),
-                () = sleep(LOOK_INTERVAL) => {}
-                () = self.plan.routes.changed.notified() => {}
+                () = node.broken.cancelled() => return "a command failed".into(),
+                () = sleep(CHECK_INTERVAL) => {}
+                () = self.config.tags.changed.notified() => {}
             }
-            if let Err(error) = self.look(&mut connection, live).await {
+            if let Err(error) = self.check_node(&mut connection, node).await {
                 return error.to_string();
             }
         }
     }
 
-    /// Looks whether the server is still the one that was checked, and has all
-    /// that it had.
-    async fn look(&mut self, connection: &mut MultiplexedConnection, live: &Arc<Live>) -> Result<(), StartError> {
-        // In a cluster somebody else looks, for all nodes.
-        if self.plan.node.is_none()
-            && let Some(moved) = self.plan.locator.has_moved(LOCK_TAG, &live.located).await
+    /// Checks that this is still the same server, with its data.
+    async fn check_node(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        node: &Arc<CheckedNode>,
+    ) -> Result<(), StartError> {
+        // In a cluster `ClusterNodes` follows the topology.
+        if self.config.node.is_none()
+            && let Some(moved) = self.config.discovery.has_moved(LOCK_TAG, &node.located).await
         {
             return Err(StartError::Moved(moved));
         }
-        let identity = check(connection).await?;
+        let identity = check_server(connection).await?;
         let before =
-            std::mem::replace(&mut *live.identity.lock().unwrap_or_else(PoisonError::into_inner), identity.clone());
+            std::mem::replace(&mut *node.identity.lock().unwrap_or_else(PoisonError::into_inner), identity.clone());
         let former = if identity.is_renamed(&before) { before.process() } else { String::new() };
-        self.arrive(connection, live, &former).await?;
-        live.lanes.ping(Instant::now() + live.located.address.timeout()).await
+        self.register(connection, node, &former).await?;
+        node.scripts.ping(Instant::now() + node.located.address.timeout()).await
     }
 
-    /// Tells the server that keys are looked for there, and has its routes lead there.
+    /// Registers the server as the primary of its tags, and sets it as their node.
     ///
-    /// Leases last by the server's clock. Where it has leapt some lapse too early, or new
-    /// fences are smaller than old ones: an epoch begins then, before a route hears of
-    /// the new time and its commands stop being late.
-    async fn arrive(
+    /// Leases expire by the server's clock. After a clock jump leases expire too early, or new
+    /// fencing tokens are smaller than old ones. Therefore an epoch begins before a handle gets
+    /// the new time; until then its commands miss their deadlines.
+    async fn register(
         &self,
         connection: &mut MultiplexedConnection,
-        live: &Arc<Live>,
+        node: &Arc<CheckedNode>,
         former: &str,
     ) -> Result<(), StartError> {
-        let reading = read_time(connection).await?;
-        let (routes, process) = (&self.plan.routes, live.identity().process());
-        let all = routes.all();
-        let leap_max = live.located.address.leap_max();
-        let leaps: Vec<_> = all.iter().map(|route| route.leap(&reading, leap_max)).collect();
-        if let Some(leap) = leaps.iter().flatten().next() {
-            tracing::warn!(seconds = leap.seconds, redis = self.shown, "the clock of Redis has leapt");
+        let sample = sample_clock(connection).await?;
+        let (tags, process) = (&self.config.tags, node.identity().process());
+        let handles = tags.handles();
+        let jump_max = node.located.address.jump_max();
+        let jumps: Vec<_> = handles.iter().map(|handle| handle.jump(&sample, jump_max)).collect();
+        if let Some(jump) = jumps.iter().flatten().next() {
+            tracing::warn!(seconds = jump.seconds, redis = self.shown, "the clock of Redis has jumped");
         }
-        for (route, leap) in all.iter().zip(leaps) {
-            let leapt = leap.zip(route.home().epoch());
-            let arrival = leapt.as_ref().map_or(Arrival::Look, |(leap, epoch)| Arrival::Leapt(epoch, &leap.before_us));
-            match route.arrive(connection, &process, former, arrival).await {
+        for (handle, jump) in handles.iter().zip(jumps) {
+            let jumped = jump.zip(handle.primary().epoch());
+            let registration = jumped
+                .as_ref()
+                .map_or(Registration::Check, |(jump, epoch)| Registration::ClockJumped(epoch, &jump.before_us));
+            match handle.register_primary(connection, &process, former, registration).await {
                 Ok(()) => {
-                    route.hear(reading);
-                    routes.lead(route, live);
+                    handle.record_time(sample);
+                    tags.connect(handle, node);
                 }
-                Err(Fault::NoMaster(_)) if routes.are_many() => routes.lose(route),
-                Err(fault) => return Err(StartError::Away(StoreError::from(fault).to_string())),
+                Err(CommandError::NotMaster(_)) if tags.is_cluster_node() => tags.remove_lost(handle),
+                Err(error) => return Err(StartError::Unreachable(StoreError::from(error).to_string())),
             }
         }
         Ok(())
     }
 }
 
-async fn read_time(connection: &mut MultiplexedConnection) -> redis::RedisResult<Reading> {
-    let asked = BootTime::now();
+async fn sample_clock(connection: &mut MultiplexedConnection) -> redis::RedisResult<ClockSample> {
+    let sent_at = BootTime::now();
     let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
-    Ok(Reading::new(seconds * 1_000_000 + micros, asked))
+    Ok(ClockSample::new(seconds * 1_000_000 + micros, sent_at))
 }

@@ -7,32 +7,32 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// A simulated server's process, which can be paused, and killed.
+/// The process of a simulated server, which can be paused and killed.
 #[derive(Default)]
 pub struct Process {
     state: AtomicU8,
-    /// Tasks that were to run while it was paused.
-    stopped: Mutex<Vec<Waker>>,
+    /// The wakers of tasks that were polled during a pause.
+    paused: Mutex<Vec<Waker>>,
 }
 
-/// A task of a process: it stands still while that is paused, and for ever once it was
-/// killed.
-pub struct OnProcess<F> {
+/// A task of a simulated process. It makes no progress while the process is paused, and none
+/// after the process was killed.
+pub struct ProcessTask<F> {
     process: Option<Arc<Process>>,
     task: Option<Pin<Box<F>>>,
 }
 
 impl Process {
-    const RUNS: u8 = 0;
+    const RUNNING: u8 = 0;
     const PAUSED: u8 = 1;
     const KILLED: u8 = 2;
 
     pub fn pause(&self) {
-        let _ = self.state.compare_exchange(Self::RUNS, Self::PAUSED, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.state.compare_exchange(Self::RUNNING, Self::PAUSED, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    pub fn go_on(&self) {
-        let _ = self.state.compare_exchange(Self::PAUSED, Self::RUNS, Ordering::Relaxed, Ordering::Relaxed);
+    pub fn resume(&self) {
+        let _ = self.state.compare_exchange(Self::PAUSED, Self::RUNNING, Ordering::Relaxed, Ordering::Relaxed);
         self.wake();
     }
 
@@ -49,32 +49,32 @@ impl Process {
         self.state.load(Ordering::Relaxed) == Self::KILLED
     }
 
-    /// Has a task run on this process.
-    pub fn run<F: Future>(self: &Arc<Self>, task: F) -> OnProcess<F> {
-        OnProcess::new(Some(self.clone()), task)
+    /// Binds a task to this process.
+    pub fn run<F: Future>(self: &Arc<Self>, task: F) -> ProcessTask<F> {
+        ProcessTask::new(Some(self.clone()), task)
     }
 
     fn wake(&self) {
-        let stopped = std::mem::take(&mut *self.stopped.lock().unwrap_or_else(PoisonError::into_inner));
-        stopped.into_iter().for_each(Waker::wake);
+        let paused = std::mem::take(&mut *self.paused.lock().unwrap_or_else(PoisonError::into_inner));
+        paused.into_iter().for_each(Waker::wake);
     }
 }
 
-impl<F: Future> OnProcess<F> {
+impl<F: Future> ProcessTask<F> {
     pub(in crate::store) fn new(process: Option<Arc<Process>>, task: F) -> Self {
         Self { process, task: Some(Box::pin(task)) }
     }
 }
 
-impl<F: Future> Future for OnProcess<F> {
+impl<F: Future> Future for ProcessTask<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         if let Some(process) = &self.process {
             match process.state.load(Ordering::Relaxed) {
-                Process::RUNS => {}
+                Process::RUNNING => {}
                 Process::PAUSED => {
-                    process.stopped.lock().unwrap_or_else(PoisonError::into_inner).push(context.waker().clone());
+                    process.paused.lock().unwrap_or_else(PoisonError::into_inner).push(context.waker().clone());
                     return Poll::Pending;
                 }
                 _ => {

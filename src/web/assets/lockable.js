@@ -1,27 +1,26 @@
-// What the pages do beyond what they do without it.
+// Optional enhancements: every page works without this script.
 "use strict";
 
-// Buttons that copy what stands in an element.
+// Copy buttons.
 for (const button of document.querySelectorAll("[data-copy]")) {
-  const words = button.textContent;
+  const label = button.textContent;
   button.hidden = !navigator.clipboard;
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
     button.textContent = "Copied";
-    setTimeout(() => (button.textContent = words), 2000);
+    setTimeout(() => (button.textContent = label), 2000);
   });
 }
 
-// Passwords that can be read while they are typed.
+// "Show password" check boxes.
 for (const choice of document.querySelectorAll("[data-reveal]")) {
   choice.hidden = false;
   const field = document.getElementById(choice.dataset.reveal);
   choice.addEventListener("change", (event) => (field.type = event.target.checked ? "text" : "password"));
 }
 
-// Leases that run down. The server's clock counts: what differs is learnt from
-// when the page was made.
-function distance(seconds) {
+// Countdowns to the expiry of leases, by the browser's clock.
+function format(seconds) {
   const [count, unit] =
     seconds < 60 ? [seconds, "second"]
     : seconds < 3600 ? [Math.floor(seconds / 60), "minute"]
@@ -30,47 +29,48 @@ function distance(seconds) {
   return `${count} ${unit}${count === 1 ? "" : "s"}`;
 }
 
-function count() {
+function updateCountdowns() {
   for (const time of document.querySelectorAll("[data-countdown]")) {
-    const rest = Math.round((new Date(time.dateTime) - Date.now()) / 1000);
-    time.textContent = rest > 0 ? `in ${distance(rest)}` : "now";
-    time.classList.toggle("soon", rest <= 15);
+    const left = Math.round((new Date(time.dateTime) - Date.now()) / 1000);
+    time.textContent = left > 0 ? `in ${format(left)}` : "now";
+    time.classList.toggle("soon", left <= 15);
   }
 }
 
 if (document.querySelector("[data-countdown], [data-live]")) {
-  count();
-  setInterval(count, 1000);
+  updateCountdowns();
+  setInterval(updateCountdowns, 1000);
 }
 
-// Locks that come and go while somebody looks.
+// Live updates of the list of locks.
 const locks = document.querySelector("[data-live]");
 if (locks) {
   const state = document.getElementById("live-state");
   const events = new EventSource(locks.dataset.live);
-  // A stream ends now and then, and the browser asks again at once.
-  let late;
+  // The server ends a stream regularly and the browser reconnects at once; report only longer
+  // interruptions.
+  let offline;
   events.addEventListener("open", () => {
-    clearTimeout(late);
-    state.textContent = "This list is live.";
+    clearTimeout(offline);
+    state.textContent = "Live updates are on.";
   });
   events.addEventListener("error", () => {
-    clearTimeout(late);
-    late = setTimeout(() => (state.textContent = "This list is not live now; trying again."), 3000);
+    clearTimeout(offline);
+    offline = setTimeout(() => (state.textContent = "Live updates are interrupted; reconnecting."), 3000);
   });
   events.addEventListener("locks", (event) => {
-    // Whoever is at a link with the keyboard stays there.
-    const at = document.activeElement?.getAttribute("href");
-    const had = at && locks.contains(document.activeElement);
+    // Keep the keyboard focus on the same link.
+    const href = document.activeElement?.getAttribute("href");
+    const hadFocus = href && locks.contains(document.activeElement);
     locks.innerHTML = event.data;
-    if (had) {
-      (locks.querySelector(`a[href="${CSS.escape(at)}"]`) ?? document.getElementById("main")).focus();
+    if (hadFocus) {
+      (locks.querySelector(`a[href="${CSS.escape(href)}"]`) ?? document.getElementById("main")).focus();
     }
-    count();
+    updateCountdowns();
   });
 }
 
-// The try-out: the token goes to the API and nowhere else.
+// "Try it": sends the token to the API and nowhere else.
 const tryOut = document.getElementById("try-out");
 if (tryOut) {
   tryOut.hidden = false;
@@ -88,7 +88,7 @@ if (tryOut) {
       });
       answer.textContent = `${response.status} ${JSON.stringify(await response.json(), null, 2)}`;
     } catch (error) {
-      answer.textContent = `No answer: ${error.message}`;
+      answer.textContent = `No response: ${error.message}`;
     }
   });
 }

@@ -1,4 +1,5 @@
-//! Nothing of the command goes on without the lock, whichever process dies.
+//! The script ends all processes of the command before the lock is granted to another holder, whichever
+//! process dies.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -14,8 +15,8 @@ use crate::support::{
     eventually,
 };
 
-/// Jobs that write to a file again and again: alone, in a group of its own, in a session of its
-/// own without its parents, and in spite of TERM.
+/// Jobs that write to a file in a loop: directly, in a new process group, in a new session without
+/// parents, and with TERM ignored.
 const JOBS: [&str; 4] = [
     "while :; do date >>\"$0\"; sleep 0.05; done",
     "timeout 60 sh -c 'while :; do date >>\"$0\"; sleep 0.05; done' \"$0\"; :",
@@ -23,7 +24,7 @@ const JOBS: [&str; 4] = [
     "trap '' TERM; while :; do date >>\"$0\"; sleep 0.05; done",
 ];
 
-/// The processes that have these words among their arguments.
+/// The processes whose command lines contain all of these words.
 fn processes(words: &[&str]) -> Vec<Pid> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let with_words = processes.filter(|process| {
@@ -37,17 +38,17 @@ fn size(file: &Path) -> u64 {
     fs::metadata(file).map_or(0, |data| data.len())
 }
 
-/// What happens to a run.
+/// An event during a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Event {
     Broken,
     WrapperKilled,
-    KeeperStopped,
+    RenewerStopped,
     BothHelpersKilled,
-    WrapperKilledAndKeeperStopped,
+    WrapperKilledAndRenewerStopped,
 }
 
-async fn is_ended(pod: &Pod, token: &str, shell: &[&str], job: &str, event: Event) {
+async fn assert_command_is_ended(pod: &Pod, token: &str, shell: &[&str], job: &str, event: Event) {
     let client = pod.client(token);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("written");
@@ -57,19 +58,19 @@ async fn is_ended(pod: &Pod, token: &str, shell: &[&str], job: &str, event: Even
     let mut child = command.spawn().unwrap();
     eventually(async || size(&file) > 100).await;
     let temporary = folder.path().to_str().unwrap();
-    let helpers = [processes(&[temporary, "--keep", "keeper"]), processes(&[temporary, "--keep", "guard"])];
-    let [keeper, guard] = [helpers[0][0], helpers[1][0]];
+    let helpers = [processes(&[temporary, "--helper", "renewer"]), processes(&[temporary, "--helper", "guard"])];
+    let [renewer, guard] = [helpers[0][0], helpers[1][0]];
     let wrapper = Pid::from_raw(child.id().unwrap() as i32);
     match event {
         Event::Broken => _ = client.request("DELETE", &format!("/v1/locks/{name}"), &[]).await,
         Event::WrapperKilled => kill(wrapper, Signal::SIGKILL).unwrap(),
-        Event::KeeperStopped => kill(keeper, Signal::SIGSTOP).unwrap(),
+        Event::RenewerStopped => kill(renewer, Signal::SIGSTOP).unwrap(),
         Event::BothHelpersKilled => {
-            kill(keeper, Signal::SIGKILL).unwrap();
+            kill(renewer, Signal::SIGKILL).unwrap();
             kill(guard, Signal::SIGKILL).unwrap();
         }
-        Event::WrapperKilledAndKeeperStopped => {
-            kill(keeper, Signal::SIGSTOP).unwrap();
+        Event::WrapperKilledAndRenewerStopped => {
+            kill(renewer, Signal::SIGSTOP).unwrap();
             kill(wrapper, Signal::SIGKILL).unwrap();
         }
     }
@@ -82,59 +83,59 @@ async fn is_ended(pod: &Pod, token: &str, shell: &[&str], job: &str, event: Even
         client.get(&format!("/v1/release/{name}?owner=next")).await;
     }
     let code = child.wait().await.unwrap().code();
-    let is_wrapper_killed = matches!(event, Event::WrapperKilled | Event::WrapperKilledAndKeeperStopped);
+    let is_wrapper_killed = matches!(event, Event::WrapperKilled | Event::WrapperKilledAndRenewerStopped);
     assert_eq!(code, if is_wrapper_killed { None } else { Some(74) }, "{shell:?} {event:?} {job}");
     eventually(async || processes(&[temporary]).is_empty()).await;
     eventually(async || fs::read_dir(folder.path()).unwrap().count() == 1).await;
 }
 
-async fn all_are_ended(event: Event) {
+async fn assert_all_jobs_are_ended(event: Event) {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let shell_of = |number: usize| SHELLS[number % SHELLS.len()];
     for round in 0..SHELLS.len() {
-        // Each job in each shell, four at a time.
+        // The rounds run each job in each shell.
         let mut runs = Vec::new();
         for (number, job) in JOBS.into_iter().enumerate() {
             runs.push((shell_of(number + round), job));
         }
         for (shell, job) in runs {
-            is_ended(&pod, &token, shell, job, event).await;
+            assert_command_is_ended(&pod, &token, shell, job, event).await;
         }
         if event != Event::Broken && event != Event::WrapperKilled {
-            // They take a lease each.
+            // Each takes a whole lease.
             break;
         }
     }
 }
 
 #[tokio::test]
-async fn the_script_ends_all_of_the_command_when_the_lock_is_broken() {
-    all_are_ended(Event::Broken).await;
+async fn script_ends_all_processes_when_lock_is_broken() {
+    assert_all_jobs_are_ended(Event::Broken).await;
 }
 
 #[tokio::test]
-async fn the_script_ends_all_of_the_command_when_it_is_killed() {
-    all_are_ended(Event::WrapperKilled).await;
+async fn script_ends_all_processes_when_it_is_killed() {
+    assert_all_jobs_are_ended(Event::WrapperKilled).await;
 }
 
 #[tokio::test]
-async fn the_script_ends_all_of_the_command_when_its_keeper_is_stopped() {
-    all_are_ended(Event::KeeperStopped).await;
+async fn script_ends_all_processes_when_renewer_is_stopped() {
+    assert_all_jobs_are_ended(Event::RenewerStopped).await;
 }
 
 #[tokio::test]
-async fn the_script_ends_all_of_the_command_when_both_helpers_are_killed() {
-    all_are_ended(Event::BothHelpersKilled).await;
+async fn script_ends_all_processes_when_both_helpers_are_killed() {
+    assert_all_jobs_are_ended(Event::BothHelpersKilled).await;
 }
 
 #[tokio::test]
-async fn the_script_ends_all_of_the_command_when_it_is_killed_and_its_keeper_stopped() {
-    all_are_ended(Event::WrapperKilledAndKeeperStopped).await;
+async fn script_ends_all_processes_when_it_is_killed_and_its_renewer_is_stopped() {
+    assert_all_jobs_are_ended(Event::WrapperKilledAndRenewerStopped).await;
 }
 
 #[tokio::test]
-async fn the_script_replaces_a_helper_that_was_killed() {
+async fn killed_helper_is_restarted_by_the_other() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
@@ -144,11 +145,11 @@ async fn the_script_replaces_a_helper_that_was_killed() {
         let mut command = script(shell, &pod, &token, &["replaced", "sh", "-c", "echo ready; read -r line"]);
         command.env("TMPDIR", folder.path()).stdin(std::process::Stdio::piped());
         let mut child = start_ready(command).await;
-        for role in ["keeper", "guard", "keeper"] {
-            eventually(async || processes(&[temporary, "--keep", role]).len() == 1).await;
-            let killed = processes(&[temporary, "--keep", role])[0];
+        for role in ["renewer", "guard", "renewer"] {
+            eventually(async || processes(&[temporary, "--helper", role]).len() == 1).await;
+            let killed = processes(&[temporary, "--helper", role])[0];
             kill(killed, Signal::SIGKILL).unwrap();
-            eventually(async || processes(&[temporary, "--keep", role]).iter().any(|other| *other != killed)).await;
+            eventually(async || processes(&[temporary, "--helper", role]).iter().any(|other| *other != killed)).await;
         }
         assert!(is_held(&client, "replaced").await, "{shell:?}");
         drop(child.stdin.take());
@@ -158,9 +159,8 @@ async fn the_script_replaces_a_helper_that_was_killed() {
     }
 }
 
-/// A command that leaves processes behind loses them before the lock is released.
 #[tokio::test]
-async fn the_script_ends_what_the_command_leaves_behind() {
+async fn script_ends_background_processes_before_release() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     for shell in SHELLS {

@@ -8,7 +8,7 @@ use std::{
 use super::{SHELLS, script};
 use crate::support::{Pod, command::start_ready, dev_cert};
 
-/// Prints what the command gets.
+/// Prints the command's environment and umask.
 const SHOW: &str = "echo \"$LOCKABLE_LOCK|${LOCKABLE_OWNER-}|$LOCKABLE_HOLDER\"; umask";
 
 struct Case {
@@ -41,7 +41,7 @@ const CASES: &[Case] = &[
     case(&["a/../b", "echo", "no"], &[], (69, "", "segment \".\" or \"..\"")),
     case(&["a//b", "echo", "no"], &[], (69, "", "empty segment")),
     case(&["a", "true"], &[("LOCKABLE_URL", "")], (2, "", "LOCKABLE_URL is not set")),
-    case(&["a", "true"], &[("LOCKABLE_URL", "locks.example.com")], (2, "", "LOCKABLE_URL is no address")),
+    case(&["a", "true"], &[("LOCKABLE_URL", "locks.example.com")], (2, "", "LOCKABLE_URL is not an address")),
     case(&["a", "true"], &[("LOCKABLE_AUTH_TOKEN", "")], (2, "", "there is no token")),
     case(&["a", "true"], &[("LOCKABLE_AUTH_TOKEN", "a\"\noutput = x")], (2, "", "has no token on its first line")),
     case(&["a", "true"], &[("LOCKABLE_TOKEN_FILE", "/no/such/file")], (2, "", "there is no file /no/such/file")),
@@ -49,9 +49,9 @@ const CASES: &[Case] = &[
     case(&["a", "true"], &[("LOCKABLE_TOKEN_FILE", ""), ("LOCKABLE_CA_FILE", "")], (0, "", "")),
     case(&["a", "true"], &[("LOCKABLE_LEASE", "")], (0, "", "")),
     case(&["a", "true"], &[("LOCKABLE_LEASE", "1.5m"), ("LOCKABLE_WAIT", "08s")], (0, "", "")),
-    case(&["a", "true"], &[("LOCKABLE_LEASE", "5s")], (2, "", "LOCKABLE_LEASE is at least 6s")),
-    case(&["a", "true"], &[("LOCKABLE_LEASE", "soon")], (2, "", "LOCKABLE_LEASE is no duration")),
-    case(&["a", "true"], &[("LOCKABLE_WAIT", "5 m")], (2, "", "LOCKABLE_WAIT is no duration")),
+    case(&["a", "true"], &[("LOCKABLE_LEASE", "5s")], (2, "", "LOCKABLE_LEASE must be at least 6s")),
+    case(&["a", "true"], &[("LOCKABLE_LEASE", "soon")], (2, "", "LOCKABLE_LEASE is not a duration")),
+    case(&["a", "true"], &[("LOCKABLE_WAIT", "5 m")], (2, "", "LOCKABLE_WAIT is not a duration")),
     case(&["a", "true"], &[("LOCKABLE_NAMESPACE", "elsewhere")], (69, "", "namespace")),
     case(
         &["busy", "true"],
@@ -72,11 +72,11 @@ const CASES: &[Case] = &[
     case(&["a", "true"], &[("LOCKABLE_NOTE", "a\tb\u{202e}")], (0, "", "LOCKABLE_NOTE")),
     case(&["a", "sh", "-c", SHOW], &[("name", "mine"), ("token", "mine")], (0, "\n0022\n", "")),
     case(&["a", "sh", "-c", "echo $lk_name$token"], &[("token", "mine")], (0, "mine\n", "")),
-    case(&["a", "true"], &[("LOCKABLE_LOCK", "a")], (0, "", "a run that holds a has started this one")),
+    case(&["a", "true"], &[("LOCKABLE_LOCK", "a")], (0, "", "this run is inside a run that holds a,")),
 ];
 
 #[tokio::test]
-async fn the_script_takes_the_variables_of_the_binary() {
+async fn script_accepts_the_variables_of_the_binary() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let acquire = "/v1/acquire/busy?owner=another&note=on%20purpose,%20%22twice%22&lease=1h";
@@ -100,7 +100,7 @@ async fn the_script_takes_the_variables_of_the_binary() {
 }
 
 #[tokio::test]
-async fn the_script_reads_token_and_certificates_from_files() {
+async fn script_reads_token_and_certificates_from_files() {
     let certificate = dev_cert().await;
     let pod = Pod::builder().tls(&certificate).start().await;
     let token = pod.first_token();
@@ -115,13 +115,13 @@ async fn the_script_reads_token_and_certificates_from_files() {
         let ran = script(shell, &pod, &token, &["a", "true"]).output().await.unwrap();
         let said = String::from_utf8_lossy(&ran.stderr);
         assert_eq!(ran.status.code(), Some(69), "{shell:?}: {said}");
-        assert!(said.contains("certificate") && !said.contains("trying again"), "{shell:?}: {said}");
+        assert!(said.contains("certificate") && !said.contains("retrying"), "{shell:?}: {said}");
     }
 }
 
-/// What will never succeed ends at once, or after a second try.
+/// A permanent error ends the wait at once, an unknown host after one retry.
 #[tokio::test]
-async fn the_script_tells_permanent_errors_from_passing_ones() {
+async fn script_does_not_retry_permanent_errors() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let without_curl = tempfile::tempdir().unwrap();
@@ -136,9 +136,9 @@ async fn the_script_tells_permanent_errors_from_passing_ones() {
         ] {
             let mut command = script(shell, &pod, &token, &["a", "echo", "no"]);
             if variable == "PATH" {
-                // The shell itself is found without it.
+                // The shell itself is given by its path.
                 command = script(&[&["/usr/bin/env", "-S"], shell].concat(), &pod, &token, &["a", "echo", "no"]);
-                command = without_path(command, shell, &value);
+                command = with_path(command, shell, &value);
             } else {
                 command.env(variable, &value);
             }
@@ -150,8 +150,8 @@ async fn the_script_tells_permanent_errors_from_passing_ones() {
     }
 }
 
-/// The same command with another search path, whose program is given by its whole path.
-fn without_path(command: tokio::process::Command, shell: &[&str], path: &str) -> tokio::process::Command {
+/// The same command with another PATH and an absolute path of the shell.
+fn with_path(command: tokio::process::Command, shell: &[&str], path: &str) -> tokio::process::Command {
     let mut other = tokio::process::Command::new(format!("/usr/bin/{}", shell[0]));
     let words: Vec<_> = command.as_std().get_args().skip(2).collect();
     other.args(words).envs(command.as_std().get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -160,13 +160,13 @@ fn without_path(command: tokio::process::Command, shell: &[&str], path: &str) ->
 }
 
 #[tokio::test]
-async fn the_token_is_shown_to_nobody() {
+async fn token_is_in_no_command_line_trace_or_readable_file() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let folder = tempfile::tempdir().unwrap();
     for shell in SHELLS {
         let mut command = script(shell, &pod, &token, &["a", "sh", "-c", "echo ready; read -r line"]);
-        // A trace of the shell, and where the temporary files are.
+        // Enables a trace of the shell, and sets the folder of the temporary files.
         command.env("SHELLOPTS", "xtrace").env("TMPDIR", folder.path()).stdin(std::process::Stdio::piped());
         let mut child = start_ready(command).await;
         let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().collect();

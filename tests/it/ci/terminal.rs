@@ -1,4 +1,4 @@
-//! The script's command stays in the job of its caller, as under `flock`.
+//! The script's command stays in the caller's job, as under `flock`.
 
 use std::process::Stdio;
 
@@ -7,7 +7,7 @@ use tokio::process::Command;
 use super::{SCRIPT, SHELLS, script};
 use crate::support::{Pod, command::is_held, run_shell};
 
-/// Types into bash in a terminal of its own, and checks what that shows.
+/// Types into bash in a new terminal, and checks its output.
 const TYPIST: &str = r#"
 import os, pty, re, select, sys
 pid, fd = pty.fork()
@@ -58,13 +58,13 @@ async fn type_in_a_terminal(pod: &Pod, token: &str, run: &str, path: &str) {
         pod.origin()
     );
     let python = run_shell("command -v python3").await;
-    let place = folder.path().display();
-    run_shell(&format!("cd {place} && {variables} RUN='{run}' {path} {} typist.py 2>&1 >&2", python.trim())).await;
+    let directory = folder.path().display();
+    run_shell(&format!("cd {directory} && {variables} RUN='{run}' {path} {} typist.py 2>&1 >&2", python.trim())).await;
     assert!(!is_held(&pod.client(token), "a").await);
 }
 
 #[tokio::test]
-async fn the_script_is_at_home_in_a_terminal() {
+async fn script_handles_terminal_signals() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     for shell in SHELLS {
@@ -72,9 +72,9 @@ async fn the_script_is_at_home_in_a_terminal() {
     }
 }
 
-/// Without GNU env, which makes INT and QUIT work for what a shell has started in the background.
+/// GNU env restores INT and QUIT for a background process.
 #[tokio::test]
-async fn the_script_is_at_home_in_a_terminal_of_busybox() {
+async fn script_handles_terminal_signals_without_gnu_env() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let programs = tempfile::tempdir().unwrap();
@@ -90,14 +90,14 @@ async fn the_script_is_at_home_in_a_terminal_of_busybox() {
 }
 
 #[tokio::test]
-async fn the_command_is_in_the_group_and_session_of_its_caller() {
+async fn command_stays_in_process_group_and_session_of_caller() {
     let pod = Pod::start().await;
     let token = pod.first_token();
-    let place = "read -r pid name state parent group session rest </proc/self/stat; echo $group $session";
+    let ids = "read -r pid name state parent group session rest </proc/self/stat; echo $group $session";
     for shell in SHELLS {
         for options in ["", "set -m; ", "set -m; export SHELLOPTS; "] {
             let words = shell.join(" ");
-            let line = format!("{options}{words} {SCRIPT} a sh -c '{place}; exit 5'; echo $?; {place}");
+            let line = format!("{options}{words} {SCRIPT} a sh -c '{ids}; exit 5'; echo $?; {ids}");
             let mut command = Command::new("bash");
             let given = script(shell, &pod, &token, &[]);
             command.args(["-c", &line]).stdin(Stdio::null());
@@ -107,8 +107,8 @@ async fn the_command_is_in_the_group_and_session_of_its_caller() {
             let lines: Vec<_> = said.lines().collect();
             let [command, code, caller] = lines[..] else { panic!("{line}: {said}") };
             assert_eq!(code, "5", "{line}: {said}");
-            // With job control bash makes a group for each job, so the session has to do.
-            let session = |place: &str| place.split_once(' ').map(|(_, session)| session.to_owned());
+            // With job control bash creates a group for each job, so only the session can be compared.
+            let session = |ids: &str| ids.split_once(' ').map(|(_, session)| session.to_owned());
             assert_eq!(session(command), session(caller), "{line}: {said}");
             if options.is_empty() {
                 assert_eq!(command, caller, "{line}: {said}");
@@ -118,7 +118,7 @@ async fn the_command_is_in_the_group_and_session_of_its_caller() {
 }
 
 #[tokio::test]
-async fn a_closed_standard_input_is_closed_for_the_command() {
+async fn command_inherits_closed_standard_input() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     for shell in SHELLS {

@@ -1,27 +1,26 @@
-//! Faults at random, one after another, for as long as one likes: a moment here,
-//! hours with `tests/soak`.
+//! Random faults, one after another: for 20 seconds by default, for hours with `tests/soak`.
 
 use std::time::{Duration, Instant};
 
-use super::{Wanted, clients, durable};
+use super::{WorkloadConfig, clients, durable};
 use crate::support::{
     Pod, eventually,
-    holders::Holders,
     postgres::Postgres,
-    proxy::{Break, Proxy},
+    proxy::{NetworkFault, Proxy},
     redis::RedisServer,
+    workload::Workload,
 };
 
-/// What faults happen to.
-struct House {
+/// The processes that faults are injected into.
+struct SoakEnvironment {
     redis: RedisServer,
     proxy: Proxy,
     postgres: Postgres,
     pods: Vec<Pod>,
 }
 
-impl House {
-    /// The first server reaches Redis through a network that breaks.
+impl SoakEnvironment {
+    /// Starts a server. The first one reaches Redis through the proxy.
     async fn start_pod(&self, number: usize, port: u16) -> Pod {
         let url = if number == 0 { self.proxy.url() } else { self.redis.url() };
         let pod = Pod::builder().env("LOCKABLE_REDIS_URL", &url).database(&self.postgres.url);
@@ -29,8 +28,8 @@ impl House {
         pod.env("LOCKABLE_JOURNAL_ABOVE", "1s").start().await
     }
 
-    /// Has something happen; returns what.
-    async fn suffer(&mut self, random: &mut fastrand::Rng, ports: &[u16]) -> String {
+    /// Injects one random fault and returns its description.
+    async fn inject_fault(&mut self, random: &mut fastrand::Rng, ports: &[u16]) -> String {
         let long = Duration::from_millis(random.u64(100..3000));
         match random.usize(..10) {
             0 => {
@@ -57,10 +56,10 @@ impl House {
                 format!("redis stopped for {long:?}")
             }
             5 => {
-                let breaks: [Break; 5] =
-                    [Proxy::black_hole, Proxy::drop_answers, Proxy::half_open, Proxy::refuse, Proxy::slow];
-                let which = random.usize(..breaks.len());
-                breaks[which](&self.proxy);
+                let faults: [NetworkFault; 5] =
+                    [Proxy::black_hole, Proxy::drop_responses, Proxy::half_open, Proxy::refuse, Proxy::slow];
+                let which = random.usize(..faults.len());
+                faults[which](&self.proxy);
                 tokio::time::sleep(long).await;
                 self.proxy.pass();
                 format!("network broken in way {which} for {long:?}")
@@ -97,29 +96,35 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_happens_no_two_hold_one_lock() {
+async fn random_faults_never_cause_two_holders() {
     let seed = number("SOAK_SEED").unwrap_or_else(|| fastrand::u64(..));
     let length = Duration::from_secs(number("SOAK_SECONDS").unwrap_or(20));
     println!("SOAK_SEED={seed}");
     let redis = durable().start();
     let proxy = Proxy::start(redis.port()).await;
-    let mut house = House { redis, proxy, postgres: Postgres::own().await, pods: Vec::new() };
+    let mut environment = SoakEnvironment { redis, proxy, postgres: Postgres::own().await, pods: Vec::new() };
     let ports = [0; 2].map(|_| crate::support::process::free_port());
     for (number, port) in ports.iter().enumerate() {
-        house.pods.push(house.start_pod(number, *port).await);
+        environment.pods.push(environment.start_pod(number, *port).await);
     }
-    let clients = clients(&house.pods).await;
-    // Some who wait, and some who only try.
-    let patient = Wanted { seed, wait: Duration::from_secs(2), holders: 10, names: 3, ..Wanted::default() };
-    let hasty = Wanted { seed: !seed, lease: Duration::from_millis(1500), prefix: "hasty", ..Wanted::default() };
-    let groups = [Holders::start(&clients, &patient), Holders::start(&clients, &hasty)];
+    let clients = clients(&environment.pods).await;
+    // Some clients wait for their lock, others poll.
+    let waiting =
+        WorkloadConfig { seed, wait: Duration::from_secs(2), holders: 10, names: 3, ..WorkloadConfig::default() };
+    let polling = WorkloadConfig {
+        seed: !seed,
+        lease: Duration::from_millis(1500),
+        prefix: "polling",
+        ..WorkloadConfig::default()
+    };
+    let groups = [Workload::start(&clients, &waiting), Workload::start(&clients, &polling)];
 
     let (mut random, begun) = (fastrand::Rng::with_seed(seed), Instant::now());
     while begun.elapsed() < length {
-        let what = house.suffer(&mut random, &ports).await;
+        let what = environment.inject_fault(&mut random, &ports).await;
         let over = Instant::now();
         for group in &groups {
-            eventually(async || group.history.first_after(over).is_some()).await;
+            eventually(async || group.history.first_grant_after(over).is_some()).await;
         }
         println!("{:>6.1} s: {what}; all served again after {:?}", begun.elapsed().as_secs_f64(), over.elapsed());
         tokio::time::sleep(Duration::from_millis(random.u64(..1000))).await;

@@ -1,11 +1,11 @@
-//! Redis with replicas: the master is lost, and another server takes its place.
+//! Redis with replicas: the master is lost and a replica is promoted.
 
 use std::time::Duration;
 
 use super::{
-    RECOVERY, Wanted, clients, durable,
-    forgetful::{assert_held, hold},
-    tried,
+    RECOVERY, WorkloadConfig, clients,
+    data_loss::{assert_held, hold},
+    durable, run_with_fault,
 };
 use crate::support::{
     Client, Pod, eventually,
@@ -32,7 +32,7 @@ fn has_replica(master: &RedisServer) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_is_lost_before_its_replica_has_heard_everything() {
+async fn sentinel_promotes_a_lagging_replica() {
     let mut master = durable().password(PASSWORD).start();
     let replica = durable().password(PASSWORD).replica_of(&master).start();
     eventually(async || has_replica(&master)).await;
@@ -42,33 +42,38 @@ async fn a_master_is_lost_before_its_replica_has_heard_everything() {
     let pods = [pod(&url, &postgres).await, pod(&url, &postgres).await];
     let clients = clients(&pods).await;
     let held = hold(&clients[0]).await;
-    let trial = tried("failed over by Sentinel, the newest grants lost", &clients, Wanted::default(), async || {
-        replica.pause();
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        master.stop();
-        replica.resume();
-    })
+    let outcome = run_with_fault(
+        "failed over by Sentinel, the newest grants lost",
+        &clients,
+        WorkloadConfig::default(),
+        async || {
+            replica.pause();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            master.stop();
+            replica.resume();
+        },
+    )
     .await;
-    assert!(trial.tally.recovering > 0, "{:?}", trial.tally);
+    assert!(outcome.tally.recovering > 0, "{:?}", outcome.tally);
     assert_held(&clients[1], &held).await;
 
-    // The old master comes back, is made a replica, and then the master again,
-    // while connections to the other one stay open.
+    // The old master returns as a replica and becomes the master again, while connections to the
+    // other server stay open.
     master.restart();
     eventually(async || has_replica(&replica)).await;
-    let trial = tried("failed over by hand", &clients, Wanted::default(), async || {
+    let outcome = run_with_fault("failed over by hand", &clients, WorkloadConfig::default(), async || {
         eventually(async || trio[0].cli(&["SENTINEL", "FAILOVER", "main"]).contains("OK")).await;
         eventually(async || master.cli(&["INFO", "replication"]).contains("role:master")).await;
     })
     .await;
-    assert!(trial.tally.recovering > 0, "{:?}", trial.tally);
+    assert!(outcome.tally.recovering > 0, "{:?}", outcome.tally);
     assert_held(&clients[0], &held).await;
 }
 
-/// The sentinels, the replica and one server see each other; the old master and
-/// the other server do, too, and go on.
+/// A network partition: the sentinels, the replica and one server are on one side, the old master
+/// and the other server on the other. Both sides continue.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_is_cut_off_together_with_a_server() {
+async fn master_is_partitioned_with_one_server() {
     let master = durable().password(PASSWORD).args(&["--min-replicas-max-lag", "1"]).start();
     let proxy = Proxy::start(master.port()).await;
     let port = proxy.port().to_string();
@@ -81,7 +86,7 @@ async fn a_master_is_cut_off_together_with_a_server() {
     let pods = [pod(&direct, &postgres).await, pod(&sentinel_url(&trio), &postgres).await];
     let clients = clients(&pods).await;
     let held = hold(&clients[0]).await;
-    let trial = tried("the master cut off with a server", &clients, Wanted::default(), async || {
+    let outcome = run_with_fault("the master cut off with a server", &clients, WorkloadConfig::default(), async || {
         proxy.black_hole();
         eventually(async || replica.cli(&["INFO", "replication"]).contains("role:master")).await;
         eventually(async || clients[1].get("/v1/acquire/other-side?lease=1s").await.json["response"] == true).await;
@@ -89,12 +94,12 @@ async fn a_master_is_cut_off_together_with_a_server() {
         proxy.pass();
     })
     .await;
-    assert!(trial.tally.recovering > 0 && trial.tally.unavailable > 0, "{:?}", trial.tally);
+    assert!(outcome.tally.recovering > 0 && outcome.tally.unavailable > 0, "{:?}", outcome.tally);
     assert_held(&clients[1], &held).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_of_a_cluster_is_lost() {
+async fn cluster_node_is_lost() {
     let mut cluster = RedisCluster::start().await;
     let postgres = Postgres::database().await;
     let pods = [pod(&cluster.url(), &postgres).await, pod(&cluster.url(), &postgres).await];
@@ -105,73 +110,77 @@ async fn a_node_of_a_cluster_is_lost() {
         let names: Vec<_> = names.filter(|name| cluster.range_of_lock(name) != range).collect();
         let acquire =
             async |client: &Client, name: &str| client.get(&format!("/v1/acquire/{name}?owner=o&lease=1s")).await;
-        // The recovery before may not be over.
+        // The previous recovery may still run.
         for name in &names {
             eventually(async || acquire(&clients[0], name).await.json["response"] == true).await;
         }
         let mut elsewhere = names.iter().cycle();
-        let trial =
-            tried(&format!("node {range} lost"), &clients, Wanted { names: 20, ..Wanted::default() }, async || {
+        let outcome = run_with_fault(
+            &format!("node {range} lost"),
+            &clients,
+            WorkloadConfig { names: 20, ..WorkloadConfig::default() },
+            async || {
                 cluster.master(range).stop();
                 eventually(async || {
-                    // What is on other nodes is granted all the while.
+                    // Locks on other nodes are granted during the failover.
                     let name = elsewhere.next().unwrap();
                     let granted = acquire(&clients[0], name).await;
                     assert_eq!(granted.json["response"], true, "{range}: {name}: {}", granted.text);
                     cluster.is_promoted(range)
                 })
                 .await;
-                // And while what the node had is recovered.
+                // And during the recovery of the lost node's shards.
                 for name in elsewhere.by_ref().take(20) {
                     let granted = acquire(&clients[1], name).await;
                     assert_eq!(granted.json["response"], true, "{range}: {name}: {}", granted.text);
                 }
-            })
-            .await;
-        assert!(trial.tally.recovering > 0, "{range}: {:?}", trial.tally);
+            },
+        )
+        .await;
+        assert!(outcome.tally.recovering > 0, "{range}: {:?}", outcome.tally);
         assert_held(&clients[1], &held).await;
         cluster.master(range).restart();
-        cluster.healed().await;
+        cluster.wait_until_healthy().await;
     }
-    // Whoever reads the log is not told of each shard.
-    for told in ["grants may have been forgotten", "long leases are back", "locks are granted again"] {
-        let logs = pods.each_ref().map(|pod| pod.log().lines().filter(|line| line.contains(told)).count());
-        assert!(logs.iter().sum::<usize>() < 24, "{told}: {logs:?}");
-        assert!(logs.iter().any(|lines| *lines > 0), "{told}: {logs:?}");
+    // The log has no line per shard.
+    for message in ["grants may be lost", "long leases are restored", "locks are granted again"] {
+        let logs = pods.each_ref().map(|pod| pod.log().lines().filter(|line| line.contains(message)).count());
+        assert!(logs.iter().sum::<usize>() < 24, "{message}: {logs:?}");
+        assert!(logs.iter().any(|lines| *lines > 0), "{message}: {logs:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_of_a_cluster_is_moved() {
+async fn cluster_slot_migrates() {
     let cluster = RedisCluster::start().await;
     let postgres = Postgres::database().await;
     let pods = [pod(&cluster.url(), &postgres).await, pod(&cluster.url(), &postgres).await];
     let clients = clients(&pods).await;
     let held = hold(&clients[0]).await;
-    // One of those that the holders want, and its shard.
+    // A lock that the workload uses, too, and its shard.
     let from = cluster.range_of_lock("any-lock-0");
     assert_eq!(clients[0].get("/v1/acquire/any-lock-0?owner=me&lease=60s").await.json["response"], true);
     let key = cluster.cli(from, &["KEYS", "*:l:-/any-lock-0"]).trim().to_owned();
-    let kept = async |client: &Client| client.get("/v1/heartbeat/any-lock-0?owner=me&lease=60s").await.json;
-    let before = kept(&clients[0]).await;
-    // Another of that shard, which nobody has.
+    let renew = async |client: &Client| client.get("/v1/heartbeat/any-lock-0?owner=me&lease=60s").await.json;
+    let before = renew(&clients[0]).await;
+    // An unused lock of the same shard.
     let mut others = (0..).map(|number| format!("other-{number}"));
     let other = others.find(|name| cluster.shard_of_lock(name) == cluster.shard_of_lock("any-lock-0")).unwrap();
-    let trial = tried("a slot moved", &clients, Wanted::default(), async || {
+    let outcome = run_with_fault("a slot moved", &clients, WorkloadConfig::default(), async || {
         cluster.move_slot(&key, from, (from + 1) % 3);
         let other = format!("/v1/acquire/{other}?lease=1s");
         eventually(async || clients[1].get(&other).await.json["reason"] == "recovering").await;
         for client in &clients {
-            eventually(async || kept(client).await["fencing_token"] == before["fencing_token"]).await;
+            eventually(async || renew(client).await["fencing_token"] == before["fencing_token"]).await;
         }
         assert_eq!(clients[1].get("/v1/release/any-lock-0?owner=me").await.json["response"], true);
         let answer = clients[1].get("/v1/acquire/any-lock-0?owner=you&lease=1s").await.json;
         assert_eq!(answer["reason"], "recovering", "{answer}");
     })
     .await;
-    assert_eq!(trial.tally.unavailable, 0, "whoever asked while it was moved was answered: {:?}", trial.tally);
-    // The other shards never stood still, and this one does not for ever.
-    assert!(trial.back_after < RECOVERY, "{:?}", trial.back_after);
+    assert_eq!(outcome.tally.unavailable, 0, "every request during the migration was answered: {:?}", outcome.tally);
+    // The other shards grant all the time, and this one after its recovery.
+    assert!(outcome.resumed_after < RECOVERY, "{:?}", outcome.resumed_after);
     eventually(async || clients[0].get("/v1/acquire/any-lock-0?owner=you&lease=60s").await.json["response"] == true)
         .await;
     assert_held(&clients[1], &held).await;

@@ -1,4 +1,4 @@
-//! The model: what the scripts do, in Rust, with no store and no script.
+//! The model: the rules of the scripts in Rust, without a store or a script.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,250 +9,257 @@ use jiff::Timestamp;
 use lockable::{
     lock::{
         AccountId, AcquireOutcome, Attempt, FencingToken, Grant, HeartbeatOutcome, Held, Holder, Lease, NotHeld,
-        Payment, RateStanding, Refusal, ReleaseOutcome,
+        RateCharge, RateStatus, Refusal, ReleaseOutcome,
     },
-    locks::{AcquireRequest, Answer, Claimant, HeartbeatRequest, LockId, Look, ReleaseRequest, RenewedLease, Turn},
+    locks::{
+        AcquireProgress, AcquireRequest, Claimant, HeartbeatRequest, LockKey, QueueState, ReleaseRequest, RenewedLease,
+        WithRate,
+    },
 };
 
 use super::{HELD_MAX, WAITING_MAX};
 
-const COLLECT: Duration = Duration::from_secs(5);
-const KEEP: Duration = Duration::from_secs(10);
-/// The longest lease that is not written down.
+const CLAIM_TIME: Duration = Duration::from_secs(5);
+const RESERVATION_TIME: Duration = Duration::from_secs(10);
+/// The longest lease that is not journaled.
 const SHORT: Lease = Lease::from_secs(60);
 
-/// The rules of the contract, once more and as plainly as possible.
+/// A second and simple implementation of the rules of locks and queues.
 #[derive(Default)]
 pub struct Model {
     pub now_us: u64,
     last_fence: u64,
-    locks: HashMap<LockId, Lock>,
-    /// The attempts with which each account waits, and when these are over.
+    locks: HashMap<LockKey, Lock>,
+    /// The waiting attempts of each account, by the time at which their wait ends.
     waiting: HashMap<AccountId, HashMap<String, Timestamp>>,
-    /// When what is known of those who wait is forgotten, as nobody has joined them.
-    waiting_kept_until: HashMap<AccountId, Timestamp>,
+    /// The expiry of an account's `waiting`, which each new attempt extends.
+    waiting_expires_at: HashMap<AccountId, Timestamp>,
     full_at_us: u64,
 }
 
 #[derive(Default)]
 struct Lock {
-    held: Option<Holding>,
-    line: VecDeque<Ticket>,
-    line_kept_until: Timestamp,
+    held: Option<CurrentGrant>,
+    queue: VecDeque<Entry>,
+    queue_expires_at: Timestamp,
 }
 
-struct Holding {
+struct CurrentGrant {
     claimant: Claimant,
     holder: Holder,
     attempt: String,
-    /// It has been collected, or was never waited for.
-    is_collected: bool,
-    /// The lease that its holder asked for last, if it did.
-    asked: Option<Lease>,
+    /// Whether the grant was claimed after its hand-over, or needed no claim.
+    is_claimed: bool,
+    /// The lease that its holder requested last, if any.
+    requested: Option<Lease>,
 }
 
-struct Ticket {
+struct Entry {
     request: AcquireRequest,
     attempt: String,
     state: State,
 }
 
-/// How a ticket stands.
+/// The state of a queue entry.
 #[derive(Clone, Copy, PartialEq)]
 enum State {
-    /// A request is open.
-    Waits,
-    /// None is, and the position is reserved until then.
+    /// Its request is open.
+    Queued,
+    /// It has no open request, and its position is reserved until this time.
     Reserved(Timestamp),
     /// Its owner has cancelled the request.
     Cancelled,
 }
 
-impl Ticket {
+impl Entry {
     fn is_of(&self, claimant: &Claimant, attempt: &str) -> bool {
         self.request.claimant == *claimant && (claimant.owner.is_some() || self.attempt == attempt)
     }
 }
 
 impl Model {
-    /// A model in which nothing is held.
+    /// A model without grants.
     pub fn at(now_us: u64) -> Self {
         Self { now_us, ..Self::default() }
     }
 
-    pub fn ask(&mut self, request: &AcquireRequest, attempt: Attempt, wait: Duration) -> Answer<Turn> {
-        let standing = match self.charge(&request.payment) {
-            Ok(standing) => standing,
-            Err((standing, retry_after)) => {
-                let outcome = Turn::Over(AcquireOutcome::Refused(Refusal::RateLimited { retry_after }));
-                return Answer { outcome, standing: Some(standing) };
+    pub fn acquire(&mut self, request: &AcquireRequest, attempt: Attempt, wait: Duration) -> WithRate<AcquireProgress> {
+        let rate = match self.charge(&request.charge) {
+            Ok(rate) => rate,
+            Err((rate, retry_after)) => {
+                let outcome = AcquireProgress::Done(AcquireOutcome::Refused(Refusal::RateLimited { retry_after }));
+                return WithRate { outcome, rate: Some(rate) };
             }
         };
-        Answer { outcome: self.ask_paid(request, &attempt.to_string(), wait), standing }
+        WithRate { outcome: self.acquire_paid(request, &attempt.to_string(), wait), rate }
     }
 
-    fn ask_paid(&mut self, request: &AcquireRequest, attempt: &str, wait: Duration) -> Turn {
+    fn acquire_paid(&mut self, request: &AcquireRequest, attempt: &str, wait: Duration) -> AcquireProgress {
         let AcquireRequest { lock, claimant, .. } = request;
-        // What asks for no more than the lock is not looked for in the queue.
-        let is_plain = wait.is_zero() && request.lease <= SHORT && request.payment == Payment::Paid;
-        let Some(holding) = self.settled(lock) else {
+        // The script does not read the queue for a short lease, without a wait, already paid.
+        let is_plain = wait.is_zero() && request.lease <= SHORT && request.charge == RateCharge::Done;
+        let Some(current) = self.current_grant(lock) else {
             if !is_plain {
-                self.drop_ticket(lock, claimant);
+                self.remove_entry(lock, claimant);
             }
-            return self.hold(request, attempt, None);
+            return self.make_grant(request, attempt, None);
         };
-        let is_own = holding.claimant == *claimant && claimant.owner.is_some();
-        let (fence, is_collected) = (holding.holder.fence, holding.is_collected);
+        let is_own = current.claimant == *claimant && claimant.owner.is_some();
+        let (fence, is_claimed) = (current.holder.fence, current.is_claimed);
         let held = self.held(lock);
         match is_own {
-            true if is_collected => {
-                self.drop_ticket(lock, claimant);
-                self.hold_on(request, fence, "")
+            true if is_claimed => {
+                self.remove_entry(lock, claimant);
+                self.regrant(request, fence, "")
             }
-            true => self.hold_handed_over(request, attempt, fence),
-            false if wait.is_zero() => Turn::Waiting(held),
-            false => match self.stand_in_line(request, attempt, wait) {
-                Ok(()) => Turn::Waiting(held),
-                Err(waiting) => Turn::Over(AcquireOutcome::Refused(Refusal::TooManyWaiting { waiting })),
+            true => self.grant_handed_over(request, attempt, fence),
+            false if wait.is_zero() => AcquireProgress::Waiting(held),
+            false => match self.enqueue(request, attempt, wait) {
+                Ok(()) => AcquireProgress::Waiting(held),
+                Err(waiting) => AcquireProgress::Done(AcquireOutcome::Refused(Refusal::TooManyWaiting { waiting })),
             },
         }
     }
 
-    pub fn collect(&mut self, request: &AcquireRequest, attempt: Attempt, is_over: bool) -> Turn {
+    pub fn claim(&mut self, request: &AcquireRequest, attempt: Attempt, is_over: bool) -> AcquireProgress {
         let AcquireRequest { lock, claimant, .. } = request;
         let attempt = attempt.to_string();
-        if self.is_cancelled(lock, claimant, &attempt) {
-            return Turn::Cancelled;
+        if self.consume_cancellation(lock, claimant, &attempt) {
+            return AcquireProgress::Cancelled;
         }
-        let mut is_held = false;
-        if let Some(holding) = self.settled(lock) {
-            is_held = true;
-            let (fence, is_own) = (holding.holder.fence, holding.claimant == *claimant);
-            let holding_attempt = holding.attempt.clone();
-            if is_own && !holding.is_collected && (holding.attempt == attempt || claimant.owner.is_some()) {
-                self.stop_waiting(claimant, &attempt);
-                return self.hold_handed_over(request, &attempt, fence);
+        let mut has_grant = false;
+        if let Some(current) = self.current_grant(lock) {
+            has_grant = true;
+            let (fence, is_own) = (current.holder.fence, current.claimant == *claimant);
+            let grant_attempt = current.attempt.clone();
+            if is_own && !current.is_claimed && (current.attempt == attempt || claimant.owner.is_some()) {
+                self.end_wait(claimant, &attempt);
+                return self.grant_handed_over(request, &attempt, fence);
             }
-            let is_collected_before = holding_attempt == attempt;
-            if is_own && (is_collected_before || claimant.owner.is_some()) {
-                self.stop_waiting(claimant, &attempt);
-                self.drop_ticket(lock, claimant);
-                let rest = self.held(lock).rest;
-                // The lease that the owner got by a later request is not shortened.
-                if !is_collected_before && rest > request.lease.as_duration() {
-                    let expires_at = self.now() + rest;
+            let is_claimed_before = grant_attempt == attempt;
+            if is_own && (is_claimed_before || claimant.owner.is_some()) {
+                self.end_wait(claimant, &attempt);
+                self.remove_entry(lock, claimant);
+                let remaining = self.held(lock).remaining;
+                // A longer lease that a later request of the owner received is not shortened.
+                if !is_claimed_before && remaining > request.lease.as_duration() {
+                    let expires_at = self.now() + remaining;
                     self.lock(lock).held.as_mut().unwrap().attempt.clear();
-                    return Turn::Over(AcquireOutcome::Again(Grant { fence, lease: request.lease, expires_at }));
+                    return AcquireProgress::Done(AcquireOutcome::Again(Grant {
+                        fence,
+                        lease: request.lease,
+                        expires_at,
+                    }));
                 }
-                return self.hold_on(request, fence, if is_collected_before { &attempt } else { "" });
+                return self.regrant(request, fence, if is_claimed_before { &attempt } else { "" });
             }
         }
-        let line = &self.lock(lock).line;
-        let stands = line.iter().any(|ticket| ticket.is_of(claimant, &attempt));
-        let is_replaced = line.iter().any(|ticket| ticket.is_of(claimant, &attempt) && ticket.attempt != attempt);
+        let queue = &self.lock(lock).queue;
+        let is_queued = queue.iter().any(|entry| entry.is_of(claimant, &attempt));
+        let is_replaced = queue.iter().any(|entry| entry.is_of(claimant, &attempt) && entry.attempt != attempt);
         if is_over {
-            self.leave(lock, claimant, &attempt);
+            self.leave_queue(lock, claimant, &attempt);
         } else {
-            self.stand_again(lock, claimant, &attempt);
+            self.requeue(lock, claimant, &attempt);
         }
-        if !is_held || !(stands || is_over) {
-            if !stands {
-                self.stop_waiting(claimant, &attempt);
+        if !has_grant || !(is_queued || is_over) {
+            if !is_queued {
+                self.end_wait(claimant, &attempt);
             }
-            return Turn::Gone;
+            return AcquireProgress::NotQueued;
         }
         let held = self.held(lock);
-        if is_replaced { Turn::Replaced(held) } else { Turn::Waiting(held) }
+        if is_replaced { AcquireProgress::Replaced(held) } else { AcquireProgress::Waiting(held) }
     }
 
-    /// Puts a ticket back that was handed the lock and did not collect it in time.
-    fn stand_again(&mut self, lock: &LockId, claimant: &Claimant, attempt: &str) {
-        let is_meant = |ticket: &&mut Ticket| {
-            ticket.is_of(claimant, attempt) && ticket.attempt == attempt && ticket.state != State::Waits
+    /// Returns an entry to the queue whose request did not claim the lock in time.
+    fn requeue(&mut self, lock: &LockKey, claimant: &Claimant, attempt: &str) {
+        let matches_request = |entry: &&mut Entry| {
+            entry.is_of(claimant, attempt) && entry.attempt == attempt && entry.state != State::Queued
         };
-        let Some(ticket) = self.lock(lock).line.iter_mut().find(is_meant) else { return };
-        ticket.state = State::Waits;
+        let Some(entry) = self.lock(lock).queue.iter_mut().find(matches_request) else { return };
+        entry.state = State::Queued;
         let now = self.now();
         let over = self.waiting.get(&claimant.account).and_then(|waiting| waiting.get(attempt));
-        let until = over.copied().unwrap_or(now).max(now) + KEEP;
-        let entry = self.lock(lock);
-        entry.line_kept_until = entry.line_kept_until.max(until);
+        let until = over.copied().unwrap_or(now).max(now) + RESERVATION_TIME;
+        let lock_state = self.lock(lock);
+        lock_state.queue_expires_at = lock_state.queue_expires_at.max(until);
     }
 
-    pub fn withdraw(&mut self, request: &AcquireRequest, attempt: Attempt) -> bool {
+    pub fn revert(&mut self, request: &AcquireRequest, attempt: Attempt) -> bool {
         let AcquireRequest { lock, claimant, .. } = request;
         let attempt = attempt.to_string();
-        self.forget_lapsed();
-        let holding = self.lock(lock).held.as_ref();
-        if holding.is_some_and(|held| held.claimant == *claimant && held.attempt == attempt) {
+        self.expire();
+        let current = self.lock(lock).held.as_ref();
+        if current.is_some_and(|held| held.claimant == *claimant && held.attempt == attempt) {
             self.lock(lock).held = None;
-            self.leave(lock, claimant, &attempt);
-            self.settled(lock);
+            self.leave_queue(lock, claimant, &attempt);
+            self.current_grant(lock);
             return true;
         }
-        self.leave(lock, claimant, &attempt)
+        self.leave_queue(lock, claimant, &attempt)
     }
 
-    pub fn look(&mut self, lock: &LockId) -> Look {
-        if self.settled(lock).is_none() {
-            return Look::Free;
+    pub fn poll_queue(&mut self, lock: &LockKey) -> QueueState {
+        if self.current_grant(lock).is_none() {
+            return QueueState::Free;
         }
-        self.sweep(lock);
-        let rest = self.held(lock).rest;
-        let Lock { held, line, .. } = self.lock(lock);
-        let to_collect = held.as_ref().filter(|held| !held.is_collected).map(|held| held.attempt.clone());
-        let waiting = line.iter().filter(|ticket| ticket.state == State::Waits).count();
-        Look::Held { rest, waiting, to_collect }
+        self.expire_reservations(lock);
+        let remaining = self.held(lock).remaining;
+        let Lock { held, queue, .. } = self.lock(lock);
+        let to_claim = held.as_ref().filter(|held| !held.is_claimed).map(|held| held.attempt.clone());
+        let waiting = queue.iter().filter(|entry| entry.state == State::Queued).count();
+        QueueState::Held { remaining, waiting, to_claim }
     }
 
-    pub fn heartbeat(&mut self, request: &HeartbeatRequest) -> Answer<HeartbeatOutcome> {
-        self.forget_lapsed();
-        let standing = match self.charge(&request.payment) {
-            Ok(standing) => standing,
-            Err((standing, retry_after)) => {
-                return Answer { outcome: HeartbeatOutcome::RateLimited { retry_after }, standing: Some(standing) };
+    pub fn heartbeat(&mut self, request: &HeartbeatRequest) -> WithRate<HeartbeatOutcome> {
+        self.expire();
+        let rate = match self.charge(&request.charge) {
+            Ok(rate) => rate,
+            Err((rate, retry_after)) => {
+                return WithRate { outcome: HeartbeatOutcome::RateLimited { retry_after }, rate: Some(rate) };
             }
         };
         let now = self.now();
         let outcome = match self.find(&request.lock, &request.claimant, request.fence) {
-            Ok(holding) if holding.is_collected => {
+            Ok(current) if current.is_claimed => {
                 let lease = match request.lease {
-                    RenewedLease::For(lease) => *holding.asked.insert(lease),
-                    RenewedLease::LastAsked { default, max } => holding.asked.unwrap_or(default).min(max),
+                    RenewedLease::For(lease) => *current.requested.insert(lease),
+                    RenewedLease::LastAsked { default, max } => current.requested.unwrap_or(default).min(max),
                 };
                 let expires_at = now + lease.as_duration();
-                holding.holder.expires_at = expires_at;
-                holding.attempt = String::new();
-                HeartbeatOutcome::Renewed(Grant { fence: holding.holder.fence, lease, expires_at })
+                current.holder.expires_at = expires_at;
+                current.attempt = String::new();
+                HeartbeatOutcome::Renewed(Grant { fence: current.holder.fence, lease, expires_at })
             }
             Ok(_) => HeartbeatOutcome::Refused(NotHeld::Free),
             Err(reason) => HeartbeatOutcome::Refused(reason),
         };
-        Answer { outcome, standing }
+        WithRate { outcome, rate }
     }
 
-    pub fn release(&mut self, request: &ReleaseRequest) -> Answer<ReleaseOutcome> {
+    pub fn release(&mut self, request: &ReleaseRequest) -> WithRate<ReleaseOutcome> {
         let ReleaseRequest { lock, claimant, .. } = request;
-        self.forget_lapsed();
-        let standing = match self.charge(&request.payment) {
-            Ok(standing) => standing,
-            Err((standing, retry_after)) => {
-                return Answer { outcome: ReleaseOutcome::RateLimited { retry_after }, standing: Some(standing) };
+        self.expire();
+        let rate = match self.charge(&request.charge) {
+            Ok(rate) => rate,
+            Err((rate, retry_after)) => {
+                return WithRate { outcome: ReleaseOutcome::RateLimited { retry_after }, rate: Some(rate) };
             }
         };
         let is_owners = self.lock(lock).held.as_ref().is_some_and(|held| held.claimant == *claimant);
         let outcome = match self.find(lock, claimant, request.fence) {
-            Ok(holding) if holding.is_collected || claimant.owner.is_some() => {
-                let is_waiters = !holding.is_collected;
+            Ok(current) if current.is_claimed || claimant.owner.is_some() => {
+                let is_waiters = !current.is_claimed;
                 if is_waiters {
-                    let attempt = holding.attempt.clone();
-                    self.stop_waiting(claimant, &attempt);
+                    let attempt = current.attempt.clone();
+                    self.end_wait(claimant, &attempt);
                 }
                 if is_waiters && request.fence.is_none() {
                     self.cancel(lock, claimant, true);
                 }
                 self.lock(lock).held = None;
-                self.settled(lock);
+                self.current_grant(lock);
                 ReleaseOutcome::Released
             }
             Ok(_) => ReleaseOutcome::Refused(NotHeld::Free),
@@ -261,215 +268,221 @@ impl Model {
         if !is_owners && claimant.owner.is_some() && request.fence.is_none() {
             self.cancel(lock, claimant, false);
         }
-        Answer { outcome, standing }
+        WithRate { outcome, rate }
     }
 
-    /// An owner that waits and releases does not want the lock any more.
-    fn cancel(&mut self, lock: &LockId, claimant: &Claimant, is_handed_over: bool) {
-        let line = &mut self.lock(lock).line;
-        let Some(at) = line.iter().position(|ticket| ticket.request.claimant == *claimant) else { return };
-        let attempt = line[at].attempt.clone();
-        if line[at].state == State::Waits || is_handed_over {
-            line[at].state = State::Cancelled;
+    /// Cancels the queued request of an owner that sends a release.
+    fn cancel(&mut self, lock: &LockKey, claimant: &Claimant, is_handed_over: bool) {
+        let queue = &mut self.lock(lock).queue;
+        let Some(at) = queue.iter().position(|entry| entry.request.claimant == *claimant) else { return };
+        let attempt = queue[at].attempt.clone();
+        if queue[at].state == State::Queued || is_handed_over {
+            queue[at].state = State::Cancelled;
         } else {
-            line.remove(at);
+            queue.remove(at);
         }
-        self.stop_waiting(claimant, &attempt);
+        self.end_wait(claimant, &attempt);
     }
 
-    fn is_cancelled(&mut self, lock: &LockId, claimant: &Claimant, attempt: &str) -> bool {
-        self.forget_lapsed();
-        let line = &mut self.lock(lock).line;
-        let is_meant = |ticket: &Ticket| {
-            ticket.is_of(claimant, attempt) && ticket.attempt == attempt && ticket.state == State::Cancelled
+    fn consume_cancellation(&mut self, lock: &LockKey, claimant: &Claimant, attempt: &str) -> bool {
+        self.expire();
+        let queue = &mut self.lock(lock).queue;
+        let matches_request = |entry: &Entry| {
+            entry.is_of(claimant, attempt) && entry.attempt == attempt && entry.state == State::Cancelled
         };
-        let Some(at) = line.iter().position(is_meant) else { return false };
-        line.remove(at);
-        self.stop_waiting(claimant, attempt);
+        let Some(at) = queue.iter().position(matches_request) else { return false };
+        queue.remove(at);
+        self.end_wait(claimant, attempt);
         true
     }
 
-    /// Forgets that an owner waits.
-    fn drop_ticket(&mut self, lock: &LockId, claimant: &Claimant) {
-        let line = &mut self.lock(lock).line;
-        let is_meant = |ticket: &Ticket| ticket.request.claimant == *claimant && claimant.owner.is_some();
-        if let Some(at) = line.iter().position(is_meant) {
-            let ticket = line.remove(at).unwrap();
-            self.stop_waiting(claimant, &ticket.attempt);
+    /// Removes an owner's entry.
+    fn remove_entry(&mut self, lock: &LockKey, claimant: &Claimant) {
+        let queue = &mut self.lock(lock).queue;
+        let matches_request = |entry: &Entry| entry.request.claimant == *claimant && claimant.owner.is_some();
+        if let Some(at) = queue.iter().position(matches_request) {
+            let entry = queue.remove(at).unwrap();
+            self.end_wait(claimant, &entry.attempt);
         }
     }
 
     fn find(
         &mut self,
-        lock: &LockId,
+        lock: &LockKey,
         claimant: &Claimant,
         fence: Option<FencingToken>,
-    ) -> Result<&mut Holding, NotHeld> {
-        let holding = self.lock(lock).held.as_mut().ok_or(NotHeld::Free)?;
-        let is_meant = holding.claimant == *claimant && fence.is_none_or(|fence| fence == holding.holder.fence);
-        if is_meant { Ok(holding) } else { Err(NotHeld::HeldByAnother) }
+    ) -> Result<&mut CurrentGrant, NotHeld> {
+        let current = self.lock(lock).held.as_mut().ok_or(NotHeld::Free)?;
+        let matches_request = current.claimant == *claimant && fence.is_none_or(|fence| fence == current.holder.fence);
+        if matches_request { Ok(current) } else { Err(NotHeld::HeldByAnother) }
     }
 
-    /// The holding of a lock, which the first in line has if nobody else.
-    fn settled(&mut self, lock: &LockId) -> Option<&Holding> {
-        self.forget_lapsed();
+    /// The grant of a lock, after the hand-over of a free lock to the first queued entry.
+    fn current_grant(&mut self, lock: &LockKey) -> Option<&CurrentGrant> {
+        self.expire();
         let now = self.now();
         while self.lock(lock).held.is_none() {
-            let line = &mut self.lock(lock).line;
-            let at = line.iter().position(|ticket| ticket.state == State::Waits)?;
-            let (request, attempt) = (line[at].request.clone(), line[at].attempt.clone());
+            let queue = &mut self.lock(lock).queue;
+            let at = queue.iter().position(|entry| entry.state == State::Queued)?;
+            let (request, attempt) = (queue[at].request.clone(), queue[at].attempt.clone());
             if request.claimant.owner.is_some() {
-                line[at].state = State::Reserved(now + COLLECT + KEEP);
+                queue[at].state = State::Reserved(now + CLAIM_TIME + RESERVATION_TIME);
             } else {
-                line.remove(at);
+                queue.remove(at);
             }
             let fence = self.next_fence();
-            let holder = self.holder(&request, fence, now + COLLECT);
-            let holding = Holding { claimant: request.claimant, holder, attempt, is_collected: false, asked: None };
-            self.lock(lock).held = Some(holding);
+            let holder = self.holder(&request, fence, now + CLAIM_TIME);
+            let current =
+                CurrentGrant { claimant: request.claimant, holder, attempt, is_claimed: false, requested: None };
+            self.lock(lock).held = Some(current);
         }
         self.lock(lock).held.as_ref()
     }
 
-    fn hold(&mut self, request: &AcquireRequest, attempt: &str, fence: Option<FencingToken>) -> Turn {
+    fn make_grant(&mut self, request: &AcquireRequest, attempt: &str, fence: Option<FencingToken>) -> AcquireProgress {
         let account = request.claimant.account;
         let of_account =
-            |lock: &&Lock| lock.held.as_ref().is_some_and(|held| held.is_collected && held.claimant.account == account);
+            |lock: &&Lock| lock.held.as_ref().is_some_and(|held| held.is_claimed && held.claimant.account == account);
         let held = self.locks.values().filter(of_account).count() as u64;
         if held >= HELD_MAX {
-            return Turn::Over(AcquireOutcome::Refused(Refusal::OverQuota { held }));
+            return AcquireProgress::Done(AcquireOutcome::Refused(Refusal::OverQuota { held }));
         }
         let fence = fence.unwrap_or_else(|| self.next_fence());
         let expires_at = self.now() + request.lease.as_duration();
         let holder = self.holder(request, fence, expires_at);
         let claimant = request.claimant.clone();
-        let holding = Holding {
+        let current = CurrentGrant {
             claimant,
             holder,
             attempt: attempt.to_owned(),
-            is_collected: true,
-            asked: request.is_lease_asked.then_some(request.lease),
+            is_claimed: true,
+            requested: request.is_lease_asked.then_some(request.lease),
         };
-        self.lock(&request.lock).held = Some(holding);
-        Turn::Over(AcquireOutcome::Granted(Grant { fence, lease: request.lease, expires_at }))
+        self.lock(&request.lock).held = Some(current);
+        AcquireProgress::Done(AcquireOutcome::Granted(Grant { fence, lease: request.lease, expires_at }))
     }
 
-    /// Who holds too many locks lets the next one have it.
-    fn hold_handed_over(&mut self, request: &AcquireRequest, attempt: &str, fence: FencingToken) -> Turn {
+    /// Claims a lock after its hand-over. At the account's quota, the lock goes to the next entry.
+    fn grant_handed_over(&mut self, request: &AcquireRequest, attempt: &str, fence: FencingToken) -> AcquireProgress {
         let AcquireRequest { lock, claimant, .. } = request;
         let before = self.lock(lock).held.as_ref().unwrap().attempt.clone();
-        self.stop_waiting(claimant, &before);
-        self.drop_ticket(lock, claimant);
-        let turn = self.hold(request, attempt, Some(fence));
-        if matches!(turn, Turn::Over(AcquireOutcome::Refused(_))) {
+        self.end_wait(claimant, &before);
+        self.remove_entry(lock, claimant);
+        let progress = self.make_grant(request, attempt, Some(fence));
+        if matches!(progress, AcquireProgress::Done(AcquireOutcome::Refused(_))) {
             self.lock(lock).held = None;
-            self.settled(lock);
+            self.current_grant(lock);
         }
-        turn
+        progress
     }
 
-    fn hold_on(&mut self, request: &AcquireRequest, fence: FencingToken, attempt: &str) -> Turn {
+    fn regrant(&mut self, request: &AcquireRequest, fence: FencingToken, attempt: &str) -> AcquireProgress {
         let expires_at = self.now() + request.lease.as_duration();
-        let holding = self.lock(&request.lock).held.as_mut().unwrap();
-        holding.holder.expires_at = expires_at;
-        holding.asked = request.is_lease_asked.then_some(request.lease).or(holding.asked);
-        attempt.clone_into(&mut holding.attempt);
+        let current = self.lock(&request.lock).held.as_mut().unwrap();
+        current.holder.expires_at = expires_at;
+        current.requested = request.is_lease_asked.then_some(request.lease).or(current.requested);
+        attempt.clone_into(&mut current.attempt);
         let grant = Grant { fence, lease: request.lease, expires_at };
-        Turn::Over(if attempt.is_empty() { AcquireOutcome::Again(grant) } else { AcquireOutcome::Granted(grant) })
+        AcquireProgress::Done(if attempt.is_empty() {
+            AcquireOutcome::Again(grant)
+        } else {
+            AcquireOutcome::Granted(grant)
+        })
     }
 
-    fn stand_in_line(&mut self, request: &AcquireRequest, attempt: &str, wait: Duration) -> Result<(), u64> {
+    fn enqueue(&mut self, request: &AcquireRequest, attempt: &str, wait: Duration) -> Result<(), u64> {
         let AcquireRequest { lock, claimant, .. } = request;
         let now = self.now();
-        self.sweep(lock);
-        let mut place = self.lock(lock).line.iter().position(|ticket| ticket.is_of(claimant, attempt));
-        let mut lost = None;
-        if let Some(at) = place {
-            let Ticket { attempt: before, state, .. } = &self.lock(lock).line[at];
+        self.expire_reservations(lock);
+        let mut index = self.lock(lock).queue.iter().position(|entry| entry.is_of(claimant, attempt));
+        let mut outdated = None;
+        if let Some(at) = index {
+            let Entry { attempt: before, state, .. } = &self.lock(lock).queue[at];
             let (before, state) = (before.clone(), *state);
-            self.stop_waiting(claimant, &before);
+            self.end_wait(claimant, &before);
             if state == State::Cancelled || matches!(state, State::Reserved(until) if until <= now) {
-                lost = place.take();
+                outdated = index.take();
             }
         }
         let waiting = self.waiting.entry(claimant.account).or_default();
-        // Only then, so that one that has lapsed can become a reservation that counts.
+        // Expired attempts are removed at the limit only, as in the script: an expired attempt
+        // can become a reservation, which counts.
         if waiting.len() as u64 >= WAITING_MAX {
             waiting.retain(|_, over| *over >= now);
             if waiting.len() as u64 >= WAITING_MAX {
                 return Err(waiting.len() as u64);
             }
         }
-        let kept_until = self.waiting_kept_until.entry(claimant.account).or_default();
+        let expires_at = self.waiting_expires_at.entry(claimant.account).or_default();
         if waiting.is_empty() {
-            *kept_until = Timestamp::default();
+            *expires_at = Timestamp::default();
         }
-        *kept_until = (*kept_until).max(now + wait + KEEP + KEEP);
-        waiting.insert(attempt.to_owned(), now + wait + KEEP);
-        let ticket = Ticket { request: request.clone(), attempt: attempt.to_owned(), state: State::Waits };
-        let entry = self.lock(lock);
-        if let Some(at) = lost {
-            entry.line.remove(at);
+        *expires_at = (*expires_at).max(now + wait + RESERVATION_TIME + RESERVATION_TIME);
+        waiting.insert(attempt.to_owned(), now + wait + RESERVATION_TIME);
+        let entry = Entry { request: request.clone(), attempt: attempt.to_owned(), state: State::Queued };
+        let lock_state = self.lock(lock);
+        if let Some(at) = outdated {
+            lock_state.queue.remove(at);
         }
-        if entry.line.is_empty() {
-            entry.line_kept_until = Timestamp::default();
+        if lock_state.queue.is_empty() {
+            lock_state.queue_expires_at = Timestamp::default();
         }
-        match place {
-            Some(place) => entry.line[place] = ticket,
-            None => entry.line.push_back(ticket),
+        match index {
+            Some(index) => lock_state.queue[index] = entry,
+            None => lock_state.queue.push_back(entry),
         }
-        entry.line_kept_until = entry.line_kept_until.max(now + wait + KEEP + KEEP);
+        lock_state.queue_expires_at = lock_state.queue_expires_at.max(now + wait + RESERVATION_TIME + RESERVATION_TIME);
         Ok(())
     }
 
-    fn leave(&mut self, lock: &LockId, claimant: &Claimant, attempt: &str) -> bool {
-        let until = self.now() + KEEP;
-        let line = &mut self.lock(lock).line;
-        let is_meant = |ticket: &Ticket| ticket.is_of(claimant, attempt) && ticket.attempt == attempt;
-        let Some(at) = line.iter().position(is_meant) else {
-            self.stop_waiting(claimant, attempt);
+    fn leave_queue(&mut self, lock: &LockKey, claimant: &Claimant, attempt: &str) -> bool {
+        let until = self.now() + RESERVATION_TIME;
+        let queue = &mut self.lock(lock).queue;
+        let matches_request = |entry: &Entry| entry.is_of(claimant, attempt) && entry.attempt == attempt;
+        let Some(at) = queue.iter().position(matches_request) else {
+            self.end_wait(claimant, attempt);
             return false;
         };
-        if claimant.owner.is_some() && line[at].state != State::Cancelled {
-            line[at].state = State::Reserved(until);
-            let is_open = line.iter().any(|ticket| ticket.state == State::Waits);
-            let reserved = line.iter().filter_map(|ticket| match ticket.state {
+        if claimant.owner.is_some() && queue[at].state != State::Cancelled {
+            queue[at].state = State::Reserved(until);
+            let is_open = queue.iter().any(|entry| entry.state == State::Queued);
+            let reserved = queue.iter().filter_map(|entry| match entry.state {
                 State::Reserved(until) => Some(until),
-                State::Waits | State::Cancelled => None,
+                State::Queued | State::Cancelled => None,
             });
-            // Nobody sweeps them when no request is open: they lapse by themselves.
+            // Without an open request, the entries expire with the last reservation.
             if let (false, Some(last)) = (is_open, reserved.max()) {
                 let until = last.max(self.now()) + Duration::from_secs(1);
-                self.lock(lock).line_kept_until = until;
+                self.lock(lock).queue_expires_at = until;
             }
             if let Some(over) = self.waiting.entry(claimant.account).or_default().get_mut(attempt) {
                 *over = until;
             }
             return true;
         }
-        let ticket = line.remove(at).unwrap();
-        self.stop_waiting(claimant, attempt);
-        ticket.state != State::Cancelled
+        let entry = queue.remove(at).unwrap();
+        self.end_wait(claimant, attempt);
+        entry.state != State::Cancelled
     }
 
-    /// Drops places that nobody has asked for in time.
-    fn sweep(&mut self, lock: &LockId) {
+    /// Removes expired reservations.
+    fn expire_reservations(&mut self, lock: &LockKey) {
         let now = self.now();
-        self.lock(lock).line.retain(|ticket| !matches!(ticket.state, State::Reserved(until) if until <= now));
+        self.lock(lock).queue.retain(|entry| !matches!(entry.state, State::Reserved(until) if until <= now));
     }
 
-    fn stop_waiting(&mut self, claimant: &Claimant, attempt: &str) {
+    fn end_wait(&mut self, claimant: &Claimant, attempt: &str) {
         self.waiting.entry(claimant.account).or_default().remove(attempt);
     }
 
-    fn lock(&mut self, lock: &LockId) -> &mut Lock {
+    fn lock(&mut self, lock: &LockKey) -> &mut Lock {
         self.locks.entry(lock.clone()).or_default()
     }
 
-    fn held(&self, lock: &LockId) -> Held {
+    fn held(&self, lock: &LockKey) -> Held {
         let holder = self.locks[lock].held.as_ref().unwrap().holder.clone();
-        let rest = Duration::try_from(holder.expires_at.duration_since(self.now())).unwrap();
-        Held { holder, rest }
+        let remaining = Duration::try_from(holder.expires_at.duration_since(self.now())).unwrap();
+        Held { holder, remaining }
     }
 
     fn holder(&self, request: &AcquireRequest, fence: FencingToken, expires_at: Timestamp) -> Holder {
@@ -491,39 +504,39 @@ impl Model {
     }
 
     /// A leaking bucket: it drains one request each interval, and holds a burst.
-    fn charge(&mut self, payment: &Payment) -> Result<Option<RateStanding>, (RateStanding, Duration)> {
-        let Payment::Due(due) = payment else { return Ok(None) };
+    fn charge(&mut self, charge: &RateCharge) -> Result<Option<RateStatus>, (RateStatus, Duration)> {
+        let RateCharge::InScript(due) = charge else { return Ok(None) };
         let interval_us = 1_000_000 / u64::from(due.rate.per_second);
         let backlog_us = self.full_at_us.saturating_sub(self.now_us);
-        let standing = |backlog_us: u64| RateStanding {
+        let status = |backlog_us: u64| RateStatus {
             rate: due.rate,
             remaining: due.rate.burst - backlog_us.div_ceil(interval_us) as u32,
             reset: Duration::from_micros(backlog_us),
         };
-        let room_us = interval_us * u64::from(due.rate.burst) - backlog_us;
-        if room_us < interval_us {
-            return Err((standing(backlog_us), Duration::from_micros(interval_us - room_us)));
+        let free_us = interval_us * u64::from(due.rate.burst) - backlog_us;
+        if free_us < interval_us {
+            return Err((status(backlog_us), Duration::from_micros(interval_us - free_us)));
         }
         self.full_at_us = self.now_us + backlog_us + interval_us;
-        Ok(Some(standing(backlog_us + interval_us)))
+        Ok(Some(status(backlog_us + interval_us)))
     }
 
-    fn forget_lapsed(&mut self) {
+    fn expire(&mut self) {
         let now = self.now();
         for lock in self.locks.values_mut() {
             if lock.held.as_ref().is_some_and(|held| held.holder.expires_at < now) {
                 lock.held = None;
             }
-            // Nobody asks for that long.
-            if lock.line_kept_until < now {
-                lock.line.clear();
+            // No request has extended the queue's lifetime.
+            if lock.queue_expires_at < now {
+                lock.queue.clear();
             }
-            if lock.line.is_empty() {
-                lock.line_kept_until = Timestamp::default();
+            if lock.queue.is_empty() {
+                lock.queue_expires_at = Timestamp::default();
             }
         }
         for (account, waiting) in &mut self.waiting {
-            if self.waiting_kept_until.get(account).is_some_and(|until| *until < now) {
+            if self.waiting_expires_at.get(account).is_some_and(|until| *until < now) {
                 waiting.clear();
             }
         }

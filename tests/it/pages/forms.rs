@@ -1,4 +1,4 @@
-//! Forms: none is heeded that was not made for the browser that sends it.
+//! Forms: CSRF protection, sessions, isolation of accounts, escaping.
 
 use super::open_cluster;
 use crate::support::{
@@ -6,7 +6,7 @@ use crate::support::{
     page::{PASSWORD, PageClient},
 };
 
-/// Every form that the pages have, with fields that would do something.
+/// Every form of the pages, with valid fields.
 const FORMS: &[(&str, &[(&str, &str)])] = &[
     ("/account/sign-in", &[("email", "ana@example.com"), ("password", PASSWORD)]),
     ("/account/sign-up", &[("email", "eve@example.com"), ("password", PASSWORD)]),
@@ -25,7 +25,7 @@ const FORMS: &[(&str, &[(&str, &str)])] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_form_is_heeded_without_what_was_made_for_its_browser() {
+async fn forms_require_the_csrf_token_of_their_browser() {
     let cluster = open_cluster().await;
     let origin = cluster.pods[0].origin();
     let mut ana = PageClient::member(&origin, "ana@example.com").await;
@@ -38,7 +38,7 @@ async fn no_form_is_heeded_without_what_was_made_for_its_browser() {
     let made = cluster.operator(&["account", "reset-password", "ana@example.com"]).await;
     let link = made["link"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
 
-    // Of another browser: what it was given is good for itself alone.
+    // CSRF tokens of another browser, from a session and from a visit.
     let mut eve = PageClient::member(&origin, "eve-herself@example.com").await;
     let of_eve = eve.get("/account/security").await.csrf();
     let of_her_visit = eve.get("/account/sign-in").await.csrf();
@@ -52,7 +52,7 @@ async fn no_form_is_heeded_without_what_was_made_for_its_browser() {
             answer.assert_shows(403, &["This form was not made for this browser"]);
         }
     }
-    // Nothing was done.
+    // No form had an effect.
     assert_eq!(client.get("/v1/heartbeat/held").await.json["response"], true);
     let page = ana.get("/account/tokens").await;
     assert!(page.text.contains("first") && !page.text.contains("stolen"), "{}", page.text);
@@ -61,26 +61,26 @@ async fn no_form_is_heeded_without_what_was_made_for_its_browser() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ended_session_does_nothing_more() {
+async fn ended_session_cannot_act() {
     let cluster = open_cluster().await;
     let origin = cluster.pods[0].origin();
     let mut ana = PageClient::member(&origin, "ana@example.com").await;
     let csrf = ana.get("/account/security").await.csrf();
     let replayed = ana.clone();
-    assert_eq!(ana.send("/account/sign-out", &[]).await.to(), "/account/sign-in?after=sign-out");
+    assert_eq!(ana.send("/account/sign-out", &[]).await.redirect_target(), "/account/sign-in?after=sign-out");
     assert!(ana.cookies.is_empty(), "{:?}", ana.cookies);
 
     let mut ended = replayed.clone();
     for path in ["/account/locks", "/account/locks/live", "/account/tokens", "/account/plan", "/account/audit.csv"] {
-        assert!(ended.get(path).await.to().starts_with("/account/sign-in?to="), "{path}");
+        assert!(ended.get(path).await.redirect_target().starts_with("/account/sign-in?to="), "{path}");
     }
     let fields = [("csrf", &*csrf), ("label", "late"), ("scope", "lock"), ("namespace", "public")];
-    assert_eq!(ended.post("/account/tokens", &fields).await.to(), "/account/sign-in");
+    assert_eq!(ended.post("/account/tokens", &fields).await.redirect_target(), "/account/sign-in");
     assert_eq!(ana.sign_in("ana@example.com", PASSWORD).await.status, 303);
     assert!(!ana.get("/account/tokens").await.text.contains("late"));
-    assert_ne!(ana.cookies, replayed.cookies, "each session has a name of its own");
+    assert_ne!(ana.cookies, replayed.cookies, "each session has its own secret");
 
-    // Another one ends it, and a password that was changed ends all others.
+    // Another session can end a session, and a new password ends all other sessions.
     let mut other = PageClient::new(&origin);
     other.sign_in("ana@example.com", PASSWORD).await;
     let page = ana.get("/account/security").await;
@@ -97,7 +97,7 @@ async fn an_ended_session_does_nothing_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_too_many_sessions_the_oldest_end() {
+async fn oldest_sessions_end_above_the_limit() {
     let cluster = open_cluster().await;
     let origin = cluster.pods[0].origin();
     let mut first = PageClient::member(&origin, "ana@example.com").await;
@@ -108,7 +108,7 @@ async fn of_too_many_sessions_the_oldest_end() {
     assert_eq!(last.sign_in("ana@example.com", PASSWORD).await.status, 303);
     assert!(cluster.postgres.query("SELECT 'there are ' || COUNT(*) FROM sessions").unwrap().contains("there are 100"));
     assert_eq!((first.get("/account/locks").await.status, last.get("/account/locks").await.status), (303, 200));
-    // And what is old ends by itself.
+    // Old and unused sessions end by themselves.
     for column in ["created_at = 1", "seen_at = 1"] {
         let mut ana = PageClient::new(&origin);
         assert_eq!(ana.sign_in("ana@example.com", PASSWORD).await.status, 303);
@@ -118,7 +118,7 @@ async fn of_too_many_sessions_the_oldest_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_of_another_account_is_out_of_reach() {
+async fn data_of_another_account_is_inaccessible() {
     let cluster = open_cluster().await;
     let origin = cluster.pods[0].origin();
     let mut ana = PageClient::member(&origin, "ana@example.com").await;
@@ -148,7 +148,7 @@ async fn what_is_of_another_account_is_out_of_reach() {
     );
     let session = ana.get("/account/audit").await.between("session</span> <bdi>", "</bdi>").to_owned();
     assert_eq!(eve.send("/account/security/sessions", &[("session", &session)]).await.status, 404);
-    // What was done is on record a moment later.
+    // The history is written a moment later.
     crate::support::eventually(async || {
         let history = ana.get("/account/locks/history?namespace=public&name=shared").await.text;
         history.contains("secret-plan") && ana.get("/account/plan").await.text.contains("1 acquired")
@@ -174,7 +174,7 @@ async fn what_is_of_another_account_is_out_of_reach() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn markup_is_shown_as_it_was_written() {
+async fn user_markup_is_escaped() {
     const MARKUP: &str = "<script>alert(1)</script>\"'><img/src=x>&amp;";
     const OWNER: &str = "<script>alert(1)</script>\"'><img/src=x>";
     let pod = Pod::start().await;
@@ -214,9 +214,9 @@ async fn markup_is_shown_as_it_was_written() {
     ] {
         let page = ana.get(path).await;
         for tag in ["<script>", "<img", "<i>", "<b>@"] {
-            assert!(!page.text.contains(tag), "{tag} stands in {path}: {}", page.text);
+            assert!(!page.text.contains(tag), "{path} contains {tag}: {}", page.text);
         }
-        assert!(!page.text.contains("=\"/account\">&#60;"), "an attribute is left early");
+        assert!(!page.text.contains("=\"/account\">&#60;"), "markup ends an attribute early");
     }
     let complaint = ana.send("/account/sign-up", &[("email", MARKUP), ("password", "short")]).await;
     assert!(!complaint.text.contains("<script>"), "{}", complaint.text);

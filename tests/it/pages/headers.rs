@@ -1,9 +1,9 @@
-//! What keeps a page to itself.
+//! Security headers of the pages.
 
 use crate::support::{Pod, client::http_client, dev_cert, page::PageClient};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_page_says_what_it_may_load_and_who_may_frame_it() {
+async fn every_page_has_a_strict_content_security_policy() {
     let pod = Pod::start().await;
     let mut member = PageClient::member(&pod.origin(), "ana@example.com").await;
     for path in [
@@ -38,7 +38,7 @@ async fn every_page_says_what_it_may_load_and_who_may_frame_it() {
             assert_eq!(page.header(name), Some(value), "{path}: {name}");
         }
         assert_eq!(page.header("strict-transport-security"), None, "{path}");
-        // Nothing stands in a page that the policy would stop.
+        // No page contains anything that the policy would block.
         for part in ["<script>", "<style", " style=", " onclick=", "javascript:", "src=\"http", "href=\"//"] {
             assert!(!page.text.contains(part), "{path} has {part}");
         }
@@ -55,7 +55,7 @@ async fn every_page_says_what_it_may_load_and_who_may_frame_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_tls_browsers_are_told_to_come_by_nothing_else() {
+async fn tls_server_sends_hsts() {
     let certificate = dev_cert().await;
     let pod = Pod::builder().tls(&certificate).start().await;
     let bytes = std::fs::read(&certificate.cert).unwrap();
@@ -68,7 +68,7 @@ async fn behind_tls_browsers_are_told_to_come_by_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_that_is_trusted_says_how_the_client_came() {
+async fn trusted_proxy_sets_the_scheme_of_the_client() {
     let pod = Pod::builder().env("LOCKABLE_TRUSTED_PROXIES", "127.0.0.1/32").start().await;
     let mut client = PageClient::new(&pod.origin()).with_field("x-forwarded-proto", "https");
     let page = client.get("/").await;
@@ -78,11 +78,11 @@ async fn a_proxy_that_is_trusted_says_how_the_client_came() {
     let stranger = Pod::start().await;
     let mut client = PageClient::new(&stranger.origin()).with_field("x-forwarded-proto", "https");
     let page = client.get("/").await;
-    assert_eq!(page.header("strict-transport-security"), None, "nobody vouches for the field");
+    assert_eq!(page.header("strict-transport-security"), None, "an untrusted client sets the header");
     assert!(page.text.contains("curl -u $TOKEN: http://127.0.0.1"), "{}", page.text);
 
     let public = Pod::builder().env("LOCKABLE_PUBLIC_URL", "https://locks.example.com").start().await;
     let page = PageClient::new(&public.origin()).get("/").await;
-    assert!(page.header("strict-transport-security").is_some(), "the operator says so");
+    assert!(page.header("strict-transport-security").is_some(), "the public URL is HTTPS");
     assert!(page.text.contains("curl -u $TOKEN: https://locks.example.com/v1/acquire"), "{}", page.text);
 }

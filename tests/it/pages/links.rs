@@ -1,4 +1,4 @@
-//! Links that work once: invitations, and new passwords.
+//! One-time links: invitations and password resets.
 
 use crate::support::{
     Cluster, Pod,
@@ -11,7 +11,7 @@ fn path(link: &serde_json::Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_invitation_makes_one_account_on_its_plan() {
+async fn invitation_creates_one_account_on_its_plan() {
     let cluster = Cluster::start(1).await;
     let origin = cluster.pods[0].origin();
     let made = cluster
@@ -22,18 +22,18 @@ async fn an_invitation_makes_one_account_on_its_plan() {
     let mut ana = PageClient::new(&origin);
     let csrf = ana.get(&link).await.csrf();
     let weak = ana.post(&link, &[("csrf", &csrf), ("email", "ana@example.com"), ("password", "short")]).await;
-    weak.assert_shows(400, &["15 characters at least"]);
+    weak.assert_shows(400, &["at least 15 characters"]);
     let sent = [("csrf", &*csrf), ("email", "ana@example.com"), ("password", PASSWORD)];
-    assert_eq!(ana.post(&link, &sent).await.to(), "/account/sign-in?after=sign-up");
+    assert_eq!(ana.post(&link, &sent).await.redirect_target(), "/account/sign-in?after=sign-up");
     assert_eq!(ana.sign_in("ana@example.com", PASSWORD).await.status, 303);
     ana.get("/account/plan").await.assert_shows(200, &["<strong>business</strong>"]);
     let csrf = ana.get("/account/sign-in").await.csrf();
     let sent = [("csrf", &*csrf), ("email", "eve@example.com"), ("password", PASSWORD)];
     for answer in [ana.get(&link).await, ana.post(&link, &sent).await, ana.get("/account/link/0").await] {
-        answer.assert_shows(404, &["has been used, or it is too old"]);
+        answer.assert_shows(404, &["was used already or has expired"]);
     }
 
-    // For one address, whatever else is sent.
+    // An invitation for one address ignores the submitted one.
     let link = path(&cluster.operator(&["account", "invite", "--email", "bob@example.com"]).await);
     let mut bob = PageClient::new(&origin);
     let page = bob.get(&link).await;
@@ -42,18 +42,18 @@ async fn an_invitation_makes_one_account_on_its_plan() {
     bob.post(&link, &[("csrf", &csrf), ("email", "eve@example.com"), ("password", PASSWORD)]).await;
     assert_eq!(bob.sign_in("eve@example.com", PASSWORD).await.status, 403);
     assert_eq!(bob.sign_in("bob@example.com", PASSWORD).await.status, 303);
-    bob.get("/account/plan").await.assert_shows(200, &["<strong>hobbyist</strong>", "take the plan business"]);
+    bob.get("/account/plan").await.assert_shows(200, &["<strong>hobbyist</strong>", "require the plan business"]);
 
     let (code, _, complaint) = cluster.pods[0].run(&["account", "invite", "--email", "bob@example.com"]).await;
     assert_eq!((code, complaint.contains("already")), (Some(1), true), "{complaint}");
     let (code, _, complaint) = cluster.pods[0].run(&["account", "invite", "--valid", "31d"]).await;
     assert_eq!(code, Some(2), "{complaint}");
     let (code, _, complaint) = cluster.pods[0].run(&["account", "invite", "--valid", "721h"]).await;
-    assert!(code == Some(2) && complaint.contains("30 days at most"), "{complaint}");
+    assert!(code == Some(2) && complaint.contains("at most 30 days"), "{complaint}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_link_gives_an_account_another_password_once() {
+async fn password_link_works_once() {
     let cluster = Cluster::start(1).await;
     let origin = cluster.pods[0].origin();
     let account = cluster.account("business").await;
@@ -61,27 +61,27 @@ async fn a_link_gives_an_account_another_password_once() {
     let mut ana = PageClient::new(&origin);
     let csrf = ana.get(&first).await.csrf();
     assert_eq!(
-        ana.post(&first, &[("csrf", &csrf), ("password", PASSWORD)]).await.to(),
+        ana.post(&first, &[("csrf", &csrf), ("password", PASSWORD)]).await.redirect_target(),
         "/account/sign-in?after=password"
     );
     assert_eq!(ana.sign_in(&account.email, PASSWORD).await.status, 303);
     assert_eq!(ana.get(&first).await.status, 404);
 
-    // A second one signs everybody out who knew the first password.
+    // A second reset ends all sessions of the first password.
     let second = path(&cluster.operator(&["account", "reset-password", &account.email]).await);
     let mut other = PageClient::new(&origin);
     let csrf = other.get(&second).await.csrf();
     other.post(&second, &[("csrf", &csrf), ("password", "five anchors under Bern")]).await;
     assert_eq!(ana.get("/account/locks").await.status, 303);
     assert_eq!(ana.sign_in(&account.email, PASSWORD).await.status, 403);
-    // One that is too old is as good as none.
+    // An expired link returns 404.
     let short = path(&cluster.operator(&["account", "reset-password", &account.email, "--valid", "1ms"]).await);
     crate::support::eventually(async || other.get(&short).await.status == 404).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_start_shows_a_way_to_the_page() {
-    // As in a container.
+async fn first_start_creates_a_password_link() {
+    // The listen address of a container.
     let pod = Pod::builder().env("LOCKABLE_LISTEN", "0.0.0.0:0").start().await;
     let (token, text) = (pod.first_token(), pod.first_account());
     let link = text.lines().map(str::trim).find(|line| line.contains("/account/link/")).unwrap();

@@ -1,4 +1,4 @@
-//! Tokens, namespaces, the lease, and the end of an account.
+//! Tokens, namespaces, the default lease, and the deletion of an account.
 
 use super::open_cluster;
 use crate::support::{
@@ -7,14 +7,14 @@ use crate::support::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_does_what_it_was_made_for_and_can_be_rotated_and_revoked() {
+async fn token_is_limited_to_its_scopes_and_can_be_rotated_and_revoked() {
     let cluster = open_cluster().await;
     let pod = &cluster.pods[0];
     let mut ana = PageClient::member(&pod.origin(), "ana@example.com").await;
     for (fields, complaint) in [
-        (vec![("label", ""), ("scope", "lock"), ("namespace", "public")], "The label cannot be used"),
-        (vec![("label", "a"), ("namespace", "public")], "choose what it may do"),
-        (vec![("label", "a")], "The form has"),
+        (vec![("label", ""), ("scope", "lock"), ("namespace", "public")], "Invalid name"),
+        (vec![("label", "a"), ("namespace", "public")], "Select at least one scope"),
+        (vec![("label", "a")], "The form is invalid"),
     ] {
         ana.send("/account/tokens", &fields).await.assert_shows(400, &[complaint]);
     }
@@ -23,28 +23,32 @@ async fn a_token_does_what_it_was_made_for_and_can_be_rotated_and_revoked() {
     assert_eq!(client.get("/v1/acquire/a").await.json["response"], true);
     client.request("DELETE", "/v1/locks/a", &[]).await.assert_problem(403, "scope-missing");
     let page = ana.get("/account/tokens").await;
-    page.assert_shows(200, &["deploy", "<td data-name=\"May\">lock</td>"]);
-    assert!(!page.text.contains(&token), "it is shown once");
+    page.assert_shows(200, &["deploy", "<td data-name=\"Scopes\">lock</td>"]);
+    assert!(!page.text.contains(&token), "the token is shown once");
 
-    // Rotated, both work for a while, and hold the same locks.
+    // After a rotation both tokens work for a while and own the same locks.
     let id = page.between("/account/tokens/", "/rotate").to_owned();
     let rotated = ana.send(&format!("/account/tokens/{id}/rotate"), &[("old", "hour")]).await;
-    rotated.assert_shows(200, &["The one before works until"]);
+    rotated.assert_shows(200, &["The old token expires at"]);
     let second = rotated.between("class=\"secret\"><code>", "</code>").to_owned();
     for token in [&token, &second] {
         assert_eq!(pod.client(token).get("/v1/heartbeat/a").await.json["response"], true);
     }
-    ana.get("/account/tokens").await.assert_shows(200, &["ends in "]);
-    // Its hour is over.
+    ana.get("/account/tokens").await.assert_shows(200, &["expires in "]);
+    // The former token expires.
     let id = ana.get("/account/tokens").await.between("/account/tokens/", "/rotate").to_owned();
     let soon = "expires_at = (EXTRACT(EPOCH FROM now()) * 1000)::BIGINT + 3000";
     cluster.postgres.query(&format!("UPDATE tokens SET {soon} WHERE expires_at IS NOT NULL")).unwrap();
     cluster.postgres.query("UPDATE accounts SET revision = (SELECT seq + 1 FROM revision)").unwrap();
     cluster.postgres.query("UPDATE revision SET seq = seq + 1").unwrap();
-    // Servers keep what they know of it, and know when it ends.
+    // Servers cache the token together with its expiry.
     client.get("/v1/heartbeat/a").await;
     eventually(async || client.get("/v1/heartbeat/a").await.status == 401).await;
-    assert_eq!(ana.send(&format!("/account/tokens/{id}/rotate"), &[("old", "now")]).await.status, 404, "it has ended");
+    assert_eq!(
+        ana.send(&format!("/account/tokens/{id}/rotate"), &[("old", "now")]).await.status,
+        404,
+        "the token has expired"
+    );
 
     let id = ana.get("/account/tokens").await.between("/account/tokens/", "/rotate").to_owned();
     assert_eq!(ana.send(&format!("/account/tokens/{id}/rotate"), &[("old", "later")]).await.status, 400);
@@ -59,7 +63,7 @@ async fn a_token_does_what_it_was_made_for_and_can_be_rotated_and_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn namespaces_come_and_go_when_they_are_empty() {
+async fn namespaces_are_created_and_removed_when_empty() {
     let cluster = open_cluster().await;
     let pod = &cluster.pods[0];
     let mut ana = PageClient::member(&pod.origin(), "ana@example.com").await;
@@ -79,23 +83,25 @@ async fn namespaces_come_and_go_when_they_are_empty() {
 
     ana.send("/account/namespaces/remove", &[("name", "team")]).await.assert_shows(400, &["Locks are held"]);
     client.get("/v1/release/inside").await;
-    ana.send("/account/namespaces/remove", &[("name", "team")]).await.assert_shows(400, &["1 tokens have their locks"]);
+    ana.send("/account/namespaces/remove", &[("name", "team")])
+        .await
+        .assert_shows(400, &["is the default of 1 tokens"]);
     let id = ana.get("/account/tokens").await.between("/account/tokens/", "/rotate").to_owned();
     ana.send(&format!("/account/tokens/{id}/revoke"), &[]).await;
     assert_eq!(ana.send("/account/namespaces/remove", &[("name", "team")]).await.status, 303);
     assert_eq!(ana.get("/account/locks?namespace=team").await.status, 404);
 
-    // What the plan lacks is said, and refused.
+    // The page names the missing features of the plan, and the server rejects their use.
     cluster.operator(&["account", "set-plan", "ana@example.com", "hobbyist"]).await;
     ana.get("/account/plan")
         .await
-        .assert_shows(200, &["take the plan business", "Another one takes the plan business"]);
+        .assert_shows(200, &["Private namespaces require the plan business", "Other leases require the plan business"]);
     ana.send("/account/namespaces", &[("name", "other")]).await.assert_shows(400, &["no private namespaces"]);
     ana.send("/account/plan/lease", &[("lease", "5m")]).await.assert_shows(400, &["has leases from"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_lease_is_set_and_what_was_done_is_counted() {
+async fn default_lease_is_set_and_usage_is_counted() {
     let cluster = open_cluster().await;
     let pod = &cluster.pods[0];
     let mut ana = PageClient::member(&pod.origin(), "ana@example.com").await;
@@ -103,7 +109,7 @@ async fn the_lease_is_set_and_what_was_done_is_counted() {
     let client = pod.client(&token);
     assert_eq!(ana.send("/account/plan/lease", &[("lease", "5m")]).await.status, 303);
     eventually(async || client.get("/v1/account").await.json["lease_ms"] == 300_000).await;
-    ana.send("/account/plan/lease", &[("lease", "soon")]).await.assert_shows(400, &["This is no lease"]);
+    ana.send("/account/plan/lease", &[("lease", "soon")]).await.assert_shows(400, &["Invalid lease"]);
     ana.send("/account/plan/lease", &[("lease", "25h")]).await.assert_shows(400, &["has leases from"]);
     assert_eq!(ana.send("/account/plan/lease", &[("lease", "")]).await.status, 303);
     eventually(async || client.get("/v1/account").await.json["lease_ms"] == 60_000).await;
@@ -115,13 +121,13 @@ async fn the_lease_is_set_and_what_was_done_is_counted() {
     eventually(async || client.get("/v1/heartbeat/counted").await.status == 429).await;
     eventually(async || {
         let page = ana.get("/account/plan").await.text;
-        page.contains("1 acquired") && page.contains("2 refused") && !page.contains("0 over the rate")
+        page.contains("1 acquired") && page.contains("2 refused") && !page.contains("0 rate-limited")
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_account_takes_with_it_what_it_says() {
+async fn account_deletion_removes_what_its_page_lists() {
     let cluster = open_cluster().await;
     let pod = &cluster.pods[0];
     let mut ana = PageClient::member(&pod.origin(), "ana@example.com").await;
@@ -131,13 +137,13 @@ async fn a_deleted_account_takes_with_it_what_it_says() {
     assert_eq!(client.get("/v1/acquire/last?lease=1h").await.json["response"], true);
     ana.get("/account/security/delete")
         .await
-        .assert_shows(200, &["tokens in force: 1", "it holds: 1", "namespaces: 1"]);
+        .assert_shows(200, &["active tokens: 1", "held locks: 1", "namespaces: 1"]);
     let wrong = ana.send("/account/security/delete", &[("password", "not the password")]).await;
-    wrong.assert_shows(400, &["not the password that the account has"]);
+    wrong.assert_shows(400, &["Wrong password"]);
     assert_eq!(client.get("/v1/heartbeat/last").await.json["response"], true);
 
     assert_eq!(
-        ana.send("/account/security/delete", &[("password", PASSWORD)]).await.to(),
+        ana.send("/account/security/delete", &[("password", PASSWORD)]).await.redirect_target(),
         "/account/sign-in?after=deleted"
     );
     assert_eq!(ana.get("/account/locks").await.status, 303);
@@ -151,7 +157,7 @@ async fn a_deleted_account_takes_with_it_what_it_says() {
     }
     let accounts = cluster.operator(&["account", "list"]).await;
     assert_eq!(accounts.as_array().unwrap().len(), 1, "{accounts}");
-    // The address can be used again, by a new account.
+    // A new account can use the address.
     let mut again = PageClient::member(&pod.origin(), "ana@example.com").await;
     assert!(!again.get("/account/audit").await.text.contains("lock.break"));
 }

@@ -1,12 +1,13 @@
-//! The position of an owner whose request has ended: it orders, and never holds up.
+//! Reservations: the position of an owner without an open request. A reservation orders the queue,
+//! and never delays it.
 
 use std::time::{Duration, Instant};
 
-use super::{SLACK, assert_granted, assert_refused, release, stand_in_line, waiting};
+use super::{SLACK, assert_granted, assert_refused, enqueue, release, waiting};
 use crate::support::{Client, Cluster, Pod, eventually};
 
-/// The embedded server, and one on Redis: a client of each, on a plan that lets ten
-/// requests wait.
+/// Starts an embedded server and one on Redis. Returns a client of each, on a plan with ten
+/// waiters.
 async fn both() -> (Pod, Cluster, [Client; 2]) {
     let (embedded, cluster) = (Pod::start().await, Cluster::start(1).await);
     for pod in [&embedded, &cluster.pods[0]] {
@@ -20,7 +21,7 @@ async fn both() -> (Pod, Cluster, [Client; 2]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_with_short_waits_never_keep_a_free_lock_from_each_other() {
+async fn reservations_never_block_a_free_lock() {
     let (_embedded, _cluster, clients) = both().await;
     for client in clients {
         assert_granted(&client.get("/v1/acquire/flow?owner=holder&lease=2s").await);
@@ -33,21 +34,21 @@ async fn jobs_with_short_waits_never_keep_a_free_lock_from_each_other() {
                 granted += 1;
                 client.get(&format!("/v1/release/flow?owner=job-{number}")).await;
             } else {
-                assert!(!free, "nobody holds it: {}", job.text);
+                assert!(!free, "the lock is free: {}", job.text);
                 assert_refused(&job, "timed_out");
-                // Who was refused does not hold it.
+                // A refused job does not hold the lock.
                 let shown = client.get("/v1/locks/flow").await;
                 assert!(shown.json["holder"]["owner"] == "holder" || shown.json["held"] == false, "{}", shown.text);
             }
         }
         assert!(granted >= 4, "{granted}");
-        // Nor is it kept from those who do not wait.
+        // Nor does a reservation block a request that does not wait.
         assert_granted(&client.get("/v1/acquire/flow?owner=plain").await);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reservation_counts_as_a_request_that_waits() {
+async fn reservation_counts_as_a_queued_request() {
     let (_embedded, _cluster, clients) = both().await;
     for client in clients {
         assert_granted(&client.get("/v1/acquire/quota?owner=holder").await);
@@ -60,7 +61,7 @@ async fn a_reservation_counts_as_a_request_that_waits() {
         }
         assert_eq!(waiting(&client, "quota").await, 10);
         assert_eq!(client.get("/v1/account").await.json["requests_waiting"], 10);
-        // Who has a position can go on waiting.
+        // An owner with a reservation can wait again.
         assert_refused(&client.get("/v1/acquire/quota?owner=job-3&wait=1ms").await, "timed_out");
         eventually(async || client.get("/v1/account").await.json["requests_waiting"] == 0).await;
         assert_refused(&client.get("/v1/acquire/quota?owner=another&wait=1ms").await, "timed_out");
@@ -68,15 +69,19 @@ async fn a_reservation_counts_as_a_request_that_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_comes_back_in_time_stands_where_it_stood() {
+async fn owner_that_returns_in_time_keeps_its_position() {
     let (_embedded, _cluster, clients) = both().await;
     for client in clients {
         assert_granted(&client.get("/v1/acquire/back?owner=holder").await);
         assert_refused(&client.get("/v1/acquire/back?owner=ana&wait=1ms").await, "timed_out");
-        let bob = stand_in_line(&client, "back", "owner=bob").await;
+        let bob = enqueue(&client, "back", "owner=bob").await;
         let position =
             async |owner: &str| client.get(&format!("/v1/locks/back?owner={owner}")).await.json["position"].clone();
-        assert_eq!((position("ana").await, position("bob").await), (1.into(), 1.into()), "nobody waits for ana");
+        assert_eq!(
+            (position("ana").await, position("bob").await),
+            (1.into(), 1.into()),
+            "a reservation does not count in the position of others"
+        );
         let ana = {
             let client = client.clone();
             tokio::spawn(async move { client.get("/v1/acquire/back?owner=ana&wait=50s").await })
@@ -89,9 +94,9 @@ async fn who_comes_back_in_time_stands_where_it_stood() {
     }
 }
 
-/// Wherever the request is open.
+/// Also if another server has the request.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_by_an_owner_that_waits_ends_its_request() {
+async fn release_by_a_waiting_owner_cancels_its_request() {
     let cluster = Cluster::start(2).await;
     let account = cluster.account("business").await;
     let embedded = Pod::start().await;
@@ -99,8 +104,8 @@ async fn a_release_by_an_owner_that_waits_ends_its_request() {
     let alone = embedded.client(&embedded.first_token());
     for [here, there] in [on_redis, [alone.clone(), alone]] {
         assert_granted(&here.get("/v1/acquire/cancel?owner=holder").await);
-        let ana = stand_in_line(&here, "cancel", "owner=ana").await;
-        let bob = stand_in_line(&there, "cancel", "owner=bob").await;
+        let ana = enqueue(&here, "cancel", "owner=ana").await;
+        let bob = enqueue(&there, "cancel", "owner=bob").await;
         let asked = Instant::now();
         let released = there.get("/v1/release/cancel?owner=ana").await;
         assert_eq!(released.json["reason"], "held_by_another", "{}", released.text);
@@ -108,8 +113,9 @@ async fn a_release_by_an_owner_that_waits_ends_its_request() {
         assert!(asked.elapsed() < SLACK, "{:?}", asked.elapsed());
         assert_eq!(waiting(&here, "cancel").await, 1);
         assert_eq!(here.get("/v1/account").await.json["requests_waiting"], 1);
-        // It can wait anew, at the end; a release of a grant alone cancels nothing.
-        let ana = stand_in_line(&here, "cancel", "owner=ana").await;
+        // Ana can wait again, at the end. A release with a fencing token does not cancel her
+        // request.
+        let ana = enqueue(&here, "cancel", "owner=ana").await;
         there.get("/v1/release/cancel?owner=ana&fencing_token=1").await;
         assert_eq!(here.get("/v1/release/cancel?owner=holder").await.json["response"], true);
         assert_granted(&bob.await.unwrap());
@@ -120,7 +126,7 @@ async fn a_release_by_an_owner_that_waits_ends_its_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_acquire_says_that_it_is_one() {
+async fn repeated_acquire_is_marked_as_again() {
     let (_embedded, _cluster, clients) = both().await;
     for client in clients {
         let again = async |path: &str| client.get(path).await.json["again"].clone();
@@ -128,16 +134,16 @@ async fn a_repeated_acquire_says_that_it_is_one() {
         assert_eq!(again("/v1/acquire/again?owner=ana").await, true);
         assert_eq!(again("/v1/acquire/again?owner=ana&wait=1s&lease=2h").await, true);
         assert!(client.get("/v1/heartbeat/again?owner=ana").await.json["again"].is_null());
-        let bob = stand_in_line(&client, "again", "owner=bob").await;
+        let bob = enqueue(&client, "again", "owner=bob").await;
         assert_eq!(client.get("/v1/release/again?owner=ana").await.json["response"], true);
         assert!(bob.await.unwrap().json["again"].is_null());
     }
 }
 
-/// A server is gone with all who waited in it: one script takes but some of them out of
-/// the queue, and whoever waits behind them is not held up.
+/// A server dies with 200 waiters: one script removes only some of them from the queue, and the
+/// waiters behind them are not delayed.
 #[tokio::test(flavor = "multi_thread")]
-async fn waiters_of_a_server_that_is_gone_are_taken_out_in_parts() {
+async fn dead_entries_are_removed_in_batches() {
     let mut cluster = Cluster::start(2).await;
     cluster.operator(&["plan", "set", "business", "--waiters", "1000", "--rate", "100000", "--burst", "100000"]).await;
     let account = cluster.account("business").await;
@@ -148,9 +154,9 @@ async fn waiters_of_a_server_that_is_gone_are_taken_out_in_parts() {
         tokio::spawn(async move { client.try_get(&format!("/v1/acquire/gone?owner=job-{number}&wait=55s")).await });
     }
     eventually(async || waiting(&clients[0], "gone").await == 200).await;
-    let last = stand_in_line(&clients[0], "gone", "").await;
+    let last = enqueue(&clients[0], "gone", "").await;
     cluster.pods[1].kill();
-    // It counts as there for a while.
+    // The other servers consider it alive for a while.
     let now_ms = || jiff::Timestamp::now().as_millisecond();
     eventually(async || {
         let lives = cluster.redis.cli(&["ZRANGE", "lockable:1:{0}:pods:", "0", "-1", "WITHSCORES"]);
@@ -161,7 +167,7 @@ async fn waiters_of_a_server_that_is_gone_are_taken_out_in_parts() {
     assert_eq!(clients[0].get("/v1/release/gone?owner=holder").await.json["response"], true);
     assert_granted(&last.await.unwrap());
     assert!(released.elapsed() < SLACK, "{:?}", released.elapsed());
-    // Their owners can still come back.
+    // Their reservations remain.
     assert_eq!(waiting(&clients[0], "gone").await, 200);
     release(&clients[0], "gone").await;
 }

@@ -1,18 +1,18 @@
-//! The clock by which leases last leaps: while servers are connected, while they are
-//! not, and while Redis stands still.
+//! The store's clock jumps: while servers are connected, while they are not, and while Redis is
+//! paused.
 
 use std::time::{Duration, Instant};
 
-use super::{reason, reopened};
+use super::{reason, wait_until_open};
 use crate::support::{
     Client, Pod, eventually,
     redis::{FakeClock, RedisServer},
 };
 
-const LEAP_US: u64 = 40_000_000;
+const JUMP_US: u64 = 40_000_000;
 
-/// Asserts that ana's lock of thirty seconds is granted to nobody while she may rely on
-/// it, though its lease has lapsed by Redis's clock: a recovery begins.
+/// Asserts that nobody else is granted ana's lock of 30 seconds while she may rely on it, although
+/// its lease has expired by Redis's clock, because a recovery begins.
 async fn assert_no_second_holder(client: &Client) {
     let since = Instant::now();
     let mut is_noticed = false;
@@ -21,7 +21,7 @@ async fn assert_no_second_holder(client: &Client) {
         assert_ne!(other.json["response"], true, "{}", other.text);
         is_noticed |= other.json["reason"] == "recovering";
     }
-    assert!(is_noticed, "a leap is noticed");
+    assert!(is_noticed, "no recovery began after the clock jump");
 }
 
 async fn holder() -> (RedisServer, FakeClock, Pod, Client) {
@@ -33,40 +33,40 @@ async fn holder() -> (RedisServer, FakeClock, Pod, Client) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leap_is_noticed_though_all_connections_were_lost_with_it() {
+async fn clock_jump_with_lost_connections_is_detected() {
     let (redis, clock, _pod, client) = holder().await;
-    clock.advance(LEAP_US);
+    clock.advance(JUMP_US);
     redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
     assert_no_second_holder(&client).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leap_is_noticed_though_redis_stood_still() {
+async fn clock_jump_while_redis_is_paused_is_detected() {
     let (redis, clock, _pod, client) = holder().await;
     redis.pause();
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    clock.advance(LEAP_US);
+    clock.advance(JUMP_US);
     redis.resume();
     assert_no_second_holder(&client).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leap_back_is_noticed_though_all_connections_were_lost_with_it() {
+async fn backward_clock_jump_with_lost_connections_is_detected() {
     let (redis, clock) = RedisServer::builder().start_with_clock(0);
     let pod = Pod::builder().redis(&redis).env("LOCKABLE_JOURNAL_ABOVE", "1s").start().await;
     let client = pod.client(&pod.first_token());
     let before = client.get("/v1/acquire/x?owner=ana&lease=1s").await.json["fencing_token"].as_u64().unwrap();
-    clock.set_back(LEAP_US);
+    clock.set_back(JUMP_US);
     redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
     eventually(async || reason(&client, "/v1/acquire/other?lease=1s").await == "recovering").await;
-    reopened(&client, Instant::now()).await;
+    wait_until_open(&client, Instant::now()).await;
     let after = client.get("/v1/acquire/y?owner=ana&lease=1s").await.json["fencing_token"].as_u64().unwrap();
     assert!(after > before, "{after}, {before}");
 }
 
-/// The embedded store keeps time by a clock that nobody can set, also through a restart.
+/// The embedded store uses a clock that cannot be set, also across restarts.
 #[tokio::test(flavor = "multi_thread")]
-async fn setting_the_clock_of_the_machine_ends_no_lease_of_the_embedded_server() {
+async fn setting_the_system_clock_ends_no_embedded_lease() {
     let folder = tempfile::tempdir().unwrap();
     let clock = FakeClock::new(folder.path(), 0);
     let database = format!("sqlite:{}", folder.path().join("test.db").display());
@@ -80,27 +80,27 @@ async fn setting_the_clock_of_the_machine_ends_no_lease_of_the_embedded_server()
     let token = pod.first_token();
     let mut client = pod.client(&token);
     let first = client.get("/v1/acquire/x?owner=ana&lease=60s").await;
-    for (leap, by_us) in [("ahead", 3_600_000_000), ("back", 7_200_000_000)] {
-        match leap {
+    for (jump, by_us) in [("ahead", 3_600_000_000), ("back", 7_200_000_000)] {
+        match jump {
             "ahead" => clock.advance(by_us),
             _ => clock.set_back(by_us),
         }
         let other = client.get("/v1/acquire/x?owner=bob").await;
-        assert_eq!(other.json["reason"], "held", "{leap}: {}", other.text);
-        assert!((50_000..=60_000).contains(&other.json["retry_after_ms"].as_u64().unwrap()), "{leap}: {}", other.text);
-        let next = client.get(&format!("/v1/acquire/{leap}")).await;
-        assert!(next.json["fencing_token"].as_u64() > first.json["fencing_token"].as_u64(), "{leap}: {}", next.text);
-        // The next process goes on with that clock.
+        assert_eq!(other.json["reason"], "held", "{jump}: {}", other.text);
+        assert!((50_000..=60_000).contains(&other.json["retry_after_ms"].as_u64().unwrap()), "{jump}: {}", other.text);
+        let next = client.get(&format!("/v1/acquire/{jump}")).await;
+        assert!(next.json["fencing_token"].as_u64() > first.json["fencing_token"].as_u64(), "{jump}: {}", next.text);
+        // The next process continues that clock.
         assert_eq!(pod.stop().await, Some(0));
         pod = start().await;
         client = pod.client(&token);
-        assert_eq!(reason(&client, "/v1/acquire/x?owner=bob").await, "held", "{leap}");
+        assert_eq!(reason(&client, "/v1/acquire/x?owner=bob").await, "held", "{jump}");
         assert!(pod.log().contains("clock was set"), "{}", pod.log());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_server_has_the_embedded_database_by_whatever_name() {
+async fn embedded_database_is_locked_under_every_path() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("test.db");
     let url = |name: &str| format!("sqlite:{}", folder.path().join(name).display());

@@ -1,11 +1,11 @@
-//! The journal follows what Redis did: a lease that was shortened or ended is not
-//! restored as long as it once was, in whatever order the statements arrive.
+//! The journal follows Redis: a shortened or ended lease is not restored to its former length, in
+//! whatever order the statements arrive.
 
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
-use super::{reason, reopened};
+use super::{reason, wait_until_open};
 use crate::support::{Cluster, Pod, eventually, postgres::Postgres, redis::RedisServer};
 
 async fn cluster(pods: usize) -> Cluster {
@@ -18,12 +18,12 @@ async fn cluster_with(pods: usize, journal_above: &str) -> Cluster {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shortened_lease_is_not_restored_to_its_former_length() {
+async fn shortened_lease_is_not_restored_to_its_former_length() {
     let cluster = cluster_with(1, "5s").await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     let first = client.get("/v1/acquire/x?owner=ana&lease=1h").await;
     assert_eq!(first.json["response"], true, "{}", first.text);
-    // By a heartbeat, and by an acquire that repeats.
+    // Shorten one lease by a heartbeat and one by a repeated acquire.
     assert_eq!(client.get("/v1/acquire/y?owner=ana&lease=1h").await.json["response"], true);
     let shortened = client.get("/v1/heartbeat/x?owner=ana&lease=2s").await;
     assert_eq!((&shortened.json["response"], &shortened.json["lease_ms"]), (&true.into(), &2000.into()));
@@ -36,18 +36,18 @@ async fn a_shortened_lease_is_not_restored_to_its_former_length() {
     assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
     cluster.redis.cli(&["FLUSHALL"]);
     let emptied = Instant::now();
-    // Bob, whose leases are in no journal, relies on both for five seconds.
+    // Bob's leases are not in the journal; he relies on both for five seconds.
     while emptied.elapsed() < Duration::from_secs(3) {
         for name in ["x", "y"] {
             let late = client.get(&format!("/v1/heartbeat/{name}?owner=ana&lease=1h")).await;
             assert_ne!(late.json["response"], true, "{name}: {}", late.text);
         }
     }
-    reopened(&client, emptied).await;
+    wait_until_open(&client, emptied).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_released_after_a_short_heartbeat_is_free_after_a_restart() {
+async fn lock_released_after_a_short_heartbeat_is_free_after_a_restart() {
     let mut cluster = cluster(1).await;
     let account = cluster.account("business").await;
     let client = cluster.pods[0].client(&account.token);
@@ -60,7 +60,7 @@ async fn what_was_released_after_a_short_heartbeat_is_free_after_a_restart() {
     let boss = cluster.operator(&boss).await["token"].as_str().unwrap().to_owned();
     cluster.pods[0].client(&boss).request("DELETE", "/v1/locks/broken", &[]).await;
     cluster.redis.restart();
-    reopened(&client, Instant::now()).await;
+    wait_until_open(&client, Instant::now()).await;
     for name in ["released", "broken"] {
         let granted = client.get(&format!("/v1/acquire/{name}?owner=bob&lease=1s")).await;
         assert_eq!(granted.json["response"], true, "{name}: {}", granted.text);
@@ -68,7 +68,7 @@ async fn what_was_released_after_a_short_heartbeat_is_free_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_heartbeat_under_way_beside_a_release_brings_nothing_back() {
+async fn heartbeat_concurrent_with_a_release_restores_nothing() {
     const LOCKS: usize = 100;
     let mut cluster = cluster(2).await;
     let account = cluster.account("business").await;
@@ -84,40 +84,41 @@ async fn a_heartbeat_under_way_beside_a_release_brings_nothing_back() {
     .await;
     assert!(released.iter().filter(|released| **released).count() > LOCKS / 2);
     cluster.redis.restart();
-    reopened(&clients[0], Instant::now()).await;
+    wait_until_open(&clients[0], Instant::now()).await;
     let listed = clients[0].get("/v1/locks?prefix=n&limit=1000").await;
     assert_eq!(listed.json["locks"].as_array().map(Vec::len), Some(0), "{}", listed.text);
 }
 
-/// A recovery cannot ask the journal for a while. Redis has an older grant than that.
+/// The journal is unavailable to a recovery for a while, and Redis has an older grant than the
+/// journal.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_grant_is_confirmed_before_it_was_compared_with_the_journal() {
+async fn grants_are_confirmed_only_after_comparison_with_the_journal() {
     let mut cluster = cluster(1).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     for name in ["stale", "kept"] {
         assert_eq!(client.get(&format!("/v1/acquire/{name}?owner=ana&lease=1h")).await.json["response"], true);
     }
-    // As if the lock had been granted to another owner since, and Redis lost that.
+    // Simulate a later grant to another owner that Redis lost.
     let newer = "UPDATE journal SET fence = fence + 1, record = replace(replace(record, 'ana', 'bob'), fence::text, \
                  (fence + 1)::text) WHERE lock_key LIKE '%stale'";
     cluster.postgres.query(newer).unwrap();
-    let no_recovery = cluster.postgres.lock_table("stores", "ACCESS EXCLUSIVE").await;
+    let stores_lock = cluster.postgres.lock_table("stores", "ACCESS EXCLUSIVE").await;
     cluster.redis.restart();
     eventually(async || reason(&client, "/v1/acquire/other").await == "recovering").await;
     for name in ["stale", "kept"] {
         client.get(&format!("/v1/heartbeat/{name}?owner=ana")).await.assert_problem(503, "unavailable");
         client.get(&format!("/v1/release/{name}?owner=ana")).await.assert_problem(503, "unavailable");
     }
-    no_recovery.end();
+    stores_lock.end();
     eventually(async || client.get("/v1/heartbeat/kept?owner=ana").await.json["response"] == true).await;
     assert_eq!(client.get("/v1/heartbeat/stale?owner=ana").await.json["reason"], "held_by_another");
     assert_eq!(client.get("/v1/heartbeat/stale?owner=bob&lease=1h").await.json["response"], true);
 }
 
-/// Redis's clock ran an hour ahead, was put right, and Redis lost everything while no
-/// server was there that had seen the fences.
+/// Redis's clock was an hour ahead and is corrected. Then Redis loses everything while no server
+/// runs that knows the fences.
 #[tokio::test(flavor = "multi_thread")]
-async fn fences_do_not_fall_when_a_clock_that_ran_ahead_is_lost() {
+async fn fences_never_decrease_after_a_fast_clock_is_lost() {
     let (redis, clock) = RedisServer::builder().start_with_clock(3_600_000_000);
     let postgres = Postgres::database().await;
     let start = async || {

@@ -1,15 +1,15 @@
-//! What is written down of long leases: without the database in which it stands,
-//! with an old one, and what has ended before it was struck out there.
+//! The journal of long leases: without its database, with a restored one, and with ends that it has
+//! not recorded yet.
 
 use std::time::Instant;
 
-use super::{reason, reopened};
+use super::{reason, wait_until_open};
 use crate::support::{Cluster, Pod, eventually, postgres::Postgres, redis::RedisServer};
 
-/// The journal cannot record ends for a while, the server that was to is killed, and
+/// The journal cannot record ends for a while, the server with the unrecorded ends is killed, and
 /// Redis restarts with all of its data.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_ended_is_not_restored_though_the_journal_does_not_know() {
+async fn ended_grants_are_not_restored_although_the_journal_missed_the_end() {
     let redis = RedisServer::builder().args(&["--appendonly", "yes"]);
     let mut cluster = Cluster::start_with(1, redis, &[("LOCKABLE_JOURNAL_ABOVE", "1s")]).await;
     let account = cluster.account("business").await;
@@ -24,7 +24,7 @@ async fn what_ended_is_not_restored_though_the_journal_does_not_know() {
     let waiter = tokio::spawn(async move { waiting.get("/v1/acquire/wanted?wait=50s&owner=bob&lease=1s").await });
     eventually(async || client.get("/v1/locks/wanted").await.json["waiting"] == 1).await;
 
-    let journal_stands_still = cluster.postgres.lock_table("journal", "SHARE").await;
+    let journal_lock = cluster.postgres.lock_table("journal", "SHARE").await;
     for name in ["released", "wanted"] {
         assert_eq!(client.get(&format!("/v1/release/{name}?owner=ana")).await.json["response"], true);
     }
@@ -33,13 +33,13 @@ async fn what_ended_is_not_restored_though_the_journal_does_not_know() {
     let lost = client.get("/v1/heartbeat/broken?owner=ana").await;
     assert_eq!(lost.json["reason"], "not_held", "{}", lost.text);
     assert_eq!(reason(&client, "/v1/acquire/broken?owner=bob&lease=1s").await, "held", "the journal would restore it");
-    // The server that ended them is gone before it could record that.
+    // The server dies before it can record the ends.
     cluster.pods[0].kill();
     cluster.redis.restart();
     let pod = Pod::builder().redis(&cluster.redis).database(&cluster.postgres.url);
     cluster.pods[0] = pod.env("LOCKABLE_JOURNAL_ABOVE", "1s").start().await;
     let client = cluster.pods[0].client(&account.token);
-    reopened(&client, Instant::now()).await;
+    wait_until_open(&client, Instant::now()).await;
     for name in ["released", "wanted"] {
         let granted = client.get(&format!("/v1/acquire/{name}?owner=bob&lease=1s")).await;
         assert_eq!(granted.json["response"], true, "{name}: {}", granted.text);
@@ -47,7 +47,7 @@ async fn what_ended_is_not_restored_though_the_journal_does_not_know() {
     for name in ["kept", "broken"] {
         assert_eq!(reason(&client, &format!("/v1/acquire/{name}?owner=bob&lease=1s")).await, "held", "{name}");
     }
-    journal_stands_still.end();
+    journal_lock.end();
     eventually(async || client.get("/v1/acquire/broken?owner=bob&lease=1s").await.json["response"] == true).await;
     let ended = "SELECT count(*) FROM journal WHERE ended_at IS NOT NULL";
     eventually(async || cluster.postgres.query(ended).unwrap().trim() == "3").await;
@@ -55,7 +55,7 @@ async fn what_ended_is_not_restored_though_the_journal_does_not_know() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_database_short_leases_go_on_and_long_ones_are_renewed_for_a_short_time() {
+async fn without_the_database_short_leases_continue_and_long_leases_are_renewed_briefly() {
     let redis = RedisServer::start();
     let mut postgres = Postgres::own().await;
     let pod = Pod::builder().redis(&redis).database(&postgres.url).env("LOCKABLE_JOURNAL_ABOVE", "5s").start().await;
@@ -75,21 +75,21 @@ async fn without_the_database_short_leases_go_on_and_long_ones_are_renewed_for_a
         "{}",
         renewed.text
     );
-    // What could not be written down was taken back.
+    // The server reverted the grant that the journal did not record.
     eventually(async || client.get("/v1/acquire/longer?lease=5s").await.json["response"] == true).await;
-    // A loss now cannot end before the database says what was written.
+    // A recovery cannot end before the database is readable.
     redis.cli(&["FLUSHALL"]);
     assert_eq!(reason(&client, "/v1/acquire/any?lease=1s").await, "recovering");
     client.get("/v1/heartbeat/long?lease=1h").await.assert_problem(503, "unavailable");
     client.get("/v1/release/long").await.assert_problem(503, "unavailable");
     postgres.start();
     eventually(async || client.get("/v1/heartbeat/long?lease=1h").await.json["lease_ms"] == 3_600_000).await;
-    reopened(&client, Instant::now()).await;
+    wait_until_open(&client, Instant::now()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_was_put_back_takes_long_leases_again() {
-    let cluster = Cluster::start_careful(1).await;
+async fn restored_database_accepts_long_leases_again() {
+    let cluster = Cluster::start_with_short_recovery(1).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     assert_eq!(client.get("/v1/acquire/before?lease=1h").await.json["response"], true);
     for before in ["UPDATE stores SET epoch = 1, founded = 1", "DELETE FROM stores"] {
@@ -97,12 +97,12 @@ async fn a_database_that_was_put_back_takes_long_leases_again() {
         let granted = client.get("/v1/acquire/after?lease=1h&owner=ana").await;
         assert_eq!(granted.json["response"], true, "{before}: {}", granted.text);
     }
-    // What a later epoch has written nobody else may write over. If nobody works in that
-    // epoch, the server begins one that is later still.
+    // A server must not overwrite the rows of a later epoch. If no server works in that epoch, the
+    // server begins an even later one.
     cluster.postgres.query("UPDATE stores SET epoch = 9000000000000000").unwrap();
     client.get("/v1/acquire/late?lease=1h").await.assert_problem(503, "unavailable");
     eventually(async || client.get("/v1/acquire/late?lease=1s").await.status == 503).await;
     client.get("/v1/heartbeat/after?lease=1h&owner=ana").await.assert_problem(503, "unavailable");
-    reopened(&client, Instant::now()).await;
+    wait_until_open(&client, Instant::now()).await;
     assert_eq!(client.get("/v1/heartbeat/after?lease=1h&owner=ana").await.json["lease_ms"], 3_600_000);
 }

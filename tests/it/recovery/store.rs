@@ -1,9 +1,9 @@
-//! One database, one store: a server that works with another Redis, another database in
-//! it, another prefix or an older copy grants nothing, and what it did heals by itself.
+//! One database belongs to one store. A server with another Redis, database number or prefix, or
+//! with older data, grants nothing, and its effects heal by themselves.
 
 use std::time::{Duration, Instant};
 
-use super::{RECOVERY, reason, reopened};
+use super::{RECOVERY, reason, wait_until_open};
 use crate::support::{
     Cluster, Pod, eventually, pod, postgres::Postgres, proxy::Proxy, redis::RedisServer, topology::RedisCluster,
 };
@@ -13,24 +13,24 @@ fn pod_at(redis_url: &str, database: &str) -> pod::Builder {
     pod.env("LOCKABLE_JOURNAL_ABOVE", "1s")
 }
 
-/// Whether a server says that the database names another store.
+/// Returns whether a server reports that the database names another store.
 async fn is_foreign(pod: &Pod) -> bool {
     let ready = pod.admin().get("/readyz").await;
     ready.status == 503 && ready.json["locks"] == "foreign"
 }
 
-/// Starts a server that learns only afterwards that its Redis is another one.
-async fn start_stray(redis: &RedisServer, database: &str) -> (Pod, Proxy) {
+/// Starts a server that detects only after its start that its Redis is foreign.
+async fn start_foreign(redis: &RedisServer, database: &str) -> (Pod, Proxy) {
     let proxy = Proxy::start(redis.port()).await;
     proxy.refuse();
-    let stray = pod_at(&proxy.url(), database).start().await;
+    let foreign = pod_at(&proxy.url(), database).start().await;
     proxy.pass();
-    (stray, proxy)
+    (foreign, proxy)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_works_with_another_store_refuses_to_start() {
-    let cluster = Cluster::start_careful(1).await;
+async fn server_with_a_foreign_store_refuses_to_start() {
+    let cluster = Cluster::start_with_short_recovery(1).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     let (other, spread) = (RedisServer::start(), RedisCluster::start().await);
     let redis = cluster.redis.url();
@@ -38,8 +38,8 @@ async fn a_server_that_works_with_another_store_refuses_to_start() {
     for (url, prefix) in
         [(&*other.url(), "lockable"), (&database_number, "lockable"), (&redis, "another"), (&spread.url(), "lockable")]
     {
-        let stray = pod_at(url, &cluster.postgres.url).env("LOCKABLE_REDIS_PREFIX", prefix);
-        let (code, complaint) = stray.expect_refusal().await;
+        let foreign = pod_at(url, &cluster.postgres.url).env("LOCKABLE_REDIS_PREFIX", prefix);
+        let (code, complaint) = foreign.expect_refusal().await;
         assert_eq!(code, Some(1), "{url} {prefix}: {complaint}");
         assert!(complaint.contains("keep the locks in another store"), "{url} {prefix}: {complaint}");
         let granted = client.get("/v1/acquire/any?lease=1h&owner=ana").await;
@@ -47,17 +47,17 @@ async fn a_server_that_works_with_another_store_refuses_to_start() {
     }
 }
 
-/// As while the address of Redis is changed one server after another.
+/// The state while the Redis URL is changed on one server after another.
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_with_another_redis_grant_nothing_and_disturb_nobody() {
-    let cluster = Cluster::start_careful(1).await;
+async fn servers_with_a_foreign_redis_grant_nothing_and_leave_others_undisturbed() {
+    let cluster = Cluster::start_with_short_recovery(1).await;
     let other = RedisServer::start();
-    let (mut stray, _proxy) = start_stray(&other, &cluster.postgres.url).await;
+    let (mut foreign, _proxy) = start_foreign(&other, &cluster.postgres.url).await;
     let ours = cluster.pods[0].client(&cluster.account("business").await.token);
-    let theirs = ours.at(&stray.origin());
-    eventually(async || is_foreign(&stray).await).await;
-    assert_eq!(stray.metric("lockable_store_foreign").await, Some(1.0));
-    assert!(stray.log().contains("the database names another store"), "{}", stray.log());
+    let theirs = ours.with_origin(&foreign.origin());
+    eventually(async || is_foreign(&foreign).await).await;
+    assert_eq!(foreign.metric("lockable_store_foreign").await, Some(1.0));
+    assert!(foreign.log().contains("the database names another store"), "{}", foreign.log());
     for name in 0..40 {
         let granted = ours.get(&format!("/v1/acquire/both-{name}?lease=1h&owner=ana")).await;
         assert_eq!(granted.json["response"], true, "{}", granted.text);
@@ -67,32 +67,32 @@ async fn servers_with_another_redis_grant_nothing_and_disturb_nobody() {
     theirs.get("/v1/release/both-0?owner=ana").await.assert_problem(503, "unavailable");
     theirs.get("/v1/heartbeat/both-0?owner=ana").await.assert_problem(503, "unavailable");
     assert_eq!(cluster.pods[0].metric("lockable_store_foreign").await, Some(0.0));
-    // When the others have gone it has their place, and waits for what they granted.
+    // When the other servers are gone, this one takes over, after it waited for their grants.
     drop(cluster.pods);
     let gone = Instant::now();
     eventually(async || theirs.get("/v1/locks/both-0").await.json["held"] == true).await;
-    // Restored, and confirmed as soon as all are.
+    // Restored grants are confirmed once all are restored.
     eventually(async || theirs.get("/v1/heartbeat/both-0?lease=1h&owner=ana").await.json["response"] == true).await;
-    assert!(reopened(&theirs, gone).await >= RECOVERY);
+    assert!(wait_until_open(&theirs, gone).await >= RECOVERY);
     assert_eq!(reason(&theirs, "/v1/acquire/both-1?owner=bob").await, "held");
-    assert_eq!(stray.stop().await, Some(0));
+    assert_eq!(foreign.stop().await, Some(0));
 }
 
-/// It pushes the servers aside that stood still while it started.
+/// A foreign server displaces servers that were paused while it started.
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_that_were_pushed_aside_grant_nothing_and_heal_by_a_recovery() {
-    let mut cluster = Cluster::start_careful(1).await;
+async fn displaced_servers_grant_nothing_until_a_recovery() {
+    let mut cluster = Cluster::start_with_short_recovery(1).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     let long = client.get("/v1/acquire/long?lease=1h&owner=ana").await;
     assert_eq!(long.json["response"], true, "{}", long.text);
     assert_eq!(client.get("/v1/acquire/short?lease=1s&owner=ana").await.json["response"], true);
     cluster.pods[0].pause();
     let other = RedisServer::start();
-    let stray = pod_at(&other.url(), &cluster.postgres.url).start().await;
-    let theirs = client.at(&stray.origin());
-    reopened(&theirs, Instant::now()).await;
+    let foreign = pod_at(&other.url(), &cluster.postgres.url).start().await;
+    let theirs = client.with_origin(&foreign.origin());
+    wait_until_open(&theirs, Instant::now()).await;
     assert_eq!(theirs.get("/v1/acquire/short?lease=30s&owner=bob").await.json["response"], true);
-    assert_eq!(reason(&theirs, "/v1/acquire/long?owner=bob").await, "held", "it came from the journal");
+    assert_eq!(reason(&theirs, "/v1/acquire/long?owner=bob").await, "held", "the journal restored it");
 
     cluster.pods[0].resume();
     for _ in 0..20 {
@@ -103,10 +103,10 @@ async fn servers_that_were_pushed_aside_grant_nothing_and_heal_by_a_recovery() {
     assert_eq!(theirs.get("/v1/release/long?owner=ana").await.json["response"], true);
     let ended = "SELECT count(*) FROM journal WHERE ended_at IS NOT NULL";
     eventually(async || cluster.postgres.query(ended).unwrap().trim() == "1").await;
-    drop(stray);
-    reopened(&client, Instant::now()).await;
+    drop(foreign);
+    wait_until_open(&client, Instant::now()).await;
     assert_eq!(cluster.pods[0].metric("lockable_store_foreign").await, Some(0.0));
-    // Released in the other store, which the journal knows; and bob's lease is in it, too.
+    // The journal knows the release in the other store, and bob's lease there.
     let again = client.get("/v1/acquire/long?lease=1h&owner=bob").await;
     assert_eq!(again.json["response"], true, "{}", again.text);
     assert!(again.json["fencing_token"].as_u64() > long.json["fencing_token"].as_u64(), "{}", again.text);
@@ -114,8 +114,8 @@ async fn servers_that_were_pushed_aside_grant_nothing_and_heal_by_a_recovery() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_says_which_leases_it_leaves_unwritten_before_it_grants() {
-    let cluster = Cluster::start_careful(1).await;
+async fn server_publishes_its_journal_threshold_before_it_grants() {
+    let cluster = Cluster::start_with_short_recovery(1).await;
     let token = cluster.account("business").await.token;
     let proxy = Proxy::start(cluster.redis.port()).await;
     proxy.refuse();
@@ -133,9 +133,9 @@ async fn a_server_says_which_leases_it_leaves_unwritten_before_it_grants() {
         .await;
 }
 
-/// Redis knows that it is not new.
+/// Redis stores that it was in use.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_database_is_no_first_start_for_a_redis_with_grants() {
+async fn empty_database_with_a_used_redis_starts_a_recovery() {
     let redis = RedisServer::builder().args(&["--appendonly", "yes"]);
     let mut cluster = Cluster::start_with(1, redis, &[("LOCKABLE_JOURNAL_ABOVE", "1s")]).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
@@ -145,12 +145,12 @@ async fn an_empty_database_is_no_first_start_for_a_redis_with_grants() {
     cluster.postgres.query("DELETE FROM stores; DELETE FROM journal").unwrap();
     let started = Instant::now();
     let pod = pod_at(&cluster.redis.url(), &cluster.postgres.url).start().await;
-    assert!(reopened(&client.at(&pod.origin()), started).await + Duration::from_secs(1) >= RECOVERY);
+    assert!(wait_until_open(&client.with_origin(&pod.origin()), started).await + Duration::from_secs(1) >= RECOVERY);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn locks_move_to_another_redis_once_all_servers_were_stopped() {
-    let mut cluster = Cluster::start_careful(2).await;
+async fn locks_move_to_another_redis_after_all_servers_stop() {
+    let mut cluster = Cluster::start_with_short_recovery(2).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     let long = client.get("/v1/acquire/long?lease=1h&owner=ana").await.json["fencing_token"].clone();
     for pod in &mut cluster.pods {
@@ -159,19 +159,19 @@ async fn locks_move_to_another_redis_once_all_servers_were_stopped() {
     let stopped = Instant::now();
     let other = RedisServer::start();
     let pod = pod_at(&other.url(), &cluster.postgres.url).start().await;
-    let client = client.at(&pod.origin());
-    assert!(reopened(&client, stopped).await >= RECOVERY);
+    let client = client.with_origin(&pod.origin());
+    assert!(wait_until_open(&client, stopped).await >= RECOVERY);
     assert_eq!(client.get("/v1/heartbeat/long?lease=1h&owner=ana").await.json["fencing_token"], long);
     let next = client.get("/v1/acquire/next?lease=1s").await.json["fencing_token"].as_u64();
     assert!(next > long.as_u64(), "{next:?} {long}");
-    // The former one is not to be come back to by mistake.
+    // A server cannot return to the former Redis by mistake.
     let (_, complaint) = pod_at(&cluster.redis.url(), &cluster.postgres.url).expect_refusal().await;
     assert!(complaint.contains("keep the locks in another store"), "{complaint}");
 }
 
-/// As when the disk of its machine is put back, or the machine itself.
+/// As after a restore of the machine or its disk.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_earlier_state_of_the_same_process_is_a_loss() {
+async fn reload_of_older_data_starts_a_recovery() {
     let redis = RedisServer::builder().args(&["--enable-debug-command", "yes"]).start();
     let postgres = Postgres::database().await;
     let pod = pod_at(&redis.url(), &postgres.url).start().await;
@@ -181,7 +181,7 @@ async fn an_earlier_state_of_the_same_process_is_a_loss() {
     assert_eq!(client.get("/v1/acquire/after?lease=1h&owner=ana").await.json["response"], true);
     redis.cli(&["DEBUG", "RELOAD", "NOSAVE"]);
     let lost = Instant::now();
-    eventually(async || pod.log().contains("the data is older than it was")).await;
-    assert!(reopened(&client, lost).await + Duration::from_secs(1) >= RECOVERY);
+    eventually(async || pod.log().contains("the data was rolled back")).await;
+    assert!(wait_until_open(&client, lost).await + Duration::from_secs(1) >= RECOVERY);
     assert_eq!(reason(&client, "/v1/acquire/after?lease=1s&owner=bob").await, "held");
 }

@@ -1,11 +1,11 @@
-//! What whoever can write to Redis can make of the cache of tokens.
+//! Attacks on the token cache by a client that can write to Redis.
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::support::{Cluster, Pod, eventually};
 
-/// Under which key Redis has what is kept of a token.
+/// Returns the Redis key of the cache entry of a token.
 fn key(token: &str) -> String {
     let hash: String = Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("lockable:1:{{accounts}}:token:{hash}")
@@ -19,7 +19,7 @@ fn write(cluster: &Cluster, token: &str, entry: &str) {
     assert_eq!(cluster.redis.cli(&["SET", &key(token), entry]).trim(), "OK");
 }
 
-/// Tokens of an account that are in Redis, and in the memory of the first server alone.
+/// Returns tokens that are cached in Redis and in the memory of the first server only.
 async fn cached(cluster: &Cluster, count: usize) -> Vec<String> {
     let account = cluster.account("business").await;
     let mut tokens = Vec::new();
@@ -28,7 +28,7 @@ async fn cached(cluster: &Cluster, count: usize) -> Vec<String> {
         tokens.push(made["token"].as_str().unwrap().to_owned());
     }
     for pod in &cluster.pods {
-        pod.follow_changes().await;
+        pod.wait_for_changes().await;
     }
     for token in &tokens {
         assert_eq!(cluster.pods[0].client(token).get("/v1/account").await.status, 200);
@@ -46,25 +46,25 @@ async fn looked_up(pod: &Pod) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_writes_to_redis_makes_no_token() {
+async fn forged_cache_entries_are_rejected() {
     let cluster = Cluster::start(2).await;
     let pod = &cluster.pods[1];
     let forgeries: [fn(&str, &str, &str) -> String; 8] = [
-        // It may do more, for longer, or at another rate.
+        // More scopes, a later time of reading, another rate.
         |seq, account, text| format!("{seq} {account}\n{}", text.replace("\"manage\":false", "\"manage\":true")),
         |seq, account, text| format!("{seq} {account}\n{}", text.replace("\"read_at\":1", "\"read_at\":9")),
         |seq, account, text| format!("{seq} {account}\n{}", text.replace("\"burst\":2000", "\"burst\":2001")),
-        // It is true up to another change, or until one of another account.
+        // Another revision, or another account.
         |seq, account, text| format!("9{seq} {account}\n{text}"),
         |seq, account, text| format!("{seq} {}\n{text}", account.to_lowercase()),
-        // It is not signed.
+        // No signature.
         |seq, account, text| format!("{seq} {account}\n{}", text.split_once(' ').unwrap().1),
         |seq, account, text| format!("{seq} {account}\n {}", text.split_once(' ').unwrap().1),
         |seq, account, _| format!("{seq} {account}\n"),
     ];
     let tokens = cached(&cluster, forgeries.len()).await;
 
-    // A token of nobody, with all that a token of somebody may do.
+    // An invented token with the entry of a valid one.
     let invented = Uuid::new_v4().to_string();
     write(&cluster, &invented, &entry(&cluster, &tokens[0]));
     pod.client(&invented).get("/v1/account").await.assert_problem(401, "unauthenticated");
@@ -81,24 +81,24 @@ async fn who_writes_to_redis_makes_no_token() {
         let client = pod.client(token);
         client.request("DELETE", "/v1/locks/x", &[]).await.assert_problem(403, "scope-missing");
         assert!(rejected(pod).await > before, "{forged}");
-        // What is true is in Redis again.
+        // The server writes the correct entry again.
         eventually(async || entry(&cluster, token).contains("\"manage\":false")).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_key_of_the_cache_locks_nobody_out() {
+async fn changed_cache_key_keeps_tokens_valid() {
     let cluster = Cluster::start(2).await;
     let pod = &cluster.pods[1];
     let token = cached(&cluster, 1).await.remove(0);
     let client = pod.client(&token);
     let before = looked_up(pod).await;
     assert_eq!(client.get("/v1/account").await.status, 200);
-    assert_eq!((rejected(pod).await, looked_up(pod).await), (0, before), "Redis is believed");
+    assert_eq!((rejected(pod).await, looked_up(pod).await), (0, before), "the entry of Redis is accepted");
     let keys = cluster.postgres.query("SELECT key FROM cache_key").unwrap();
     assert_eq!(keys.trim().len(), 64, "{keys}");
 
-    // A server that starts without a key makes one, and what the others keep is nothing to it.
+    // A server without a key creates a new one, and ignores the entries of other servers.
     cluster.postgres.query("DELETE FROM cache_key").unwrap();
     let third = Pod::builder().redis(&cluster.redis).database(&cluster.postgres.url).start().await;
     assert_eq!(third.client(&token).get("/v1/account").await.status, 200);

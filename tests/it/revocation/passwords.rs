@@ -1,4 +1,4 @@
-//! Passwords that are changed, and who is signed in by the former one.
+//! Password changes, and the sessions of the former password.
 
 use crate::support::{
     Cluster, Pod, eventually,
@@ -19,7 +19,7 @@ async fn reset_link(pod: &Pod) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_password_ends_all_links_of_its_user() {
+async fn new_password_invalidates_all_links_of_the_user() {
     let cluster = open_cluster(1).await;
     let pod = &cluster.pods[0];
     let mut ana = PageClient::member(&pod.origin(), EMAIL).await;
@@ -27,29 +27,29 @@ async fn a_new_password_ends_all_links_of_its_user() {
     let [first, second] = [reset_link(pod).await, reset_link(pod).await];
     let csrf = visitor.get(&second).await.csrf();
     assert_eq!(visitor.post(&second, &[("csrf", &csrf), ("password", OTHER)]).await.status, 303);
-    assert_eq!(visitor.get(&first).await.status, 404, "another link was used");
+    assert_eq!(visitor.get(&first).await.status, 404, "the other link invalidated it");
 
     let third = reset_link(pod).await;
     assert_eq!(visitor.get(&third).await.status, 200);
     assert_eq!(ana.sign_in(EMAIL, OTHER).await.status, 303);
     let change = [("current", OTHER), ("password", PASSWORD)];
     assert_eq!(ana.send("/account/security/password", &change).await.status, 303);
-    assert_eq!(visitor.get(&third).await.status, 404, "the password was changed");
+    assert_eq!(visitor.get(&third).await.status, 404, "the password change invalidated it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sign_in_under_way_does_not_survive_a_change_of_the_password() {
+async fn concurrent_sign_in_fails_after_password_change() {
     let cluster = open_cluster(2).await;
     let [here, there] = [cluster.pods[0].origin(), cluster.pods[1].origin()];
     let mut ana = PageClient::member(&here, EMAIL).await;
     let mut eve = PageClient::new(&there);
     let csrf = eve.get("/account/sign-in").await.csrf();
-    let waits = async |count| eventually(async || cluster.postgres.waiting("UPDATE revision") == count).await;
+    let waits = async |count| eventually(async || cluster.postgres.lock_waiters("UPDATE revision") == count).await;
 
     let form = ana.get("/account/security").await.csrf();
 
-    // One behind the other, both changes wait for their turn.
-    let busy = cluster.postgres.hold("UPDATE revision SET seq = seq").await;
+    // Both changes wait for the row lock, in this order.
+    let busy = cluster.postgres.hold_rows("UPDATE revision SET seq = seq").await;
     let changing = tokio::spawn(async move {
         let fields = [("csrf", &*form), ("current", PASSWORD), ("password", OTHER)];
         ana.post("/account/security/password", &fields).await.status
@@ -70,17 +70,17 @@ async fn a_sign_in_under_way_does_not_survive_a_change_of_the_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ended_session_makes_no_change_that_is_under_way() {
+async fn concurrent_change_fails_after_its_session_ends() {
     let cluster = open_cluster(2).await;
     let mut ana = PageClient::member(&cluster.pods[0].origin(), EMAIL).await;
     let mut thief = ana.clone();
-    let waits = async |count| eventually(async || cluster.postgres.waiting("UPDATE revision") == count).await;
+    let waits = async |count| eventually(async || cluster.postgres.lock_waiters("UPDATE revision") == count).await;
     ana.cookies.retain(|(name, _)| name != "__Host-lockable");
     assert_eq!(ana.sign_in(EMAIL, PASSWORD).await.status, 303);
 
     let [form, stolen] = [ana.get("/account/security").await.csrf(), thief.get("/account/security").await.csrf()];
 
-    let busy = cluster.postgres.hold("UPDATE revision SET seq = seq").await;
+    let busy = cluster.postgres.hold_rows("UPDATE revision SET seq = seq").await;
     let changing = tokio::spawn(async move {
         ana.post("/account/security/sessions", &[("csrf", &*form), ("session", "")]).await.status
     });
@@ -97,7 +97,7 @@ async fn an_ended_session_makes_no_change_that_is_under_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_does_not_keep_the_owner_from_a_new_password() {
+async fn failed_sign_ins_of_others_do_not_block_password_change() {
     let pod = Pod::start().await;
     let mut ana = PageClient::member(&pod.origin(), EMAIL).await;
     let mut eve = PageClient::new(&pod.origin());
@@ -105,7 +105,7 @@ async fn a_stranger_does_not_keep_the_owner_from_a_new_password() {
 
     let change = [("current", PASSWORD), ("password", OTHER)];
     assert_eq!(ana.send("/account/security/password", &change).await.status, 303);
-    // Whoever has found an open browser tries no more than others.
+    // A stolen session cannot try passwords faster than others.
     let guess = [("current", "not the password"), ("password", PASSWORD)];
     for _ in 0..9 {
         assert_eq!(ana.send("/account/security/password", &guess).await.status, 400);
@@ -115,14 +115,14 @@ async fn a_stranger_does_not_keep_the_owner_from_a_new_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_sign_in_ends_the_session_that_it_replaces() {
+async fn new_sign_in_ends_the_replaced_session() {
     let pod = Pod::start().await;
     let mut ana = PageClient::member(&pod.origin(), EMAIL).await;
     let mut elsewhere = PageClient::new(&pod.origin());
     assert_eq!(elsewhere.sign_in(EMAIL, PASSWORD).await.status, 303);
     let mut former = ana.clone();
     assert_eq!(ana.sign_in(EMAIL, "not the password").await.status, 403);
-    assert_eq!(former.get("/account/locks").await.status, 200, "nobody has signed in yet");
+    assert_eq!(former.get("/account/locks").await.status, 200, "a failed sign-in ends no session");
     assert_eq!(ana.sign_in(EMAIL, PASSWORD).await.status, 303);
     assert_eq!(former.get("/account/locks").await.status, 303);
     for other in [&mut ana, &mut elsewhere] {
@@ -131,7 +131,7 @@ async fn a_new_sign_in_ends_the_session_that_it_replaces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspended_account_cannot_delete_itself() {
+async fn suspended_account_cannot_delete_itself() {
     let pod = Pod::start().await;
     let mut ana = PageClient::member(&pod.origin(), EMAIL).await;
     pod.operator(&["account", "suspend", EMAIL]).await;

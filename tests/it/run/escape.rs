@@ -1,4 +1,4 @@
-//! Nothing that a command has started goes on without the lock.
+//! No process that a command has started runs on without the lock.
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -25,7 +25,7 @@ use crate::support::{
     eventually,
 };
 
-/// Commands that start a sleep of so many seconds outside their own process group or session.
+/// Scripts that start `sleep $0` outside their process group or session.
 const ESCAPES: [&str; 5] = [
     "echo ready; timeout 99 sleep $0; true",
     "echo ready; setsid sleep $0; true",
@@ -42,7 +42,7 @@ async fn start(pod: &Pod, token: &str, args: &[&str], script: &str, seconds: &st
 }
 
 #[tokio::test]
-async fn on_a_signal_on_a_loss_and_at_the_end() {
+async fn all_processes_end_on_signal_on_loss_and_at_the_end() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
@@ -65,7 +65,7 @@ async fn on_a_signal_on_a_loss_and_at_the_end() {
 }
 
 #[tokio::test]
-async fn a_background_process_stays_if_asked_for_but_not_on_a_loss() {
+async fn leave_background_keeps_processes_except_on_loss() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
@@ -83,7 +83,7 @@ async fn a_background_process_stays_if_asked_for_but_not_on_a_loss() {
 }
 
 #[tokio::test]
-async fn when_lockable_or_its_watchdog_is_killed_stopped_or_terminated() {
+async fn all_processes_end_when_lockable_or_watchdog_is_killed_or_stopped() {
     use Signal::{SIGKILL, SIGSTOP, SIGTERM};
     let pod = Pod::start().await;
     let token = pod.first_token();
@@ -99,14 +99,14 @@ async fn when_lockable_or_its_watchdog_is_killed_stopped_or_terminated() {
         let begun = Instant::now();
         eventually(async || !runs("4871")).await;
         assert!(begun.elapsed() < SOON, "{to_watchdog} {sent}");
-        // A killed one leaves the lock to its lease.
+        // A killed lockable leaves the lock to its lease.
         eventually(async || !is_held(&client, "escaped").await).await;
     }
     // A stopped watchdog is continued: it ends the command of a stopped lockable in time.
     let mut child = start(&pod, &token, &[], script, "4872").await;
     signal_watchdog_of(&child, SIGSTOP);
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert_eq!(said.next_line().await.unwrap().unwrap(), "lockable: the watchdog was stopped, and is continued");
+    assert_eq!(said.next_line().await.unwrap().unwrap(), "lockable: the watchdog was stopped; lockable continued it");
     signal(&child, SIGSTOP);
     eventually(async || !is_held(&client, "escaped").await).await;
     assert!(!runs("4872"));
@@ -115,7 +115,7 @@ async fn when_lockable_or_its_watchdog_is_killed_stopped_or_terminated() {
 }
 
 #[tokio::test]
-async fn the_command_dies_with_both_of_them() {
+async fn command_dies_when_both_lockable_and_watchdog_are_killed() {
     let pod = Pod::start().await;
     let mut child = start(&pod, &pod.first_token(), &[], "echo ready; exec sleep $0", "4861").await;
     let watchdog = super::processes::watchdog_of(&child);
@@ -130,7 +130,7 @@ async fn the_command_dies_with_both_of_them() {
 }
 
 #[tokio::test]
-async fn the_inner_of_two_runs_ends_within_the_time_of_the_outer() {
+async fn inner_run_ends_within_kill_after_of_outer_run() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
@@ -148,7 +148,7 @@ async fn the_inner_of_two_runs_ends_within_the_time_of_the_outer() {
 }
 
 #[tokio::test]
-async fn orphans_are_waited_for_while_the_command_runs() {
+async fn orphans_are_reaped_while_command_runs() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let script = "for i in $(seq 50); do (true &); (setsid true &); done; echo ready; sleep 4841";
@@ -158,7 +158,7 @@ async fn orphans_are_waited_for_while_the_command_runs() {
     signal(&child, Signal::SIGTERM);
     child.wait().await.unwrap();
 
-    // As the first process of a container, which is everybody's ancestor.
+    // As the first process of a container, the ancestor of all other processes.
     if !rustix::process::geteuid().is_root() {
         return;
     }
@@ -173,14 +173,14 @@ async fn orphans_are_waited_for_while_the_command_runs() {
     let unshare = child.id().unwrap() as i32;
     eventually(async || zombies_below(unshare) == 0).await;
     let first = super::processes::processes().into_iter().find(|process| process.parent == unshare).unwrap();
-    // Nobody can end the first process by a signal that it does not catch.
+    // The first process dies only of signals that it catches.
     kill(Pid::from_raw(first.pid), Signal::SIGTERM).unwrap();
     assert_eq!(shell_code(child.wait().await.unwrap()), 143);
     assert!(!runs("4841") && !is_held(&pod.client(&token), "contained").await);
 }
 
 #[tokio::test]
-async fn a_process_of_another_user_is_named_and_keeps_the_lock() {
+async fn process_of_another_user_is_named_and_lock_is_not_released() {
     if !rustix::process::geteuid().is_root() {
         return;
     }

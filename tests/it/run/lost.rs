@@ -1,4 +1,4 @@
-//! The command is stopped before anybody else has the lock.
+//! The command is stopped before another holder gets the lock.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use crate::support::{
     eventually,
 };
 
-/// Writes the time again and again until it is stopped, and does not mind TERM.
+/// Writes the time in a loop, and ignores TERM.
 const STUBBORN: &str = "trap '' TERM; echo ready; while :; do date +%s%N >\"$0\".new; mv \"$0\".new \"$0\"; done";
 
 fn last_written(file: &Path) -> u64 {
@@ -29,9 +29,12 @@ fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64
 }
 
-/// Runs a command on the first of two pods, takes away what `disturb` does, and
-/// has somebody else wait for the lock on the second pod.
-async fn is_stopped_in_time(disturb: impl AsyncFnOnce(&mut Cluster, &mut Child)) -> (Option<i32>, String) {
+/// Runs a command on the first of two pods while another owner waits for the lock on the second
+/// pod, applies `disturb`, and checks that the command's last write is before the next grant. Returns
+/// the exit code and standard error.
+async fn assert_stopped_before_next_grant(
+    disturb: impl AsyncFnOnce(&mut Cluster, &mut Child),
+) -> (Option<i32>, String) {
     let mut cluster = Cluster::start(2).await;
     let token = cluster.account("business").await.token;
     let folder = tempfile::tempdir().unwrap();
@@ -47,9 +50,9 @@ async fn is_stopped_in_time(disturb: impl AsyncFnOnce(&mut Cluster, &mut Child))
     let (granted, at) = waiting.await.unwrap();
     assert!(granted);
     let last = last_written(&file);
-    assert!(last < at, "the command wrote {} us after another had the lock", (last - at) / 1000);
+    assert!(last < at, "the command wrote {} us after the next grant", (last - at) / 1000);
     eventually(async || !runs(file.to_str().unwrap())).await;
-    // Whoever was stopped goes on, and says what it has come to.
+    // Continue a stopped process, which then reports its outcome.
     if child.try_wait().unwrap().is_none() {
         signal(&child, Signal::SIGCONT);
     }
@@ -59,8 +62,8 @@ async fn is_stopped_in_time(disturb: impl AsyncFnOnce(&mut Cluster, &mut Child))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_server_is_gone() {
-    let (code, said) = is_stopped_in_time(async |cluster, _| cluster.pods[0].kill()).await;
+async fn command_is_stopped_when_server_is_killed() {
+    let (code, said) = assert_stopped_before_next_grant(async |cluster, _| cluster.pods[0].kill()).await;
     assert_eq!(code, Some(74), "{said}");
     let lines: Vec<_> = said.lines().collect();
     let [failing, lost, ..] = lines[..] else { panic!("{said}") };
@@ -68,25 +71,25 @@ async fn when_the_server_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_server_does_not_answer() {
-    let (code, said) = is_stopped_in_time(async |cluster, _| cluster.pods[0].pause()).await;
+async fn command_is_stopped_when_server_does_not_answer() {
+    let (code, said) = assert_stopped_before_next_grant(async |cluster, _| cluster.pods[0].pause()).await;
     assert_eq!(code, Some(74), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_wrapper_is_stopped() {
-    let (code, said) = is_stopped_in_time(async |_, child| signal(child, Signal::SIGSTOP)).await;
+async fn command_is_stopped_when_lockable_is_stopped() {
+    let (code, said) = assert_stopped_before_next_grant(async |_, child| signal(child, Signal::SIGSTOP)).await;
     assert_eq!(code, Some(74), "{said}");
     assert!(said.trim_end().ends_with('}') && said.contains(r#""outcome":"lost""#), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_wrapper_is_killed() {
-    is_stopped_in_time(async |_, child| signal(child, Signal::SIGKILL)).await;
+async fn command_is_stopped_when_lockable_is_killed() {
+    assert_stopped_before_next_grant(async |_, child| signal(child, Signal::SIGKILL)).await;
 }
 
 #[tokio::test]
-async fn when_the_lock_is_broken_at_the_next_heartbeat() {
+async fn command_is_stopped_at_next_heartbeat_after_break() {
     let cluster = Cluster::start(1).await;
     let token = cluster.account("business").await.token;
     let client = cluster.pods[0].client(&token);
@@ -101,7 +104,7 @@ async fn when_the_lock_is_broken_at_the_next_heartbeat() {
         assert_eq!(client.request("DELETE", "/v1/locks/broken", &[]).await.json["response"], true);
         let begun = std::time::Instant::now();
         let ran = child.wait_with_output().await.unwrap();
-        // A heartbeat, and no release that cannot matter.
+        // One heartbeat, and no attempt to release the lost lock.
         assert!(begun.elapsed() < std::time::Duration::from_secs(4), "{option}: {:?}", begun.elapsed());
         let said = String::from_utf8(ran.stderr).unwrap();
         assert_eq!(ran.status.code(), code, "{option}: {said}");
@@ -110,7 +113,7 @@ async fn when_the_lock_is_broken_at_the_next_heartbeat() {
 }
 
 #[tokio::test]
-async fn when_everything_slept_the_command_is_stopped_on_waking() {
+async fn command_is_stopped_after_suspend_of_all_processes() {
     let cluster = Cluster::start(1).await;
     let token = cluster.account("business").await.token;
     let client = cluster.pods[0].client(&token);

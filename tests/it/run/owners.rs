@@ -1,4 +1,4 @@
-//! Who holds the lock of a run: every run is a holder of its own, unless it resumes.
+//! The owner of a run: each run is a separate holder, unless it resumes.
 
 use super::{Pod, eventually, is_held, run, signal, start_ready};
 use nix::sys::signal::Signal;
@@ -20,7 +20,7 @@ async fn runs_of_one_owner_exclude_each_other() {
         assert_eq!((second.status.code(), &*second.stdout), (Some(75), &b""[..]));
         assert_eq!(client.get("/v1/locks/o").await.json["holder"]["fencing_token"], holder["fencing_token"]);
 
-        // It waits while the first one has the lock.
+        // The third run waits while the first one holds the lock.
         let mut third = run(&pod, &token, &["--owner", owner, "o", "--", "true"]).spawn().unwrap();
         eventually(async || client.get("/v1/locks/o").await.json["waiting"] == 1).await;
         signal(&first, Signal::SIGTERM);
@@ -30,7 +30,7 @@ async fn runs_of_one_owner_exclude_each_other() {
 }
 
 #[tokio::test]
-async fn a_run_that_resumes_takes_over_what_its_owner_holds() {
+async fn resumed_run_takes_over_grant_of_its_owner() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
@@ -41,13 +41,13 @@ async fn a_run_that_resumes_takes_over_what_its_owner_holds() {
     assert!(String::from_utf8_lossy(&ran.stderr).starts_with("lockable: resumed: job-7 holds o already"), "{ran:?}");
     assert!(!is_held(&client, "o").await);
     let fresh = run(&pod, &token, &args).output().await.unwrap();
-    assert_eq!(&*fresh.stderr, b"", "nothing was held");
+    assert_eq!(&*fresh.stderr, b"", "no grant existed");
     assert_eq!(run(&pod, &token, &["--resume", "o", "--", "true"]).output().await.unwrap().status.code(), Some(2));
 }
 
 /// A run inside a run of the same lock would wait for itself.
 #[tokio::test]
-async fn a_run_does_not_wait_for_the_lock_that_it_runs_under() {
+async fn nested_run_of_same_lock_fails_instead_of_waiting() {
     let pod = Pod::start().await;
     let other = Pod::start().await;
     let token = pod.first_token();

@@ -32,7 +32,7 @@ fn read(pid: &str) -> Option<Process> {
     Some(Process { pid: pid.parse().ok()?, parent, state, line: line.trim_end_matches('\0').replace('\0', " ") })
 }
 
-/// Whether a command is there that has this among its arguments, beside those that run it.
+/// Whether a process other than `lockable` has this argument.
 pub fn runs(word: &str) -> bool {
     processes().iter().any(|process| is_of(process, word))
 }
@@ -41,7 +41,7 @@ fn is_of(process: &Process, word: &str) -> bool {
     !process.line.contains("lockable") && process.line.split(' ').any(|argument| argument == word)
 }
 
-/// The process with this argument, once it is there.
+/// Waits for a `sleep` with this argument.
 pub async fn find(word: &str) -> Process {
     let mut found = None;
     eventually(async || {
@@ -63,7 +63,7 @@ pub fn signal_watchdog_of(run: &Child, signal: Signal) {
     kill(watchdog_of(run), signal).unwrap();
 }
 
-/// How many have ended and were not waited for, below this process.
+/// The number of zombies among the descendants of a process.
 pub fn zombies_below(ancestor: i32) -> usize {
     let all = processes();
     let is_below = |mut pid: i32| {

@@ -1,4 +1,4 @@
-//! Signals, and what a command inherits.
+//! Signals, and the state that a command inherits.
 
 use std::time::Instant;
 
@@ -11,21 +11,21 @@ use crate::support::{
     run_shell,
 };
 
-/// Prints each signal that it gets, for two seconds. A shell loses some that come together.
+/// Prints each received signal, for two seconds. A shell would lose simultaneous signals.
 const LISTENER: &str = r"
 import os, signal, time
-heard = []
+received = []
 for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
-    signal.signal(number, lambda number, _: heard.append(number))
+    signal.signal(number, lambda number, _: received.append(number))
 os.write(1, b'ready\n')
 end = time.time() + 2
 while time.time() < end:
     time.sleep(0.05)
-print(*heard, sep='\n')
+print(*received, sep='\n')
 ";
 
 #[tokio::test]
-async fn every_signal_that_ends_a_program_is_passed_on_once() {
+async fn each_ending_signal_is_forwarded_once() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
@@ -36,11 +36,11 @@ async fn every_signal_that_ends_a_program_is_passed_on_once() {
         run_shell(&line).await;
     }
     let ran = child.wait_with_output().await.unwrap();
-    let mut heard: Vec<i32> =
+    let mut received: Vec<i32> =
         String::from_utf8(ran.stdout).unwrap().lines().map(|line| line.parse().unwrap()).collect();
-    heard.sort_unstable();
+    received.sort_unstable();
     sent.sort_unstable();
-    assert_eq!((heard, ran.status.code()), (sent, Some(0)));
+    assert_eq!((received, ran.status.code()), (sent, Some(0)));
     for number in [libc::SIGALRM, libc::SIGXCPU, libc::SIGPROF, libc::SIGIO, libc::SIGRTMIN()] {
         let mut child =
             start_ready(run(&pod, &token, &["signalled", "--", "sh", "-c", "echo ready; exec sleep 4791"])).await;
@@ -52,9 +52,9 @@ async fn every_signal_that_ends_a_program_is_passed_on_once() {
     }
 }
 
-/// What a shell prints that runs `lockable` and another program in the same way.
+/// Compares a shell's output with `lockable` and with `env` as the wrapper.
 #[tokio::test]
-async fn a_command_inherits_what_it_would_without_lockable() {
+async fn command_inherits_the_same_state_as_without_lockable() {
     let pod = Pod::start().await;
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("script");
@@ -88,7 +88,7 @@ async fn a_command_inherits_what_it_would_without_lockable() {
 }
 
 #[tokio::test]
-async fn a_command_that_is_to_be_killed_gets_no_term() {
+async fn on_lost_kill_sends_no_term() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
@@ -101,7 +101,7 @@ async fn a_command_that_is_to_be_killed_gets_no_term() {
 }
 
 #[tokio::test]
-async fn too_few_file_descriptors_are_an_error_and_no_panic() {
+async fn run_with_too_few_file_descriptors_fails_without_panic() {
     let pod = Pod::start().await;
     let own = run(&pod, &pod.first_token(), &["few", "--", "true"]);
     let own = own.as_std();
@@ -123,12 +123,12 @@ async fn too_few_file_descriptors_are_an_error_and_no_panic() {
 }
 
 #[tokio::test]
-async fn a_signal_to_lockable_alone_stops_both() {
+async fn stop_signal_to_lockable_stops_command() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let args = ["stopped", "--", "sh", "-c", "echo ready; timeout 99 sleep 4781; true"];
     let mut run = run(&pod, &token, &args);
-    // The kernel lets SIGTSTP stop nothing in an orphaned process group, as that of the tests may be.
+    // The kernel ignores SIGTSTP in an orphaned process group, which that of the tests may be.
     run.process_group(0);
     let mut child = start_ready(run).await;
     let command = super::processes::find("4781").await.pid;

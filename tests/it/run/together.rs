@@ -1,15 +1,15 @@
-//! Many runs at once.
+//! Many concurrent runs.
 
 use super::run;
 use crate::support::Cluster;
 
 const RUNS: usize = 50;
 
-/// Marks that it is in, and says so if somebody else is.
+/// Creates a folder while it runs, and prints `overlap` if another run has created it.
 const ALONE: &str = "mkdir \"$0/in\" || echo overlap; echo one >>\"$0/count\"; sleep 0.02; rmdir \"$0/in\"";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fifty_runs_on_three_pods_are_never_two_at_once() {
+async fn fifty_runs_on_three_pods_do_not_overlap() {
     let cluster = Cluster::start(3).await;
     let token = cluster.account("business").await.token;
     let folder = tempfile::tempdir().unwrap();
@@ -30,7 +30,7 @@ async fn fifty_runs_on_three_pods_are_never_two_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twenty_runs_two_deep_end_in_order() {
+async fn twenty_nested_runs_do_not_overlap() {
     let cluster = Cluster::start(1).await;
     let token = cluster.account("business").await.token;
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What a wait outlasts, what ends it, and what it shows.
+//! Waits: retried errors, permanent errors, and their output.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,11 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use super::{ExitStatusExt, Pod, Stdio, eventually, lockable, run, signal};
 use crate::support::{dev_cert, process::free_port};
 
-/// What ends a wait for good ends it long before a wait without an end would be noticed.
+/// Limit for the end of a wait after a permanent error.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_outlasts_a_server_that_is_away_and_one_that_starts_again() {
+async fn wait_continues_during_server_outage_and_restart() {
     let (port, folder) = (free_port().to_string(), tempfile::tempdir().unwrap());
     let database = format!("sqlite:{}", folder.path().join("test.db").display());
     let start =
@@ -24,8 +24,8 @@ async fn a_wait_outlasts_a_server_that_is_away_and_one_that_starts_again() {
     let mut child = run(&pod, &token, &["-w", "100s", "away", "--", "echo", "ran"]).spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
     let line = said.next_line().await.unwrap().unwrap();
-    assert!(line.contains("cannot be reached"), "{line}");
-    assert!(child.try_wait().unwrap().is_none(), "it waits for the server");
+    assert!(line.contains("cannot reach http"), "{line}");
+    assert!(child.try_wait().unwrap().is_none(), "lockable waits for the server");
     let mut pod = start().await;
     assert_eq!(child.wait().await.unwrap().code(), Some(0));
 
@@ -46,7 +46,7 @@ async fn a_wait_outlasts_a_server_that_is_away_and_one_that_starts_again() {
 }
 
 #[tokio::test]
-async fn a_wait_outlasts_a_plan_whose_queue_is_full() {
+async fn wait_continues_while_queue_limit_of_plan_is_reached() {
     let pod = Pod::start().await;
     pod.operator(&["plan", "set", "hobbyist", "--waiters", "1"]).await;
     let token = pod.account("hobbyist").await.token;
@@ -57,7 +57,7 @@ async fn a_wait_outlasts_a_plan_whose_queue_is_full() {
     let second = run(&pod, &token, &["busy", "--", "true"]).spawn().unwrap();
     let limited = run(&pod, &token, &["-w", "2", "busy", "--", "true"]).output().await.unwrap();
     let said = String::from_utf8_lossy(&limited.stderr);
-    assert!(limited.status.code() == Some(75) && said.contains("Too many requests wait"), "{said}");
+    assert!(limited.status.code() == Some(75) && said.contains("Too many queued requests"), "{said}");
     assert_eq!(client.get("/v1/release/busy?owner=one").await.json["response"], true);
     for child in [first, second] {
         let ran = child.wait_with_output().await.unwrap();
@@ -65,9 +65,9 @@ async fn a_wait_outlasts_a_plan_whose_queue_is_full() {
     }
 }
 
-/// None of these is mended by asking again; each is told in its own words.
+/// Each permanent error has its own message.
 #[tokio::test]
-async fn what_cannot_be_mended_ends_a_wait_at_once() {
+async fn permanent_error_ends_wait_at_once() {
     let certificate = dev_cert().await;
     let (plain, secure) = (Pod::start().await, Pod::builder().tls(&certificate).start().await);
     let token = plain.first_token();
@@ -79,19 +79,25 @@ async fn what_cannot_be_mended_ends_a_wait_at_once() {
             &*token,
             &[][..],
             69,
-            "of an unknown issuer (UnknownIssuer); name the CA's file in LOCKABLE_CA_FILE",
+            "from an unknown issuer (UnknownIssuer); set LOCKABLE_CA_FILE to the file of its CA",
         ),
         (
             &plain_url.replace("http", "https"),
             &token,
             &[],
             69,
-            "does not speak TLS on this port; if it serves plain HTTP",
+            "does not use TLS on this port; if the server uses plain HTTP",
         ),
-        (&secure_url.replace("https", "http"), &token, &[], 69, "if it serves HTTPS, the address begins with https://"),
+        (
+            &secure_url.replace("https", "http"),
+            &token,
+            &[],
+            69,
+            "if the server uses HTTPS, write https:// in the address",
+        ),
         ("http://locks.invalid", &token, &[], 69, "the host locks.invalid is unknown"),
         ("ftp://127.0.0.1", &token, &[], 2, "an address begins with https:// or http://"),
-        (&plain_url, "wrong", &[], 69, "the server does not accept the token from LOCKABLE_AUTH_TOKEN"),
+        (&plain_url, "wrong", &[], 69, "the server rejected the token from LOCKABLE_AUTH_TOKEN"),
         (&plain_url, &token, &namespace, 2, "Not a namespace of this account"),
     ] {
         for wait in [&[][..], &["-w", "1min"]] {
@@ -107,7 +113,7 @@ async fn what_cannot_be_mended_ends_a_wait_at_once() {
 }
 
 #[tokio::test]
-async fn a_run_that_does_not_wait_asks_once_and_says_so() {
+async fn run_without_wait_sends_one_request() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let nobody = format!("http://127.0.0.1:{}", free_port());
@@ -115,11 +121,11 @@ async fn a_run_that_does_not_wait_asks_once_and_says_so() {
     let ran = command.env("LOCKABLE_URL", nobody).output().await.unwrap();
     let said = String::from_utf8_lossy(&ran.stderr);
     assert_eq!((ran.status.code(), said.lines().count()), (Some(69), 1), "{said}");
-    assert!(said.contains("cannot be reached") && !said.contains("trying again"), "{said}");
+    assert!(said.contains("cannot reach http") && !said.contains("retrying"), "{said}");
 }
 
 #[tokio::test]
-async fn a_refusal_names_the_holder_since_when_and_until_when() {
+async fn refusal_shows_holder_start_and_expiry() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
@@ -139,7 +145,7 @@ async fn a_refusal_names_the_holder_since_when_and_until_when() {
 }
 
 #[tokio::test]
-async fn an_acquire_that_is_interrupted_leaves_the_queue() {
+async fn interrupted_acquire_leaves_queue() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
@@ -156,7 +162,7 @@ async fn an_acquire_that_is_interrupted_leaves_the_queue() {
 }
 
 #[tokio::test]
-async fn the_last_line_tells_a_program_the_outcome() {
+async fn json_report_is_last_line() {
     let pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);

@@ -5,17 +5,17 @@ use std::{
 
 use super::process::{Process, free_port};
 
-/// The configuration that comes with the project.
+/// The HAProxy configuration of the project.
 const CONFIG: &str = include_str!("../../../deploy/compose/haproxy.cfg");
 
-/// `HAProxy` with the project's configuration, but for the addresses of the servers.
+/// An `HAProxy` process with the project's configuration and the addresses of the test servers.
 pub struct Balancer {
     port: u16,
     folder: tempfile::TempDir,
     _process: Process,
 }
 
-/// The ports of one server, before and after it was replaced.
+/// The ports of one server. A replacement of the server reuses them.
 #[derive(Clone, Copy)]
 pub struct Backend {
     pub api: u16,
@@ -23,7 +23,8 @@ pub struct Backend {
 }
 
 impl Balancer {
-    /// Starts it. Each of `changes` replaces a part of the configuration, which has to be there.
+    /// Starts the process. Each pair of `changes` replaces one part of the configuration, and
+    /// panics if that part is missing.
     pub fn start(backends: &[Backend], changes: &[(&str, &str)]) -> Self {
         let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
         let (before, after) =

@@ -14,17 +14,17 @@ use super::{
     process::{Process, free_port},
 };
 
-/// Chromium, with nobody before it.
+/// A headless Chromium.
 pub struct Browser {
     pub client: Client,
     driver: String,
-    /// Where the pages are, without a slash at its end.
+    /// The origin of the pages, without a trailing slash.
     origin: String,
     _process: Process,
     _folder: tempfile::TempDir,
 }
 
-/// The rules by which pages are checked, from npm.
+/// The npm package with the accessibility rules.
 const AXE: &str = "axe-core@4.14.1";
 
 impl Browser {
@@ -32,7 +32,7 @@ impl Browser {
         Self::start_with(origin, true).await
     }
 
-    /// One that runs no JavaScript of pages.
+    /// Starts a browser that does not run the JavaScript of pages.
     pub async fn start_without_javascript(origin: &str) -> Self {
         Self::start_with(origin, false).await
     }
@@ -46,8 +46,8 @@ impl Browser {
         let folder = tempfile::tempdir().unwrap();
         let profile = format!("--user-data-dir={}", folder.path().display());
         let options = json!({
-            // Without a sandbox, since tests may run as root; by a pipe, since it ends
-            // together with the driver then, however that ends.
+            // No sandbox, because tests may run as root. A debugging pipe, because Chromium then
+            // exits with the driver, even after a crash.
             "args": ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--remote-debugging-pipe", profile],
             "prefs": { "profile.managed_default_content_settings.javascript": if runs_scripts { 1 } else { 2 } },
         });
@@ -71,7 +71,7 @@ impl Browser {
         self.client.current_url().await.unwrap().path().to_owned()
     }
 
-    /// The text of the first element that a selector finds.
+    /// Returns the text of the first matching element.
     pub async fn text(&self, css: &str) -> String {
         self.client.find(Locator::Css(css)).await.unwrap().text().await.unwrap()
     }
@@ -86,7 +86,7 @@ impl Browser {
         self.client.find(Locator::Css(css)).await.unwrap().click().await.unwrap();
     }
 
-    /// Waits until an element is there and has this text in it.
+    /// Waits until a matching element exists and contains this text.
     pub async fn await_text(&self, css: &str, part: &str) {
         eventually(async || {
             let Ok(found) = self.client.find(Locator::Css(css)).await else { return false };
@@ -99,12 +99,12 @@ impl Browser {
         eventually(async || self.path().await == path).await;
     }
 
-    /// Presses a key, with Shift or without, wherever the focus is.
+    /// Presses a key on the focused element.
     pub async fn press(&self, key: Key) {
         self.type_keys(&char::from(key).to_string()).await;
     }
 
-    /// Types into whatever has the focus.
+    /// Types into the focused element.
     pub async fn type_keys(&self, text: &str) {
         let keys = text.chars().fold(KeyActions::new("keyboard".into()), |keys, value| {
             keys.then(KeyAction::Down { value }).then(KeyAction::Up { value })
@@ -112,7 +112,7 @@ impl Browser {
         self.client.perform_actions(keys).await.unwrap();
     }
 
-    /// Goes on with the Tab key until the focus is at what the selector finds.
+    /// Presses Tab until the focused element matches the selector. Panics after 80 presses.
     pub async fn tab_to(&self, css: &str) {
         for _ in 0..80 {
             self.press(Key::Tab).await;
@@ -124,8 +124,8 @@ impl Browser {
         panic!("{css} cannot be reached by keyboard");
     }
 
-    /// Shows pages as who wants them dark, or light.
-    pub async fn prefer(&self, scheme: &str) {
+    /// Sets the preferred color scheme, `dark` or `light`.
+    pub async fn set_color_scheme(&self, scheme: &str) {
         let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
         self.command("Emulation.setEmulatedMedia", json!({ "features": features })).await;
     }
@@ -135,7 +135,7 @@ impl Browser {
         self.command("Emulation.setDeviceMetricsOverride", metrics).await;
     }
 
-    /// A command of Chromium's own.
+    /// Runs a command of the Chrome DevTools protocol.
     async fn command(&self, name: &str, params: Value) {
         let session = self.client.session_id().await.unwrap().unwrap();
         let url = format!("{}/session/{session}/goog/cdp/execute", self.driver);
@@ -145,8 +145,8 @@ impl Browser {
         assert!(answer.status().is_success(), "{name}: {}", answer.text().await.unwrap());
     }
 
-    /// What axe-core finds wrong with the page, a line for each.
-    pub async fn faults(&self) -> Vec<String> {
+    /// Returns the violations that axe-core finds on the page, one line each.
+    pub async fn accessibility_violations(&self) -> Vec<String> {
         let script = format!(
             "{}\nconst done = arguments[arguments.length - 1];
             axe.run(document, {{ resultTypes: ['violations'] }}).then((results) => done(results.violations.flatMap(
@@ -158,14 +158,14 @@ impl Browser {
         found.as_array().unwrap().iter().map(|fault| fault.as_str().unwrap().to_owned()).collect()
     }
 
-    /// Whether the page is wider than the window.
+    /// Returns whether the page is wider than the window.
     pub async fn overflows(&self) -> bool {
         let wider = "return document.documentElement.scrollWidth > document.documentElement.clientWidth";
         self.client.execute(wider, vec![]).await.unwrap() == true
     }
 
-    /// Takes a picture of the page, for people to look at, where they want one.
-    pub async fn picture(&self, name: &str) {
+    /// Saves a screenshot of the whole page into the folder `TEST_PICTURES`, if that is set.
+    pub async fn save_screenshot(&self, name: &str) {
         if let Some(folder) = std::env::var_os("TEST_PICTURES") {
             let height = self.client.execute("return document.documentElement.scrollHeight", vec![]).await.unwrap();
             let width = self.client.execute("return window.innerWidth", vec![]).await.unwrap();
@@ -176,7 +176,7 @@ impl Browser {
     }
 }
 
-/// axe-core, installed once, next to what cargo builds.
+/// Returns the source of axe-core, which npm installs once into cargo's target folder.
 fn axe() -> &'static str {
     static AXE_TEXT: OnceLock<String> = OnceLock::new();
     AXE_TEXT.get_or_init(|| {

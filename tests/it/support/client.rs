@@ -10,7 +10,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// A client with a token, of one pod.
+/// A client of one server, with a token or without one.
 #[derive(Clone)]
 pub struct Client {
     origin: String,
@@ -18,9 +18,9 @@ pub struct Client {
     http: reqwest::Client,
 }
 
-/// What came back.
+/// A response.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub text: String,
     /// `null` if the body is no JSON.
@@ -28,7 +28,7 @@ pub struct Answer {
     headers: HeaderMap,
 }
 
-/// What clients of all kinds begin with.
+/// Returns the base configuration of all HTTP clients.
 pub fn http_client() -> reqwest::ClientBuilder {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
@@ -39,28 +39,28 @@ pub fn http_client() -> reqwest::ClientBuilder {
 
 impl Client {
     pub fn new(origin: &str, token: Option<&str>) -> Self {
-        // No lock route ever redirects; a test would see it.
+        // Lock routes never redirect; a test must see it if one does.
         let http = http_client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { origin: origin.into(), token: token.map(Into::into), http }
     }
 
-    /// The same client, of a server elsewhere.
-    pub fn at(&self, origin: &str) -> Self {
+    /// Returns the same client for another origin.
+    pub fn with_origin(&self, origin: &str) -> Self {
         Self { origin: origin.into(), ..self.clone() }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub async fn get(&self, path: &str) -> Response {
         self.request("GET", path, &[]).await
     }
 
-    /// Asks, and has nothing when the server goes away.
-    pub async fn try_get(&self, path: &str) -> Option<Answer> {
+    /// Sends a GET request; returns `None` if the connection fails.
+    pub async fn try_get(&self, path: &str) -> Option<Response> {
         self.try_send(self.http.get(format!("{}{path}", self.origin))).await.ok()
     }
 
-    /// Asks for a path exactly as it is written, which other clients do not do.
-    pub async fn get_raw(&self, path: &str) -> Answer {
-        let authority = self.origin.strip_prefix("http://").expect("a pod without TLS");
+    /// Sends a GET request with the path unchanged. Other clients normalize the path.
+    pub async fn get_raw(&self, path: &str) -> Response {
+        let authority = self.origin.strip_prefix("http://").expect("the server has no TLS");
         let mut stream = TcpStream::connect(authority).await.unwrap();
         let authorization = self.authorization();
         let request = format!(
@@ -75,10 +75,10 @@ impl Client {
         let fields = lines.map(|line| line.split_once(": ").unwrap());
         let headers =
             fields.map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect();
-        Answer { status, json: serde_json::from_str(text).unwrap_or_default(), text: text.to_owned(), headers }
+        Response { status, json: serde_json::from_str(text).unwrap_or_default(), text: text.to_owned(), headers }
     }
 
-    pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let mut request = self.http.request(method, format!("{}{path}", self.origin));
         for (name, value) in headers {
@@ -87,52 +87,52 @@ impl Client {
         self.send(request).await
     }
 
-    pub async fn post_form(&self, path: &str, form: &[(&str, &str)]) -> Answer {
+    pub async fn post_form(&self, path: &str, form: &[(&str, &str)]) -> Response {
         self.send(self.http.post(format!("{}{path}", self.origin)).form(form)).await
     }
 
-    pub async fn post_json(&self, path: &str, body: Value) -> Answer {
+    pub async fn post_json(&self, path: &str, body: Value) -> Response {
         self.send(self.http.post(format!("{}{path}", self.origin)).json(&body)).await
     }
 
-    pub async fn post_body(&self, path: &str, content_type: &str, body: &str) -> Answer {
+    pub async fn post_body(&self, path: &str, content_type: &str, body: &str) -> Response {
         let request = self.http.post(format!("{}{path}", self.origin)).header("content-type", content_type);
         self.send(request.body(body.to_owned())).await
     }
 
-    pub async fn send_body(&self, method: &str, path: &str, body: &str) -> Answer {
+    pub async fn send_body(&self, method: &str, path: &str, body: &str) -> Response {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let request = self.http.request(method, format!("{}{path}", self.origin));
         self.send(request.header("content-type", "application/json").body(body.to_owned())).await
     }
 
-    /// What stands in the field `Authorization`.
+    /// Returns the value of the header `Authorization`.
     pub fn authorization(&self) -> String {
         use base64::{Engine, engine::general_purpose::STANDARD};
         format!("Basic {}", STANDARD.encode(format!("{}:", self.token.as_deref().unwrap_or_default())))
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+    async fn send(&self, request: reqwest::RequestBuilder) -> Response {
         self.try_send(request).await.unwrap()
     }
 
-    async fn try_send(&self, mut request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
+    async fn try_send(&self, mut request: reqwest::RequestBuilder) -> reqwest::Result<Response> {
         if let Some(token) = &self.token {
             request = request.basic_auth(token, Some(""));
         }
         let response = request.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await?;
-        Ok(Answer { status, json: serde_json::from_str(&text).unwrap_or_default(), text, headers })
+        Ok(Response { status, json: serde_json::from_str(&text).unwrap_or_default(), text, headers })
     }
 }
 
-impl Answer {
+impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// Checks that this is a problem of that kind, in full.
+    /// Asserts that this is a complete problem document of that type.
     #[track_caller]
     pub fn assert_problem(&self, status: u16, kind: &str) {
         assert_eq!((self.status, &self.json["type"]), (status, &format!("/problems/{kind}").into()), "{}", self.text);

@@ -1,6 +1,6 @@
-// Gives a process the time that stands in a file, in microseconds since 1970,
-// so that a test can move it, or, if that is before 2000, as much more than it
-// is. Loaded before the C library (LD_PRELOAD). Monotonic clocks run on as ever.
+// Overrides the system time of a process (LD_PRELOAD) with the time in a file, in microseconds
+// since 1970, so that a test can move it. A value before the year 2000 is an offset that is added
+// to the real time. Monotonic clocks are unchanged.
 
 #define _GNU_SOURCE
 #include <fcntl.h>

@@ -4,11 +4,11 @@ use super::{
     redis::{self, RedisServer},
 };
 
-/// Has a pod wait for Redis no longer than it does by default, where that is what a
-/// test is about.
-pub const PROMPT: (&str, &str) = ("LOCKABLE_REDIS_TIMEOUT", "500ms");
+/// Sets the product's default Redis timeout, for tests that measure it. Other tests use a longer
+/// one.
+pub const DEFAULT_REDIS_TIMEOUT: (&str, &str) = ("LOCKABLE_REDIS_TIMEOUT", "500ms");
 
-/// Several pods on one Redis and one Postgres.
+/// Several servers on one Redis and one PostgreSQL database.
 pub struct Cluster {
     pub pods: Vec<Pod>,
     pub redis: RedisServer,
@@ -16,18 +16,17 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts the servers, then the pods, all at once.
+    /// Starts Redis and the database, then all servers at once.
     pub async fn start(pods: usize) -> Self {
         Self::start_with(pods, RedisServer::builder(), &[]).await
     }
 
-    /// Starts pods that see to it that a recovery is short: leases that are longer
-    /// than a second are written down.
-    pub async fn start_careful(pods: usize) -> Self {
+    /// Starts servers whose recoveries are short: the journal records every lease above one second.
+    pub async fn start_with_short_recovery(pods: usize) -> Self {
         Self::start_with(pods, RedisServer::builder(), &[("LOCKABLE_JOURNAL_ABOVE", "1s")]).await
     }
 
-    /// Starts the servers, Redis as it is said, then the pods with these settings.
+    /// Starts Redis with these arguments, then servers with these settings.
     pub async fn start_with(pods: usize, redis: redis::Builder, settings: &[(&str, &str)]) -> Self {
         let redis = redis.start();
         let postgres = Postgres::database().await;
@@ -39,12 +38,12 @@ impl Cluster {
         Self { pods, redis, postgres }
     }
 
-    /// Runs an operator's command, as on a machine that knows the database.
+    /// Runs an operator command with the database settings of the first server.
     pub async fn operator(&self, args: &[&str]) -> serde_json::Value {
         self.pods[0].operator(args).await
     }
 
-    /// Makes an account on a plan, with its first token.
+    /// Creates an account on a plan, with its first token.
     pub async fn account(&self, plan: &str) -> Account {
         self.pods[0].account(plan).await
     }

@@ -7,7 +7,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 type Received = Arc<Mutex<Vec<Bytes>>>;
 
-/// An OpenTelemetry collector that keeps what it is sent.
+/// An OpenTelemetry collector that stores the spans it receives.
 pub struct Collector {
     pub url: String,
     received: Received,
@@ -24,7 +24,7 @@ impl Collector {
         Self { url, received, server }
     }
 
-    /// All that came, as it came.
+    /// Returns all request bodies, unparsed.
     pub fn bytes(&self) -> Vec<u8> {
         self.received.lock().unwrap().concat()
     }

@@ -13,7 +13,7 @@ pub fn signal(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id().unwrap() as i32), signal).unwrap();
 }
 
-/// Starts a command, and waits until it has said that it is ready.
+/// Starts a command and waits until it prints `ready`.
 pub async fn start_ready(mut command: Command) -> Child {
     let mut child = command.spawn().unwrap();
     let mut line = String::new();

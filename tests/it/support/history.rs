@@ -5,66 +5,66 @@ use std::{
     time::Instant,
 };
 
-/// The time during which a client relied on a grant, by its own clock: from when
-/// it had the answer, until it sent the release, was told that the lock is lost,
-/// or the lease had lapsed that was confirmed last, counted from before that was
-/// asked for.
+/// The time in which a client relied on a grant, by the client's clock. It begins when the client
+/// receives the response. It ends when the client sends the release, learns that the lock is lost,
+/// or when the last confirmed lease expires, counted from before the request for it was sent.
 #[derive(Clone, Debug)]
-pub struct Stint {
+pub struct HoldPeriod {
     pub name: String,
     pub holder: String,
     pub fence: u64,
-    /// Just before the acquire was sent.
-    pub asked: Instant,
+    /// Just before the client sent the acquire.
+    pub sent: Instant,
     pub from: Instant,
     pub until: Instant,
 }
 
-/// What all clients have relied on.
+/// The hold periods of all clients.
 #[derive(Clone, Default)]
-pub struct History(Arc<Mutex<Vec<Stint>>>);
+pub struct History(Arc<Mutex<Vec<HoldPeriod>>>);
 
-/// What must never be.
+/// A violation of mutual exclusion or of fencing.
 pub enum Violation {
-    /// Two held one lock at once.
-    Overlap(Stint, Stint),
-    /// Who asked later has a fence that is no larger.
-    FallingFence(Stint, Stint),
+    /// Two clients held one lock at once.
+    Overlap(HoldPeriod, HoldPeriod),
+    /// A later acquire got a fencing token that is not larger.
+    DecreasingFence(HoldPeriod, HoldPeriod),
 }
 
 impl History {
-    pub fn add(&self, stint: Stint) {
-        self.0.lock().unwrap().push(stint);
+    pub fn add(&self, period: HoldPeriod) {
+        self.0.lock().unwrap().push(period);
     }
 
     pub fn len(&self) -> usize {
         self.0.lock().unwrap().len()
     }
 
-    /// The first grant that was asked for after that moment.
-    pub fn first_after(&self, moment: Instant) -> Option<Instant> {
-        let stints = self.0.lock().unwrap();
-        stints.iter().filter(|stint| stint.asked > moment).map(|stint| stint.from).min()
+    /// Returns the time of the first grant whose acquire was sent after that moment.
+    pub fn first_grant_after(&self, moment: Instant) -> Option<Instant> {
+        let periods = self.0.lock().unwrap();
+        periods.iter().filter(|period| period.sent > moment).map(|period| period.from).min()
     }
 
     pub fn check(&self) -> Vec<Violation> {
-        let mut by_name = BTreeMap::<String, Vec<Stint>>::new();
-        for stint in self.0.lock().unwrap().iter() {
-            by_name.entry(stint.name.clone()).or_default().push(stint.clone());
+        let mut by_name = BTreeMap::<String, Vec<HoldPeriod>>::new();
+        for period in self.0.lock().unwrap().iter() {
+            by_name.entry(period.name.clone()).or_default().push(period.clone());
         }
         let mut violations = Vec::new();
-        for stints in by_name.values_mut() {
-            stints.sort_by_key(|stint| stint.from);
-            for (at, early) in stints.iter().enumerate() {
-                for late in &stints[at + 1..] {
-                    // Who had the answer after the lease had lapsed relied on nothing.
-                    let is_real = late.from < late.until;
-                    if is_real && early.holder != late.holder && late.from < early.until {
-                        violations.push(Violation::Overlap(early.clone(), late.clone()));
+        for periods in by_name.values_mut() {
+            periods.sort_by_key(|period| period.from);
+            for (at, earlier) in periods.iter().enumerate() {
+                for later in &periods[at + 1..] {
+                    // A client that receives the response after the lease expired relies on
+                    // nothing.
+                    let is_real = later.from < later.until;
+                    if is_real && earlier.holder != later.holder && later.from < earlier.until {
+                        violations.push(Violation::Overlap(earlier.clone(), later.clone()));
                     }
-                    let is_same = early.holder == late.holder && early.fence == late.fence;
-                    if late.asked > early.from && late.fence <= early.fence && !is_same {
-                        violations.push(Violation::FallingFence(early.clone(), late.clone()));
+                    let is_same_grant = earlier.holder == later.holder && earlier.fence == later.fence;
+                    if later.sent > earlier.from && later.fence <= earlier.fence && !is_same_grant {
+                        violations.push(Violation::DecreasingFence(earlier.clone(), later.clone()));
                     }
                 }
             }
@@ -73,7 +73,7 @@ impl History {
     }
 
     #[track_caller]
-    pub fn assert_sound(&self) {
+    pub fn assert_no_violation(&self) {
         let violations = self.check();
         let shown: String = violations.iter().take(10).map(|violation| format!("{violation}\n")).collect();
         assert!(violations.is_empty(), "{} violations in {} grants\n{shown}", violations.len(), self.len());
@@ -82,15 +82,15 @@ impl History {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, early, late) = match self {
-            Self::Overlap(early, late) => ("both hold", early, late),
-            Self::FallingFence(early, late) => ("a fence falls for", early, late),
+        let (what, earlier, later) = match self {
+            Self::Overlap(earlier, later) => ("both hold", earlier, later),
+            Self::DecreasingFence(earlier, later) => ("a fence decreases for", earlier, later),
         };
-        let show = |stint: &Stint| {
-            let since = |moment: Instant| moment.saturating_duration_since(early.asked).as_millis();
-            let (asked, from, until) = (since(stint.asked), since(stint.from), since(stint.until));
-            format!("{} under {}, asked at {asked} ms, from {from} to {until}", stint.holder, stint.fence)
+        let show = |period: &HoldPeriod| {
+            let since = |moment: Instant| moment.saturating_duration_since(earlier.sent).as_millis();
+            let (sent, from, until) = (since(period.sent), since(period.from), since(period.until));
+            format!("{} with fence {}, sent at {sent} ms, from {from} to {until}", period.holder, period.fence)
         };
-        write!(f, "{what} {}: {}; {}", early.name, show(early), show(late))
+        write!(f, "{what} {}: {}; {}", earlier.name, show(earlier), show(later))
     }
 }

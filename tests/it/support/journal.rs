@@ -2,36 +2,37 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, ready};
 use lockable::{
-    lock::{EndedGrant, Entered, Epoch, FencingToken, Journal, JournalError, JournalRow, Lease, StoreRow, Written},
+    lock::{
+        EndedGrant, Epoch, EpochStart, FencingToken, Journal, JournalError, JournalRow, Lease, StoreRow, WriteOutcome,
+    },
     locks::Locks,
     store::Store,
 };
 
-/// A journal for which every store is the first: for tests of one that forgets
-/// nothing.
-struct Blank;
+/// A journal that contains nothing and treats every store as new, for tests that lose no data.
+struct EmptyJournal;
 
-/// Locks in a store that is new.
+/// Returns the locks of a new store.
 pub async fn new_locks(store: Store) -> Locks {
-    let locks = Locks::new(store, Arc::new(Blank), Lease::from_secs(60), 1);
+    let locks = Locks::new(store, Arc::new(EmptyJournal), Lease::from_secs(60), 1);
     locks.recover().await.unwrap();
     locks
 }
 
-impl Journal for Blank {
-    fn enter<'a>(&'a self, _: &'a Epoch, _: Duration) -> BoxFuture<'a, Result<Entered, JournalError>> {
-        Box::pin(ready(Ok(Entered::First)))
+impl Journal for EmptyJournal {
+    fn begin_epoch<'a>(&'a self, _: &'a Epoch, _: Duration) -> BoxFuture<'a, Result<EpochStart, JournalError>> {
+        Box::pin(ready(Ok(EpochStart::First)))
     }
 
-    fn write<'a>(&'a self, _: &'a Epoch, _: &'a JournalRow) -> BoxFuture<'a, Result<Written, JournalError>> {
-        Box::pin(ready(Ok(Written::Recorded)))
+    fn write<'a>(&'a self, _: &'a Epoch, _: &'a JournalRow) -> BoxFuture<'a, Result<WriteOutcome, JournalError>> {
+        Box::pin(ready(Ok(WriteOutcome::Recorded)))
     }
 
     fn end<'a>(&'a self, _: &'a EndedGrant, _: u64) -> BoxFuture<'a, Result<(), JournalError>> {
         Box::pin(ready(Ok(())))
     }
 
-    fn note_fence<'a>(&'a self, _: &'a str, _: u64) -> BoxFuture<'a, Result<(), JournalError>> {
+    fn record_last_fence<'a>(&'a self, _: &'a str, _: u64) -> BoxFuture<'a, Result<(), JournalError>> {
         Box::pin(ready(Ok(())))
     }
 
@@ -39,7 +40,7 @@ impl Journal for Blank {
         Box::pin(ready(Ok(Vec::new())))
     }
 
-    fn hand_over<'a>(
+    fn hand_over_epoch<'a>(
         &'a self,
         _: &'a Epoch,
         _: FencingToken,
@@ -52,7 +53,7 @@ impl Journal for Blank {
         Box::pin(ready(Ok(Vec::new())))
     }
 
-    fn beat<'a>(&'a self, _: &'a [&'a str]) -> BoxFuture<'a, Result<(), JournalError>> {
+    fn heartbeat<'a>(&'a self, _: &'a [&'a str]) -> BoxFuture<'a, Result<(), JournalError>> {
         Box::pin(ready(Ok(())))
     }
 

@@ -1,4 +1,4 @@
-//! What the tests share: real servers that they start themselves, and clients.
+//! Shared helpers: real servers, which the tests start themselves, and clients.
 
 pub mod balancer;
 pub mod browser;
@@ -7,7 +7,6 @@ pub mod cluster;
 pub mod collector;
 pub mod command;
 pub mod history;
-pub mod holders;
 pub mod journal;
 pub mod page;
 pub mod pod;
@@ -17,6 +16,7 @@ pub mod proxy;
 pub mod python;
 pub mod redis;
 pub mod topology;
+pub mod workload;
 
 use std::{
     path::PathBuf,
@@ -26,33 +26,32 @@ use std::{
 use tokio::sync::{Mutex, MutexGuard};
 
 pub use self::{
-    client::{Answer, Client},
+    client::{Client, Response},
     cluster::Cluster,
     collector::Collector,
     pod::{Account, Pod},
 };
 
-/// How long a condition is waited for. It is generous: what has to be quick is
-/// timed by the test that says so.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The timeout of [`eventually`]. It is generous; tests that promise a time measure it themselves.
+const CONDITION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Polls until the condition holds.
+/// Polls every 10 ms until the condition holds. Panics after [`CONDITION_TIMEOUT`].
 pub async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !holds().await {
-        assert!(start.elapsed() < PATIENCE, "a condition did not come about in {PATIENCE:?}");
+        assert!(start.elapsed() < CONDITION_TIMEOUT, "the condition did not hold within {CONDITION_TIMEOUT:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// Taken by what keeps a processor busy all the time: one of these runs at once,
-/// so that many tests can that mostly wait.
-pub async fn crowd_turn() -> MutexGuard<'static, ()> {
-    static CROWD: Mutex<()> = Mutex::const_new(());
-    CROWD.lock().await
+/// Serializes the tests that keep a processor busy, so that the many other tests, which mostly
+/// wait, meet their deadlines.
+pub async fn exclusive_cpu() -> MutexGuard<'static, ()> {
+    static CPU: Mutex<()> = Mutex::const_new(());
+    CPU.lock().await
 }
 
-/// A certificate for localhost, as `lockable dev-cert` makes it.
+/// A certificate for localhost, created by `lockable dev-cert`.
 pub struct Certificate {
     pub cert: PathBuf,
     pub key: PathBuf,
@@ -68,7 +67,7 @@ pub async fn dev_cert() -> Certificate {
     Certificate { cert, key, _folder: folder }
 }
 
-/// Runs a line in a shell; returns what it prints.
+/// Runs a shell command and returns its standard output.
 pub async fn run_shell(line: &str) -> String {
     let ran = tokio::process::Command::new("sh").args(["-c", line]).output().await.unwrap();
     assert!(ran.status.success(), "{line}: {}", String::from_utf8_lossy(&ran.stderr));

@@ -2,8 +2,7 @@ use reqwest::header::{HeaderMap, SET_COOKIE};
 
 use super::{client::http_client, eventually};
 
-/// A browser without a window: it keeps cookies, follows nothing, and finds what
-/// stands in forms.
+/// A minimal browser: it stores cookies, follows no redirects, and reads form fields.
 #[derive(Clone)]
 pub struct PageClient {
     origin: String,
@@ -12,9 +11,9 @@ pub struct PageClient {
     fields: Vec<(String, String)>,
 }
 
-/// A page that came back.
+/// A page as received.
 #[derive(Debug)]
-pub struct PageAnswer {
+pub struct PageResponse {
     pub status: u16,
     pub text: String,
     pub headers: HeaderMap,
@@ -28,13 +27,13 @@ impl PageClient {
         Self { origin: origin.into(), http, cookies: Vec::new(), fields: Vec::new() }
     }
 
-    /// Sends this field with every request.
+    /// Sends this header with every request.
     pub fn with_field(mut self, name: &str, value: &str) -> Self {
         self.fields.push((name.into(), value.into()));
         self
     }
 
-    /// Signs up and in.
+    /// Signs up and signs in.
     pub async fn member(origin: &str, email: &str) -> Self {
         let mut client = Self::new(origin);
         client.sign_up(email, PASSWORD).await;
@@ -42,23 +41,23 @@ impl PageClient {
         client
     }
 
-    pub async fn sign_up(&mut self, email: &str, password: &str) -> PageAnswer {
+    pub async fn sign_up(&mut self, email: &str, password: &str) -> PageResponse {
         let csrf = self.get("/account/sign-up").await.csrf();
         self.post("/account/sign-up", &[("csrf", &csrf), ("email", email), ("password", password)]).await
     }
 
-    pub async fn sign_in(&mut self, email: &str, password: &str) -> PageAnswer {
+    pub async fn sign_in(&mut self, email: &str, password: &str) -> PageResponse {
         let csrf = self.get("/account/sign-in").await.csrf();
         self.post("/account/sign-in", &[("csrf", &csrf), ("email", email), ("password", password)]).await
     }
 
-    /// Sends a form with what shows that it was made for this browser.
-    pub async fn send(&mut self, path: &str, fields: &[(&str, &str)]) -> PageAnswer {
+    /// Sends a form with the CSRF token of this browser.
+    pub async fn send(&mut self, path: &str, fields: &[(&str, &str)]) -> PageResponse {
         let csrf = self.get("/account/security").await.csrf();
         self.post(path, &[&[("csrf", &*csrf)], fields].concat()).await
     }
 
-    /// Makes a token.
+    /// Creates a token and returns it.
     pub async fn token(&mut self, label: &str, scopes: &[&str]) -> String {
         let scopes = scopes.iter().map(|scope| ("scope", *scope));
         let fields: Vec<_> = [("label", label), ("namespace", "public")].into_iter().chain(scopes).collect();
@@ -66,24 +65,24 @@ impl PageClient {
         page.between("class=\"secret\"><code>", "</code>").to_owned()
     }
 
-    /// Asks for a page, again if that was too often: tests are quicker than people.
-    pub async fn get(&mut self, path: &str) -> PageAnswer {
+    /// Loads a page. Retries after a 429, because tests are faster than people.
+    pub async fn get(&mut self, path: &str) -> PageResponse {
         let mut answer = None;
         eventually(async || answer.insert(self.get_once(path).await).status != 429).await;
         answer.unwrap()
     }
 
-    pub async fn get_once(&mut self, path: &str) -> PageAnswer {
+    pub async fn get_once(&mut self, path: &str) -> PageResponse {
         let request = self.http.get(format!("{}{path}", self.origin));
         self.run(request).await
     }
 
-    pub async fn post(&mut self, path: &str, form: &[(&str, &str)]) -> PageAnswer {
+    pub async fn post(&mut self, path: &str, form: &[(&str, &str)]) -> PageResponse {
         let request = self.http.post(format!("{}{path}", self.origin)).form(form);
         self.run(request).await
     }
 
-    /// Asks for what goes on coming.
+    /// Opens a streamed response.
     pub async fn stream(&self, path: &str) -> reqwest::Response {
         let request = self.http.get(format!("{}{path}", self.origin)).header("cookie", self.cookie());
         request.send().await.unwrap()
@@ -94,7 +93,7 @@ impl PageClient {
         cookies.join("; ")
     }
 
-    async fn run(&mut self, mut request: reqwest::RequestBuilder) -> PageAnswer {
+    async fn run(&mut self, mut request: reqwest::RequestBuilder) -> PageResponse {
         request = request.header("accept", "text/html").header("cookie", self.cookie());
         for (name, value) in &self.fields {
             request = request.header(name, value);
@@ -104,7 +103,7 @@ impl PageClient {
         for cookie in headers.get_all(SET_COOKIE) {
             self.keep(cookie.to_str().unwrap());
         }
-        PageAnswer { status, headers, text: response.text().await.unwrap() }
+        PageResponse { status, headers, text: response.text().await.unwrap() }
     }
 
     fn keep(&mut self, cookie: &str) {
@@ -121,13 +120,13 @@ impl PageClient {
     }
 }
 
-impl PageAnswer {
+impl PageResponse {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// Where it sends the browser.
-    pub fn to(&self) -> &str {
+    /// Returns the redirect target.
+    pub fn redirect_target(&self) -> &str {
         self.header("location").unwrap_or_else(|| panic!("{}: {}", self.status, self.text))
     }
 
@@ -135,7 +134,7 @@ impl PageAnswer {
         self.between("name=\"csrf\" value=\"", "\"").to_owned()
     }
 
-    /// What stands between two texts, the first time that it does.
+    /// Returns the text between the first occurrence of `before` and the next `after`.
     #[track_caller]
     pub fn between(&self, before: &str, after: &str) -> &str {
         let rest = self.text.split_once(before).unwrap_or_else(|| panic!("{before} is not in {}", self.text)).1;

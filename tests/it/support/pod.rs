@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{Certificate, Client, eventually, process::Process, redis::RedisServer};
 
-/// A server, as a process of its own: `lockable serve`.
+/// A `lockable serve` process.
 pub struct Pod {
     process: Process,
     variables: Vec<(String, String)>,
@@ -39,13 +39,13 @@ pub struct Builder {
     folder: tempfile::TempDir,
 }
 
-/// The program, with no setting from outside.
+/// Returns the program with arguments, without the `LOCKABLE_` variables of the environment.
 pub fn lockable(args: &[&str]) -> tokio::process::Command {
     command(env!("CARGO_BIN_EXE_lockable").into(), args)
 }
 
-/// The program of a server: this version, or, for `tests/mixed`, by turns this
-/// and another.
+/// Returns the program of a server: this version or, for `tests/mixed`, alternately this version
+/// and another one.
 fn server_program() -> OsString {
     static STARTED: AtomicU32 = AtomicU32::new(0);
     let is_other = STARTED.fetch_add(1, Ordering::Relaxed) % 2 == 1;
@@ -57,15 +57,15 @@ fn command(program: OsString, args: &[&str]) -> tokio::process::Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LOCKABLE_")) {
         command.env_remove(name);
     }
-    // Nobody has logged in.
-    command.env("XDG_CONFIG_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/nobody"));
-    // Whatever it makes here goes the way of all that is built.
+    // No saved login.
+    command.env("XDG_CONFIG_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/no-config"));
+    // Files that the program creates land in cargo's target folder.
     command.args(args).stdin(Stdio::null()).current_dir(env!("CARGO_TARGET_TMPDIR"));
     command
 }
 
 impl Pod {
-    /// A server on embedded defaults.
+    /// Starts a server with the embedded store and default settings.
     pub async fn start() -> Self {
         Self::builder().start().await
     }
@@ -77,7 +77,7 @@ impl Pod {
             ("LOCKABLE_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
             ("LOCKABLE_ADMIN_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
             ("LOCKABLE_LOG_FORMAT".to_owned(), "json".to_owned()),
-            // A machine that stands still for a moment is no outage.
+            // Long enough that a short stall of the machine is no Redis outage.
             ("LOCKABLE_REDIS_TIMEOUT".to_owned(), "3s".to_owned()),
             ("LOCKABLE_DATABASE_URL".to_owned(), database),
         ];
@@ -100,58 +100,59 @@ impl Pod {
         format!("{host}:{}", self.port)
     }
 
-    /// A client of the admin listener.
+    /// Returns a client of the admin listener.
     pub fn admin(&self) -> Client {
         Client::new(&format!("http://{}", self.admin_address()), None)
     }
 
-    /// Where the admin listener is.
+    /// Returns the address of the admin listener.
     pub fn admin_address(&self) -> String {
-        let port = port_in(&self.log(), "listening for operators").expect("the pod has an admin listener");
+        let port = port_in(&self.log(), "listening for operators").expect("the server has an admin listener");
         format!("127.0.0.1:{port}")
     }
 
-    /// What it says of one series, if it has it yet.
+    /// Returns the value of one metric series, if the server exports it yet.
     pub async fn metric(&self, series: &str) -> Option<f64> {
         let text = self.admin().get("/metrics").await.text;
         text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
     }
 
-    /// Waits until it has heard of all that was changed in the account database,
-    /// and has forgotten for the last time what these changes made untrue.
-    pub async fn follow_changes(&self) {
-        const LOOKS: &str = "lockable_database_duration_seconds_count{operation=\"last_change\"}";
-        let looks = async || self.metric(LOOKS).await.unwrap_or_default();
-        let before = looks().await;
-        // The first may have begun before the last change, and what the second has
-        // found is forgotten by when the third is there.
-        eventually(async || looks().await >= before + 3.0).await;
+    /// Waits until the server has applied all earlier changes of the account database to its
+    /// caches.
+    pub async fn wait_for_changes(&self) {
+        const POLLS: &str = "lockable_database_duration_seconds_count{operation=\"last_change\"}";
+        let polls = async || self.metric(POLLS).await.unwrap_or_default();
+        let before = polls().await;
+        // The first poll may have begun before the last change. The server has applied the result
+        // of the second one when it starts the third.
+        eventually(async || polls().await >= before + 3.0).await;
     }
 
-    /// The token of the account that the first start made.
+    /// Returns the token of the first account, which the first start creates.
     pub fn first_token(&self) -> String {
         let text = self.first_account();
         let token = text.lines().map(str::trim).find(|line| uuid::Uuid::try_parse(line).is_ok());
         token.unwrap_or_else(|| panic!("the file has no token: {text}")).to_owned()
     }
 
-    /// The text of the file that the log names at the first start.
+    /// Returns the text of the first-account file.
     pub fn first_account(&self) -> String {
         let file = self.first_account_file().expect("the log names the file of the first account");
         std::fs::read_to_string(file).unwrap()
     }
 
-    /// The file that the log names at the first start. It is written before the server listens.
+    /// Returns the path of the first-account file from the log. The server writes the file before
+    /// it listens.
     pub fn first_account_file(&self) -> Option<PathBuf> {
         let log = self.log();
         let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let mut named = events.filter(|event| {
-            event["fields"]["message"].as_str().is_some_and(|message| message.starts_with("made the first account"))
+            event["fields"]["message"].as_str().is_some_and(|message| message.starts_with("created the first account"))
         });
         named.next().map(|event| event["fields"]["file"].as_str().unwrap().into())
     }
 
-    /// What it has printed for the person at the terminal.
+    /// Returns the standard output so far.
     pub fn stdout(&self) -> String {
         self.stdout.lock().unwrap().clone()
     }
@@ -160,7 +161,7 @@ impl Pod {
         self.log.lock().unwrap().clone()
     }
 
-    /// Makes an account on a plan.
+    /// Creates an account on a plan.
     pub async fn account(&self, plan: &str) -> Account {
         static ACCOUNTS: AtomicU32 = AtomicU32::new(0);
         let email = format!("account-{}@example.com", ACCOUNTS.fetch_add(1, Ordering::Relaxed));
@@ -168,35 +169,35 @@ impl Pod {
         Account { email, token: made["token"].as_str().unwrap().to_owned() }
     }
 
-    /// Runs an operator's command against the pod's database.
+    /// Runs an operator command on the server's database and returns its JSON output.
     pub async fn operator(&self, args: &[&str]) -> Value {
         let (code, stdout, stderr) = self.run(&[args, &["--json"]].concat()).await;
         assert_eq!(code, Some(0), "{args:?}: {stderr}");
         serde_json::from_str(&stdout).unwrap()
     }
 
-    /// The address of its account database.
+    /// Returns the URL of the account database.
     pub fn database_url(&self) -> String {
         let set = self.variables.iter().rfind(|(name, _)| name == "LOCKABLE_DATABASE_URL");
         set.map(|(_, url)| url.clone()).unwrap_or_default()
     }
 
-    /// Runs the program with the pod's settings: exit code, what it printed, and
-    /// what it complained of.
+    /// Runs the program with the server's settings. Returns exit code, standard output and standard
+    /// error.
     pub async fn run(&self, args: &[&str]) -> (Option<i32>, String, String) {
         let ran = lockable(args).envs(self.variables.clone()).output().await.unwrap();
         let [stdout, stderr] = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
         (ran.status.code(), stdout, stderr)
     }
 
-    /// Ends it without a chance to say anything.
+    /// Kills the server with SIGKILL.
     pub fn kill(&mut self) {
         self.process.child().kill().unwrap();
-        // Until then its port is taken.
+        // The port is free only after the process is reaped.
         self.process.child().wait().unwrap();
     }
 
-    /// Lets it hang, as a network does that swallows everything.
+    /// Stops the process with SIGSTOP, as a network does that drops all packets.
     pub fn pause(&self) {
         self.process.signal(libc::SIGSTOP);
     }
@@ -207,12 +208,12 @@ impl Pod {
         }
     }
 
-    /// Asks it to stop.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         self.process.signal(libc::SIGTERM);
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Sends SIGTERM, waits for the exit, and returns the exit code.
     pub async fn stop(&mut self) -> Option<i32> {
         self.process.signal(libc::SIGTERM);
         eventually(async || self.process.has_ended()).await;
@@ -245,22 +246,23 @@ impl Builder {
         tokio::task::spawn_blocking(|| self.start_here()).await.unwrap()
     }
 
-    /// Starts the server, which is to refuse: its exit code and complaint.
+    /// Starts a server that must refuse to start. Returns exit code and standard error.
     pub async fn expect_refusal(self) -> (Option<i32>, String) {
         let ran = lockable(&["serve"]).envs(self.variables).kill_on_drop(true).output();
-        let ran = tokio::time::timeout(Duration::from_secs(30), ran).await.expect("it refuses to start").unwrap();
+        let ran =
+            tokio::time::timeout(Duration::from_secs(30), ran).await.expect("the server refuses to start").unwrap();
         (ran.status.code(), String::from_utf8(ran.stderr).unwrap())
     }
 
-    #[expect(clippy::disallowed_methods, reason = "it runs on a thread of its own, not on a worker")]
+    #[expect(clippy::disallowed_methods, reason = "this runs on its own thread, not on a worker")]
     fn start_here(self) -> Pod {
         let mut command: Command = command(server_program(), &["serve"]).into_std();
         command.envs(self.variables.clone()).current_dir(self.folder.path());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = Process::start(command);
         let (stdout, log) = (Arc::default(), Arc::default());
-        collect(process.child().stdout.take().unwrap(), &stdout);
-        collect(process.child().stderr.take().unwrap(), &log);
+        copy_lines(process.child().stdout.take().unwrap(), &stdout);
+        copy_lines(process.child().stderr.take().unwrap(), &log);
 
         let start = Instant::now();
         let port = loop {
@@ -275,8 +277,8 @@ impl Builder {
     }
 }
 
-/// Reads a stream to its end, line by line.
-fn collect(stream: impl Read + Send + 'static, into: &Arc<Mutex<String>>) {
+/// Copies a stream line by line until it ends.
+fn copy_lines(stream: impl Read + Send + 'static, into: &Arc<Mutex<String>>) {
     let into = into.clone();
     thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
@@ -287,7 +289,7 @@ fn collect(stream: impl Read + Send + 'static, into: &Arc<Mutex<String>>) {
     });
 }
 
-/// Finds in the log on which port the server listens.
+/// Returns the port from the log event with this message.
 fn port_in(log: &str, message: &str) -> Option<u16> {
     let listening = log.lines().find(|line| line.contains(&format!("\"{message}\"")))?;
     let event: Value = serde_json::from_str(listening).ok()?;

@@ -11,35 +11,34 @@ use std::{
 };
 
 use super::{
-    PATIENCE, eventually,
+    CONDITION_TIMEOUT, eventually,
     process::{Process, free_port},
 };
 
-/// A database of a test's own, empty at first.
+/// A database that belongs to one test. It starts empty.
 pub struct Postgres {
     pub url: String,
     name: String,
     port: u16,
-    /// The server, when it is the test's own as well.
+    /// The server, if it belongs to this test alone.
     own: Option<Server>,
 }
 
-/// A table, or some of its rows, that somebody has locked: who wants more of it than that
-/// leaves has to wait.
+/// A lock on a table or on rows, which blocks statements that conflict with it.
 pub struct TableLock {
     url: String,
-    /// Which process of the database has it.
+    /// The backend process that holds the lock.
     pid: String,
 }
 
 impl Postgres {
-    /// A new database on the server that all tests of this process share.
+    /// Creates a database on the server that all tests of this process share.
     pub async fn database() -> Self {
         static SHARED: OnceLock<Server> = OnceLock::new();
         blocking(|| Self::create(SHARED.get_or_init(Server::new).port, None)).await
     }
 
-    /// A new database on a server that the test may stop.
+    /// Creates a database on a server that the test may stop.
     pub async fn own() -> Self {
         blocking(|| {
             let server = Server::new();
@@ -53,7 +52,8 @@ impl Postgres {
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         query(&maintenance(port), &format!("CREATE DATABASE {name}")).unwrap();
         let url = format!("postgres://lockable@127.0.0.1:{port}/{name}");
-        // An upgrade begins so: an older server would leave it at its version.
+        // An upgrade starts with the migration. An older server would leave the schema at its own
+        // version.
         if std::env::var_os("TEST_OTHER_PROGRAM").is_some() {
             let mut migrate = Command::new(env!("CARGO_BIN_EXE_lockable"));
             assert!(migrate.arg("migrate").env("LOCKABLE_DATABASE_URL", &url).status().unwrap().success());
@@ -61,28 +61,27 @@ impl Postgres {
         Self { url, name, port, own }
     }
 
-    /// Stops the server, which closes all connections to it.
+    /// Stops the server and closes all connections to it.
     pub fn stop(&mut self) {
-        self.own.as_mut().expect("only a server of one's own can be stopped").stop();
+        self.own.as_mut().expect("only a server of this test can be stopped").stop();
     }
 
-    /// Starts the server again, with what it held.
+    /// Starts the server again with its data.
     pub fn start(&mut self) {
-        self.own.as_mut().expect("only a server of one's own can be started").start();
+        self.own.as_mut().expect("only a server of this test can be started").start();
     }
 
-    /// Runs statements on the database; what they print, or why they failed.
+    /// Runs statements. Returns the output or the error text.
     pub fn query(&self, statements: &str) -> Result<String, String> {
         query(&self.url, statements)
     }
 
-    /// Locks a table in a mode of PostgreSQL's, until that is ended or a minute has
-    /// passed.
+    /// Locks a table in a PostgreSQL lock mode until [`TableLock::end`], for one minute at most.
     pub async fn lock_table(&self, table: &str, mode: &str) -> TableLock {
         let lock = format!("BEGIN; LOCK TABLE {table} IN {mode} MODE; SELECT pg_sleep(60)");
         let url = self.url.clone();
         std::thread::spawn(move || query(&url, &lock));
-        // What the statement is called does not tell yet whether it has the lock.
+        // The statement text does not show yet whether the lock is granted.
         let holder = format!(
             "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE relation = '{table}'::regclass \
              AND granted AND query LIKE 'BEGIN; LOCK TABLE {table} %' AND wait_event = 'PgSleep'"
@@ -96,9 +95,8 @@ impl Postgres {
         TableLock { url: self.url.clone(), pid }
     }
 
-    /// Runs a statement, and holds the rows that it has locked, until that is ended or a
-    /// minute has passed.
-    pub async fn hold(&self, statement: &str) -> TableLock {
+    /// Runs a statement and holds its row locks until [`TableLock::end`], for one minute at most.
+    pub async fn hold_rows(&self, statement: &str) -> TableLock {
         let held = format!("BEGIN; {statement}; SELECT pg_sleep(60)");
         let holder = format!(
             "SELECT pid FROM pg_stat_activity WHERE query = '{held}' AND wait_event = 'PgSleep' \
@@ -115,8 +113,8 @@ impl Postgres {
         TableLock { url: self.url.clone(), pid }
     }
 
-    /// How many statements that begin like this wait for what somebody has locked.
-    pub fn waiting(&self, statement: &str) -> usize {
+    /// Returns the number of statements with this prefix that wait for a lock.
+    pub fn lock_waiters(&self, statement: &str) -> usize {
         let count = format!(
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '{statement}%' \
              AND datname = current_database()"
@@ -124,9 +122,9 @@ impl Postgres {
         self.query(&count).unwrap().trim().parse().unwrap()
     }
 
-    /// How often the database was asked who somebody is so far. What servers
-    /// ask by themselves, for changes since a revision, does not count.
-    pub fn queries_of_accounts(&self) -> u64 {
+    /// Returns the number of token and namespace lookups so far, without the servers' own polls for
+    /// changes.
+    pub fn account_queries(&self) -> u64 {
         let statement = format!(
             "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid \
              WHERE d.datname = '{}' AND query ~ 'FROM (tokens|namespaces) ' AND query !~ 'revision > '",
@@ -137,22 +135,22 @@ impl Postgres {
 }
 
 impl TableLock {
-    /// Unlocks it.
+    /// Releases the lock.
     pub fn end(self) {
         query(&self.url, &format!("SELECT pg_terminate_backend({})", self.pid)).unwrap();
     }
 }
 
-/// A server with a directory of its own.
+/// A PostgreSQL server with its own data directory.
 struct Server {
     home: String,
     port: u16,
     holder: Option<Process>,
 }
 
-/// Runs the server until there is a line to read, or until whoever writes the
-/// lines has ended, whatever ended it; then the server's files go, too.
-const HOLD: &str = r#"
+/// Runs the server until standard input has a line or is closed, even if the writer was killed.
+/// Then deletes the server's files, unless the line is `keep`.
+const RUN_UNTIL_STDIN_CLOSES: &str = r#"
 "$1"/postgres -D "$2"/data -p "$3" -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
     -c fsync=off -c full_page_writes=off -c max_connections=500 \
     -c shared_preload_libraries=pg_stat_statements >"$2"/log 2>&1 &
@@ -177,15 +175,15 @@ impl Server {
         server
     }
 
-    #[expect(clippy::disallowed_methods, reason = "it runs on a thread of its own, not on a worker")]
+    #[expect(clippy::disallowed_methods, reason = "this runs on its own thread, not on a worker")]
     fn start(&mut self) {
-        let mut command = unprivileged(HOLD);
+        let mut command = unprivileged(RUN_UNTIL_STDIN_CLOSES);
         command.arg(binaries()).arg(&self.home).arg(self.port.to_string());
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         self.holder = Some(Process::start(command));
         let begin = Instant::now();
         while let Err(error) = query(&maintenance(self.port), "SELECT 1") {
-            assert!(begin.elapsed() < PATIENCE, "PostgreSQL does not start: {error}");
+            assert!(begin.elapsed() < CONDITION_TIMEOUT, "PostgreSQL does not start: {error}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -196,7 +194,7 @@ impl Server {
 
     fn end(&mut self, line: &str) {
         if let Some(mut holder) = self.holder.take() {
-            // Dropping the pipe is what ends the script, whatever was written.
+            // Dropping the pipe ends the script, even if the write failed.
             let _ = holder.child().stdin.take().map(|mut stdin| stdin.write_all(line.as_bytes()));
             let _ = holder.child().wait();
         }
@@ -212,20 +210,22 @@ impl Drop for Server {
     }
 }
 
-/// A shell script, run by somebody as whom PostgreSQL is willing to run.
+/// Returns a shell script as a command of an unprivileged user, because PostgreSQL refuses to run
+/// as root.
 fn unprivileged(script: &str) -> Command {
     let is_root = std::os::unix::fs::MetadataExt::uid(&fs::metadata("/proc/self").unwrap()) == 0;
     let mut command = if is_root { Command::new("runuser") } else { Command::new("sh") };
     if is_root {
         command.args(["-u", "postgres", "--", "sh"]);
     }
-    // A group of its own, so that Ctrl-C does not reach it before its time.
+    // Its own process group, so that Ctrl-C does not reach the server before the test stops it.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     command.args(["-ec", script, "sh"]).current_dir("/");
     command
 }
 
-/// Where Debian puts the newest server, or else wherever it is found.
+/// Returns the folder of the PostgreSQL programs: Debian's newest version, or else the one on
+/// `PATH`.
 fn binaries() -> PathBuf {
     let version = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
     let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path());
@@ -238,7 +238,7 @@ fn binaries() -> PathBuf {
         .expect("PostgreSQL is not installed; tests/run installs it")
 }
 
-/// The database in which there is nothing of a test's.
+/// Returns the URL of the maintenance database, which contains no test data.
 fn maintenance(port: u16) -> String {
     format!("postgres://lockable@127.0.0.1:{port}/postgres")
 }

@@ -14,8 +14,8 @@ use std::{
 
 type Request = (Command, mpsc::Sender<io::Result<Child>>);
 
-/// The thread that starts all processes. The kernel ends a process together
-/// with the thread that started it, and the threads of tests end early.
+/// The thread that starts all processes. PR_SET_PDEATHSIG kills a process when the thread that
+/// started it ends, and test threads end early.
 static STARTER: LazyLock<Mutex<mpsc::Sender<Request>>> = LazyLock::new(|| {
     let (sender, receiver) = mpsc::channel::<Request>();
     thread::spawn(move || {
@@ -26,11 +26,11 @@ static STARTER: LazyLock<Mutex<mpsc::Sender<Request>>> = LazyLock::new(|| {
     Mutex::new(sender)
 });
 
-/// A process that ends with this value, and with the test run, however it ends.
+/// A process that is killed when this value is dropped, or when the test run ends for any reason.
 pub struct Process(Child);
 
 impl Process {
-    #[expect(unsafe_code, reason = "std runs nothing between fork and exec unless so asked")]
+    #[expect(unsafe_code, reason = "std has no safe API for code between fork and exec")]
     pub fn start(mut command: Command) -> Self {
         // SAFETY: prctl is async-signal-safe and touches no memory of ours.
         unsafe {
@@ -49,7 +49,7 @@ impl Process {
         &mut self.0
     }
 
-    #[expect(unsafe_code, reason = "std sends no signal but SIGKILL")]
+    #[expect(unsafe_code, reason = "std can send only SIGKILL")]
     pub fn signal(&self, signal: i32) {
         // SAFETY: the child has not been waited for, so the id is still its own.
         unsafe { libc::kill(self.0.id() as i32, signal) };
@@ -67,9 +67,8 @@ impl Drop for Process {
     }
 }
 
-/// A port that was free a moment ago, and that neither the system gives to anybody
-/// by itself nor this function again: a server finds it free when it is started
-/// anew.
+/// Returns a free port outside the system's ephemeral range, and never the same one twice, so that
+/// a server finds it free when it restarts.
 pub fn free_port() -> u16 {
     const PORTS: Range<u16> = 20_000..32_000;
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));

@@ -12,42 +12,41 @@ use tokio::{
     sync::watch,
 };
 
-/// What becomes of the bytes of all connections.
+/// What the proxy does with the bytes of all connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Pass,
     Delay(Duration),
     BlackHole,
-    DropAnswers,
-    Late(Duration),
+    DropResponses,
+    LateDelivery(Duration),
     HalfOpen,
     Refuse,
 }
 
-/// A network that can be broken: stands before a server, and does to what goes
-/// through it what a test says.
+/// A TCP proxy in front of a server that injects network faults.
 pub struct Proxy {
     port: u16,
     mode: watch::Sender<Mode>,
-    /// How many more bytes of answers get through; without end if negative.
-    budget: Arc<AtomicI64>,
+    /// The number of response bytes that the proxy still forwards; unlimited if negative.
+    response_budget: Arc<AtomicI64>,
 }
 
-/// A way to break it.
-pub type Break = fn(&Proxy);
+/// A function that injects a fault.
+pub type NetworkFault = fn(&Proxy);
 
 impl Proxy {
     pub async fn start(upstream: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (mode, budget) = (watch::Sender::new(Mode::Pass), Arc::new(AtomicI64::new(-1)));
-        let (modes, left) = (mode.subscribe(), budget.clone());
+        let (mode, response_budget) = (watch::Sender::new(Mode::Pass), Arc::new(AtomicI64::new(-1)));
+        let (modes, left) = (mode.subscribe(), response_budget.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 tokio::spawn(connect(client, upstream, modes.clone(), left.clone()));
             }
         });
-        Self { port, mode, budget }
+        Self { port, mode, response_budget }
     }
 
     pub fn port(&self) -> u16 {
@@ -58,60 +57,60 @@ impl Proxy {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Heals it. Connections that have lost bytes are closed.
+    /// Ends the fault. The proxy closes connections that lost bytes.
     pub fn pass(&self) {
         self.mode.send_replace(Mode::Pass);
     }
 
-    /// Answers take so much longer.
+    /// Delays responses.
     pub fn delay(&self, by: Duration) {
         self.mode.send_replace(Mode::Delay(by));
     }
 
-    /// Answers take nearly as long as a server waits for them.
+    /// Delays responses by nearly the default Redis timeout.
     pub fn slow(&self) {
         self.delay(Duration::from_millis(400));
     }
 
-    /// Swallows everything; connections stay open.
+    /// Drops all bytes and keeps connections open.
     pub fn black_hole(&self) {
         self.mode.send_replace(Mode::BlackHole);
     }
 
-    /// Requests get through, answers do not.
-    pub fn drop_answers(&self) {
-        self.mode.send_replace(Mode::DropAnswers);
+    /// Forwards requests and drops responses.
+    pub fn drop_responses(&self) {
+        self.mode.send_replace(Mode::DropResponses);
     }
 
-    /// Connections end as soon as something is sent; what was sent arrives so much later.
-    pub fn late(&self, by: Duration) {
-        self.mode.send_replace(Mode::Late(by));
+    /// Closes a connection on its first request, and delivers that request to the server after the
+    /// delay.
+    pub fn deliver_late(&self, by: Duration) {
+        self.mode.send_replace(Mode::LateDelivery(by));
     }
 
-    /// The server's side of each connection is gone, and nobody has told the
-    /// client.
+    /// Simulates connections whose server side is gone without the client's knowledge.
     pub fn half_open(&self) {
         self.mode.send_replace(Mode::HalfOpen);
     }
 
-    /// Closes connections, and all new ones at once.
+    /// Closes all connections and every new one.
     pub fn refuse(&self) {
         self.mode.send_replace(Mode::Refuse);
     }
 
-    /// Closes the connection on which this many bytes of answers have come, once.
+    /// Closes, once, the connection that receives this many response bytes.
     pub fn cut_after(&self, bytes: i64) {
-        self.budget.store(bytes, Ordering::SeqCst);
+        self.response_budget.store(bytes, Ordering::SeqCst);
     }
 }
 
-async fn connect(client: TcpStream, upstream: u16, mut modes: watch::Receiver<Mode>, budget: Arc<AtomicI64>) {
+async fn connect(client: TcpStream, upstream: u16, mut modes: watch::Receiver<Mode>, response_budget: Arc<AtomicI64>) {
     let mode = *modes.borrow_and_update();
     if mode == Mode::Refuse {
         return;
     }
     if matches!(mode, Mode::BlackHole | Mode::HalfOpen) {
-        // Nothing of it ever arrives anywhere.
+        // Nothing arrives until the mode changes.
         let _ = modes.changed().await;
         return;
     }
@@ -119,28 +118,28 @@ async fn connect(client: TcpStream, upstream: u16, mut modes: watch::Receiver<Mo
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let requests = carry(from_client, to_server, modes.clone(), None);
-    let answers = carry(from_server, to_client, modes, Some(budget));
-    // When one direction ends, so does the other.
+    let requests = forward(from_client, to_server, modes.clone(), None);
+    let answers = forward(from_server, to_client, modes, Some(response_budget));
+    // The end of one direction ends the other.
     tokio::select! {
         () = requests => {}
         () = answers => {}
     }
 }
 
-/// Carries bytes in one direction until either side, or the network, has had
-/// enough. Answers have a budget.
-async fn carry(
+/// Forwards bytes in one direction until either side closes or the mode requires it. Only responses
+/// have a budget.
+async fn forward(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin + Send + 'static,
     mut modes: watch::Receiver<Mode>,
-    budget: Option<Arc<AtomicI64>>,
+    response_budget: Option<Arc<AtomicI64>>,
 ) {
     let mut buffer = vec![0; 16 * 1024];
-    let mut has_lost = false;
+    let mut has_lost_bytes = false;
     loop {
         let mode = *modes.borrow_and_update();
-        if mode == Mode::Refuse || (mode == Mode::Pass && has_lost) {
+        if mode == Mode::Refuse || (mode == Mode::Pass && has_lost_bytes) {
             return;
         }
         let read = tokio::select! {
@@ -150,10 +149,10 @@ async fn carry(
                 Err(_) => return,
             },
         };
-        // It may have changed while there was something to read.
+        // The mode may have changed during the read.
         let mode = *modes.borrow();
         let mut bytes = match read {
-            // A side that has gone is heard of only if the network says so.
+            // In these modes the other side must not see that this side closed.
             Ok(0) | Err(_) if matches!(mode, Mode::BlackHole | Mode::HalfOpen) => {
                 let _ = modes.changed().await;
                 return;
@@ -161,17 +160,17 @@ async fn carry(
             Ok(0) | Err(_) => return,
             Ok(read) => &buffer[..read],
         };
-        match (mode, &budget) {
-            (Mode::BlackHole | Mode::HalfOpen, _) | (Mode::DropAnswers, Some(_)) => {
-                has_lost = true;
+        match (mode, &response_budget) {
+            (Mode::BlackHole | Mode::HalfOpen, _) | (Mode::DropResponses, Some(_)) => {
+                has_lost_bytes = true;
                 continue;
             }
-            (Mode::Late(by), None) => {
+            (Mode::LateDelivery(by), None) => {
                 let bytes = bytes.to_vec();
                 tokio::spawn(async move {
                     tokio::time::sleep(by).await;
                     let _ = to.write_all(&bytes).await;
-                    // The server closes it when it has answered.
+                    // Keep the connection until the server has answered and closed it.
                     tokio::time::sleep(by).await;
                 });
                 return;
@@ -179,7 +178,9 @@ async fn carry(
             (Mode::Delay(by), Some(_)) => tokio::time::sleep(by).await,
             _ => {}
         }
-        if let Some(left) = budget.as_ref().filter(|budget| budget.load(Ordering::SeqCst) >= 0) {
+        if let Some(left) =
+            response_budget.as_ref().filter(|response_budget| response_budget.load(Ordering::SeqCst) >= 0)
+        {
             let left_now = left.fetch_sub(bytes.len() as i64, Ordering::SeqCst);
             if left_now < bytes.len() as i64 {
                 left.store(-1, Ordering::SeqCst);

@@ -2,20 +2,20 @@ use std::{path::PathBuf, process::Command};
 
 use tokio::sync::OnceCell;
 
-/// Runs a script in the Python of the test run, with the published client.
+/// Runs a script in the virtual environment of the tests, which contains the published client.
 pub async fn run(script: &str, variables: &[(&str, &str)]) {
     let ran = command().await.args(["-c", script]).envs(variables.iter().copied()).output().await.unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
 }
 
-/// The Python of the test run, and the packages that the tests use.
+/// Returns the Python of the virtual environment of the tests.
 pub async fn command() -> tokio::process::Command {
     static PYTHON: OnceCell<PathBuf> = OnceCell::const_new();
     let python = PYTHON.get_or_init(async || tokio::task::spawn_blocking(install).await.unwrap()).await;
     tokio::process::Command::new(python)
 }
 
-/// Makes a virtual environment once, next to what cargo builds.
+/// Creates the virtual environment once, in cargo's target folder.
 fn install() -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("python");
     let python = folder.join("bin/python3");

@@ -10,7 +10,7 @@ use std::{
 
 use super::process::{Process, free_port};
 
-/// A redis-server of the test's own.
+/// A redis-server that belongs to one test.
 pub struct RedisServer {
     process: Option<Process>,
     builder: Builder,
@@ -42,18 +42,18 @@ impl RedisServer {
         self.port
     }
 
-    /// Ends the server at once, as `kill -9` does.
+    /// Kills the server with SIGKILL.
     pub fn stop(&mut self) {
         self.process = None;
     }
 
-    /// Starts it again where it was.
+    /// Restarts the server with its files.
     pub fn restart(&mut self) {
         self.stop();
         self.launch();
     }
 
-    /// Starts it again without what it had.
+    /// Restarts the server without its files.
     pub fn restart_empty(&mut self) {
         self.stop();
         for entry in std::fs::read_dir(self.folder.path()).unwrap().flatten() {
@@ -63,13 +63,12 @@ impl RedisServer {
         self.launch();
     }
 
-    /// Starts it again without the last bytes of its append-only file, as after a
-    /// loss of power.
+    /// Restarts the server without the last bytes of its append-only file, as after a power loss.
     pub fn restart_without_tail(&mut self, bytes: u64) {
         self.stop();
         let folder = std::fs::read_dir(self.folder.path().join("appendonlydir")).unwrap().flatten();
         let newest = folder.map(|entry| entry.path()).filter(|path| path.to_string_lossy().ends_with("incr.aof"));
-        let file = File::options().write(true).open(newest.max().expect("it keeps an append-only file")).unwrap();
+        let file = File::options().write(true).open(newest.max().expect("the server has an append-only file")).unwrap();
         file.set_len(file.metadata().unwrap().len().saturating_sub(bytes)).unwrap();
         self.launch();
     }
@@ -82,7 +81,7 @@ impl RedisServer {
         self.process.as_ref().unwrap().signal(libc::SIGCONT);
     }
 
-    /// Runs a command by redis-cli; returns what it prints.
+    /// Runs a command with redis-cli and returns its output.
     pub fn cli(&self, args: &[&str]) -> String {
         let mut command = Command::new("redis-cli");
         if !self.builder.password.is_empty() {
@@ -103,20 +102,20 @@ impl RedisServer {
     }
 
     fn is_up(&self) -> bool {
-        // A server that wants a password, or is a replica, answers, too.
+        // A server with a password, and a replica, are up, too.
         let answer = self.cli(&["PING"]);
         answer.contains("PONG") || answer.contains("NOAUTH")
     }
 }
 
 impl Builder {
-    /// More settings, as redis-server takes them.
+    /// Adds command-line arguments of redis-server.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
         self
     }
 
-    /// For clients, and for other servers.
+    /// Sets the password for clients and for replication.
     pub fn password(mut self, password: &str) -> Self {
         self.password = password.into();
         self.args(&["--requirepass", password, "--masterauth", password])
@@ -126,8 +125,9 @@ impl Builder {
         self.args(&["--replicaof", "127.0.0.1", &master.port.to_string()])
     }
 
-    /// Starts the server with a clock that stands still until it is moved, or, with
-    /// 0, goes on as ever but for that.
+    /// Starts the server with a fake clock, in microseconds since 1970. The clock stands still
+    /// until a test moves it. A value before the year 2000 is an offset instead: the clock runs
+    /// ahead of the real one by that much.
     pub fn start_with_clock(mut self, now_us: u64) -> (RedisServer, FakeClock) {
         self.has_fake_clock = true;
         let folder = tempfile::tempdir().unwrap();
@@ -139,13 +139,13 @@ impl Builder {
         self.start_in(tempfile::tempdir().unwrap())
     }
 
-    #[expect(clippy::disallowed_methods, reason = "it runs on a thread of its own, not on a worker")]
+    #[expect(clippy::disallowed_methods, reason = "this runs on its own thread, not on a worker")]
     fn start_in(self, folder: tempfile::TempDir) -> RedisServer {
         let mut server = RedisServer { process: None, builder: self, port: 0, folder };
         let start = Instant::now();
         loop {
-            // Another test may have taken the port in between: then the server
-            // ends, and another port is tried.
+            // Another process may take the port first. Then the server exits, and the next attempt
+            // uses another port.
             server.port = free_port();
             server.launch();
             while !server.process.as_mut().unwrap().has_ended() {
@@ -160,14 +160,14 @@ impl Builder {
     }
 }
 
-/// What a process takes for the time that was started with its variables.
+/// The system time of a process that was started with these variables.
 pub struct FakeClock {
     file: File,
     now_us: AtomicU64,
 }
 
 impl FakeClock {
-    /// Makes what is needed in a folder.
+    /// Compiles the preload library into a folder and creates the time file.
     pub fn new(folder: &Path, now_us: u64) -> Self {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/clock.c");
         let mut compiler = Command::new("cc");
@@ -186,17 +186,17 @@ impl FakeClock {
         self.now_us.load(Ordering::SeqCst)
     }
 
-    /// Moves the time on; it stands still again then.
+    /// Moves the clock forward.
     pub fn advance(&self, by_us: u64) {
         self.write(self.now_us.fetch_add(by_us, Ordering::SeqCst) + by_us);
     }
 
-    /// Sets a clock that goes on back.
+    /// Sets a running clock back.
     pub fn set_back(&self, by_us: u64) {
         self.write(self.now_us.load(Ordering::SeqCst).wrapping_sub(by_us));
     }
 
-    /// The server has the file in its memory, and sees this at once.
+    /// The process maps the file into memory and sees the change at once.
     fn write(&self, now_us: u64) {
         self.file.write_all_at(&now_us.to_ne_bytes(), 0).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Several servers of Redis that look after each other.
+//! Redis servers with failover: Sentinel and Cluster.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use super::{
     redis::RedisServer,
 };
 
-/// A process that watches a master, and replaces it with others of its kind.
+/// A Redis Sentinel process.
 pub struct Sentinel {
     port: u16,
     password: String,
@@ -21,7 +21,7 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
-    /// Three of them, two of which decide, for the master at this port.
+    /// Starts three sentinels with a quorum of two for the master at this port.
     pub async fn trio(master: &str, port: u16, password: &str) -> Vec<Self> {
         let trio: Vec<_> = (0..3).map(|_| Self::start(master, port, password)).collect();
         eventually(async || {
@@ -65,11 +65,10 @@ impl Sentinel {
     }
 }
 
-/// After how long a node of a cluster is taken for lost. A slow disk holds one up
-/// for a second.
+/// The cluster node timeout. It exceeds one second because a slow disk can block a node that long.
 const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Three masters with a replica each.
+/// A Redis Cluster of three masters with one replica each.
 pub struct RedisCluster {
     nodes: Vec<RedisServer>,
 }
@@ -77,12 +76,12 @@ pub struct RedisCluster {
 impl RedisCluster {
     pub async fn start() -> Self {
         let node = || {
-            // The nodes talk to each other on another port, which is this one and
-            // 10,000 unless it is said.
+            // The default bus port is the port plus 10,000, which may exceed the valid range or be
+            // in use.
             let bus = free_port().to_string();
             let timeout_ms = NODE_TIMEOUT.as_millis().to_string();
             let args = ["--cluster-enabled", "yes", "--cluster-node-timeout", &timeout_ms, "--appendonly", "yes"];
-            // A node that is lost keeps nobody from what others have.
+            // The other slots stay available when a node is lost.
             let args = [&args[..], &["--cluster-require-full-coverage", "no", "--cluster-port", &bus]].concat();
             RedisServer::builder().args(&args).start()
         };
@@ -95,14 +94,14 @@ impl RedisCluster {
         let bus = |node: &RedisServer| node.cli(&["CONFIG", "GET", "cluster-port"]).lines().nth(1).unwrap().to_owned();
         let mut met: Option<Instant> = None;
         eventually(async || {
-            // Whoever has not answered within the node time-out has to be met again.
+            // A node that did not answer within the node timeout forgets the handshake; repeat it.
             if met.is_none_or(|met| met.elapsed() > 2 * NODE_TIMEOUT) {
                 for other in &cluster.nodes[1..] {
                     first.cli(&["CLUSTER", "MEET", "127.0.0.1", &other.port().to_string(), &bus(other)]);
                 }
                 met = Some(Instant::now());
             }
-            cluster.all_say("CLUSTER NODES", |nodes| nodes.lines().count() == 6)
+            cluster.all_nodes_report("CLUSTER NODES", |nodes| nodes.lines().count() == 6)
         })
         .await;
         for number in 0..3 {
@@ -110,7 +109,7 @@ impl RedisCluster {
             eventually(async || cluster.nodes[number + 3].cli(&["CLUSTER", "REPLICATE", master.trim()]).contains("OK"))
                 .await;
         }
-        eventually(async || cluster.all_say("CLUSTER INFO", |info| info.contains("cluster_state:ok"))).await;
+        eventually(async || cluster.all_nodes_report("CLUSTER INFO", |info| info.contains("cluster_state:ok"))).await;
         eventually(async || {
             cluster.nodes[3..].iter().all(|node| node.cli(&["INFO", "replication"]).contains("master_link_status:up"))
         })
@@ -123,19 +122,19 @@ impl RedisCluster {
         format!("redis+cluster://{}", hosts.join(","))
     }
 
-    /// Which of the three ranges has a lock in the public namespace.
+    /// Returns the index of the master that stores a lock of the public namespace.
     pub fn range_of_lock(&self, name: &str) -> usize {
         self.shard_of_lock(name) * 3 / 48
     }
 
-    /// Which of the 48 shards has a lock in the public namespace: each has those
-    /// whose places would be in its part of the slots.
+    /// Returns the shard of a lock in the public namespace. Shard n contains the locks whose keys
+    /// hash into the n-th of 48 parts of the slots.
     pub fn shard_of_lock(&self, name: &str) -> usize {
         let slot = self.nodes[0].cli(&["CLUSTER", "KEYSLOT", &format!("-/{name}")]);
         slot.trim().parse::<usize>().unwrap() * 48 / 16_384
     }
 
-    /// Moves the slot that this key is in to the master of another range.
+    /// Migrates the slot of this key to the master of another range.
     pub fn move_slot(&self, key: &str, from: usize, to: usize) {
         let (source, target) = (&self.nodes[from], &self.nodes[to]);
         let slot = source.cli(&["CLUSTER", "KEYSLOT", key]);
@@ -145,7 +144,8 @@ impl RedisCluster {
         source.cli(&["CLUSTER", "SETSLOT", slot, "MIGRATING", target_id]);
         let port = target.port().to_string();
         loop {
-            // A few at a time, so that others find some here and some there.
+            // Migrate a few keys at a time, so that clients see the slot partly here and partly
+            // there.
             let keys = source.cli(&["CLUSTER", "GETKEYSINSLOT", slot, "3"]);
             let keys: Vec<&str> = keys.lines().filter(|key| !key.is_empty()).collect();
             if keys.is_empty() {
@@ -158,27 +158,27 @@ impl RedisCluster {
         }
     }
 
-    /// Asks the first master of a range of slots.
+    /// Runs a command on the first master of a slot range.
     pub fn cli(&self, range: usize, args: &[&str]) -> String {
         self.nodes[range].cli(args)
     }
 
-    /// The first master of a range of slots.
+    /// Returns the first master of a slot range.
     pub fn master(&mut self, range: usize) -> &mut RedisServer {
         &mut self.nodes[range]
     }
 
-    /// Whether the replica of that master has taken its place.
+    /// Returns whether the replica of that master was promoted.
     pub fn is_promoted(&self, range: usize) -> bool {
         self.nodes[range + 3].cli(&["INFO", "replication"]).contains("role:master")
     }
 
-    /// Waits until all nodes agree again.
-    pub async fn healed(&self) {
-        eventually(async || self.all_say("CLUSTER INFO", |info| info.contains("cluster_state:ok"))).await;
+    /// Waits until all nodes report a healthy cluster.
+    pub async fn wait_until_healthy(&self) {
+        eventually(async || self.all_nodes_report("CLUSTER INFO", |info| info.contains("cluster_state:ok"))).await;
     }
 
-    fn all_say(&self, command: &str, what: impl Fn(&str) -> bool) -> bool {
+    fn all_nodes_report(&self, command: &str, what: impl Fn(&str) -> bool) -> bool {
         let words: Vec<_> = command.split(' ').collect();
         self.nodes.iter().all(|node| what(&node.cli(&words)))
     }

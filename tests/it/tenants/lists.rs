@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use futures_util::future::join_all;
 use serde_json::Value;
 
-use crate::support::{Answer, Client, Cluster, Pod, eventually};
+use crate::support::{Client, Cluster, Pod, Response, eventually};
 
 async fn hold(client: &Client, count: usize) {
     for some in (0..count).collect::<Vec<_>>().chunks(20) {
@@ -13,19 +13,19 @@ async fn hold(client: &Client, count: usize) {
     }
 }
 
-fn names(answer: &Answer) -> Vec<String> {
+fn names(answer: &Response) -> Vec<String> {
     let locks = answer.json["locks"].as_array().unwrap_or_else(|| panic!("{}", answer.text));
     locks.iter().map(|lock| lock["name"].as_str().unwrap().to_owned()).collect()
 }
 
-/// How many requests remain, by the field `RateLimit`.
-fn remaining(answer: &Answer) -> u32 {
+/// Returns the remaining requests of the header `RateLimit`.
+fn remaining(answer: &Response) -> u32 {
     let field = answer.header("ratelimit").unwrap();
     field.split(';').find_map(|part| part.strip_prefix("r=")).unwrap().parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_twenty_locks_of_a_list_count_as_a_request() {
+async fn each_twenty_listed_locks_cost_one_request() {
     let cluster = Cluster::start(1).await;
     let embedded = Pod::start().await;
     for pod in [&cluster.pods[0], &embedded] {
@@ -37,11 +37,11 @@ async fn each_twenty_locks_of_a_list_count_as_a_request() {
             let before = remaining(&client.get("/v1/account").await);
             let page = client.get(&format!("/v1/locks?{query}")).await;
             assert_eq!(names(&page).len(), locks);
-            // One may have come back meanwhile, or two.
+            // One or two requests may have been refilled in between.
             let paid = before - remaining(&page);
             assert!((cost - paid.min(cost)) <= 2 && paid <= cost, "{query} cost {paid}");
         }
-        // A page ends where the rate does, and the next one goes on from there.
+        // A page ends where the rate does, and the next page continues there.
         while remaining(&client.get("/v1/account").await) > 2 {}
         let (mut seen, mut cursor, mut is_cut_off) = (BTreeSet::new(), String::new(), false);
         loop {
@@ -50,7 +50,7 @@ async fn each_twenty_locks_of_a_list_count_as_a_request() {
             eventually(async || answer.insert(client.get(&path).await).status == 200).await;
             let page = answer.unwrap();
             is_cut_off |= names(&page).len() < 100;
-            assert!(names(&page).into_iter().all(|name| seen.insert(name)), "shown twice");
+            assert!(names(&page).into_iter().all(|name| seen.insert(name)), "a lock was listed twice");
             match &page.json["next_cursor"] {
                 Value::Null => break,
                 next => cursor = format!("&cursor={}", next.as_str().unwrap()),
@@ -61,7 +61,7 @@ async fn each_twenty_locks_of_a_list_count_as_a_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_list_is_many_short_scripts() {
+async fn long_list_runs_many_short_scripts() {
     let cluster = Cluster::start(1).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     hold(&client, 1000).await;

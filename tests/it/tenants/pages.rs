@@ -1,4 +1,4 @@
-//! Pages and files of one account hold up nobody else.
+//! Pages and files of one account do not delay other accounts.
 
 use std::{
     sync::{
@@ -11,10 +11,10 @@ use std::{
 use super::{id_of, insert_tokens};
 use crate::{
     pages::open_cluster,
-    support::{Client, Cluster, Pod, crowd_turn, eventually, page::PageClient},
+    support::{Client, Cluster, Pod, eventually, exclusive_cpu, page::PageClient},
 };
 
-/// Writes rows to the log of an account, behind all that it has.
+/// Appends rows to the audit log of an account.
 fn insert_rows(cluster: &Cluster, account: &str, action: &str, count: u32, detail_chars: u32) {
     let insert = format!(
         "INSERT INTO audit SELECT '{action}' || LPAD(n::text, 12, '0'), (EXTRACT(EPOCH FROM now()) * 1000)::BIGINT + n, \
@@ -25,7 +25,7 @@ fn insert_rows(cluster: &Cluster, account: &str, action: &str, count: u32, detai
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_is_made_while_it_is_fetched_and_two_at_once_are() {
+async fn audit_file_is_streamed_and_limited_to_two_at_once() {
     let cluster = open_cluster().await;
     let mut ana = PageClient::member(&cluster.pods[0].origin(), "ana@example.com").await;
     let id = id_of(&cluster, "ana@example.com").await;
@@ -34,22 +34,22 @@ async fn a_file_is_made_while_it_is_fetched_and_two_at_once_are() {
     let file = ana.get(path).await;
     assert_eq!((file.text.lines().count(), file.text.lines().next()), (10_001, Some("time,action,by,detail")));
     let last = ana.get("/account/audit.csv?kind=session.").await;
-    assert_eq!(last.text, "time,action,by,detail\n", "nothing of the kind");
+    assert_eq!(last.text, "time,action,by,detail\n", "no row of this kind");
 
-    // Nobody reads these.
+    // The client reads neither of these.
     let mut first = ana.stream(path).await;
     let second = ana.stream(path).await;
     assert_eq!((first.status().as_u16(), second.status().as_u16()), (200, 200));
     let third = ana.get_once(path).await;
     assert_eq!((third.status, third.header("retry-after").is_some()), (429, true));
     assert!(first.chunk().await.unwrap().is_some());
-    assert_eq!(ana.get("/account/audit").await.status, 200, "pages are shown all the same");
+    assert_eq!(ana.get("/account/audit").await.status, 200, "pages are unaffected");
     drop((first, second));
     eventually(async || ana.get_once(path).await.status == 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_of_a_rare_kind_are_found_page_by_page() {
+async fn rare_audit_rows_are_found_page_by_page() {
     let cluster = open_cluster().await;
     let mut ana = PageClient::member(&cluster.pods[0].origin(), "ana@example.com").await;
     ana.token("rare", &["lock"]).await;
@@ -64,12 +64,12 @@ async fn rows_of_a_rare_kind_are_found_page_by_page() {
         let before = page.between("<a href=\"/account/audit?kind=token.&#38;before=", "\"");
         path = format!("/account/audit?kind=token.&before={before}");
     };
-    assert_eq!(pages, 3, "one page does not read all of a long log");
+    assert_eq!(pages, 3, "a page reads a part of a long log");
     assert!(!found.text.contains("Older"), "{}", found.text);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_embedded_server_has_the_same_pages() {
+async fn embedded_server_serves_the_same_pages() {
     let pod = Pod::builder().env("LOCKABLE_SIGN_UP", "true").start().await;
     let mut ana = PageClient::member(&pod.origin(), "ana@example.com").await;
     let tokens = [ana.token("one", &["lock"]).await, ana.token("two", &["lock"]).await];
@@ -85,10 +85,10 @@ async fn the_embedded_server_has_the_same_pages() {
     ana.get("/account/audit?kind=token.").await.assert_shows(200, &["token.rotate", "token.revoke", "token.create"]);
     let file = ana.get("/account/audit.csv?kind=token.").await;
     assert_eq!(file.text.lines().count(), 6, "{}", file.text);
-    ana.get("/account/security/delete").await.assert_shows(200, &["tokens in force: 2"]);
+    ana.get("/account/security/delete").await.assert_shows(200, &["active tokens: 2"]);
 }
 
-/// How long heartbeats take while `pages` are asked for, sorted.
+/// Returns the response times of heartbeats while `pages` are loaded, sorted.
 async fn heartbeats(client: &Client, ana: &PageClient, pages: &'static [&'static str]) -> Vec<Duration> {
     let stop = Arc::new(AtomicBool::new(false));
     let asking = pages.iter().map(|path| {
@@ -116,8 +116,8 @@ async fn heartbeats(client: &Client, ana: &PageClient, pages: &'static [&'static
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn heartbeats_are_answered_while_others_look_at_long_lists() {
-    let _turn = crowd_turn().await;
+async fn heartbeats_stay_fast_while_others_load_long_lists() {
+    let _cpu = exclusive_cpu().await;
     let settings = [("LOCKABLE_SIGN_UP", "true"), ("LOCKABLE_WORKERS", "1")];
     let cluster = Cluster::start_with(1, crate::support::redis::RedisServer::builder(), &settings).await;
     let pod = &cluster.pods[0];

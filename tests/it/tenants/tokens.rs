@@ -1,19 +1,19 @@
 use super::{id_of, insert_tokens};
 use crate::{
     pages::open_cluster,
-    support::page::{PageAnswer, PageClient},
+    support::page::{PageClient, PageResponse},
 };
 
 const NEW: [(&str, &str); 3] = [("label", "one more"), ("scope", "lock"), ("namespace", "public")];
 
-/// The ids of the tokens that a page shows.
-fn ids(page: &PageAnswer) -> Vec<String> {
+/// Returns the ids of the tokens on a page.
+fn ids(page: &PageResponse) -> Vec<String> {
     let rows = page.text.split("href=\"/account/tokens/").skip(1);
     rows.map(|row| row.split_once("/rotate").unwrap().0.to_owned()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_makes_tokens_no_faster_than_people_do() {
+async fn token_creation_is_rate_limited() {
     let cluster = open_cluster().await;
     let mut ana = PageClient::member(&cluster.pods[0].origin(), "ana@example.com").await;
     let csrf = ana.get("/account/security").await.csrf();
@@ -26,7 +26,7 @@ async fn a_session_makes_tokens_no_faster_than_people_do() {
         }
     };
     refused.assert_shows(429, &["too often"]);
-    // One more for each minute that this has taken.
+    // One more token for each minute of this test.
     assert!((20..23).contains(&made), "{made} tokens were made");
     let id = ids(&ana.get("/account/tokens").await).swap_remove(0);
     let rotated = ana.post(&format!("/account/tokens/{id}/rotate"), &[("csrf", &csrf), ("old", "now")]).await;
@@ -36,7 +36,7 @@ async fn a_session_makes_tokens_no_faster_than_people_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_plan_says_how_many_tokens_there_are() {
+async fn live_tokens_are_limited_by_the_plan() {
     let cluster = open_cluster().await;
     let mut ana = PageClient::member(&cluster.pods[0].origin(), "ana@example.com").await;
     cluster.operator(&["plan", "set", "business", "--tokens", "2"]).await;
@@ -44,15 +44,15 @@ async fn the_plan_says_how_many_tokens_there_are() {
         assert_eq!(ana.send("/account/tokens", &NEW).await.status, 200);
     }
     let refused = ana.send("/account/tokens", &NEW).await;
-    refused.assert_shows(400, &["allows 2 live tokens; revoke one"]);
+    refused.assert_shows(400, &["allows 2 active tokens; revoke an unused one"]);
     ana.get("/account/tokens").await.assert_shows(200, &["2 of the 2 tokens"]);
     ana.get("/account/plan").await.assert_shows(200, &["Tokens</th><td>2</td><td>2</td>"]);
 
-    // Each can be rotated, and the old ones work for a while; others that were rotated do not
-    // add to that for ever.
+    // Each token can be rotated, and the former ones work for a while; further rotations cannot add
+    // more of these.
     let token = async |ana: &mut PageClient| {
         let page = ana.get("/account/tokens").await;
-        let lasting = page.text.split("<tr>").filter(|row| row.contains("/rotate\"") && !row.contains("ends in"));
+        let lasting = page.text.split("<tr>").filter(|row| row.contains("/rotate\"") && !row.contains("expires in"));
         lasting.last().unwrap().split_once("/account/tokens/").unwrap().1.split_once('/').unwrap().0.to_owned()
     };
     for _ in 0..2 {
@@ -61,13 +61,13 @@ async fn the_plan_says_how_many_tokens_there_are() {
     }
     let id = token(&mut ana).await;
     let refused = ana.send(&format!("/account/tokens/{id}/rotate"), &[("old", "hour")]).await;
-    refused.assert_shows(400, &["2 tokens of the account end within the hour already"]);
+    refused.assert_shows(400, &["2 tokens of the account already expire within the hour"]);
     assert_eq!(ana.send(&format!("/account/tokens/{id}/rotate"), &[("old", "now")]).await.status, 200);
-    ana.send("/account/tokens", &NEW).await.assert_shows(400, &["allows 2 live tokens"]);
+    ana.send("/account/tokens", &NEW).await.assert_shows(400, &["allows 2 active tokens"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_tokens_that_were_revoked_the_last_hundred_are_kept() {
+async fn last_hundred_revoked_tokens_are_kept() {
     let cluster = open_cluster().await;
     let mut ana = PageClient::member(&cluster.pods[0].origin(), "ana@example.com").await;
     ana.token("deploy", &["lock"]).await;
@@ -88,14 +88,14 @@ async fn of_tokens_that_were_revoked_the_last_hundred_are_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_tokens_are_shown_in_pages() {
+async fn token_list_is_paged() {
     let cluster = open_cluster().await;
     let mut ana = PageClient::member(&cluster.pods[0].origin(), "ana@example.com").await;
     insert_tokens(&cluster, &id_of(&cluster, "ana@example.com").await, "mine", 120, "NULL");
     let (mut seen, mut path) = (Vec::new(), "/account/tokens".to_owned());
     loop {
         let page = ana.get(&path).await;
-        assert!((1..=50).contains(&ids(&page).len()), "{} on a page", ids(&page).len());
+        assert!((1..=50).contains(&ids(&page).len()), "{} tokens on one page", ids(&page).len());
         seen.extend(ids(&page));
         page.assert_shows(200, &["120 of the 1000 tokens"]);
         if !page.text.contains("Next page") {

@@ -1,8 +1,8 @@
-//! The dimensions of the table, and which of their values go together.
+//! The dimensions of the table, and the valid combinations of their values.
 
 use std::fmt;
 
-/// The shell in the terminal, or the one that a program starts without a terminal.
+/// The shell in the terminal, or the shell that a program starts without a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shell {
     Bash,
@@ -10,7 +10,7 @@ pub enum Shell {
     Dash,
 }
 
-/// What is typed or started.
+/// The typed or started line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     Alone,
@@ -39,13 +39,13 @@ pub enum Shape {
     First,
 }
 
-/// What runs under the lock.
+/// The command under the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
     Plain,
     /// Ignores TERM.
     Stubborn,
-    /// `timeout`, which makes a process group.
+    /// `timeout`, which creates a process group.
     Grouped,
     /// A script with a child in a session of its own.
     Forked,
@@ -53,7 +53,7 @@ pub enum Program {
     Nested,
 }
 
-/// What the wrapper does when the event comes.
+/// The wrapper's state at the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     Holding,
@@ -62,7 +62,7 @@ pub enum Phase {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Nothing: the command runs to its end.
+    /// The command runs to its end.
     End,
     /// Ctrl-C.
     Interrupt,
@@ -77,9 +77,9 @@ pub enum Event {
     StopWrapper,
     StopWatchdog,
     StopCommand,
-    /// Somebody breaks the lock.
+    /// The lock is broken.
     Break,
-    /// The server cannot be reached for longer than the lease.
+    /// The server is unreachable for longer than the lease.
     Away,
     KillWrapper,
     KillWatchdog,
@@ -171,19 +171,19 @@ impl Case {
         if self.shape == Shape::Cron && needs_terminal {
             return false;
         }
-        // A group in the background is stopped when it reads from the terminal, and a process of
-        // another session has no `/dev/tty`, whoever starts it.
+        // The kernel stops a background process group that reads from the terminal, and a process of
+        // another session has no `/dev/tty`.
         if self.shape == Shape::Asking && matches!(self.program, Program::Grouped | Program::Forked) {
             return false;
         }
-        // The kernel kills the command with its parents. What the command has started continues, as
-        // docs/run.md says.
+        // The kernel kills the command with its parents. The command's children continue, as documented
+        // in docs/run.md.
         if self.event == Event::KillBoth && matches!(self.program, Program::Grouped | Program::Forked) {
             return false;
         }
         match self.phase {
             Phase::Holding => true,
-            // There is neither a command nor a lock to lose.
+            // There is no command, and no lock to lose.
             Phase::Waiting => {
                 let is_of_wrapper = needs_terminal || matches!(self.event, End | Terminate | StopWrapper | KillWrapper);
                 is_of_wrapper && self.program == Program::Plain
@@ -191,12 +191,12 @@ impl Case {
         }
     }
 
-    /// Whether the case belongs to the shell's job control.
+    /// Whether the shell is interactive.
     pub fn has_prompt(self) -> bool {
         !matches!(self.shape, Shape::NoJobControl | Shape::Leader | Shape::Cron)
     }
 
-    /// Whether the lease must lapse, or a heartbeat be due soon.
+    /// Whether the case needs an expired lease or an early heartbeat.
     pub fn has_short_lease(self) -> bool {
         use Event::{
             Away, Break, KillBoth, KillWatchdog, KillWrapper, StopCommand, StopWatchdog, StopWrapper, Suspend,
@@ -211,7 +211,7 @@ impl Case {
         }
     }
 
-    /// The same for the run within a run.
+    /// The same for the nested run.
     pub fn has_short_inner_lease(self) -> bool {
         match self.event {
             Event::StopCommand => false,
@@ -241,7 +241,7 @@ impl fmt::Display for Case {
     }
 }
 
-/// The number of a pair of values of two dimensions.
+/// The index of a pair of values of two dimensions.
 type Pair = usize;
 /// More values than any dimension has.
 const VALUES_MAX: usize = 16;
@@ -254,7 +254,7 @@ fn pairs(case: Case) -> Vec<Pair> {
     both.map(|(first, second)| number(first) * VALUES_MAX * coordinates.len() + number(second)).collect()
 }
 
-/// A few cases in which each pair of values occurs that occurs in any case.
+/// Chooses a few cases that cover each pair of values of all cases.
 pub fn pairwise(cases: &[Case]) -> Vec<Case> {
     let pairs: Vec<Vec<Pair>> = cases.iter().copied().map(pairs).collect();
     let mut is_missing = vec![false; (VALUES_MAX * 5).pow(2)];
@@ -262,7 +262,7 @@ pub fn pairwise(cases: &[Case]) -> Vec<Case> {
         is_missing[*pair] = true;
     }
     let mut chosen = Vec::new();
-    // Cases that look alike are next to each other: begin the search elsewhere each time.
+    // Similar cases are adjacent, so each search begins at another index.
     let mut start = 0;
     loop {
         let gain = |at: &usize| pairs[*at].iter().filter(|pair| is_missing[**pair]).count();
@@ -277,7 +277,7 @@ pub fn pairwise(cases: &[Case]) -> Vec<Case> {
 }
 
 #[test]
-fn each_pair_of_values_is_chosen() {
+fn pairwise_cases_cover_each_pair_of_values() {
     let all = Case::all();
     let chosen = pairwise(&all);
     let set = |cases: &[Case]| cases.iter().copied().flat_map(pairs).collect::<std::collections::BTreeSet<_>>();

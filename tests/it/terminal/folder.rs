@@ -1,4 +1,4 @@
-//! The files of one case: the programs that are typed, and what they write.
+//! The files of one case: its programs and their output.
 
 use std::{
     fs,
@@ -31,7 +31,7 @@ impl Programs {
 pub struct Folder(tempfile::TempDir);
 
 impl Folder {
-    /// Writes the scripts. Each of the two wrappers takes the words of a command.
+    /// Writes the scripts. `outer` and `inner` are the wrappers' command lines, before the command.
     pub fn new(case: Case, programs: &Programs, outer: &str, inner: &str) -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
         for name in ["job", "pager"] {
@@ -66,14 +66,14 @@ impl Folder {
         self.path().join("held")
     }
 
-    /// When the command has written.
+    /// The times at which the command has written.
     pub fn times(&self) -> Vec<u64> {
         let text = fs::read_to_string(self.path().join("log")).unwrap_or_default();
-        // The last line may be half written.
+        // The last line may be incomplete.
         text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.parse().ok()).collect()
     }
 
-    /// Has the command end with this exit code: once, if it is a failure.
+    /// Makes the command exit with this code; a failure code is used once.
     pub fn finish(&self, code: u8) {
         let new = self.path().join("finish.new");
         fs::write(&new, format!("{code}\n")).unwrap();
@@ -99,7 +99,7 @@ impl Shell {
     }
 }
 
-/// How the session of a case begins.
+/// The command line that starts the session of a case.
 pub fn words(case: Case) -> Vec<&'static str> {
     match case.has_prompt() {
         true => case.shell.interactive().to_vec(),
@@ -107,12 +107,12 @@ pub fn words(case: Case) -> Vec<&'static str> {
     }
 }
 
-/// A plain case, for tests that need the files alone.
+/// A plain case, for tests that need only the files.
 pub fn plain() -> Case {
     Case { shell: Shell::Bash, shape: Shape::Alone, program: Program::Plain, phase: Phase::Holding, event: Event::End }
 }
 
-/// What is typed, or run by a shell that is not interactive.
+/// The line that is typed, or run by a non-interactive shell.
 pub fn line(shape: Shape) -> &'static str {
     match shape {
         Shape::Alone => "./lock ./command",

@@ -1,5 +1,5 @@
 /* The command of the table of terminal tests: appends the time to the file
- * "log" every 20 ms, until the file "finish" names its exit code.
+ * "log" every 20 ms, until the file "finish" contains its exit code.
  *
  *   job [stubborn] [asking] [patient]
  *
@@ -31,8 +31,8 @@ static void append_time(int log) {
     if (write(log, line, length) != length) _exit(90);
 }
 
-/* Returns the exit code that the file names, or -1. A failure is for one
- * round of a loop, a success for all. */
+/* Returns the exit code in the file, or -1. A failure applies to one round of a
+ * loop, a success to all. */
 static int finish_code(void) {
     char text[8] = "";
     int code = -1;

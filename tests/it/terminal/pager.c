@@ -1,6 +1,5 @@
-/* What less and other pagers do to a pipeline: takes settings from the
- * terminal and sets them, which stops who is not in its foreground, and copies its
- * input. */
+/* Behaves like less and other pagers in a pipeline: reads and sets the terminal's
+ * settings, which stops a background process, and copies its input. */
 #include <fcntl.h>
 #include <termios.h>
 #include <unistd.h>

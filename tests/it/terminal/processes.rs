@@ -1,4 +1,4 @@
-//! The processes of one case, found by a variable of their environment.
+//! The processes of one case, found by an environment variable.
 
 use std::{fs, path::Path};
 
@@ -7,40 +7,39 @@ use nix::{
     unistd::Pid,
 };
 
-/// Names the folder of the case.
+/// This variable contains the folder of the case.
 pub const MARK: &str = "TERMINAL_CASE";
-/// Is there in a run within a run.
+/// This variable is set in a nested run.
 pub const INNER: &str = "TERMINAL_INNER";
 
 #[derive(Debug)]
 pub struct Process {
     pub pid: Pid,
-    /// Its number in its own namespace.
+    /// Its id in its own PID namespace.
     number: String,
     /// The file name of the program.
     pub program: String,
     is_inner: bool,
 }
 
-/// All that were started in the folder.
+/// All processes of the case with this folder.
 pub fn marked(folder: &Path) -> Vec<Process> {
     let mark = format!("{MARK}={}", folder.display());
     let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter_map(|pid| Process::read(pid, &mark)).collect()
 }
 
-/// The programs that write.
+/// The processes of the program `job`, which writes the time.
 pub fn jobs(folder: &Path) -> Vec<Pid> {
     marked(folder).iter().filter(|process| process.program == "job").map(|process| process.pid).collect()
 }
 
-/// Whether the process is stopped.
 pub fn is_stopped(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|fields| fields.starts_with('T'))
 }
 
-/// Ends all of them.
+/// Kills all processes of the case.
 pub fn kill_all(folder: &Path) {
     for process in marked(folder) {
         let _ = kill(process.pid, Signal::SIGKILL);
@@ -64,19 +63,19 @@ impl Process {
     }
 }
 
-/// The wrapper, which has written its number into `wrapper.pid`.
+/// The wrapper, which has written its id into `wrapper.pid`.
 pub fn wrapper(folder: &Path, program: &str) -> Option<Pid> {
     let number = number_in(folder, "wrapper.pid")?;
     marked(folder).into_iter().find(|process| process.number == number && process.program == program).map(|it| it.pid)
 }
 
-/// The direct child of the wrapper, which has written its number into `command.pid`.
+/// The direct child of the wrapper, which has written its id into `command.pid`.
 pub fn command(folder: &Path) -> Option<Pid> {
     let number = number_in(folder, "command.pid")?;
     marked(folder).into_iter().find(|process| process.number == number).map(|it| it.pid)
 }
 
-/// Whatever else runs the wrapper's program.
+/// The other process that runs the wrapper's program.
 pub fn watchdog(folder: &Path, program: &str) -> Option<Pid> {
     let [wrapper, command] = ["wrapper.pid", "command.pid"].map(|file| number_in(folder, file).unwrap_or_default());
     let is_other = |process: &Process| process.number != wrapper && process.number != command;

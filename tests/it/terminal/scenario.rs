@@ -1,4 +1,4 @@
-//! Plays a case: takes its steps, and looks at what comes of them.
+//! Runs a case: takes its steps, and records the outcome.
 
 mod checks;
 
@@ -14,57 +14,57 @@ use tokio::task::JoinHandle;
 use super::{
     case::{Case, Event, Shape},
     folder::{self, Folder},
-    locker::{Held, Locker, Other, Server},
     processes,
     session::{Session, Start, until, until_rarely},
     steps::{Outcome, Step, Target, steps},
+    wrapper::{Other, Server, Tenure, Wrapper},
 };
 
-/// How long what is expected may take.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// How long the oracle is looked at to see that nothing happens.
+/// Limit for an expected event.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the oracle is observed to show that nothing happens.
 const FLOCK_QUIET: Duration = Duration::from_secs(3);
-/// How long `lockable run` is looked at, once the oracle has shown that nothing happens.
+/// How long `lockable run` is observed after the oracle has shown that nothing happens.
 const QUIET: Duration = Duration::from_secs(1);
 
-pub struct Seen {
+pub struct Observed {
     pub outcome: Outcome,
-    /// What no case may show.
+    /// Failed checks that apply to every case.
     pub faults: Vec<String>,
     pub screen: String,
 }
 
 struct Scenario<'a> {
     case: Case,
-    locker: &'a Locker<'a>,
-    /// What the oracle has shown.
+    wrapper: &'a Wrapper<'a>,
+    /// The oracle's outcome.
     expected: Option<&'a Outcome>,
     folder: Folder,
     session: Session,
     pids: Vec<(Target, Pid)>,
     jobs: Vec<Pid>,
     other: Option<Other>,
-    next: Option<JoinHandle<Held>>,
-    held: Option<Held>,
+    next: Option<JoinHandle<Tenure>>,
+    held: Option<Tenure>,
     outcome: Outcome,
     faults: Vec<String>,
 }
 
-/// Plays a case with one of the wrappers.
-pub async fn play(case: Case, server: &Server, locker: &Locker<'_>, expected: Option<&Outcome>) -> Seen {
-    let folder = locker.folder(case, server);
-    let other = if case.is_held() { None } else { Some(locker.occupy(&folder).await) };
+/// Runs a case with one of the wrappers.
+pub async fn run(case: Case, server: &Server, wrapper: &Wrapper<'_>, expected: Option<&Outcome>) -> Observed {
+    let folder = wrapper.folder(case, server);
+    let other = if case.is_held() { None } else { Some(wrapper.occupy(&folder).await) };
     let session = Session::start(Start {
         words: &folder::words(case),
         folder: folder.path(),
-        variables: &locker.variables(&folder),
+        variables: &wrapper.variables(&folder),
         has_prompt: case.has_prompt(),
         has_terminal: case.shape != Shape::Cron,
     })
     .await;
     let mut scenario = Scenario {
         case,
-        locker,
+        wrapper,
         expected,
         folder,
         session,
@@ -85,7 +85,7 @@ pub async fn play(case: Case, server: &Server, locker: &Locker<'_>, expected: Op
     }
     scenario.end_processes().await;
     let (outcome, faults) = (mem::take(&mut scenario.outcome), mem::take(&mut scenario.faults));
-    Seen { outcome, faults, screen: scenario.session.screen() }
+    Observed { outcome, faults, screen: scenario.session.screen() }
 }
 
 impl Drop for Scenario<'_> {
@@ -98,7 +98,8 @@ impl Drop for Scenario<'_> {
 }
 
 impl Scenario<'_> {
-    /// Has the wrapper hold the lock or wait for it, and have the terminal. Returns whether it does.
+    /// Starts the wrapper in the foreground until it holds the lock or waits for it. Returns whether it
+    /// does.
     async fn begin(&mut self) -> bool {
         if self.case.has_prompt() {
             self.session.type_line(folder::line(self.case.shape));
@@ -108,10 +109,10 @@ impl Scenario<'_> {
         }
         let is_ready = match &self.other {
             Some(_) => self.waits().await,
-            None => until(PATIENCE, || !self.folder.times().is_empty()).await,
+            None => until(TIMEOUT, || !self.folder.times().is_empty()).await,
         };
         if !is_ready {
-            self.faults.push("it does not begin".to_owned());
+            self.faults.push("the wrapper does not start".to_owned());
             return false;
         }
         if self.case.shape == Shape::Background {
@@ -124,10 +125,10 @@ impl Scenario<'_> {
         }
         self.find().await;
         if self.case.event != Event::End {
-            self.next = self.locker.next_holder();
+            self.next = self.wrapper.next_holder();
             // Before the next round of a loop.
             let before = u64::from(!self.case.is_held());
-            while self.locker.waiting().await.is_some_and(|waiting| waiting <= before)
+            while self.wrapper.waiting().await.is_some_and(|waiting| waiting <= before)
                 && self.next.as_ref().is_some_and(|next| !next.is_finished())
             {
                 tokio::time::sleep(Duration::from_millis(15)).await;
@@ -138,8 +139,8 @@ impl Scenario<'_> {
 
     async fn waits(&self) -> bool {
         let start = std::time::Instant::now();
-        while start.elapsed() < PATIENCE {
-            if self.locker.is_waiting(&self.folder).await {
+        while start.elapsed() < TIMEOUT {
+            if self.wrapper.is_waiting(&self.folder).await {
                 return true;
             }
             tokio::time::sleep(Duration::from_millis(15)).await;
@@ -147,7 +148,7 @@ impl Scenario<'_> {
         false
     }
 
-    /// Waits until the other side of a pipeline has started: it must be there when the event comes.
+    /// Waits until the other side of a pipeline has started: it must run when the event comes.
     async fn joined(&self) {
         let reader = match self.case.shape {
             Shape::Into => "cat",
@@ -155,10 +156,10 @@ impl Scenario<'_> {
             _ => return,
         };
         let has_joined = || processes::marked(self.folder.path()).iter().any(|process| process.program == reader);
-        assert!(until_rarely(PATIENCE, has_joined).await, "there is no {reader}:\n{}", self.session.screen());
+        assert!(until_rarely(TIMEOUT, has_joined).await, "there is no {reader}:\n{}", self.session.screen());
     }
 
-    /// Types what the command asks for.
+    /// Types the input that the command reads.
     async fn answer(&mut self) {
         static ANSWER: LazyLock<Regex> = LazyLock::new(|| Regex::new("got:(.*):").unwrap());
         if self.case.shape != Shape::Asking {
@@ -169,18 +170,18 @@ impl Scenario<'_> {
         self.outcome.input = ANSWER.captures(&self.session.screen()).map(|found| found[1].to_owned());
     }
 
-    /// Finds the processes that the steps are about, before the first of them ends.
+    /// Finds the target processes of the steps, before the first of them ends.
     async fn find(&mut self) {
-        let program = self.locker.program();
+        let program = self.wrapper.program();
         let folder = self.folder.path();
         self.jobs = processes::jobs(folder);
         for step in steps(self.case) {
             let Step::Send(target, _) = step else { continue };
-            if self.pids.iter().any(|(known, _)| *known == target) || self.is_missing(target) {
+            if self.pids.iter().any(|(pid_target, _)| *pid_target == target) || self.is_missing(target) {
                 continue;
             }
             let mut found = None;
-            until_rarely(PATIENCE, || {
+            until_rarely(TIMEOUT, || {
                 found = match target {
                     Target::Wrapper => processes::wrapper(folder, program),
                     Target::Watchdog => processes::watchdog(folder, program),
@@ -196,14 +197,14 @@ impl Scenario<'_> {
         }
     }
 
-    /// Whether the oracle has no such process, or none that does what the wrapper does. TERM to
-    /// `lockable run` is passed on to the command, which may ignore it; `flock` dies of it.
+    /// Whether the oracle has no equivalent process. `lockable run` forwards TERM to the command, which
+    /// may ignore it; `flock` dies of it.
     fn is_missing(&self, target: Target) -> bool {
-        self.locker.is_flock() && (target == Target::Watchdog || self.case.is_ignored())
+        self.wrapper.is_flock() && (target == Target::Watchdog || self.case.is_ignored())
     }
 
     fn signal(&self, target: Target, signal: Signal) {
-        if let Some((_, pid)) = self.pids.iter().find(|(known, _)| *known == target) {
+        if let Some((_, pid)) = self.pids.iter().find(|(pid_target, _)| *pid_target == target) {
             let _ = kill(*pid, signal);
         }
     }
@@ -213,23 +214,23 @@ impl Scenario<'_> {
             Step::Type(text) => self.session.type_text(text),
             Step::Send(target, signal) => self.signal(target, signal),
             Step::HangUp => self.session.hang_up().await,
-            Step::Break if self.locker.break_lock().await => {}
-            Step::Break => self.faults.push("nobody had the lock that was to be broken".to_owned()),
-            Step::Cut => self.locker.cut(),
-            Step::Heal => self.locker.heal(),
+            Step::Break if self.wrapper.break_lock().await => {}
+            Step::Break => self.faults.push("the lock to break was not held".to_owned()),
+            Step::Cut => self.wrapper.cut(),
+            Step::Heal => self.wrapper.heal(),
             Step::Lose => self.lose().await,
-            Step::Outlast => self.locker.outlast().await,
+            Step::Outlast => self.wrapper.outlast().await,
             Step::Free => {
                 if let Some(other) = self.other.take() {
-                    self.locker.free(other).await;
+                    self.wrapper.free(other).await;
                 }
             }
-            Step::Fail(code) if self.locker.is_flock() => self.folder.finish(code),
+            Step::Fail(code) if self.wrapper.is_flock() => self.folder.finish(code),
             Step::Fail(_) => {}
             Step::Ended => self.ended().await,
             Step::Finish => self.folder.finish(0),
             Step::Settle => {
-                let settled = self.session.settle(self.patience()).await;
+                let settled = self.session.settle(self.timeout()).await;
                 self.outcome.settled.push(settled);
             }
             Step::Resume => self.resume().await,
@@ -237,14 +238,14 @@ impl Scenario<'_> {
         }
     }
 
-    fn patience(&self) -> Duration {
+    fn timeout(&self) -> Duration {
         let Some(expected) = self.expected else {
             let is_last = self.outcome.settled.len() + 1 == self.settles();
-            return if is_last { PATIENCE } else { FLOCK_QUIET };
+            return if is_last { TIMEOUT } else { FLOCK_QUIET };
         };
         match expected.settled.get(self.outcome.settled.len()) {
             Some(None) => QUIET,
-            _ => PATIENCE,
+            _ => TIMEOUT,
         }
     }
 
@@ -252,8 +253,8 @@ impl Scenario<'_> {
         steps(self.case).iter().filter(|step| matches!(step, Step::Settle)).count()
     }
 
-    /// Continues what is stopped, as a person would: with `fg` at a prompt. Some shells tell another
-    /// `$?` than that of a stopped job, so that the processes decide.
+    /// Continues stopped processes as a user would: with `fg` at a prompt. Checks the processes, because
+    /// some shells report another `$?` than that of a stopped job.
     async fn resume(&mut self) {
         let is_at_prompt = self.case.has_prompt() && self.outcome.settled.last().is_some_and(Option::is_some);
         let mut stopped = processes::marked(self.folder.path());
@@ -263,7 +264,7 @@ impl Scenario<'_> {
             self.session.lent().await;
             return;
         }
-        // Loops of some shells go on, so that there is no prompt at which to continue the first round.
+        // Loops of some shells continue, so that there is no prompt to resume the first round.
         for process in stopped {
             let _ = kill(process.pid, Signal::SIGCONT);
         }

@@ -1,4 +1,4 @@
-//! A session on a terminal of its own, or without one, in which a shell runs.
+//! A session with a shell, on a new terminal or without one.
 
 use std::{
     fs::{File, OpenOptions},
@@ -17,26 +17,26 @@ use nix::{
 };
 use tokio::task::JoinHandle;
 
-/// Nothing that is typed contains it as it stands here.
+/// No typed line contains this text.
 const PROMPT: &str = "=prompt= ";
 
-/// How long what has to come may take on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Limit for an expected event on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often to look.
+/// Polling interval.
 const INTERVAL: Duration = Duration::from_millis(15);
 
-/// How long to read from a terminal whose first process has ended, if others keep it open.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long to read from a terminal after the end of its first process, if others keep it open.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 pub struct Session {
     child: Child,
     terminal: Option<Terminal>,
     screen: Arc<Mutex<String>>,
-    /// What is written where there is no terminal.
+    /// The file with the output of a session without a terminal.
     output: Option<PathBuf>,
     has_prompt: bool,
-    /// How many prompts have been shown when the line was typed.
+    /// The number of prompts on the screen when the line was typed.
     prompts: usize,
     status: Option<String>,
 }
@@ -46,7 +46,7 @@ struct Terminal {
     reader: JoinHandle<()>,
 }
 
-/// What a session is started with.
+/// The parameters of a session.
 pub struct Start<'a> {
     pub words: &'a [&'a str],
     pub folder: &'a Path,
@@ -58,7 +58,7 @@ pub struct Start<'a> {
 impl Session {
     pub async fn start(start: Start<'_>) -> Self {
         let mut command = Command::new("env");
-        // Whoever starts the tests may ignore some of them, as shells do for what is in the background.
+        // The test runner may ignore some signals, as shells do for background processes.
         command.args(["--default-signal", "setsid"]);
         let screen = Arc::new(Mutex::new(String::new()));
         let mut terminal = None;
@@ -96,7 +96,7 @@ impl Session {
         session
     }
 
-    /// Everything that was written, and the echo of what was typed.
+    /// All output, including the echo of typed text.
     pub fn screen(&self) -> String {
         match &self.output {
             Some(path) => std::fs::read_to_string(path).unwrap(),
@@ -120,17 +120,17 @@ impl Session {
         self.type_text(&format!("{line}\n"));
     }
 
-    /// Waits until the screen shows a text that nobody has typed.
+    /// Waits until the screen shows a text that was not typed.
     pub async fn shows(&self, text: &str) {
-        assert!(until(PATIENCE, || self.screen().contains(text)).await, "{text:?} is not shown:\n{}", self.screen());
+        assert!(until(TIMEOUT, || self.screen().contains(text)).await, "{text:?} is not shown:\n{}", self.screen());
     }
 
-    /// Waits until the shell has started a line that leaves the prompt to us.
+    /// Waits until the shell has started a background job and shows its prompt.
     pub async fn started_in_background(&mut self) {
         self.expect(self.prompts + 1).await;
     }
 
-    /// Waits until the terminal belongs to somebody else than the shell, or did for a moment.
+    /// Waits until a job other than the shell is, or was, in the foreground.
     pub async fn lent(&self) {
         if !self.has_prompt {
             return;
@@ -139,30 +139,30 @@ impl Session {
         let shell = self.leader();
         let belongs_to_shell = || tcgetpgrp(&*terminal.master).is_ok_and(|group| group == shell);
         let is_lent = || !belongs_to_shell() || self.shown_prompts() > self.prompts;
-        assert!(until(PATIENCE, is_lent).await, "the shell keeps the terminal:\n{}", self.screen());
+        assert!(until(TIMEOUT, is_lent).await, "the shell stays in the foreground:\n{}", self.screen());
     }
 
-    /// Waits until the shell shows its prompt, or has ended where it has none: the exit code
-    /// that it tells, or nothing if that does not come about.
-    pub async fn settle(&mut self, patience: Duration) -> Option<String> {
+    /// Waits until the shell shows its prompt, or until the end of a shell without a prompt. Returns the
+    /// exit code that it reports, or `None` after `timeout`.
+    pub async fn settle(&mut self, timeout: Duration) -> Option<String> {
         if self.status.is_some() {
             return self.status.clone();
         }
         if !self.has_prompt {
             let mut ended = None;
-            until(patience, || {
+            until(timeout, || {
                 ended = self.child.try_wait().unwrap();
                 ended.is_some()
             })
             .await;
-            // What it has written last may still be in the terminal, which others may keep open.
+            // The last output may still be in the terminal, which other processes may keep open.
             let is_read = || self.terminal.as_ref().is_none_or(|terminal| terminal.reader.is_finished());
-            until(LAST_WORDS, is_read).await;
+            until(DRAIN_TIME, is_read).await;
             self.status = ended.map(|status| status.to_string());
             return self.status.clone();
         }
         let expected = self.prompts + 1;
-        if !until(patience, || self.shown_prompts() >= expected).await {
+        if !until(timeout, || self.shown_prompts() >= expected).await {
             return None;
         }
         self.type_line("echo \"status=$?\"");
@@ -175,7 +175,7 @@ impl Session {
 
     /// Waits for the prompt, and checks the exit code.
     pub async fn settled(&mut self, status: &str) {
-        let settled = self.settle(PATIENCE).await;
+        let settled = self.settle(TIMEOUT).await;
         assert_eq!(settled.as_deref(), Some(status), "{}", self.screen());
     }
 
@@ -192,7 +192,7 @@ impl Session {
     }
 
     async fn expect(&self, prompts: usize) {
-        assert!(until(PATIENCE, || self.shown_prompts() >= prompts).await, "no prompt:\n{}", self.screen());
+        assert!(until(TIMEOUT, || self.shown_prompts() >= prompts).await, "no prompt:\n{}", self.screen());
     }
 }
 
@@ -206,7 +206,7 @@ impl Drop for Session {
     }
 }
 
-/// Reads until everybody has closed the other side.
+/// Reads until all processes have closed the other side.
 async fn read(master: Arc<PtyMaster>, screen: Arc<Mutex<String>>) {
     let mut bytes = [0; 4096];
     loop {
@@ -218,20 +218,20 @@ async fn read(master: Arc<PtyMaster>, screen: Arc<Mutex<String>>) {
     }
 }
 
-/// Polls until it holds. Returns whether it does.
-pub async fn until(patience: Duration, holds: impl FnMut() -> bool) -> bool {
-    poll(patience, INTERVAL, holds).await
+/// Polls until the condition holds. Returns whether it does.
+pub async fn until(timeout: Duration, holds: impl FnMut() -> bool) -> bool {
+    poll(timeout, INTERVAL, holds).await
 }
 
-/// The same for what takes a look at all processes of the machine.
-pub async fn until_rarely(patience: Duration, holds: impl FnMut() -> bool) -> bool {
-    poll(patience, Duration::from_millis(100), holds).await
+/// Like [`until`], with a longer interval for conditions that scan all processes.
+pub async fn until_rarely(timeout: Duration, holds: impl FnMut() -> bool) -> bool {
+    poll(timeout, Duration::from_millis(100), holds).await
 }
 
-async fn poll(patience: Duration, interval: Duration, mut holds: impl FnMut() -> bool) -> bool {
+async fn poll(timeout: Duration, interval: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !holds() {
-        if start.elapsed() > patience {
+        if start.elapsed() > timeout {
             return false;
         }
         tokio::time::sleep(interval).await;

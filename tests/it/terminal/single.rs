@@ -1,9 +1,9 @@
-//! What `flock` has no example for: what a wait shows, and what a loss leaves.
+//! Cases without an oracle: the output of a wait, and the terminal after a loss.
 
 use super::{
     folder::{self, Folder},
-    locker::{Locker, Server, program},
     session::{Session, Start},
+    wrapper::{Server, Wrapper, program},
 };
 
 /// A bash in a terminal, in which a function `run` is `lockable run`.
@@ -17,12 +17,12 @@ impl Terminal {
     async fn start() -> Self {
         let server = Server::start().await;
         let case = folder::plain();
-        let locker = Locker::lockable(&server, case).await;
-        let folder = locker.folder(case, &server);
+        let wrapper = Wrapper::lockable(&server, case).await;
+        let folder = wrapper.folder(case, &server);
         let mut session = Session::start(Start {
             words: &folder::words(case),
             folder: folder.path(),
-            variables: &locker.variables(&folder),
+            variables: &wrapper.variables(&folder),
             has_prompt: true,
             has_terminal: true,
         })
@@ -34,7 +34,7 @@ impl Terminal {
 }
 
 #[tokio::test]
-async fn a_wait_shows_the_holder_and_the_position() {
+async fn wait_shows_holder_and_position() {
     let mut terminal = Terminal::start().await;
     let acquire = "/v1/acquire/busy?owner=another&note=on%20purpose";
     assert_eq!(terminal.server.client.get(acquire).await.json["response"], true);
@@ -47,7 +47,7 @@ async fn a_wait_shows_the_holder_and_the_position() {
 }
 
 #[tokio::test]
-async fn a_command_reads_what_is_typed() {
+async fn command_reads_typed_input() {
     let mut terminal = Terminal::start().await;
     let session = &mut terminal.session;
     session.type_line("run typed -- sh -c 'stty -echo; exec sed s/^/read-/'");
@@ -63,7 +63,7 @@ async fn a_command_reads_what_is_typed() {
 }
 
 #[tokio::test]
-async fn a_loss_leaves_the_terminal_as_it_was() {
+async fn loss_restores_terminal_settings() {
     let mut terminal = Terminal::start().await;
     let session = &mut terminal.session;
     session.type_line("run --lease 2s lost -- sh -c 'stty raw -echo; echo be\"\"gun; exec sleep 60'; stty -a");
@@ -78,7 +78,7 @@ async fn a_loss_leaves_the_terminal_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_command_that_handles_ctrl_c_continues() {
+async fn command_that_handles_ctrl_c_continues() {
     let mut terminal = Terminal::start().await;
     let session = &mut terminal.session;
     session.type_line("run kept -- ./job patient");
@@ -86,12 +86,12 @@ async fn a_command_that_handles_ctrl_c_continues() {
     session.type_text("\x03");
     session.shows("^C").await;
     terminal.folder.finish(0);
-    // The exit code tells that the command had the signal.
+    // The exit code shows that the command got the signal.
     session.settled("100").await;
 }
 
 #[tokio::test]
-async fn a_pager_pages() {
+async fn pager_reads_from_pipeline() {
     let mut terminal = Terminal::start().await;
     let session = &mut terminal.session;
     session.type_line("TERM=vt100 LESS= run paged -- sh -c 'seq 200000' | TERM=vt100 less");

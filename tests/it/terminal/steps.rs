@@ -1,4 +1,4 @@
-//! What is done in a case, step by step, and what is seen of it.
+//! The steps of a case, and its outcome.
 
 use std::fmt;
 
@@ -21,21 +21,21 @@ pub enum Step {
     Break,
     Cut,
     Heal,
-    /// Waits until the next holder has the lock.
+    /// Waits until the lock is granted to the next holder.
     Lose,
     /// Waits for longer than the lease.
     Outlast,
-    /// Frees the lock that somebody else holds.
+    /// Releases the other holder's lock.
     Free,
-    /// Has the oracle's command end with the exit code that the wrapper is expected to have.
+    /// Makes the oracle's command exit with the code that is expected of the wrapper.
     Fail(u8),
-    /// Waits until everything that had been running under the lock has ended.
+    /// Waits until all processes that ran under the lock have ended.
     Ended,
-    /// Has the command end.
+    /// Makes the command exit.
     Finish,
-    /// Waits for the prompt and its `$?`, or for the end of what has none.
+    /// Waits for the prompt and its `$?`, or for the end of a session without a prompt.
     Settle,
-    /// Continues what was stopped: with `fg` where there is a prompt.
+    /// Continues stopped processes: with `fg` if there is a prompt.
     Resume,
     /// Waits until the command writes.
     Write,
@@ -46,7 +46,7 @@ const LOST: u8 = 74;
 /// The exit code of a command that was killed.
 const KILLED: u8 = 137;
 
-/// What is done in a case, of either wrapper.
+/// The steps of a case, for both wrappers.
 pub fn steps(case: Case) -> Vec<Step> {
     use Signal::{SIGCONT, SIGKILL, SIGSTOP, SIGTERM};
     use Step::{Break, Cut, Ended, Fail, Finish, Free, HangUp, Heal, Lose, Outlast, Resume, Send, Settle, Type, Write};
@@ -81,16 +81,16 @@ pub fn steps(case: Case) -> Vec<Step> {
     steps
 }
 
-/// What has been seen.
+/// The observed outcome of a case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// After each step that waits for something: the exit code that the shell tells, if any.
+    /// The exit code that the shell reports after each [`Step::Settle`], if any.
     pub settled: Vec<Option<String>>,
     /// Whether the command wrote when it was continued.
     pub writes: Vec<bool>,
-    /// What the rest of a script, a loop or a make recipe has printed.
+    /// The output of the rest of a script, a loop or a make recipe.
     pub next: Vec<String>,
-    /// What the command has read from `/dev/tty`.
+    /// The command's input from `/dev/tty`.
     pub input: Option<String>,
 }
 

@@ -1,43 +1,42 @@
-//! Answers in Redis's protocol, read as they come in: what was read of an answer
-//! is kept, and read once only, however small the pieces are.
+//! Incremental decoder of RESP replies: it decodes each byte once, however small the chunks.
 
-use super::header::{END, Garbled, Line};
+use super::header::{END, Header, ProtocolError};
 use crate::store::reply::{Ends, Reply};
 
-/// The longest answer in bytes, with all that is around its words.
-pub(super) const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// How much room is kept for the next answer after a long one.
-const ROOM_KEPT_MAX: usize = 64 << 10;
+/// The longest reply in bytes, including its headers.
+pub(super) const REPLY_BYTES_MAX: usize = 16 << 20;
+/// The capacity that the decoder keeps after a long reply.
+const BUFFER_KEPT_MAX: usize = 64 << 10;
 
-/// What a command was answered.
+/// A reply.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::store::redis) enum Answer {
-    /// An array of words and numbers.
-    Words(Reply),
+pub(in crate::store::redis) enum RespValue {
+    /// An array of strings and integers.
+    Array(Reply),
     Text(String),
-    /// An error, beginning with its code.
-    Refusal(String),
-    /// Something else, such as nothing, or an array within an array.
+    /// An error, which begins with its code.
+    Error(String),
+    /// Any other reply, such as nil or a nested array.
     Other,
 }
 
-/// Reads one answer after the other.
+/// Decodes one reply after another.
 #[derive(Default)]
 pub(super) struct Decoder {
-    /// The words of the answer so far, one behind the other, and where each ends.
+    /// The words of the current reply, concatenated, with the end of each.
     text: Vec<u8>,
     ends: Ends,
-    kind: Kind,
-    /// How many elements are still to come.
-    elements: usize,
-    /// How many bytes of a word are still to come, those that end its line included.
-    rest: usize,
-    /// How many bytes the answer took so far.
-    taken: usize,
+    kind: ReplyKind,
+    /// The number of missing elements.
+    elements_left: usize,
+    /// The number of missing bytes of a bulk string, including its line end.
+    bulk_left: usize,
+    /// The number of bytes of the current reply so far.
+    reply_bytes: usize,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Kind {
+enum ReplyKind {
     #[default]
     Single,
     Array,
@@ -45,164 +44,167 @@ enum Kind {
 }
 
 impl Decoder {
-    /// Reads on, until the end of an answer or of `input`. Returns how much of
-    /// that it has read: all but the beginning of a line at its end, which has
-    /// to be there again the next time.
-    pub(super) fn read(&mut self, input: &[u8]) -> Result<(usize, Option<Answer>), Garbled> {
+    /// Decodes up to the end of a reply or of `input`. Returns the number of consumed bytes. An
+    /// incomplete header at the end is not consumed: the caller must pass it again.
+    pub(super) fn read(&mut self, input: &[u8]) -> Result<(usize, Option<RespValue>), ProtocolError> {
         let mut input_left = input;
-        let answer = loop {
+        let reply = loop {
             let before = input_left.len();
-            let step = if self.rest > 0 { self.read_word(&mut input_left)? } else { self.read_line(&mut input_left)? };
-            self.taken += before - input_left.len();
-            if self.taken.saturating_add(self.rest) > ANSWER_BYTES_MAX {
-                return Err(Garbled("it is too long"));
+            let step = if self.bulk_left > 0 {
+                self.read_bulk_string(&mut input_left)?
+            } else {
+                self.read_header(&mut input_left)?
+            };
+            self.reply_bytes += before - input_left.len();
+            if self.reply_bytes.saturating_add(self.bulk_left) > REPLY_BYTES_MAX {
+                return Err(ProtocolError("the reply is too long"));
             }
             match step {
-                Step::Done(answer) => break Some(answer),
-                Step::On => {}
-                Step::Short => break None,
+                Step::Done(reply) => break Some(reply),
+                Step::Continue => {}
+                Step::Incomplete => break None,
             }
         };
-        if answer.is_some() {
+        if reply.is_some() {
             self.reset();
         }
-        Ok((input.len() - input_left.len(), answer))
+        Ok((input.len() - input_left.len(), reply))
     }
 
-    /// Takes what there is of a word.
-    fn read_word(&mut self, input: &mut &[u8]) -> Result<Step, Garbled> {
-        let Some((part, after)) = input.split_at_checked(self.rest) else {
+    /// Consumes the available part of a bulk string.
+    fn read_bulk_string(&mut self, input: &mut &[u8]) -> Result<Step, ProtocolError> {
+        let Some((part, after)) = input.split_at_checked(self.bulk_left) else {
             self.text.extend_from_slice(input);
-            self.rest -= input.len();
+            self.bulk_left -= input.len();
             *input = &[];
-            return Ok(Step::Short);
+            return Ok(Step::Incomplete);
         };
         self.text.extend_from_slice(part);
         *input = after;
-        self.rest = 0;
+        self.bulk_left = 0;
         if !self.text.ends_with(END) {
-            return Err(Garbled("a word is longer than it says"));
+            return Err(ProtocolError("a bulk string exceeds its length"));
         }
         self.text.truncate(self.text.len() - END.len());
-        Ok(self.end_word())
+        Ok(self.end_element())
     }
 
-    /// Takes a line, if it is there as a whole.
-    fn read_line(&mut self, input: &mut &[u8]) -> Result<Step, Garbled> {
-        let Some(line) = Line::take(input)? else { return Ok(Step::Short) };
-        match line {
-            Line::Word(Some(length)) => {
-                self.rest = length.saturating_add(END.len());
-                Ok(Step::On)
+    /// Consumes a header, if it is complete.
+    fn read_header(&mut self, input: &mut &[u8]) -> Result<Step, ProtocolError> {
+        let Some(header) = Header::take(input)? else { return Ok(Step::Incomplete) };
+        match header {
+            Header::BulkString(Some(length)) => {
+                self.bulk_left = length.saturating_add(END.len());
+                Ok(Step::Continue)
             }
-            Line::Array(length) => self.begin_array(length),
-            Line::Text(text) => {
+            Header::Array(length) => self.begin_array(length),
+            Header::Simple(text) => {
                 self.text.extend_from_slice(text);
-                Ok(self.end_word())
+                Ok(self.end_element())
             }
-            Line::Error(error) if self.kind == Kind::Single => {
-                Ok(Step::Done(Answer::Refusal(String::from_utf8_lossy(error).into_owned())))
+            Header::Error(error) if self.kind == ReplyKind::Single => {
+                Ok(Step::Done(RespValue::Error(String::from_utf8_lossy(error).into_owned())))
             }
-            Line::Word(None) | Line::Error(_) => Ok(self.end_other()),
+            Header::BulkString(None) | Header::Error(_) => Ok(self.end_unexpected()),
         }
     }
 
-    fn begin_array(&mut self, length: Option<usize>) -> Result<Step, Garbled> {
+    fn begin_array(&mut self, length: Option<usize>) -> Result<Step, ProtocolError> {
         match (self.kind, length) {
-            (Kind::Single, Some(0)) => Ok(Step::Done(Answer::Words(Reply::default()))),
-            (Kind::Single, Some(length)) => {
-                (self.kind, self.elements) = (Kind::Array, length);
-                Ok(Step::On)
+            (ReplyKind::Single, Some(0)) => Ok(Step::Done(RespValue::Array(Reply::default()))),
+            (ReplyKind::Single, Some(length)) => {
+                (self.kind, self.elements_left) = (ReplyKind::Array, length);
+                Ok(Step::Continue)
             }
-            // Its elements are read as if they were those of the outer one.
+            // Nested elements are counted and skipped like those of the outer array.
             (_, Some(length)) => {
-                self.elements = self.elements.checked_add(length).ok_or(Garbled("it has too many elements"))?;
-                Ok(self.end_other())
+                self.elements_left =
+                    self.elements_left.checked_add(length).ok_or(ProtocolError("too many elements"))?;
+                Ok(self.end_unexpected())
             }
-            (_, None) => Ok(self.end_other()),
+            (_, None) => Ok(self.end_unexpected()),
         }
     }
 
-    /// Ends an element that no script returns.
-    fn end_other(&mut self) -> Step {
-        self.kind = Kind::Other;
-        self.end_word()
+    /// Ends an element of a kind that no script returns.
+    fn end_unexpected(&mut self) -> Step {
+        self.kind = ReplyKind::Other;
+        self.end_element()
     }
 
-    fn end_word(&mut self) -> Step {
+    fn end_element(&mut self) -> Step {
         self.ends.push(self.text.len() as u32);
-        self.elements = self.elements.saturating_sub(1);
-        if self.elements > 0 {
-            return Step::On;
+        self.elements_left = self.elements_left.saturating_sub(1);
+        if self.elements_left > 0 {
+            return Step::Continue;
         }
         let ends = std::mem::take(&mut self.ends);
         let text = || Reply::read(&self.text, ends);
         Step::Done(match self.kind {
-            Kind::Single => text().map_or(Answer::Other, |reply| Answer::Text(reply.status().to_owned())),
-            Kind::Array => text().map_or(Answer::Other, Answer::Words),
-            Kind::Other => Answer::Other,
+            ReplyKind::Single => text().map_or(RespValue::Other, |reply| RespValue::Text(reply.status().to_owned())),
+            ReplyKind::Array => text().map_or(RespValue::Other, RespValue::Array),
+            ReplyKind::Other => RespValue::Other,
         })
     }
 
     fn reset(&mut self) {
         self.text.clear();
-        self.text.shrink_to(ROOM_KEPT_MAX);
+        self.text.shrink_to(BUFFER_KEPT_MAX);
         self.ends.clear();
-        (self.kind, self.elements, self.taken) = (Kind::Single, 0, 0);
+        (self.kind, self.elements_left, self.reply_bytes) = (ReplyKind::Single, 0, 0);
     }
 }
 
 enum Step {
-    Done(Answer),
-    On,
-    /// There is no more to read.
-    Short,
+    Done(RespValue),
+    Continue,
+    /// The input is used up.
+    Incomplete,
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prelude::*};
 
-    use super::{super::header::LINE_BYTES_MAX, *};
+    use super::{super::header::HEADER_BYTES_MAX, *};
 
-    /// Reads what comes in these pieces, as the driver does: what is left of one
-    /// comes again before the next.
-    fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Answer>, Garbled> {
-        let (mut decoder, mut left, mut answers) = (Decoder::default(), Vec::new(), Vec::new());
+    /// Decodes these chunks as the driver does: the unconsumed rest of a chunk precedes the next.
+    fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<RespValue>, ProtocolError> {
+        let (mut decoder, mut left, mut replies) = (Decoder::default(), Vec::new(), Vec::new());
         for piece in pieces {
             left.extend_from_slice(piece);
             loop {
-                let (read, answer) = decoder.read(&left)?;
+                let (read, reply) = decoder.read(&left)?;
                 left.drain(..read);
-                assert!(left.len() < LINE_BYTES_MAX || answer.is_some(), "{} bytes were left", left.len());
-                let Some(answer) = answer else { break };
-                answers.push(answer);
+                assert!(left.len() < HEADER_BYTES_MAX || reply.is_some(), "{} bytes were left", left.len());
+                let Some(reply) = reply else { break };
+                replies.push(reply);
             }
         }
         assert_eq!(left, b"");
-        Ok(answers)
+        Ok(replies)
     }
 
-    fn words(words: &[&str]) -> Answer {
-        Answer::Words(words.iter().copied().collect())
+    fn words(words: &[&str]) -> RespValue {
+        RespValue::Array(words.iter().copied().collect())
     }
 
     #[test]
-    fn answers_are_read_wherever_they_are_cut() {
+    fn replies_are_decoded_from_any_chunks() {
         let input = "*3\r\n$4\r\nheld\r\n:42\r\n$0\r\n\r\n+OK\r\n*0\r\n-READONLY no\r\n$-1\r\n$5\r\na\r\né\r\n*-1\r\n:7\r\n\
                      *3\r\n$1\r\na\r\n$-1\r\n$1\r\nb\r\n*4\r\n*2\r\n:1\r\n*0\r\n-ERR x\r\n$1\r\na\r\n:2\r\n*1\r\n$1\r\nz\r\n";
-        let text = |text: &str| Answer::Text(text.into());
+        let text = |text: &str| RespValue::Text(text.into());
         let expected = [
             words(&["held", "42", ""]),
             text("OK"),
             words(&[]),
-            Answer::Refusal("READONLY no".into()),
-            Answer::Other,
+            RespValue::Error("READONLY no".into()),
+            RespValue::Other,
             text("a\r\né"),
-            Answer::Other,
+            RespValue::Other,
             text("7"),
-            Answer::Other,
-            Answer::Other,
+            RespValue::Other,
+            RespValue::Other,
             words(&["z"]),
         ];
         assert_eq!(read([input.as_bytes()]).unwrap(), expected);
@@ -214,67 +216,70 @@ mod tests {
     }
 
     #[test]
-    fn words_that_are_no_text_are_none_and_the_next_answer_is_read() {
-        assert_eq!(read([&b"*1\r\n$1\r\n\xff\r\n+OK\r\n"[..]]).unwrap(), [Answer::Other, Answer::Text("OK".into())]);
-        assert_eq!(read(["*2\r\n$1\r\n".as_bytes(), b"\xc3\r\n$1\r\n\xa9\r\n"]).unwrap(), [Answer::Other]);
+    fn non_utf8_strings_decode_as_other_and_decoding_continues() {
+        assert_eq!(
+            read([&b"*1\r\n$1\r\n\xff\r\n+OK\r\n"[..]]).unwrap(),
+            [RespValue::Other, RespValue::Text("OK".into())]
+        );
+        assert_eq!(read(["*2\r\n$1\r\n".as_bytes(), b"\xc3\r\n$1\r\n\xa9\r\n"]).unwrap(), [RespValue::Other]);
     }
 
     #[test]
-    fn a_word_ends_where_it_says() {
+    fn bulk_string_length_must_match() {
         assert!(read([&b"$1\r\nab\r\n"[..]]).is_err());
         assert!(read([&b"$3\r\na\r\n+OK\r\n"[..]]).is_err());
     }
 
     #[test]
-    fn an_answer_has_a_longest() {
+    fn reply_size_is_limited() {
         let around = "$16777216\r\n\r\n".len();
-        let long = "x".repeat(ANSWER_BYTES_MAX - around);
-        let answer = format!("${}\r\n{long}\r\n", long.len());
-        assert_eq!(read(answer.as_bytes().chunks(LINE_BYTES_MAX)).unwrap(), [Answer::Text(long)]);
-        // Refused as soon as it is announced.
-        let announced = format!("${}\r\n", ANSWER_BYTES_MAX - around + 1);
-        assert_eq!(Decoder::default().read(announced.as_bytes()), Err(Garbled("it is too long")));
+        let long = "x".repeat(REPLY_BYTES_MAX - around);
+        let reply = format!("${}\r\n{long}\r\n", long.len());
+        assert_eq!(read(reply.as_bytes().chunks(HEADER_BYTES_MAX)).unwrap(), [RespValue::Text(long)]);
+        // Rejected at the header.
+        let announced = format!("${}\r\n", REPLY_BYTES_MAX - around + 1);
+        assert_eq!(Decoder::default().read(announced.as_bytes()), Err(ProtocolError("the reply is too long")));
 
-        // Many elements, without a length that says so.
-        let many = format!("*{}\r\n{}", ANSWER_BYTES_MAX, ":1\r\n".repeat(ANSWER_BYTES_MAX / 4));
-        assert!(read(many.as_bytes().chunks(LINE_BYTES_MAX)).is_err());
+        // Many short elements.
+        let many = format!("*{}\r\n{}", REPLY_BYTES_MAX, ":1\r\n".repeat(REPLY_BYTES_MAX / 4));
+        assert!(read(many.as_bytes().chunks(HEADER_BYTES_MAX)).is_err());
     }
 
     #[test]
-    fn room_for_a_long_answer_is_given_back() {
+    fn buffer_shrinks_after_a_long_reply() {
         let mut decoder = Decoder::default();
-        let long = "x".repeat(10 * ROOM_KEPT_MAX);
+        let long = "x".repeat(10 * BUFFER_KEPT_MAX);
         decoder.read(format!("${}\r\n{long}\r\n", long.len()).as_bytes()).unwrap();
-        assert!(decoder.text.capacity() <= ROOM_KEPT_MAX);
+        assert!(decoder.text.capacity() <= BUFFER_KEPT_MAX);
     }
 
     proptest! {
         #[test]
-        fn whatever_words_there_are_come_out_again(
-            answers in vec(vec(".{0,40}", 0..8), 1..5),
+        fn encoded_words_decode_to_the_same_words(
+            replies in vec(vec(".{0,40}", 0..8), 1..5),
             cuts in vec(1..20_usize, 1..50),
         ) {
             let mut input = Vec::new();
-            for words in &answers {
+            for words in &replies {
                 super::super::encode::command(&mut input, words.iter().map(String::as_str));
             }
             let mut pieces = Vec::new();
             let mut left = &input[..];
             for cut in cuts.iter().cycle() {
-                let (piece, rest) = left.split_at(left.len().min(*cut));
+                let (piece, bulk_left) = left.split_at(left.len().min(*cut));
                 pieces.push(piece);
-                left = rest;
+                left = bulk_left;
                 if left.is_empty() {
                     break;
                 }
             }
-            let expected: Vec<Answer> =
-                answers.iter().map(|words| Answer::Words(words.iter().map(String::as_str).collect())).collect();
+            let expected: Vec<RespValue> =
+                replies.iter().map(|words| RespValue::Array(words.iter().map(String::as_str).collect())).collect();
             prop_assert_eq!(read(pieces).unwrap(), expected);
         }
 
         #[test]
-        fn nothing_that_comes_in_is_a_panic(input in vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'$'), Just(b'*'), Just(b'1'), any::<u8>()], 0..100)) {
+        fn decoder_never_panics(input in vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'$'), Just(b'*'), Just(b'1'), any::<u8>()], 0..100)) {
             let mut decoder = Decoder::default();
             let mut left = &input[..];
             while let Ok((read, Some(_))) = decoder.read(left) {

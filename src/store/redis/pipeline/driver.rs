@@ -11,36 +11,35 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{decode::Decoder, header::LINE_BYTES_MAX, queue::Queue};
+use super::{decode::Decoder, header::HEADER_BYTES_MAX, queue::CommandQueue};
 
-/// How much is read at once: room for the beginning of a line, and as much again.
-const INCOMING_BYTES: usize = 2 * LINE_BYTES_MAX;
+/// The size of the read buffer: one incomplete header, and as much again.
+const INCOMING_BYTES: usize = 2 * HEADER_BYTES_MAX;
 
-/// The task that has a pipeline's stream: it sends what is asked, and gives the
-/// answers to those who wait.
+/// The task that owns a pipeline's stream: it sends commands and resolves them with replies.
 pub(super) struct Driver<S> {
     stream: S,
-    queue: Arc<Queue>,
-    /// What is being sent, and how much of it has gone out.
+    queue: Arc<CommandQueue>,
+    /// The bytes in transmission, and how many of them are sent.
     sending: Vec<u8>,
     sent: usize,
     is_flushed: bool,
-    /// What came in and was not read yet: less than a line, between two rounds.
+    /// Received bytes that are not decoded yet: less than a header, between two polls.
     incoming: Box<[u8]>,
     filled: usize,
     decoder: Decoder,
-    /// One for all commands, set to the soonest deadline and left there when that
-    /// was met: under load it runs out once for many.
+    /// One timer for all commands, set to the earliest deadline. It stays set when that command
+    /// is answered: under load it fires once for many commands.
     timer: Pin<Box<Sleep>>,
     timer_at: Option<Instant>,
-    /// Why it ends.
+    /// Why the connection ended.
     reason: String,
-    /// Told that it has ended.
-    gone: CancellationToken,
+    /// Cancelled when the connection ends.
+    closed: CancellationToken,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
-    pub(super) fn new(stream: S, queue: Arc<Queue>, gone: CancellationToken) -> Self {
+    pub(super) fn new(stream: S, queue: Arc<CommandQueue>, closed: CancellationToken) -> Self {
         Self {
             stream,
             queue,
@@ -53,57 +52,57 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             timer: Box::pin(sleep_until(Instant::now())),
             timer_at: None,
             reason: "its runtime has ended".into(),
-            gone,
+            closed,
         }
     }
 
-    /// Runs until the stream ends, or nobody asks any more.
+    /// Runs until the stream ends, or the pipeline is dropped.
     pub(super) async fn run(mut self) {
         self.reason = poll_fn(|context| self.poll(context)).await;
     }
 
-    /// Does all that can be done; returns why it ends.
+    /// Makes all possible progress. Returns the reason when the connection ends.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<String> {
-        // Answers first: whoever is late by a hair is answered.
+        // Receive before expiry: a reply that arrives together with its deadline counts.
         if let Poll::Ready(reason) = self.receive(context) {
             return Poll::Ready(reason);
         }
-        let taken = self.queue.take(&mut self.sending, context.waker());
-        if taken.is_left {
-            return Poll::Ready("nobody asks any more".into());
+        let work = self.queue.take(&mut self.sending, context.waker());
+        if work.is_closed {
+            return Poll::Ready("the pipeline was dropped".into());
         }
         if let Poll::Ready(Err(error)) = self.send(context) {
             return Poll::Ready(error.to_string());
         }
-        self.expire(taken.soonest, context);
+        self.expire(work.next_deadline, context);
         Poll::Pending
     }
 
     fn receive(&mut self, context: &mut Context<'_>) -> Poll<String> {
         loop {
-            let mut room = ReadBuf::new(self.incoming.get_mut(self.filled..).unwrap_or_default());
-            if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(context, &mut room)) {
+            let mut buffer = ReadBuf::new(self.incoming.get_mut(self.filled..).unwrap_or_default());
+            if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)) {
                 return Poll::Ready(error.to_string());
             }
-            let count = room.filled().len();
+            let count = buffer.filled().len();
             if count == 0 {
                 return Poll::Ready("the connection was closed".into());
             }
             self.filled += count;
-            if let Err(reason) = self.give_answers() {
+            if let Err(reason) = self.decode_replies() {
                 return Poll::Ready(reason);
             }
         }
     }
 
-    fn give_answers(&mut self) -> Result<(), String> {
+    fn decode_replies(&mut self) -> Result<(), String> {
         let mut input = self.incoming.get(..self.filled).unwrap_or_default();
         loop {
-            let (read, answer) = self.decoder.read(input).map_err(|garbled| garbled.to_string())?;
+            let (read, reply) = self.decoder.read(input).map_err(|error| error.to_string())?;
             input = input.get(read..).unwrap_or_default();
-            let Some(answer) = answer else { break };
-            if !self.queue.answer(answer) {
-                return Err("Redis answered what was not asked".into());
+            let Some(reply) = reply else { break };
+            if !self.queue.resolve(reply) {
+                return Err("Redis sent a reply without a command".into());
             }
         }
         let rest = self.filled - input.len()..self.filled;
@@ -130,25 +129,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn expire(&mut self, mut soonest: Option<Instant>, context: &mut Context<'_>) {
+    fn expire(&mut self, mut next_deadline: Option<Instant>, context: &mut Context<'_>) {
         loop {
-            if let Some(soonest) = soonest.filter(|soonest| self.timer_at.is_none_or(|at| *soonest < at)) {
-                self.timer.as_mut().reset(soonest);
-                self.timer_at = Some(soonest);
+            if let Some(next_deadline) =
+                next_deadline.filter(|next_deadline| self.timer_at.is_none_or(|at| *next_deadline < at))
+            {
+                self.timer.as_mut().reset(next_deadline);
+                self.timer_at = Some(next_deadline);
             }
             if self.timer_at.is_none() || self.timer.as_mut().poll(context).is_pending() {
                 return;
             }
             self.timer_at = None;
-            soonest = self.queue.expire(Instant::now());
+            next_deadline = self.queue.expire(Instant::now());
         }
     }
 }
 
-/// Also when its task is dropped, with its runtime: nobody may wait for ever.
+/// Also runs when the runtime drops the task, so that pending commands fail.
 impl<S> Drop for Driver<S> {
     fn drop(&mut self) {
-        self.queue.end(std::mem::take(&mut self.reason));
-        self.gone.cancel();
+        self.queue.fail(std::mem::take(&mut self.reason));
+        self.closed.cancel();
     }
 }

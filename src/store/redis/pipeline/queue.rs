@@ -7,159 +7,161 @@ use std::{
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    decode::Answer,
+    decode::RespValue,
     encode::{command, size},
 };
-use crate::store::redis::command_error::Fault;
+use crate::store::redis::command_error::CommandError;
 
-/// How many commands may wait for their answers, those included for which nobody
-/// waits any more: all requests and waiters of a server, and half as many again.
+/// The largest number of pending commands, including expired ones without a reply: all requests
+/// and waiters of a server, and half as many again.
 pub(super) const PENDING_MAX: usize = 32_768;
-/// How many bytes may wait to be sent. After Redis has forgotten its scripts as
-/// many requests as there may be at once each send theirs as a whole.
+/// The largest number of unsent bytes. After Redis has lost its script cache, every concurrent
+/// request may send a script's source.
 pub(super) const OUTGOING_BYTES_MAX: usize = 32 << 20;
-/// How much room is kept, in bytes and in commands, after there was need for more.
-const ROOM_KEPT_MAX: usize = 64 << 10;
-const SLOTS_KEPT_MAX: usize = 1024;
+/// The capacity, in bytes and in commands, that the queue keeps after a peak.
+const BUFFER_KEPT_MAX: usize = 64 << 10;
+const PENDING_KEPT_MAX: usize = 1024;
 
-pub(super) type Answered = Result<Answer, Fault>;
+pub(super) type CommandResult = Result<RespValue, CommandError>;
 
-/// What is between those who ask and the driver.
+/// The queue between callers and the driver.
 #[derive(Default)]
-pub(super) struct Queue {
-    state: Mutex<State>,
+pub(super) struct CommandQueue {
+    inner: Mutex<QueueInner>,
 }
 
 #[derive(Default)]
-struct State {
-    /// Commands that have not been taken to be sent.
+struct QueueInner {
+    /// Commands that the driver has not taken yet.
     outgoing: Vec<u8>,
-    /// Those who wait for an answer, in the order in which they asked.
-    slots: VecDeque<Slot>,
-    /// No slot has an earlier deadline.
-    soonest: Option<Instant>,
-    /// The driver, unless it was woken and has not come yet.
+    /// Commands without a reply, in the order of their transmission.
+    pending: VecDeque<PendingReply>,
+    /// No pending command has an earlier deadline.
+    next_deadline: Option<Instant>,
+    /// The driver's waker, unless the driver is awake already.
     driver: Option<Waker>,
-    /// Nobody asks any more.
-    is_left: bool,
-    /// Why there will be no answers any more.
-    end: Option<String>,
+    /// The pipeline was dropped.
+    is_closed: bool,
+    /// Why the connection ended.
+    failure: Option<String>,
 }
 
-struct Slot {
-    /// `None` once it was too late. The place is kept for the answer, which may come yet.
-    asker: Option<oneshot::Sender<Answered>>,
+struct PendingReply {
+    /// `None` after the deadline. The entry stays, since the reply may still arrive.
+    sender: Option<oneshot::Sender<CommandResult>>,
     deadline: Instant,
 }
 
-/// What the driver has to do.
-pub(super) struct Taken {
-    pub(super) soonest: Option<Instant>,
-    pub(super) is_left: bool,
+/// The state of the queue that the driver needs.
+pub(super) struct DriverWork {
+    pub(super) next_deadline: Option<Instant>,
+    pub(super) is_closed: bool,
 }
 
-impl Queue {
-    /// Has a command of these words sent, unless too much is under way.
+impl CommandQueue {
+    /// Queues a command of these words, unless the queue is full.
     pub(super) fn push<'a>(
         &self,
         words: impl Iterator<Item = &'a str> + Clone,
         deadline: Instant,
-    ) -> Result<oneshot::Receiver<Answered>, Fault> {
+    ) -> Result<oneshot::Receiver<CommandResult>, CommandError> {
         let size = size(words.clone());
-        let (asker, answered) = oneshot::channel();
-        let mut state = self.state();
-        if let Some(reason) = &state.end {
-            return Err(Fault::Gone(reason.clone()));
+        let (sender, receiver) = oneshot::channel();
+        let mut inner = self.inner();
+        if let Some(reason) = &inner.failure {
+            return Err(CommandError::ConnectionLost(reason.clone()));
         }
-        if state.slots.len() >= PENDING_MAX || state.outgoing.len() + size > OUTGOING_BYTES_MAX {
-            return Err(Fault::Full);
+        if inner.pending.len() >= PENDING_MAX || inner.outgoing.len() + size > OUTGOING_BYTES_MAX {
+            return Err(CommandError::QueueFull);
         }
-        state.outgoing.reserve(size);
-        command(&mut state.outgoing, words);
-        state.slots.push_back(Slot { asker: Some(asker), deadline });
-        state.soonest = Some(state.soonest.map_or(deadline, |soonest| soonest.min(deadline)));
-        // Once for all that ask before it comes, whose commands go out together.
-        let driver = state.driver.take();
-        drop(state);
+        inner.outgoing.reserve(size);
+        command(&mut inner.outgoing, words);
+        inner.pending.push_back(PendingReply { sender: Some(sender), deadline });
+        inner.next_deadline = Some(inner.next_deadline.map_or(deadline, |next_deadline| next_deadline.min(deadline)));
+        // One wake-up for all commands until the driver runs, which sends them together.
+        let driver = inner.driver.take();
+        drop(inner);
         if let Some(driver) = driver {
             driver.wake();
         }
-        Ok(answered)
+        Ok(receiver)
     }
 
-    /// Takes what is to be sent, if `sent` has gone out as a whole, and has the
-    /// driver woken when there is more.
-    pub(super) fn take(&self, sent: &mut Vec<u8>, driver: &Waker) -> Taken {
-        let mut state = self.state();
+    /// Takes the queued bytes, if `sent` is empty, and registers the driver's waker.
+    pub(super) fn take(&self, sent: &mut Vec<u8>, driver: &Waker) -> DriverWork {
+        let mut inner = self.inner();
         if sent.is_empty() {
-            sent.shrink_to(ROOM_KEPT_MAX);
-            std::mem::swap(sent, &mut state.outgoing);
+            sent.shrink_to(BUFFER_KEPT_MAX);
+            std::mem::swap(sent, &mut inner.outgoing);
         }
-        if state.driver.is_none() {
-            state.driver = Some(driver.clone());
+        if inner.driver.is_none() {
+            inner.driver = Some(driver.clone());
         }
-        Taken { soonest: state.soonest, is_left: state.is_left }
+        DriverWork { next_deadline: inner.next_deadline, is_closed: inner.is_closed }
     }
 
-    /// Gives an answer to the one who has waited longest. `false` if nobody has.
-    pub(super) fn answer(&self, answer: Answer) -> bool {
-        let mut state = self.state();
-        let slot = state.slots.pop_front();
-        if state.slots.is_empty() && state.slots.capacity() > SLOTS_KEPT_MAX {
-            state.slots.shrink_to(SLOTS_KEPT_MAX);
+    /// Resolves the oldest pending command. Returns `false` if there is none.
+    pub(super) fn resolve(&self, answer: RespValue) -> bool {
+        let mut inner = self.inner();
+        let reply = inner.pending.pop_front();
+        if inner.pending.is_empty() && inner.pending.capacity() > PENDING_KEPT_MAX {
+            inner.pending.shrink_to(PENDING_KEPT_MAX);
         }
-        drop(state);
-        let is_expected = slot.is_some();
-        if let Some(asker) = slot.and_then(|slot| slot.asker) {
-            // Whoever has gone away needs no answer.
-            let _ = asker.send(Ok(answer));
+        drop(inner);
+        let is_expected = reply.is_some();
+        if let Some(sender) = reply.and_then(|reply| reply.sender) {
+            // The caller may have given up.
+            let _ = sender.send(Ok(answer));
         }
         is_expected
     }
 
-    /// Tells those who have waited too long; returns when to look again.
+    /// Fails all commands whose deadline has passed. Returns the next deadline.
     pub(super) fn expire(&self, now: Instant) -> Option<Instant> {
-        let mut state = self.state();
-        let mut soonest = None;
-        for slot in &mut state.slots {
-            if slot.deadline > now {
-                if slot.asker.is_some() {
-                    soonest = Some(soonest.map_or(slot.deadline, |soonest: Instant| soonest.min(slot.deadline)));
+        let mut inner = self.inner();
+        let mut next_deadline = None;
+        for reply in &mut inner.pending {
+            if reply.deadline > now {
+                if reply.sender.is_some() {
+                    next_deadline = Some(
+                        next_deadline
+                            .map_or(reply.deadline, |next_deadline: Instant| next_deadline.min(reply.deadline)),
+                    );
                 }
-            } else if let Some(asker) = slot.asker.take() {
-                let _ = asker.send(Err(Fault::Slow));
+            } else if let Some(sender) = reply.sender.take() {
+                let _ = sender.send(Err(CommandError::TimedOut));
             }
         }
-        state.soonest = soonest;
-        soonest
+        inner.next_deadline = next_deadline;
+        next_deadline
     }
 
-    /// Tells all who wait that there will be no answer, and all who ask from now on.
-    pub(super) fn end(&self, reason: String) {
-        let mut state = self.state();
-        let slots = std::mem::take(&mut state.slots);
-        state.outgoing = Vec::new();
-        state.end = Some(reason.clone());
-        drop(state);
-        for asker in slots.into_iter().filter_map(|slot| slot.asker) {
-            let _ = asker.send(Err(Fault::Gone(reason.clone())));
+    /// Fails all pending commands and all later ones.
+    pub(super) fn fail(&self, reason: String) {
+        let mut inner = self.inner();
+        let pending = std::mem::take(&mut inner.pending);
+        inner.outgoing = Vec::new();
+        inner.failure = Some(reason.clone());
+        drop(inner);
+        for sender in pending.into_iter().filter_map(|reply| reply.sender) {
+            let _ = sender.send(Err(CommandError::ConnectionLost(reason.clone())));
         }
     }
 
-    /// Tells the driver that nobody will ask any more.
-    pub(super) fn leave(&self) {
-        let mut state = self.state();
-        state.is_left = true;
-        let driver = state.driver.take();
-        drop(state);
+    /// Closes the queue, and wakes the driver, which ends the connection.
+    pub(super) fn close(&self) {
+        let mut inner = self.inner();
+        inner.is_closed = true;
+        let driver = inner.driver.take();
+        drop(inner);
         if let Some(driver) = driver {
             driver.wake();
         }
     }
 
-    /// All that is done under the lock leaves it sound, even where it would panic.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Each locked section leaves valid data, even if it panics.
+    fn inner(&self) -> MutexGuard<'_, QueueInner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -174,30 +176,30 @@ mod tests {
     }
 
     #[test]
-    fn no_more_wait_than_may_and_places_are_kept_for_late_answers() {
-        let queue = Queue::default();
+    fn pending_limit_counts_expired_commands_until_their_reply() {
+        let queue = CommandQueue::default();
         let first = queue.push(["PING"].into_iter(), soon()).unwrap();
         for _ in 1..PENDING_MAX {
             queue.push(["PING"].into_iter(), soon()).unwrap();
         }
-        assert!(matches!(queue.push(["PING"].into_iter(), soon()), Err(Fault::Full)));
+        assert!(matches!(queue.push(["PING"].into_iter(), soon()), Err(CommandError::QueueFull)));
         assert_eq!(queue.expire(soon()), None);
-        assert!(matches!(first.blocking_recv(), Ok(Err(Fault::Slow))));
-        assert!(matches!(queue.push(["PING"].into_iter(), soon()), Err(Fault::Full)));
+        assert!(matches!(first.blocking_recv(), Ok(Err(CommandError::TimedOut))));
+        assert!(matches!(queue.push(["PING"].into_iter(), soon()), Err(CommandError::QueueFull)));
         for _ in 0..PENDING_MAX {
-            assert!(queue.answer(Answer::Other));
+            assert!(queue.resolve(RespValue::Other));
         }
-        assert!(!queue.answer(Answer::Other));
-        assert!(queue.state().slots.capacity() <= SLOTS_KEPT_MAX);
+        assert!(!queue.resolve(RespValue::Other));
+        assert!(queue.inner().pending.capacity() <= PENDING_KEPT_MAX);
         assert!(queue.push(["PING"].into_iter(), soon()).is_ok());
     }
 
     #[test]
-    fn no_more_is_outgoing_than_may_and_its_room_is_given_back() {
-        let queue = Queue::default();
+    fn outgoing_bytes_are_limited_and_buffers_shrink() {
+        let queue = CommandQueue::default();
         let half = "x".repeat(OUTGOING_BYTES_MAX / 2);
         queue.push([&*half].into_iter(), soon()).unwrap();
-        assert!(matches!(queue.push([&*half].into_iter(), soon()), Err(Fault::Full)));
+        assert!(matches!(queue.push([&*half].into_iter(), soon()), Err(CommandError::QueueFull)));
         let mut sent = Vec::new();
         queue.take(&mut sent, Waker::noop());
         assert!(sent.len() > half.len());
@@ -208,23 +210,23 @@ mod tests {
         }
         sent.clear();
         queue.take(&mut sent, Waker::noop());
-        assert!(sent.capacity() <= ROOM_KEPT_MAX && queue.state().outgoing.capacity() <= ROOM_KEPT_MAX);
+        assert!(sent.capacity() <= BUFFER_KEPT_MAX && queue.inner().outgoing.capacity() <= BUFFER_KEPT_MAX);
     }
 
     #[test]
-    fn the_soonest_deadline_is_known_whoever_asked_first() {
-        let queue = Queue::default();
+    fn earliest_deadline_is_tracked_in_any_order() {
+        let queue = CommandQueue::default();
         let (early, late) = (soon(), soon() + Duration::from_secs(9));
         let waiting = [late, early, late].map(|deadline| queue.push(["PING"].into_iter(), deadline).unwrap());
-        assert_eq!(queue.take(&mut Vec::new(), Waker::noop()).soonest, Some(early));
+        assert_eq!(queue.take(&mut Vec::new(), Waker::noop()).next_deadline, Some(early));
         assert_eq!(queue.expire(early), Some(late));
         for text in ["a", "b", "c"] {
-            queue.answer(Answer::Text(text.into()));
+            queue.resolve(RespValue::Text(text.into()));
         }
-        let answers = waiting.map(|answered| answered.blocking_recv().unwrap());
-        let text = |text: &str| Answer::Text(text.into());
+        let answers = waiting.map(|receiver| receiver.blocking_recv().unwrap());
+        let text = |text: &str| RespValue::Text(text.into());
         assert!(matches!(&answers[0], Ok(answer) if *answer == text("a")));
-        assert!(matches!(&answers[1], Err(Fault::Slow)));
+        assert!(matches!(&answers[1], Err(CommandError::TimedOut)));
         assert!(matches!(&answers[2], Ok(answer) if *answer == text("c")));
     }
 }
