@@ -144,7 +144,7 @@ impl TokenCache {
     fn apply_invalidation(&self, invalidation: &str) {
         match serde_json::from_str::<Invalidation>(invalidation) {
             Ok(Invalidation { accounts, plans }) => {
-                self.invalidate_changed(plans, move |account| accounts.contains(account))
+                self.invalidate_changed(plans, move |account| accounts.contains(account));
             }
             // A newer server may have sent it. The next round reads the change from the database.
             Err(error) => tracing::debug!(%error, "cannot parse an invalidation message"),

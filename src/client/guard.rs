@@ -123,7 +123,7 @@ impl LockGuard {
             match released.await {
                 Ok(Ok(released)) => return Ok(released.is_ok()),
                 Ok(Err(error)) if error.is_transient() && deadline.remaining() > RELEASE_PAUSE => {
-                    sleep(RELEASE_PAUSE).await
+                    sleep(RELEASE_PAUSE).await;
                 }
                 Ok(Err(error)) => return Err(error),
                 Err(_) => return Err(self.client.timed_out()),

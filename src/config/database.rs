@@ -8,8 +8,8 @@ use super::SecretUrl;
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Account database")]
 pub struct DatabaseSettings {
-    /// Account database: postgres://… or sqlite:FILE; file:PATH reads the URL from the first line
-    /// of a file
+    /// Account database: postgres://… or sqlite:FILE, or `file:PATH` to read the URL from the first
+    /// line of a file
     #[arg(
         id = "database-url",
         long,

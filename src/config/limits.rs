@@ -20,7 +20,7 @@ pub struct LimitSettings {
     #[arg(long, env = "LOCKABLE_WAIT_MAX", default_value = "55s", value_parser = duration, value_name = "DURATION")]
     pub wait_max: Duration,
 
-    /// Maximum number of queued requests in this server; must be lower than LOCKABLE_CONNECTIONS
+    /// Maximum number of queued requests in this server; must be lower than `LOCKABLE_CONNECTIONS`
     #[arg(long, env = "LOCKABLE_WAITERS", default_value_t = 15_000, value_name = "N")]
     pub waiters: u32,
 }

@@ -7,7 +7,7 @@ use super::{SecretUrl, bytes, duration};
 #[command(next_help_heading = "Store")]
 pub struct RedisSettings {
     /// Redis 7.0 or newer, or Valkey: redis://, rediss://, redis+unix://, or redis+sentinel: or
-    /// redis+cluster: with several hosts; file:PATH reads the URL from the first line of a file.
+    /// redis+cluster: with several hosts; `file:PATH` reads the URL from the first line of a file.
     /// Unset: this process keeps the locks in its own memory
     #[arg(id = "redis-url", long, env = "LOCKABLE_REDIS_URL", hide_env_values = true, value_name = "URL")]
     pub url: Option<SecretUrl>,

@@ -231,7 +231,7 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
-/// The fields RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-10): `q` requests in
+/// The fields `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10): `q` requests in
 /// `w` seconds are allowed, `r` remain, and the whole quota is refilled in `t` seconds.
 fn rate_fields(rate_status: RateStatus) -> [HeaderValue; 2] {
     [

@@ -23,7 +23,7 @@ impl DisplayTime {
     }
 
     /// The duration between now and this time, in either direction.
-    pub(super) fn from_now(&self) -> String {
+    pub(super) fn distance_from_now(&self) -> String {
         format_duration(Timestamp::now().as_second().abs_diff(self.0.as_second()))
     }
 }

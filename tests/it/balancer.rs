@@ -1,4 +1,4 @@
-//! The project's HAProxy configuration, run by a real `HAProxy`: the headers it sends to servers,
+//! The project's `HAProxy` configuration, run by a real `HAProxy`: the headers it sends to servers,
 //! its log, and its timeouts. Also the confinement of services in `docker-compose.yml`.
 
 use std::time::{Duration, Instant};

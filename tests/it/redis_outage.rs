@@ -189,7 +189,7 @@ async fn failed_revert_is_retried_with_backoff() {
     let (cluster, _, wait) = start_waiter("refused").await;
     cluster.redis.cli(&["ACL", "SETUSER", "default", "-@scripting"]);
     wait.abort();
-    let tries = || times_of(&cluster.pods[0].log(), "an attempt could not be reverted yet");
+    let tries = || times_of(&cluster.pods[0].log(), "cannot revert an unanswered acquire yet");
     eventually(async || tries().len() >= 4).await;
     let passed = tries()[3].duration_since(tries()[0]);
     // Backoff of 50, 100 and 200 milliseconds.

@@ -156,7 +156,7 @@ async fn server_with_a_thousand_waiters_is_killed() {
     });
     eventually(async || clients[1].get("/v1/locks/queue").await.json["waiting"] == 1001).await;
     let outcome = run_with_fault("killed with 1,000 waiters", &clients[1..], WorkloadConfig::default(), async || {
-        cluster.pods[0].kill()
+        cluster.pods[0].kill();
     })
     .await;
     assert_eq!((outcome.tally.recovering, outcome.tally.unavailable), (0, 0), "{:?}", outcome.tally);

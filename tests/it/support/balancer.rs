@@ -5,7 +5,7 @@ use std::{
 
 use super::process::{Process, free_port};
 
-/// The HAProxy configuration of the project.
+/// The `HAProxy` configuration of the project.
 const CONFIG: &str = include_str!("../../../deploy/compose/haproxy.cfg");
 
 /// An `HAProxy` process with the project's configuration and the addresses of the test servers.

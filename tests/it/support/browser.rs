@@ -135,7 +135,7 @@ impl Browser {
         self.command("Emulation.setDeviceMetricsOverride", metrics).await;
     }
 
-    /// Runs a command of the Chrome DevTools protocol.
+    /// Runs a command of the Chrome `DevTools` protocol.
     async fn command(&self, name: &str, params: Value) {
         let session = self.client.session_id().await.unwrap().unwrap();
         let url = format!("{}/session/{session}/goog/cdp/execute", self.driver);

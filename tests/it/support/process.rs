@@ -14,7 +14,7 @@ use std::{
 
 type Request = (Command, mpsc::Sender<io::Result<Child>>);
 
-/// The thread that starts all processes. PR_SET_PDEATHSIG kills a process when the thread that
+/// The thread that starts all processes. `PR_SET_PDEATHSIG` kills a process when the thread that
 /// started it ends, and test threads end early.
 static STARTER: LazyLock<Mutex<mpsc::Sender<Request>>> = LazyLock::new(|| {
     let (sender, receiver) = mpsc::channel::<Request>();

@@ -25,12 +25,12 @@ async fn token_creation_is_rate_limited() {
             answer => break answer,
         }
     };
-    refused.assert_shows(429, &["too often"]);
+    refused.assert_shows(429, &["Too many attempts"]);
     // One more token for each minute of this test.
     assert!((20..23).contains(&made), "{made} tokens were made");
     let id = ids(&ana.get("/account/tokens").await).swap_remove(0);
     let rotated = ana.post(&format!("/account/tokens/{id}/rotate"), &[("csrf", &csrf), ("old", "now")]).await;
-    rotated.assert_shows(429, &["too often"]);
+    rotated.assert_shows(429, &["Too many attempts"]);
     let revoked = ana.post(&format!("/account/tokens/{id}/revoke"), &[("csrf", &csrf)]).await;
     assert_eq!(revoked.status, 303, "a token can be revoked at any time");
 }
@@ -45,7 +45,7 @@ async fn live_tokens_are_limited_by_the_plan() {
     }
     let refused = ana.send("/account/tokens", &NEW).await;
     refused.assert_shows(400, &["allows 2 active tokens; revoke an unused one"]);
-    ana.get("/account/tokens").await.assert_shows(200, &["2 of the 2 tokens"]);
+    ana.get("/account/tokens").await.assert_shows(200, &["2 of 2 tokens used"]);
     ana.get("/account/plan").await.assert_shows(200, &["Tokens</th><td>2</td><td>2</td>"]);
 
     // Each token can be rotated, and the former ones work for a while; further rotations cannot add
@@ -97,7 +97,7 @@ async fn token_list_is_paged() {
         let page = ana.get(&path).await;
         assert!((1..=50).contains(&ids(&page).len()), "{} tokens on one page", ids(&page).len());
         seen.extend(ids(&page));
-        page.assert_shows(200, &["120 of the 1000 tokens"]);
+        page.assert_shows(200, &["120 of 1000 tokens used"]);
         if !page.text.contains("Next page") {
             break;
         }
