@@ -21,7 +21,7 @@ pub fn text(cursor: &Cursor) -> String {
 /// Decodes a cursor.
 ///
 /// # Errors
-/// When the text does not match [`PATTERN`].
+/// When the text does not match `PATTERN`.
 pub fn parse(text: String) -> Result<Cursor, &'static str> {
     let inside = || {
         let (expires_ms, lock_key) = text.split_once('-')?;
