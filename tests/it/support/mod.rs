@@ -19,11 +19,10 @@ pub mod topology;
 pub mod workload;
 
 use std::{
+    fs::File,
     path::PathBuf,
     time::{Duration, Instant},
 };
-
-use tokio::sync::{Mutex, MutexGuard};
 
 pub use self::{
     client::{Client, Response},
@@ -45,10 +44,17 @@ pub async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// Serializes the tests that keep a processor busy, so that the many other tests, which mostly
-/// wait, meet their deadlines.
-pub async fn exclusive_cpu() -> MutexGuard<'static, ()> {
-    static CPU: Mutex<()> = Mutex::const_new(());
-    CPU.lock().await
+/// wait, meet their deadlines. The lock is a file, because each test may be a process of its own.
+pub async fn exclusive_cpu() -> File {
+    tokio::task::spawn_blocking(|| lock_file("cpu")).await.unwrap()
+}
+
+/// Locks a file of the test run until the returned value is dropped.
+pub fn lock_file(name: &str) -> File {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let file = File::options().create(true).read(true).write(true).truncate(false).open(path).unwrap();
+    file.lock().unwrap();
+    file
 }
 
 /// A certificate for localhost, created by `lockable dev-cert`.

@@ -1,6 +1,7 @@
 use std::{
     fs,
-    io::Write as _,
+    io::{Read as _, Write as _},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
@@ -11,7 +12,7 @@ use std::{
 };
 
 use super::{
-    CONDITION_TIMEOUT, eventually,
+    CONDITION_TIMEOUT, eventually, lock_file,
     process::{Process, free_port},
 };
 
@@ -32,10 +33,10 @@ pub struct TableLock {
 }
 
 impl Postgres {
-    /// Creates a database on the server that all tests of this process share.
+    /// Creates a database on the server that all tests of a run share.
     pub async fn database() -> Self {
-        static SHARED: OnceLock<Server> = OnceLock::new();
-        blocking(|| Self::create(SHARED.get_or_init(Server::new).port, None)).await
+        static SHARED: OnceLock<u16> = OnceLock::new();
+        blocking(|| Self::create(*SHARED.get_or_init(shared_server), None)).await
     }
 
     /// Creates a database on a server that the test may stop.
@@ -49,7 +50,7 @@ impl Postgres {
 
     fn create(port: u16, own: Option<Server>) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
-        let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let name = format!("test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         query(&maintenance(port), &format!("CREATE DATABASE {name}")).unwrap();
         let url = format!("postgres://lockable@127.0.0.1:{port}/{name}");
         // An upgrade starts with the migration. An older server would leave the schema at its own
@@ -160,32 +161,81 @@ wait
 [ "$line" = keep ] || rm -rf "$2"
 "#;
 
+/// Standard input of the shared server, which closes when the test runner ends: process `$1`. The
+/// script deletes the file `$2` after the server's end.
+const UNTIL_RUNNER_ENDS: &str = r#"
+runner=$1 state=$2
+shift 2
+tail --pid="$runner" -f /dev/null | "$@"
+rm -f "$state"
+"#;
+
+/// Returns the port of the server that all tests of a run share. The first test starts it. It stops
+/// when the parent of all tests ends, `cargo nextest` or `cargo test`.
+fn shared_server() -> u16 {
+    let runner = std::os::unix::process::parent_id().to_string();
+    let mut state = lock_file(&format!("postgres-{runner}"));
+    let mut known = String::new();
+    state.read_to_string(&mut known).unwrap();
+    if let Ok(port) = known.parse()
+        && query(&maintenance(port), "SELECT 1").is_ok()
+    {
+        return port;
+    }
+    let (home, port) = (create_home(), free_port());
+    let run = run_server(&home, port);
+    let mut command = Command::new("sh");
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("postgres-{runner}"));
+    command.args(["-c", UNTIL_RUNNER_ENDS, "sh", &runner]).arg(path);
+    command.arg(run.get_program()).args(run.get_args()).current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut server = command.spawn().unwrap();
+    std::thread::spawn(move || server.wait());
+    wait_for_server(port);
+    state.set_len(0).unwrap();
+    state.write_all_at(port.to_string().as_bytes(), 0).unwrap();
+    port
+}
+
+/// Creates a data directory.
+fn create_home() -> String {
+    let create = r#"home=$(mktemp -d "${TMPDIR:-/tmp}/lockable-postgres.XXXXXX")
+        "$1"/initdb -D "$home"/data -U lockable --auth=trust --no-sync --encoding=UTF8 --locale=C >/dev/null
+        echo "$home""#;
+    let output = unprivileged(create).arg(binaries()).output().unwrap();
+    assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Returns the command that runs a server until its standard input closes.
+fn run_server(home: &str, port: u16) -> Command {
+    let mut command = unprivileged(RUN_UNTIL_STDIN_CLOSES);
+    command.arg(binaries()).arg(home).arg(port.to_string());
+    command
+}
+
+#[expect(clippy::disallowed_methods, reason = "this runs on its own thread, not on a worker")]
+fn wait_for_server(port: u16) {
+    let begin = Instant::now();
+    while let Err(error) = query(&maintenance(port), "CREATE EXTENSION IF NOT EXISTS pg_stat_statements") {
+        assert!(begin.elapsed() < CONDITION_TIMEOUT, "PostgreSQL does not start: {error}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 impl Server {
     fn new() -> Self {
-        let create = r#"home=$(mktemp -d "${TMPDIR:-/tmp}/lockable-postgres.XXXXXX")
-            "$1"/initdb -D "$home"/data -U lockable --auth=trust --no-sync --encoding=UTF8 --locale=C >/dev/null
-            echo "$home""#;
-        let output = unprivileged(create).arg(binaries()).output().unwrap();
-        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-        let home = String::from_utf8(output.stdout).unwrap().trim().to_owned();
-        let port = free_port();
-        let mut server = Self { home, port, holder: None };
+        let mut server = Self { home: create_home(), port: free_port(), holder: None };
         server.start();
-        query(&maintenance(port), "CREATE EXTENSION pg_stat_statements").unwrap();
         server
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this runs on its own thread, not on a worker")]
     fn start(&mut self) {
-        let mut command = unprivileged(RUN_UNTIL_STDIN_CLOSES);
-        command.arg(binaries()).arg(&self.home).arg(self.port.to_string());
+        let mut command = run_server(&self.home, self.port);
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         self.holder = Some(Process::start(command));
-        let begin = Instant::now();
-        while let Err(error) = query(&maintenance(self.port), "SELECT 1") {
-            assert!(begin.elapsed() < CONDITION_TIMEOUT, "PostgreSQL does not start: {error}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_for_server(self.port);
     }
 
     fn stop(&mut self) {
