@@ -4,11 +4,13 @@
 
 use std::{
     io::{self, ErrorKind, Write},
+    mem::MaybeUninit,
     process::ExitCode,
+    ptr,
 };
 
-use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
-use rlimit::{Resource, setrlimit};
+use nix::libc;
+use rlimit::{Resource, getrlimit, setrlimit};
 
 /// `EX_IOERR` of sysexits.h: standard output cannot be written.
 const OUTPUT_FAILED: u8 = 74;
@@ -17,8 +19,9 @@ const OUTPUT_FAILED: u8 = 74;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Code(u8),
-    /// Dies of the signal as if it had not been caught, so that a shell ends its loop or script, too.
-    Signal(Signal),
+    /// Dies of the signal with this number as if it had not been caught, so that a shell ends its loop
+    /// or script, too.
+    Signal(i32),
 }
 
 impl Exit {
@@ -29,7 +32,7 @@ impl Exit {
     pub fn report(self) -> ExitCode {
         match self {
             Self::Code(code) => ExitCode::from(code),
-            Self::Signal(signal) => die_of(signal),
+            Self::Signal(number) => die_of(number),
         }
     }
 }
@@ -55,25 +58,43 @@ pub fn print_bytes(bytes: &[u8]) -> Result<(), Exit> {
 /// How the process must end after this error on standard output; prints a message for it.
 pub fn unwritten(error: &io::Error) -> Exit {
     if error.kind() == ErrorKind::BrokenPipe {
-        return Exit::Signal(Signal::SIGPIPE);
+        return Exit::Signal(libc::SIGPIPE);
     }
     eprintln!("lockable: standard output cannot be written: {error}");
     Exit::Code(OUTPUT_FAILED)
 }
 
-/// Dies of a signal. If the signal has no effect, as in the first process of a container, returns
-/// the exit code that a shell reports for it.
-fn die_of(signal_number: Signal) -> ExitCode {
-    // A core dump would contain the token.
-    let _ = setrlimit(Resource::CORE, 0, 0);
-    set_default(signal_number);
-    let _ = SigSet::from(signal_number).thread_unblock();
-    let _ = raise(signal_number);
-    ExitCode::from(128 + signal_number as u8)
+/// Dies of a signal without a core dump, which would contain the token and replace the dump of a
+/// command. If the signal has no effect, as in the first process of a container, returns the exit
+/// code that a shell reports for it.
+fn die_of(number: i32) -> ExitCode {
+    if let Ok((_, hard)) = getrlimit(Resource::CORE) {
+        let _ = setrlimit(Resource::CORE, 0, hard);
+    }
+    set_default(number);
+    raise_unblocked(number);
+    ExitCode::from(128 + number as u8)
 }
 
-#[expect(unsafe_code, reason = "the disposition of a signal belongs to the whole process")]
-fn set_default(signal_number: Signal) {
+/// Restores the default action of a signal. Async-signal-safe.
+#[expect(unsafe_code, reason = "nix knows no real-time signals")]
+pub(crate) fn set_default(number: i32) {
     // SAFETY: the default action runs no code of this process.
-    let _ = unsafe { signal(signal_number, SigHandler::SigDfl) };
+    unsafe { libc::signal(number, libc::SIG_DFL) };
+}
+
+/// Raises a signal in this thread, even within its own handler, and restores the mask.
+/// Async-signal-safe.
+#[expect(unsafe_code, reason = "nix knows no real-time signals")]
+pub(crate) fn raise_unblocked(number: i32) {
+    let mut signal = MaybeUninit::<libc::sigset_t>::zeroed();
+    let mut old = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: all pointers are of local variables, and the functions are async-signal-safe.
+    unsafe {
+        libc::sigemptyset(signal.as_mut_ptr());
+        libc::sigaddset(signal.as_mut_ptr(), number);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, signal.as_ptr(), old.as_mut_ptr());
+        libc::raise(number);
+        libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), ptr::null_mut());
+    }
 }

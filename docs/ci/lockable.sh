@@ -40,10 +40,16 @@ Variables (an empty one counts as unset):
   LOCKABLE_OWNER       beginning of the holder's name; the script appends host, process ID and
                        a random number
   LOCKABLE_NOTE        text shown to callers of the same account while the lock is held
+  LOCKABLE_LEAVE_BACKGROUND
+                       1: background processes of COMMAND run on without the lock when COMMAND
+                       has ended; default: they are ended
 Durations: 90 or 90s, 1500ms, 5m, 1.5h, 1d.
 
 COMMAND gets LOCKABLE_LOCK, LOCKABLE_FENCING_TOKEN, LOCKABLE_HOLDER (the holder's name)
 and LOCKABLE_EXPIRES_AT (at its start) in its environment.
+
+TERM ends COMMAND: it gets TERM, and all of its processes get KILL if it still runs a sixth of the
+lease later, but no more than 10 seconds.
 
 Exit codes: COMMAND's exit code; 126 or 127 if it cannot be executed; 75 if the lock was not
 acquired; 74 if the lock was lost and COMMAND was ended; 69 if the server is unreachable or
@@ -344,6 +350,7 @@ run_helper() {
       partner guard || helper guard
       [ ! -d "$lk_folder/ending" ] || signal_process ALRM "$lk_wrapper"
       now
+      check_grace
       [ "$lk_now" -lt "$lk_next" ] || renew
     else
       is_running "$lk_wrapper" || partner renewer || take_over renewer
@@ -353,6 +360,16 @@ run_helper() {
       [ "$lk_now" -lt $((lk_sent + lk_lease * 3 / 4)) ] || end_after_loss $((lk_lease / 12)) "the renewer has not renewed its lease" renewer
     fi
   done
+}
+# Kills all processes of the command if it still runs lk_grace after a TERM to the wrapper.
+check_grace() {
+  { read -r lk_read <"$lk_folder/kill_at" && read -r lk_root <"$lk_folder/command"; } 2>/dev/null || return
+  [ "$lk_now" -ge "$lk_read" ] && is_running "$lk_root" || return
+  message "the command still runs $((lk_grace / 100)) s after TERM; all of its processes are killed"
+  lk_kill_at=$lk_now
+  # After a failure another TERM starts another attempt.
+  end_all || rm -f "$lk_folder/kill_at"
+  now
 }
 # Whether the other helper is running.
 partner() {
@@ -451,7 +468,7 @@ read_server() {
     usage_error "LOCKABLE_CA_FILE: $LOCKABLE_CA_FILE cannot be read"
   fi
 }
-# Reads the wait, the lease, the owner and the note.
+# Reads the wait, the lease, the owner, the note and what to do with background processes.
 read_lock_settings() {
   lk_wait='' lk_lease=''
   if [ -n "${LOCKABLE_WAIT:-}" ]; then
@@ -483,6 +500,11 @@ read_lock_settings() {
     lk_note=$lk_clean
     message "LOCKABLE_NOTE was shortened to 500 bytes or has invalid characters replaced"
   fi
+  # The words that lockable run accepts.
+  case ${LOCKABLE_LEAVE_BACKGROUND:-} in
+    '' | 0 | [nNfF] | [nN][oO] | [oO][fF][fF] | [fF][aA][lL][sS][eE]) lk_leave_background='' ;;
+    *) lk_leave_background=yes ;;
+  esac
   [ "${LOCKABLE_LOCK:-}" != "$lk_name" ] || message "this run is inside a run that holds $lk_name, and may wait for itself; use another lock"
 }
 
@@ -526,6 +548,7 @@ on_signal() {
 }
 prepare() {
   lk_request='' lk_next='' lk_sleep='' lk_sentinel='' lk_fence='' lk_may_hold='' lk_command='' lk_pending_signal=''
+  lk_term_kill_at=''
   lk_phase=waiting
   lk_mask=$(umask)
   umask 077
@@ -753,8 +776,18 @@ on_alarm() {
   end_all
   mkdir "$lk_folder/ended"
 }
+# Starts the time that a TERM leaves to the command; the renewer ends it. A command of another user
+# gets no signal and continues under the lock.
+# shellcheck disable=SC2317 # Traps call it.
+limit_grace() {
+  [ ! -e "$lk_folder/kill_at" ] && kill -s 0 "${lk_command%:*}" 2>/dev/null || return
+  now
+  lk_term_kill_at=$((lk_now + lk_grace))
+  printf '%s\n' "$lk_term_kill_at" >"$lk_folder/kill_at"
+}
 # shellcheck disable=SC2317 # Traps call it.
 forward_signal() {
+  [ "$1" != TERM ] || limit_grace
   if [ -n "$lk_sentinel" ]; then
     lk_tries=0
     # Wait until the sentinel sleeps again or has died of the signal.
@@ -825,14 +858,14 @@ finish() {
   wait "${lk_sentinel%:*}" 2>/dev/null
   lk_sentinel=''
   now
-  lk_kill_at=$((lk_now + lk_grace))
+  lk_kill_at=${lk_term_kill_at:-$((lk_now + lk_grace))}
   if [ -d "$lk_folder/lost" ]; then
     # The helpers end them.
     while [ ! -d "$lk_folder/ended" ] && [ "$lk_now" -lt $((lk_kill_at + 300)) ]; do
       sleep "$lk_short"
       now
     done
-  else
+  elif [ -z "$lk_leave_background" ]; then
     end_all || lk_may_hold=''
   fi
   if [ "$lk_mode" = background ] && [ -n "$lk_pending_signal${ZSH_VERSION:-}" ]; then

@@ -3,9 +3,9 @@ use std::time::Duration;
 use super::{
     args::{GrantArgs, LockOwnerArgs, duration},
     error::CliError,
-    interrupt::Interrupts,
     progress,
     server_command::{CommandOutput, Execute, ExecuteError},
+    signals::Signals,
 };
 use crate::{
     client::{BootTime, Client, Error, Grant, LockRequest, Refusal},
@@ -40,14 +40,17 @@ pub(super) async fn acquire(
     request: &LockRequest,
     wait: Option<Duration>,
 ) -> Result<Result<Grant, Box<Refusal>>, ExecuteError> {
-    let mut interrupts =
-        Interrupts::listen().map_err(|error| CliError::Unavailable(format!("cannot catch signals: {error}")))?;
+    let mut signals =
+        Signals::listen().map_err(|error| CliError::Unavailable(format!("cannot catch signals: {error}")))?;
     let until = BootTime::now() + wait.unwrap_or_default();
     let acquired = tokio::select! {
         acquired = progress::acquire(client, request, Some(until), false) => acquired,
-        signal = interrupts.next() => {
-            client.cancel_wait(request).await;
-            return Err(CliError::Exit(Exit::Signal(signal)).into());
+        number = signals.ending() => {
+            tokio::select! {
+                () = client.cancel_wait(request) => {}
+                _ = signals.urgent() => {}
+            }
+            return Err(CliError::Exit(Exit::Signal(number)).into());
         }
     };
     match acquired {

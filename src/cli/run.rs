@@ -9,7 +9,6 @@ mod inherited;
 mod locked_command;
 mod orders;
 mod outcome;
-mod signals;
 mod terminal;
 mod watchdog;
 mod watchdog_handle;
@@ -20,17 +19,13 @@ use clap::{ValueHint, builder::FalseyValueParser};
 
 use nix::libc;
 
-use self::{
-    descendants::ExitStatus,
-    outcome::RunReport,
-    signals::{CaughtSignal, Signals},
-    watchdog_handle::WatchdogHandle,
-};
+use self::{descendants::ExitStatus, outcome::RunReport, watchdog_handle::WatchdogHandle};
 use super::{
     args::{GrantArgs, LockNameArgs, duration, owner},
     error::CliError,
     print_message, progress,
     server::{Server, ServerArgs},
+    signals::{self, CaughtSignal, Signals},
     start_runtime,
 };
 use crate::{
@@ -121,12 +116,12 @@ pub struct RunArgs {
     #[arg(long, env = "LOCKABLE_ON_LOST", value_enum, default_value_t = OnLost::Term)]
     on_lost: OnLost,
 
-    /// Time between TERM and KILL: TERM is sent this long before the lease expires, KILL when it expires; at most a third of the lease [default: 10s, or a quarter of the lease if that is less]
+    /// Time between TERM and KILL: a command that still runs this long after SIGTERM to lockable gets KILL; on a loss TERM is sent this long before the lease expires, KILL when it expires; at most a third of the lease [default: 10s, or a quarter of the lease if that is less]
     #[arg(long, env = "LOCKABLE_KILL_AFTER", value_parser = duration, value_name = "DURATION")]
     kill_after: Option<Duration>,
 
     /// Do not end background processes of the command when it ends; they run on without the lock
-    #[arg(long)]
+    #[arg(long, env = "LOCKABLE_LEAVE_BACKGROUND", value_parser = FalseyValueParser::new())]
     leave_background: bool,
 
     #[command(flatten)]
@@ -158,7 +153,7 @@ pub(super) fn main(run: &RunArgs) -> Exit {
         }
         ExitStatus::Signal(number) => {
             report.end(outcome, 128 + number as u8);
-            Exit::Code(signals::die_of(number))
+            Exit::Signal(number)
         }
     }
 }

@@ -7,25 +7,35 @@ mod terminal;
 use std::{
     os::unix::process::ExitStatusExt,
     process::Stdio,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use nix::sys::signal::Signal;
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
-use crate::support::{
-    Pod,
-    command::{is_held, signal, start_ready},
-    eventually, python,
+use crate::{
+    run::processes::runs,
+    support::{
+        Pod,
+        command::{is_held, signal, start_ready},
+        eventually, python,
+    },
 };
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/ci/lockable.sh");
+/// Limit for the end of a command that would not end by itself.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
+/// The lease of most tests, the shortest that the script accepts.
+const LEASE: Duration = Duration::from_secs(6);
 const SHELLS: [&[&str]; 4] = [&["dash"], &["bash"], &["busybox", "sh"], &["zsh"]];
 
 fn script(shell: &[&str], pod: &Pod, token: &str, args: &[&str]) -> Command {
     let mut command = Command::new(shell[0]);
     command.args(&shell[1..]).arg(SCRIPT).args(args);
-    command.env("LOCKABLE_URL", pod.origin()).env("LOCKABLE_AUTH_TOKEN", token).env("LOCKABLE_LEASE", "6s");
+    command
+        .env("LOCKABLE_URL", pod.origin())
+        .env("LOCKABLE_AUTH_TOKEN", token)
+        .env("LOCKABLE_LEASE", LEASE.as_secs().to_string());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
@@ -82,22 +92,59 @@ async fn script_forwards_signals_and_cancels_its_wait() {
 }
 
 #[tokio::test]
+async fn script_kills_command_that_ignores_term() {
+    let pod = Pod::start().await;
+    let token = pod.first_token();
+    let client = pod.client(&token);
+    for shell in SHELLS {
+        let ignoring = "trap 'echo TERM' TERM; (trap '' TERM; exec setsid sleep 4795) & echo ready; \
+                        while :; do sleep 0.1; done";
+        for (command, code, said, complaint) in [
+            (
+                ignoring,
+                137,
+                "TERM\n",
+                "lockable: the command still runs 1 s after TERM; all of its processes are killed",
+            ),
+            // Only a descendant ignores the signal.
+            ("(trap '' TERM; exec setsid sleep 4795) & echo ready; wait", 143, "", ""),
+        ] {
+            let child = start_ready(script(shell, &pod, &token, &["killed", "sh", "-c", command])).await;
+            signal(&child, Signal::SIGTERM);
+            let ran = timeout(END_TIMEOUT, child.wait_with_output()).await.expect("the command runs on").unwrap();
+            let [stdout, stderr] = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+            let status = ran.status.code().or(ran.status.signal().map(|number| 128 + number));
+            assert_eq!((status, &*stdout), (Some(code), said), "{shell:?} {command}: {stderr}");
+            assert!(stderr.contains(complaint), "{shell:?} {command}: {stderr}");
+            assert!(!runs("4795") && !is_held(&client, "killed").await, "{shell:?} {command}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn script_renews_lease_and_ends_command_when_lock_is_lost() {
     let mut pod = Pod::start().await;
     let token = pod.first_token();
     let client = pod.client(&token);
-    let stubborn = "trap '' TERM; echo ready; while :; do sleep 0.1; done";
+    // A sixth of it remains for the kill on a busy machine.
+    let lease = LEASE * 2;
+    let folder = tempfile::tempdir().unwrap();
+    let stubborn =
+        "trap '' TERM; echo ready; while :; do date +%s%N >\"$0\".new; mv \"$0\".new \"$0\"; sleep 0.1; done";
     let mut children = Vec::new();
     for (number, shell) in SHELLS.into_iter().enumerate() {
         let kept = format!("kept-{number}");
-        children.push(start_ready(script(shell, &pod, &token, &[&kept, "sh", "-c", stubborn])).await);
+        let file = folder.path().join(&kept);
+        let mut command = script(shell, &pod, &token, &[&kept, "sh", "-c", stubborn, file.to_str().unwrap()]);
+        command.env("LOCKABLE_LEASE", lease.as_secs().to_string());
+        children.push(start_ready(command).await);
     }
     let begun = Instant::now();
     eventually(async || {
         for number in 0..SHELLS.len() {
             assert!(is_held(&client, &format!("kept-{number}")).await);
         }
-        begun.elapsed() > Duration::from_secs(7)
+        begun.elapsed() > lease + Duration::from_secs(1)
     })
     .await;
     assert_eq!(client.request("DELETE", "/v1/locks/kept-0", &[]).await.json["response"], true);
@@ -105,13 +152,16 @@ async fn script_renews_lease_and_ends_command_when_lock_is_lost() {
     assert_eq!(broken.status.code(), Some(74), "{}", String::from_utf8_lossy(&broken.stderr));
     assert!(is_held(&client, "kept-1").await, "only the broken lock is lost");
 
-    let gone = Instant::now();
     pod.kill();
-    for child in children {
+    // All confirmed heartbeats were before this time.
+    let gone = SystemTime::now();
+    for (number, child) in children.into_iter().enumerate() {
         let ran = child.wait_with_output().await.unwrap();
         assert_eq!(ran.status.code(), Some(74), "{}", String::from_utf8_lossy(&ran.stderr));
+        let written = std::fs::read_to_string(folder.path().join(format!("kept-{}", number + 1))).unwrap();
+        let written = UNIX_EPOCH + Duration::from_nanos(written.trim().parse().unwrap());
+        assert!(written < gone + lease, "the command ran after the lease expired: {:?}", written.duration_since(gone));
     }
-    assert!(gone.elapsed() < Duration::from_secs(6), "the command ran after the lease expired: {:?}", gone.elapsed());
 }
 
 /// The shell line of an example that runs the script, as the vendor's runner passes it to a shell.

@@ -155,7 +155,12 @@ async fn completions_and_manual_pages_contain_every_command() {
     let page = printed(&["man", "run"]).await;
     assert!(page.contains("lockable run [OPTIONS] <NAME> \\-\\- <COMMAND>..."), "{page}");
     assert!(page.contains("LOCKABLE_WAIT") && page.is_ascii() && printed(&["man", "serve"]).await.is_ascii(), "{page}");
-    assert!(printed(&["completions", "zsh"]).await.contains("_cmdambivalent"));
+    // What follows -- is completed as a command of its own.
+    for (shell, function) in
+        [("bash", "_comp_command_offset"), ("zsh", "_cmdambivalent"), ("fish", "__fish_lockable_complete_command")]
+    {
+        assert!(printed(&["completions", shell]).await.contains(function), "{shell}");
+    }
     assert_eq!(printed(&["version"]).await, printed(&["--version"]).await);
 }
 
@@ -164,7 +169,8 @@ async fn completions_and_manual_pages_contain_every_command() {
 async fn commands_report_the_end_of_a_recovery() {
     let folder = tempfile::tempdir().unwrap();
     let database = format!("sqlite:{}", folder.path().join("test.db").display());
-    let start = async || Pod::builder().database(&database).env("LOCKABLE_JOURNAL_ABOVE", "8s").start().await;
+    // The recovery lasts this long, longer than all commands below need on a busy machine.
+    let start = async || Pod::builder().database(&database).env("LOCKABLE_JOURNAL_ABOVE", "15s").start().await;
     let mut pod = start().await;
     let token = pod.first_token();
     assert_eq!(run(&pod, &token, "acquire long --lease 1h --owner ana").await.0, Some(0));

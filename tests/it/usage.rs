@@ -105,6 +105,7 @@ async fn empty_variable_counts_as_unset() {
         "LOCKABLE_QUIET",
         "LOCKABLE_ON_LOST",
         "LOCKABLE_KILL_AFTER",
+        "LOCKABLE_LEAVE_BACKGROUND",
         "LOCKABLE_HELD",
         "HTTP_PROXY",
         "NO_PROXY",

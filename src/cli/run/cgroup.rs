@@ -12,7 +12,7 @@ use std::{
 
 use nix::{errno::Errno, unistd::Pid};
 
-use super::signals;
+use crate::cli::signals;
 
 /// The mount points of cgroup v2: without and with v1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];

@@ -12,18 +12,13 @@ use std::{
     os::unix::{ffi::OsStrExt, net::UnixStream},
 };
 
-use nix::{
-    errno::Errno,
-    libc,
-    sys::signal::SigSet,
-    unistd::{execvp, getpid, getppid},
-};
+use nix::{errno::Errno, libc, sys::signal::SigSet, unistd::execvp};
 
 use super::{
     cgroup::Cgroup,
     inherited::{self, exit, fork},
-    signals,
 };
+use crate::exit::set_default;
 
 /// The watchdog's handle of the command.
 #[derive(Debug)]
@@ -44,10 +39,11 @@ pub(super) enum Fork {
 
 impl CommandProcess {
     /// Forks the process, into the cgroup if there is one. With `dies_with_parent` the kernel kills
-    /// it when its parent dies.
+    /// it when its parent dies; on Linux only.
     pub fn fork(mask: &SigSet, cgroup: Option<&Cgroup>, dies_with_parent: bool) -> io::Result<Fork> {
         let (ours, theirs) = UnixStream::pair()?;
-        let parent = getpid();
+        #[cfg(target_os = "linux")]
+        let parent = nix::unistd::getpid();
         let forked = cgroup.and_then(|cgroup| cgroup.fork().ok());
         if let Some(pid) = forked.map_or_else(fork, Ok)? {
             ours.set_nonblocking(true)?;
@@ -56,12 +52,14 @@ impl CommandProcess {
         #[cfg(target_os = "linux")]
         if dies_with_parent {
             let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
-            if getppid() != parent {
+            if nix::unistd::getppid() != parent {
                 exit(1);
             }
         }
+        #[cfg(not(target_os = "linux"))]
+        let _ = dies_with_parent;
         // A caller that ignores SIGCHLD would lose the status of the command's children.
-        signals::set_default(libc::SIGCHLD);
+        set_default(libc::SIGCHLD);
         let _ = mask.thread_set_mask();
         Ok(Fork::Child(PreExecProcess(theirs)))
     }

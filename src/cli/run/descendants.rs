@@ -171,12 +171,16 @@ fn ids(number: i32) -> Vec<i32> {
 
 /// Lists all processes with `ps`, for a system without `/proc`.
 fn list_processes_with_ps() -> io::Result<Vec<ProcessInfo>> {
-    let listed = process::Command::new("ps").args(["-A", "-o", "pid=,ppid=,comm="]).output()?;
+    let mut ps = process::Command::new("ps");
+    let ps = ps.args(["-A", "-o", "pid=,ppid=,comm="]).stdout(process::Stdio::piped()).spawn()?;
+    // `ps` lists itself, too.
+    let own = ps.id() as i32;
+    let listed = ps.wait_with_output()?;
     let listed = String::from_utf8_lossy(&listed.stdout);
     let process = |line: &str| {
         let mut words = line.split_whitespace();
         let (number, parent) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        Some(ProcessInfo { pid: number, name: words.collect(), started: 0, number, parent })
+        (number != own).then(|| ProcessInfo { pid: number, name: words.collect(), started: 0, number, parent })
     };
     Ok(listed.lines().filter_map(process).collect())
 }

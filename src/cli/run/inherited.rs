@@ -75,7 +75,7 @@ pub(super) fn set_title(title: &str) {
 #[expect(unsafe_code, reason = "std does not close its standard streams")]
 pub(super) fn restore() {
     if !IGNORES_PIPE.load(Ordering::Relaxed) {
-        super::signals::set_default(libc::SIGPIPE);
+        crate::exit::set_default(libc::SIGPIPE);
     }
     for file in (0..3).filter(|file| CLOSED.load(Ordering::Relaxed) & (1 << file) != 0) {
         // SAFETY: this process does not use the descriptor before it executes the program.

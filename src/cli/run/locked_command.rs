@@ -9,16 +9,18 @@ use nix::{
 };
 
 use super::{
-    CaughtSignal, OnLost, RunArgs, Signals,
+    OnLost, RunArgs,
     descendants::{ExitStatus, ProcessInfo},
     environment::environment,
     orders::{Order, Report, StartOptions},
-    signals,
     terminal::Terminal,
     watchdog_handle::WatchdogHandle,
 };
 use crate::{
-    cli::print_message,
+    cli::{
+        print_message,
+        signals::{self, CaughtSignal, Signals},
+    },
     client::{BootTime, LockGuard},
 };
 
@@ -124,6 +126,10 @@ impl LockedCommand<'_> {
                     print_message("the lock may be lost; the watchdog ends the command");
                 }
             }
+            Report::Overdue => print_message(&format!(
+                "the command still runs {:?} after SIGTERM; lockable kills all of its processes",
+                self.grace
+            )),
             Report::Ended(ending) => {
                 self.ended = Some(ending);
                 self.signals.discard();

@@ -27,7 +27,8 @@ pub(super) struct StartOptions {
     pub environment: Vec<(String, String)>,
     /// How long before the lease expires the command gets SIGTERM.
     pub kill_after_ms: u64,
-    /// Time between SIGTERM and SIGKILL for processes that remain after the command's end.
+    /// Time between SIGTERM and SIGKILL after a SIGTERM to `lockable run`, and for processes that remain
+    /// after the command's end.
     pub grace_ms: u64,
 }
 
@@ -46,6 +47,8 @@ pub(super) enum Report {
     NotSignaled(i32, ProcessInfo),
     /// The lease expires soon, and the watchdog ends the command.
     Ending,
+    /// The command runs `--kill-after` after SIGTERM, and the watchdog kills all processes.
+    Overdue,
     /// The command has ended.
     Ended(ExitStatus),
     /// All processes have ended; the watchdog exits.

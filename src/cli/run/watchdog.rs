@@ -13,6 +13,8 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
+    libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::SigSet,
     unistd::{dup2_stdin, dup2_stdout, setsid},
@@ -27,9 +29,14 @@ use super::{
     inherited::{exit, set_title},
     locked_command::unkillable,
     orders::{Inbox, Order, Report, StartOptions, send},
-    signals::{self, CaughtSignal},
 };
-use crate::{cli::print_message, client::BootTime};
+use crate::{
+    cli::{
+        print_message,
+        signals::{self, CaughtSignal},
+    },
+    client::BootTime,
+};
 
 /// How long the watchdog gives `lockable run` to end the command itself.
 const RUN_GRACE: Duration = Duration::from_millis(500);
@@ -53,6 +60,8 @@ struct Watchdog {
     deadline: Option<BootTime>,
     kill_after: Duration,
     grace: Duration,
+    /// When all processes get SIGKILL because `lockable run` got SIGTERM.
+    kill_at: Option<BootTime>,
     /// The last forwarded signal, its time, and whether this process received it.
     forwarded: Option<(i32, BootTime, bool)>,
 }
@@ -98,6 +107,7 @@ pub(super) fn watch(run: &RunArgs, socket: UnixStream, mask: &SigSet) -> ! {
         deadline: None,
         kill_after: Duration::ZERO,
         grace: Duration::ZERO,
+        kill_at: None,
         forwarded: None,
     };
     watchdog.watch();
@@ -128,6 +138,7 @@ impl Watchdog {
             self.check_run();
             self.check_deadline();
             let has_children = self.check_command();
+            self.check_grace();
             let pause = self.step_termination(has_children);
             if !matches!(self.stage, Stage::Done) {
                 self.wait(pause);
@@ -191,11 +202,14 @@ impl Watchdog {
             return;
         }
         self.forwarded = Some((number, BootTime::now(), is_own));
-        if signals::send(self.command.pid, number) == Err(nix::errno::Errno::EPERM) {
+        if signals::send(self.command.pid, number) == Err(Errno::EPERM) {
+            // It continues, and must not lose the lock. So SIGTERM has no effect on this run.
             let command = descendants(&[]).into_iter().find(|process| process.pid == self.command.pid);
             if let Some(command) = command {
                 self.report(&Report::NotSignaled(number, command));
             }
+        } else if number == libc::SIGTERM && matches!(self.stage, Stage::Running) {
+            self.kill_at.get_or_insert(BootTime::now() + self.grace);
         }
     }
 
@@ -206,7 +220,7 @@ impl Watchdog {
         }
         match self.stage {
             Stage::Waiting => self.end(BootTime::now()),
-            Stage::Running if self.ignores_loss => self.stage = Stage::Done,
+            Stage::Running if self.ignores_loss && self.kill_at.is_none() => self.stage = Stage::Done,
             Stage::Running => {
                 let kill_at = BootTime::now() + self.kill_after;
                 self.end(self.deadline.map_or(kill_at, |deadline| deadline.min(kill_at)));
@@ -257,12 +271,22 @@ impl Watchdog {
         }
     }
 
+    /// Kills all processes if the command still runs `--kill-after` after SIGTERM.
+    fn check_grace(&mut self) {
+        if matches!(self.stage, Stage::Running) && self.kill_at.is_some_and(|at| at.remaining().is_zero()) {
+            self.report(&Report::Overdue);
+            self.end(BootTime::now());
+        }
+    }
+
     /// When the watchdog ends the command, unless `lockable run` has ordered it before.
     fn end_time(&self, deadline: BootTime) -> BootTime {
         deadline - self.kill_after + RUN_GRACE.min(self.kill_after / 2)
     }
 
+    /// Ends all processes. After a SIGTERM to `lockable run`, `--kill-after` counts from that signal.
     fn end(&mut self, kill_at: BootTime) {
+        let kill_at = self.kill_at.map_or(kill_at, |at| at.min(kill_at));
         match &mut self.stage {
             Stage::Ending(termination) => termination.bring_forward(kill_at),
             Stage::Done => {}
@@ -299,8 +323,9 @@ impl Watchdog {
             files.push(PollFd::new(self.socket.as_fd(), ready));
         }
         files.extend(self.command.channel().map(|channel| PollFd::new(channel.as_fd(), ready)));
-        let tick = |deadline| self.end_time(deadline).remaining().clamp(TICK_MIN, TICK);
-        let pause = pause.or(self.deadline.map(tick));
+        let end_time = self.deadline.map(|deadline| self.end_time(deadline));
+        let next = end_time.into_iter().chain(self.kill_at).min();
+        let pause = pause.or(next.map(|at| at.remaining().clamp(TICK_MIN, TICK)));
         let timeout = pause.map_or(PollTimeout::NONE, |pause| PollTimeout::from(pause.as_millis() as u16));
         let _ = poll(&mut files, timeout);
     }

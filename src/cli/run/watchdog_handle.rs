@@ -3,12 +3,10 @@
 use std::{io, os::unix::net::UnixStream, time::Duration};
 
 use nix::{
-    sys::{
-        signal::{SigSet, Signal, kill},
-        wait::{Id, WaitPidFlag, WaitStatus, waitid},
-    },
+    sys::signal::{SigSet, Signal, kill},
     unistd::{Pid, getpgid, getpgrp},
 };
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::time::sleep;
 
 use super::{
@@ -17,9 +15,12 @@ use super::{
     descendants::{ExitStatus, Remaining, Termination, adopt_orphans, own_children, reap},
     inherited::fork,
     orders::{Inbox, Order, Report, send},
-    signals, watchdog,
+    watchdog,
 };
-use crate::{cli::print_message, client::BootTime};
+use crate::{
+    cli::{print_message, signals},
+    client::BootTime,
+};
 
 /// Limit for the confirmation of an order.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -137,8 +138,9 @@ impl WatchdogHandle {
     /// container. Must be called at each SIGCHLD.
     pub fn handle_child_signal(&self) {
         reap(|_, _| {});
-        let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
-        if let Ok(WaitStatus::Stopped(..)) = waitid(Id::Pid(self.pid), flags) {
+        let Some(watchdog) = rustix::process::Pid::from_raw(self.pid.as_raw()) else { return };
+        let stopped = waitid(WaitId::Pid(watchdog), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG);
+        if stopped.is_ok_and(|status| status.is_some_and(|status| status.stopped())) {
             // Before the message: this process may be stopped, too.
             let _ = kill(self.pid, Signal::SIGCONT);
             print_message("the watchdog was stopped; lockable continued it");

@@ -1,7 +1,7 @@
 //! The script ends all processes of the command before the lock is granted to another holder, whichever
 //! process dies.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -34,6 +34,14 @@ fn processes(words: &[&str]) -> Vec<Pid> {
     with_words.filter_map(|process| Some(Pid::from_raw(process.file_name().to_str()?.parse().ok()?))).collect()
 }
 
+/// The renewer or the guard of the script with this folder for temporary files. The process writes its
+/// id when it has joined the other one.
+fn helper(folder: &Path, role: &str) -> Option<Pid> {
+    let mut folders = fs::read_dir(folder).unwrap().flatten().filter(|entry| entry.path().is_dir());
+    let id = fs::read_to_string(folders.next()?.path().join(role)).ok()?;
+    Some(Pid::from_raw(id.split_once(':')?.0.parse().ok()?))
+}
+
 fn size(file: &Path) -> u64 {
     fs::metadata(file).map_or(0, |data| data.len())
 }
@@ -58,8 +66,7 @@ async fn assert_command_is_ended(pod: &Pod, token: &str, shell: &[&str], job: &s
     let mut child = command.spawn().unwrap();
     eventually(async || size(&file) > 100).await;
     let temporary = folder.path().to_str().unwrap();
-    let helpers = [processes(&[temporary, "--helper", "renewer"]), processes(&[temporary, "--helper", "guard"])];
-    let [renewer, guard] = [helpers[0][0], helpers[1][0]];
+    let [renewer, guard] = ["renewer", "guard"].map(|role| helper(folder.path(), role).unwrap());
     let wrapper = Pid::from_raw(child.id().unwrap() as i32);
     match event {
         Event::Broken => _ = client.request("DELETE", &format!("/v1/locks/{name}"), &[]).await,
@@ -143,13 +150,12 @@ async fn killed_helper_is_restarted_by_the_other() {
         let folder = tempfile::tempdir().unwrap();
         let temporary = folder.path().to_str().unwrap();
         let mut command = script(shell, &pod, &token, &["replaced", "sh", "-c", "echo ready; read -r line"]);
-        command.env("TMPDIR", folder.path()).stdin(std::process::Stdio::piped());
+        command.env("TMPDIR", folder.path()).stdin(Stdio::piped());
         let mut child = start_ready(command).await;
         for role in ["renewer", "guard", "renewer"] {
-            eventually(async || processes(&[temporary, "--helper", role]).len() == 1).await;
-            let killed = processes(&[temporary, "--helper", role])[0];
+            let killed = helper(folder.path(), role).unwrap();
             kill(killed, Signal::SIGKILL).unwrap();
-            eventually(async || processes(&[temporary, "--helper", role]).iter().any(|other| *other != killed)).await;
+            eventually(async || helper(folder.path(), role).is_some_and(|other| other != killed)).await;
         }
         assert!(is_held(&client, "replaced").await, "{shell:?}");
         drop(child.stdin.take());
@@ -160,15 +166,26 @@ async fn killed_helper_is_restarted_by_the_other() {
 }
 
 #[tokio::test]
-async fn script_ends_background_processes_before_release() {
+async fn script_ends_background_processes_before_release_unless_told_to_leave_them() {
     let pod = Pod::start().await;
     let token = pod.first_token();
+    let client = pod.client(&token);
     for shell in SHELLS {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("written");
-        let job = "(setsid sh -c 'while :; do date >>\"$0\"; sleep 0.05; done' \"$0\" &); sleep 0.3; exit 3";
-        let mut command = script(shell, &pod, &token, &["left", "sh", "-c", job, file.to_str().unwrap()]);
-        assert_eq!(command.status().await.unwrap().code(), Some(3), "{shell:?}");
-        assert!(processes(&[file.to_str().unwrap()]).is_empty() && size(&file) > 0, "{shell:?}");
+        let job = "(setsid sh -c 'while :; do date >>\"$0\"; sleep 0.05; done' \"$0\" &); \
+                   until [ -s \"$0\" ]; do sleep 0.05; done; exit 3";
+        for (leave, is_left) in [("", false), ("0", false), ("False", false), ("1", true)] {
+            let file = folder.path().join(format!("written-{leave}"));
+            let path = file.to_str().unwrap();
+            let mut command = script(shell, &pod, &token, &["left", "sh", "-c", job, path]);
+            command.env("LOCKABLE_LEAVE_BACKGROUND", leave).stdout(Stdio::null()).stderr(Stdio::null());
+            assert_eq!(command.status().await.unwrap().code(), Some(3), "{shell:?} {leave:?}");
+            assert!(!is_held(&client, "left").await, "{shell:?} {leave:?}");
+            let left = processes(&[path]);
+            assert_eq!(!left.is_empty(), is_left, "{shell:?} {leave:?}");
+            for process in left {
+                let _ = kill(process, Signal::SIGKILL);
+            }
+        }
     }
 }

@@ -1,11 +1,8 @@
 //! Variables and arguments of the script, in each shell.
 
-use std::{
-    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
-    time::Duration,
-};
+use std::os::unix::{fs::PermissionsExt, process::ExitStatusExt};
 
-use super::{SHELLS, script};
+use super::{END_TIMEOUT, SHELLS, script};
 use crate::support::{Pod, command::start_ready, dev_cert};
 
 /// Prints the command's environment and umask.
@@ -142,7 +139,7 @@ async fn script_does_not_retry_permanent_errors() {
             } else {
                 command.env(variable, &value);
             }
-            let ran = tokio::time::timeout(Duration::from_secs(15), command.output()).await.unwrap().unwrap();
+            let ran = tokio::time::timeout(END_TIMEOUT, command.output()).await.unwrap().unwrap();
             let said = String::from_utf8_lossy(&ran.stderr);
             assert_eq!((ran.status.code(), ran.stdout.len()), (Some(69), 0), "{shell:?} {value}: {said}");
             assert!(said.contains(words), "{shell:?} {value}: {said}");

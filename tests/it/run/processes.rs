@@ -41,6 +41,11 @@ fn is_of(process: &Process, word: &str) -> bool {
     !process.line.contains("lockable") && process.line.split(' ').any(|argument| argument == word)
 }
 
+/// The number of `sleep` processes with this argument.
+pub fn count(word: &str) -> usize {
+    processes().iter().filter(|process| is_of(process, word) && process.line.starts_with("sleep")).count()
+}
+
 /// Waits for a `sleep` with this argument.
 pub async fn find(word: &str) -> Process {
     let mut found = None;

@@ -1,26 +1,39 @@
 //! Signals, and the state that a command inherits.
 
-use std::time::Instant;
+use std::{
+    os::unix::process::ExitStatusExt,
+    time::{Duration, Instant},
+};
 
 use nix::{libc, sys::signal::Signal};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    time::timeout,
+};
 
-use super::{SOON, processes::runs, run, shell_code};
+use super::{
+    END_TIMEOUT, ended,
+    processes::{runs, signal_watchdog_of},
+    run, shell_code,
+};
 use crate::support::{
     Pod,
     command::{is_held, signal, start_ready},
-    run_shell,
+    eventually, run_shell,
 };
 
-/// Prints each received signal, for two seconds. A shell would lose simultaneous signals.
+/// Prints the received signals when it has received a number of them, and half a second has passed for
+/// repeated ones. A shell would lose simultaneous signals.
 const LISTENER: &str = r"
-import os, signal, time
+import os, signal, sys, time
 received = []
 for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
     signal.signal(number, lambda number, _: received.append(number))
 os.write(1, b'ready\n')
-end = time.time() + 2
-while time.time() < end:
+end = time.monotonic() + 60
+while len(received) < int(sys.argv[1]) and time.monotonic() < end:
     time.sleep(0.05)
+time.sleep(0.5)
 print(*received, sep='\n')
 ";
 
@@ -30,7 +43,10 @@ async fn each_ending_signal_is_forwarded_once() {
     let token = pod.first_token();
     let client = pod.client(&token);
     let mut sent = vec![1, 2, 3, 10, 12, 14, 15, 24, 25, 26, 27, 29, 30, 34, 40, 64];
-    let child = start_ready(run(&pod, &token, &["signalled", "--", "python3", "-c", LISTENER])).await;
+    let count = sent.len().to_string();
+    // A long time to SIGKILL after SIGTERM, which is one of the signals.
+    let args = ["--lease", "5m", "--kill-after", "90s", "signalled", "--", "python3", "-c", LISTENER, &count];
+    let child = start_ready(run(&pod, &token, &args)).await;
     for number in &sent {
         let line = format!("kill -{number} {}", child.id().unwrap());
         run_shell(&line).await;
@@ -45,11 +61,87 @@ async fn each_ending_signal_is_forwarded_once() {
         let mut child =
             start_ready(run(&pod, &token, &["signalled", "--", "sh", "-c", "echo ready; exec sleep 4791"])).await;
         run_shell(&format!("kill -{number} {}", child.id().unwrap())).await;
-        let begun = Instant::now();
-        let status = child.wait().await.unwrap();
-        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(number));
-        assert!(begun.elapsed() < SOON && !runs("4791") && !is_held(&client, "signalled").await, "{number}");
+        assert_eq!(ended(&mut child).await.signal(), Some(number));
+        assert!(!runs("4791") && !is_held(&client, "signalled").await, "{number}");
     }
+}
+
+#[tokio::test]
+async fn command_that_ignores_term_is_killed_after_kill_after() {
+    let pod = Pod::start().await;
+    let token = pod.first_token();
+    let client = pod.client(&token);
+    for (options, is_for_watchdog) in [
+        (&[][..], false),
+        (&[], true),
+        (&["--on-lost", "ignore"], false),
+        (&["--on-lost", "kill"], false),
+        (&["--leave-background"], false),
+    ] {
+        let script = "trap '' TERM; setsid sleep 4792 & echo ready; sleep 4792; true";
+        let args = [options, &["--kill-after", "300ms", "killed", "--", "sh", "-c", script]].concat();
+        let mut child = start_ready(run(&pod, &token, &args)).await;
+        match is_for_watchdog {
+            true => signal_watchdog_of(&child, Signal::SIGTERM),
+            false => signal(&child, Signal::SIGTERM),
+        }
+        assert_eq!(ended(&mut child).await.signal(), Some(libc::SIGKILL), "{options:?}");
+        assert!(!runs("4792") && !is_held(&client, "killed").await, "{options:?}");
+        let said = child.wait_with_output().await.unwrap().stderr;
+        let expected = "lockable: the command still runs 300ms after SIGTERM; lockable kills all of its processes\n";
+        assert_eq!(String::from_utf8_lossy(&said), expected, "{options:?}");
+    }
+}
+
+/// Prints each TERM, and continues.
+const DEAF: &str = "trap 'echo TERM' TERM; echo ready; while :; do sleep 0.1; done";
+
+#[tokio::test]
+async fn second_term_is_forwarded_before_the_kill() {
+    let pod = Pod::start().await;
+    let args = ["--kill-after", "8s", "killed", "--", "bash", "-c", DEAF];
+    let mut child = start_ready(run(&pod, &pod.first_token(), &args)).await;
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..2 {
+        signal(&child, Signal::SIGTERM);
+        assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("TERM"));
+    }
+    assert_eq!(ended(&mut child).await.signal(), Some(libc::SIGKILL));
+    assert_eq!(lines.next_line().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn command_that_ignores_term_is_killed_although_lockable_is_dead() {
+    let pod = Pod::start().await;
+    let args = ["--on-lost", "ignore", "--kill-after", "3s", "killed", "--", "bash", "-c", DEAF];
+    let mut child = start_ready(run(&pod, &pod.first_token(), &args)).await;
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("TERM"));
+    signal(&child, Signal::SIGKILL);
+    // The end of the output is the end of all processes; the watchdog sends TERM once more.
+    while timeout(END_TIMEOUT, lines.next_line()).await.expect("the command runs on").unwrap().is_some() {}
+}
+
+#[tokio::test]
+async fn other_signals_that_are_ignored_do_not_end_the_command() {
+    let pod = Pod::start().await;
+    let token = pod.first_token();
+    let client = pod.client(&token);
+    let script = "trap '' INT HUP USR1; echo ready; exec sleep 4794";
+    let args = ["--kill-after", "100ms", "kept", "--", "sh", "-c", script];
+    let mut child = start_ready(run(&pod, &token, &args)).await;
+    for sent in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1] {
+        signal(&child, sent);
+    }
+    let begun = Instant::now();
+    eventually(async || {
+        assert!(child.try_wait().unwrap().is_none() && is_held(&client, "kept").await);
+        begun.elapsed() > Duration::from_secs(1)
+    })
+    .await;
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(shell_code(ended(&mut child).await), 143);
 }
 
 /// Compares a shell's output with `lockable` and with `env` as the wrapper.
@@ -135,9 +227,9 @@ async fn stop_signal_to_lockable_stops_command() {
     let state = |pid: i32| super::processes::processes().into_iter().find(|process| process.pid == pid).unwrap().state;
     let own = child.id().unwrap() as i32;
     signal(&child, Signal::SIGTSTP);
-    crate::support::eventually(async || state(own) == 'T' && state(command) == 'T').await;
+    eventually(async || state(own) == 'T' && state(command) == 'T').await;
     signal(&child, Signal::SIGCONT);
-    crate::support::eventually(async || state(own) == 'S' && state(command) == 'S').await;
+    eventually(async || state(own) == 'S' && state(command) == 'S').await;
     signal(&child, Signal::SIGTERM);
     assert_eq!(shell_code(child.wait().await.unwrap()), 143);
 }

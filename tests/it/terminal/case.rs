@@ -220,7 +220,7 @@ impl Case {
         }
     }
 
-    /// Whether the event is a signal that the command ignores.
+    /// Whether the event is a signal that the command ignores, so that `lockable run` kills it.
     pub fn is_ignored(self) -> bool {
         self.event == Event::Terminate && self.program == Program::Stubborn && self.is_held()
     }

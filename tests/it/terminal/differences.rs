@@ -29,7 +29,10 @@ const DIFFERENCES: &[Difference] = &[
     Difference {
         reason: "`lockable run` dies of the signal that ended its command, as `env` and `nice` do, which \
                  execute the command. `flock` exits with 128+N",
-        applies: |case| case.shape == Shape::Leader && matches!(case.event, Event::KillCommand | Event::KillWatchdog),
+        applies: |case| {
+            let is_killed = matches!(case.event, Event::KillCommand | Event::KillWatchdog) || case.is_ignored();
+            case.shape == Shape::Leader && is_killed
+        },
         change: |outcome| outcome.settled.fill(Some("signal: 9 (SIGKILL)".to_owned())),
     },
     Difference {

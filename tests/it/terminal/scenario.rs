@@ -22,8 +22,9 @@ use super::{
 
 /// Limit for an expected event.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the oracle is observed to show that nothing happens.
-const FLOCK_QUIET: Duration = Duration::from_secs(3);
+/// How long the oracle is observed to show that nothing happens. On a busy machine a shell takes
+/// seconds to show its prompt.
+const FLOCK_QUIET: Duration = Duration::from_secs(5);
 /// How long `lockable run` is observed after the oracle has shown that nothing happens.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -166,7 +167,7 @@ impl Scenario<'_> {
             return;
         }
         self.session.type_text("secret\n");
-        until(Duration::from_secs(5), || ANSWER.is_match(&self.session.screen())).await;
+        until(TIMEOUT, || ANSWER.is_match(&self.session.screen())).await;
         self.outcome.input = ANSWER.captures(&self.session.screen()).map(|found| found[1].to_owned());
     }
 
@@ -197,8 +198,8 @@ impl Scenario<'_> {
         }
     }
 
-    /// Whether the oracle has no equivalent process. `lockable run` forwards TERM to the command, which
-    /// may ignore it; `flock` dies of it.
+    /// Whether the oracle has no equivalent process. `lockable run` forwards TERM to the command, and kills
+    /// it if it ignores TERM; `flock` would die of it.
     fn is_missing(&self, target: Target) -> bool {
         self.wrapper.is_flock() && (target == Target::Watchdog || self.case.is_ignored())
     }
@@ -272,7 +273,7 @@ impl Scenario<'_> {
 
     async fn write(&mut self) {
         let before = self.folder.times().len();
-        let writes = until(Duration::from_secs(5), || self.folder.times().len() > before + 2).await;
+        let writes = until(TIMEOUT, || self.folder.times().len() > before + 2).await;
         self.outcome.writes.push(writes);
         if self.case.event == Event::Suspend {
             self.answer().await;

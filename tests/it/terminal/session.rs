@@ -27,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const INTERVAL: Duration = Duration::from_millis(15);
 
 /// How long to read from a terminal after the end of its first process, if others keep it open.
-const DRAIN_TIME: Duration = Duration::from_secs(2);
+const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 pub struct Session {
     child: Child,

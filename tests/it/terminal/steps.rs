@@ -56,7 +56,7 @@ pub fn steps(case: Case) -> Vec<Step> {
         Event::Interrupt => vec![Type("\x03"), Ended, Settle],
         Event::Quit => vec![Type("\x1c"), Ended, Settle],
         Event::Suspend => vec![Type("\x1a"), Settle, Resume],
-        Event::Terminate if case.is_ignored() => vec![Send(Wrapper, SIGTERM), Settle],
+        Event::Terminate if case.is_ignored() => vec![Send(Wrapper, SIGTERM), Fail(KILLED), Ended, Settle],
         Event::Terminate => vec![Send(Wrapper, SIGTERM), Ended, Settle],
         Event::HangUp => vec![HangUp, Ended],
         Event::StopWrapper if case.is_held() => {

@@ -1,4 +1,4 @@
-//! Signals: catching them with their origin, stopping by one, and dying of one.
+//! Signals: catching them with their origin, stopping by one, and sending one.
 
 use std::{
     io::{self, Read},
@@ -13,6 +13,8 @@ use nix::{
     libc,
     sys::signal::{SigSet, SigmaskHow},
 };
+
+use crate::exit::{raise_unblocked, set_default};
 
 /// Faults of the program itself. After a handler returns, the faulty instruction would repeat.
 const FAULTS: [i32; 6] = [libc::SIGILL, libc::SIGFPE, libc::SIGSEGV, libc::SIGBUS, libc::SIGTRAP, libc::SIGSYS];
@@ -91,7 +93,7 @@ pub(super) fn catch(mask: &SigSet) -> io::Result<UnixStream> {
     Ok(source)
 }
 
-/// The caught signals of `lockable run`.
+/// The caught signals of this process.
 pub(super) struct Signals {
     source: tokio::net::UnixStream,
     same: UnixStream,
@@ -102,6 +104,11 @@ impl Signals {
     pub fn new(source: UnixStream) -> io::Result<Self> {
         let same = source.try_clone()?;
         Ok(Self { source: tokio::net::UnixStream::from_std(source)?, same })
+    }
+
+    /// Catches the signals of a process that has not called [`block`]. Must be called within a runtime.
+    pub fn listen() -> io::Result<Self> {
+        catch(&SigSet::thread_get_mask()?).and_then(Self::new)
     }
 
     pub async fn next(&mut self) -> CaughtSignal {
@@ -120,13 +127,22 @@ impl Signals {
         while (&self.same).read(&mut bytes).is_ok_and(|length| length > 0) {}
     }
 
-    /// Returns the next signal that asks for an end at once. Meanwhile, stop signals stop this process.
+    /// Returns the next signal that asks for an end. Meanwhile, stop signals stop this process.
+    pub async fn ending(&mut self) -> i32 {
+        self.next_where(CaughtSignal::is_ending).await
+    }
+
+    /// Like [`ending`](Self::ending), for a repeated signal that asks for an end at once.
     pub async fn urgent(&mut self) -> i32 {
+        self.next_where(CaughtSignal::is_urgent).await
+    }
+
+    async fn next_where(&mut self, matches: fn(CaughtSignal) -> bool) -> i32 {
         loop {
             let caught = self.next().await;
             if is_stop(caught.number) {
                 stop_by(caught.number);
-            } else if caught.is_urgent() {
+            } else if matches(caught) {
                 return caught.number;
             }
         }
@@ -137,27 +153,11 @@ impl Signals {
 /// kernel ignores it in an orphaned process group. Returns when the process continues.
 pub(super) fn stop_by(number: i32) {
     let handler = action(number);
-    set_action(number, libc::SIG_DFL);
+    set_default(number);
     raise_unblocked(number);
     if let Some(handler) = handler {
         set_action(number, handler);
     }
-}
-
-/// Dies of a signal without a core dump, which would replace the command's. If the signal has no
-/// effect, as in the first process of a container, returns the exit code that a shell reports for it.
-pub(super) fn die_of(number: i32) -> u8 {
-    if let Ok((_, hard)) = rlimit::getrlimit(rlimit::Resource::CORE) {
-        let _ = rlimit::setrlimit(rlimit::Resource::CORE, 0, hard);
-    }
-    set_action(number, libc::SIG_DFL);
-    raise_unblocked(number);
-    128 + number as u8
-}
-
-/// Restores a signal's default action before another program is executed.
-pub(super) fn set_default(number: i32) {
-    set_action(number, libc::SIG_DFL);
 }
 
 /// Sends a signal, including real-time signals.
@@ -225,20 +225,5 @@ fn set_action(number: i32, handler: libc::sighandler_t) {
         new.sa_sigaction = handler;
         new.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
         libc::sigaction(number, &raw const new, ptr::null_mut());
-    }
-}
-
-/// Raises a signal in this thread, even within its own handler, and restores the mask.
-#[expect(unsafe_code, reason = "nix knows no real-time signals")]
-fn raise_unblocked(number: i32) {
-    let mut signal = MaybeUninit::<libc::sigset_t>::zeroed();
-    let mut old = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: all pointers are of local variables, and the functions are async-signal-safe.
-    unsafe {
-        libc::sigemptyset(signal.as_mut_ptr());
-        libc::sigaddset(signal.as_mut_ptr(), number);
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, signal.as_ptr(), old.as_mut_ptr());
-        libc::raise(number);
-        libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), ptr::null_mut());
     }
 }
