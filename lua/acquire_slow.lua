@@ -20,7 +20,7 @@ local fence, mark
 if is_own then
   local _
   fence, _, _, mark = read_grant(grant, #holder_prefix + 1)
-  -- A broken grant has no holder any more.
+  -- A broken grant no longer has a holder.
   is_own = mark ~= '#'
 end
 if recovery_ms or (grant and not is_own) then

@@ -32,7 +32,7 @@ local fence, seq, until_ms, mark, _, tail = read_grant(grant, #holder_prefix + 1
 if account ~= ARGV[1] or fence ~= ARGV[3] then
   return {'held_by_another'}
 end
--- mend: BreakJournaled
+-- safeguard: BreakJournaled
 if until_ms ~= '' then
   -- The holder does not know of the break. If the journal restored the grant after a
   -- loss of Redis, the lock could have two holders: so the lock stays closed until the
@@ -46,7 +46,7 @@ if until_ms ~= '' then
   end
   return {'broken', until_ms}
 end
--- mend end
+-- safeguard end
 redis.call('DEL', LOCK)
 redis.call('ZREM', HELD, ARGV[2])
 --@off BreakJournaled: if until_ms ~= '' then add_tombstone(now, holder_prefix, ARGV[2], fence, until_ms) hand_over(now) return {'broken', until_ms} end

@@ -7,11 +7,11 @@ local function claim_again(now, holder_prefix, grant, own_attempt, lock_key, lea
   local kept_attempt, ttl_ms = '', redis.call('PTTL', LOCK)
   if attempt == own_attempt then
     kept_attempt = attempt
-  -- mend: LaterLeaseKept
+  -- safeguard: LaterLeaseKept
   elseif ttl_ms > tonumber(lease_ms) and (tonumber(fence) >= tonumber(epoch_us) or attempt == '!' .. epoch_us) then
     -- The longer lease was confirmed after this request was sent: it is not shortened.
     lease_ms, metadata, is_journaled = format_int(ttl_ms), '', is_journaled or until_ms ~= ''
-  -- mend end
+  -- safeguard end
   end
   local expires_ms, change = format_int(math.floor(now / 1000) + tonumber(lease_ms)), nil
   fence, change =

@@ -57,14 +57,14 @@ elseif not reason then
   is_changed = requested_lease(tail) ~= lease_ms
   tail = with_lease(tail, lease_ms)
 end
--- mend: ClosedIsUnsettled
+-- safeguard: ClosedIsUnsettled
 if is_closed(redis.call('GET', KEYS[3])) then
   if not reason then
     redis.call('PEXPIRE', KEYS[1], lease_ms, 'GT')
   end
   return {'unsettled', backlog}
 end
--- mend end
+-- safeguard end
 if reason then
   --@off ClosedIsUnsettled: if is_closed(redis.call('GET', KEYS[3])) then return {'unsettled', backlog} end
   return {reason, backlog}
@@ -72,7 +72,7 @@ end
 
 local confirmed_ms, is_shorter = lease_ms, false
 local expires_ms = format_int(math.floor(now / 1000) + tonumber(lease_ms))
--- mend: ShorteningJournaled
+-- safeguard: ShorteningJournaled
 -- A lease is shortened in the journal first, here afterwards, by shorten.lua. In the
 -- other order, the lock could be granted to another holder while a recovery would still
 -- restore this grant.
@@ -80,7 +80,7 @@ if until_ms ~= '' and tonumber(until_ms) > tonumber(expires_ms) then
   is_shorter = true
   lease_ms = format_int(math.max(redis.call('PTTL', KEYS[1]), tonumber(lease_ms)))
 end
--- mend end
+-- safeguard end
 -- PEXPIRE comes first: when its memory is full, Redis refuses a script whose first write
 -- needs memory, and accepts such writes after another write.
 redis.call('PEXPIRE', KEYS[1], lease_ms)

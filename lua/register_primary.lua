@@ -1,6 +1,6 @@
--- Compares the Redis process that has the data with the process of the last grants. When
--- the process is another one, or the data is lost, grants may be lost: the script begins
--- a recovery, in which nothing is granted.
+-- Compares the Redis process that has the data with the process of the last grants. If the
+-- process has changed or the data is lost, grants may have been lost: the script begins a
+-- recovery, in which nothing is granted.
 --
 -- KEYS[1] primary  string: process, store, founded, begun and epoch, separated by spaces
 --                  - process: the identity in Redis's INFO: run_id and master_replid,
@@ -47,13 +47,13 @@ elseif not clock or process ~= ARGV[1] or tonumber(epoch) <= tonumber(ARGV[3]) o
   epoch = format_int(math.max(now, tonumber(epoch or 0) + 1, tonumber(ARGV[3]) + 1))
   begun = continues and begun or format_int(now)
   primary = table.concat({ARGV[1], store or ARGV[4], founded or epoch, begun, epoch}, ' ')
-  -- mend: RollbackOnce
+  -- safeguard: RollbackOnce
   -- The clock stores the larger fence, so that the next comparison does not begin another
   -- recovery.
   if is_cut_back then
     fence = ARGV[6]
   end
-  -- mend end
+  -- safeguard end
   -- DEL comes first: when its memory is full, Redis refuses a script whose first write
   -- needs memory, and accepts such writes after another write.
   redis.call('DEL', KEYS[2])

@@ -18,7 +18,7 @@ local function regrant(
     tail = with_lease(tail, requested_ms)
   end
   local former = ''
-  -- mend: Refenced
+  -- safeguard: Refenced
   if tonumber(fence) < tonumber(epoch_us) and before ~= '!' .. epoch_us then
     if not string.find(tail, '^%d') then
       -- The grant keeps its time, which was omitted because it equaled the former fence.
@@ -27,14 +27,14 @@ local function regrant(
     former = fence
     fence = next_fence(now)
   end
-  -- mend end
-  -- mend: ShorteningJournaled
+  -- safeguard end
+  -- safeguard: ShorteningJournaled
   -- A lease is shortened in the journal first, see heartbeat.lua.
   local is_shorter = until_ms ~= '' and tonumber(until_ms) > tonumber(expires_ms)
   if is_shorter then
     lease_ms = format_int(math.max(redis.call('PTTL', LOCK), tonumber(lease_ms)))
   end
-  -- mend end
+  -- safeguard end
   --@off ShorteningJournaled: local is_shorter = false
   local has_change = is_journaled or is_shorter or (until_ms ~= '' and former ~= '')
   local fence_line = fence

@@ -1,6 +1,6 @@
 -- Releases a lock for its holder: compares, and deletes. release_slow.lua is the
--- continuation of this file in the same script: it handles locks with a queue and
--- grants with a journal row.
+-- continuation of this file in the same script: it handles locks with a queue, grants
+-- with a journal row, and refusals.
 --
 -- KEYS[1...10], or the first four, as in keys.lua
 -- ARGV[1] holder_prefix: as in acquire.lua
@@ -19,7 +19,10 @@
 --                               acquirer: the token that acquired the lock, as in the
 --                               grant
 --   {'not_held', backlog_us}
---   {'held_by_another', backlog_us}   also when the fence is not the current one
+--   {'held_by_another', backlog_us}   also when the fence is not the current one.
+--                               Both also return fence and until_ms of the account's
+--                               last grant of the lock, if its end may lack a journal
+--                               row: the server must record it
 --   {'unsettled', backlog_us}   as in heartbeat.lua
 --   {'rate_limited', backlog_us, retry_after_us}
 --   {'late', '0'}
@@ -41,11 +44,11 @@ local fence, until_ms, mark, attempt, tail, reason, _
 if grant and string.sub(grant, 1, #holder_prefix) == holder_prefix then
   fence, _, until_ms, mark, attempt, tail = read_grant(grant, #holder_prefix + 1)
 end
--- mend: ClosedIsUnsettled
+-- safeguard: ClosedIsUnsettled
 if is_closed(redis.call('GET', CLOCK)) then
   return {'unsettled', backlog}
 end
--- mend end
+-- safeguard end
 local has_queue = redis.call('EXISTS', QUEUE) == 1
 local has_owner = string.sub(holder_prefix, -2) ~= '\n\n'
 -- In a recovery, an owner that holds the lock can be in the queue, too: an acquire of its
@@ -82,15 +85,20 @@ elseif (mark == '?' and not has_owner) or mark == '#' then
 end
 if reason then
   --@off ClosedIsUnsettled: if is_closed(redis.call('GET', CLOCK)) then return {'unsettled', backlog} end
-  return {reason, backlog}
+  --@off EndTakenOver: return {reason, backlog}
+  -- safeguard: EndTakenOver
+  if not ENTRIES then
+    return {'too_few_keys', '0'}
+  end
+  -- safeguard end
+else
+  if mark == '?' then
+    redis.call('ZREM', WAITING, attempt)
+  end
+  redis.call('DEL', LOCK)
+  redis.call('ZREM', HELD, ARGV[2])
 end
-
-if mark == '?' then
-  redis.call('ZREM', WAITING, attempt)
-end
-redis.call('DEL', LOCK)
-redis.call('ZREM', HELD, ARGV[2])
-local acquirer = string.match(tail, '^[^\n]*\n([^\n]*)') or ''
-if not has_queue and until_ms == '' then
+local acquirer = string.match(tail or '', '^[^\n]*\n([^\n]*)') or ''
+if not reason and not has_queue and until_ms == '' then
   return {'released', backlog, fence, '0', '', acquirer}
 end

@@ -44,11 +44,11 @@ for at = 1, (#KEYS - 3) / 2 do
   fence = tonumber(fence)
   last = math.max(last, fence)
   local is_over = grant == '' and stored == fence
-  -- mend: OlderGrantRemoved
+  -- safeguard: OlderGrantRemoved
   -- The journal has a later grant: the stored one has ended, even if the later one has
   -- ended or expired, too.
   is_over = is_over or (account and stored < fence and (grant == '' or ttl_ms <= 0))
-  -- mend end
+  -- safeguard end
   if is_over then
     redis.call('DEL', lock)
     unindex(account, lock_key)

@@ -11,11 +11,11 @@
 --   {'absent'}     the attempt had neither a queue entry nor a grant
 --   {'unsettled'}  call again after the closed phase of the recovery, in which the grant
 --                  of this attempt may be restored from the journal
--- mend: RevertSettled
+-- safeguard: RevertSettled
 if is_closed(redis.call('GET', CLOCK)) then
   return {'unsettled'}
 end
--- mend end
+-- safeguard end
 local now = time_us()
 local now_ms = math.floor(now / 1000)
 local holder_prefix = ARGV[1]

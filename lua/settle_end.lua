@@ -11,12 +11,12 @@
 --   {'closed'}   a recovery is comparing the grants with the journal, and may restore
 --                this one; the tombstone stays, for any server to settle afterwards
 local now = time_us()
--- mend: EndSettled
+-- safeguard: EndSettled
 if is_closed(redis.call('GET', CLOCK)) then
   add_tombstone(now, ARGV[3] .. '\n', ARGV[1], ARGV[2], ARGV[4])
   return {'closed'}
 end
--- mend end
+-- safeguard end
 redis.call('ZREM', ENDED, ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. ARGV[1])
 local grant = redis.call('GET', LOCK)
 local from = grant and string.find(grant, '\n', string.find(grant, '\n', 1, true) + 1, true) + 1

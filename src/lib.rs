@@ -11,11 +11,11 @@
 //! - [`locks`][]: the lock service: acquire, heartbeat, release, queue, recovery, history.
 //! - [`accounts`][]: accounts, tokens, plans, namespaces and the audit log; the only module with
 //!   SQL.
-//! - [`limits`][]: rate limits per token, failed authentications per address, requests in flight.
+//! - [`limits`][]: request rates per account, failed authentications per address, requests in flight.
 //! - [`http`][]: the HTTP API: router, middleware, extractors, problem details, one file per route.
 //! - [`web`][]: the documentation pages and the account page, with their templates.
 //! - [`boot_time`][]: the system's boot-time clock, which no user can set.
-//! - [`mends`][]: switches for parts of the safety protocol, for the simulation's self-test.
+//! - [`safeguards`][]: switches for parts of the safety protocol, for the simulation's self-test.
 //! - [`exit`][]: exit codes and standard output of the commands.
 //! - [`client`][]: the Rust client of the API.
 //! - [`cli`][]: the commands that call a server.
@@ -34,8 +34,8 @@ pub mod http;
 pub mod limits;
 pub mod lock;
 pub mod locks;
-pub mod mends;
 pub mod operator;
+pub mod safeguards;
 pub mod server;
 pub mod store;
 pub mod telemetry;

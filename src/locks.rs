@@ -47,6 +47,7 @@ pub use self::{
     requests::{
         AcquireRequest, BreakRequest, Claimant, HeartbeatRequest, LockKey, ReleaseRequest, RenewedLease, WithRate,
     },
+    revert::PendingRevert,
 };
 use self::{
     history::buffer::HistoryBuffer, keys::server_channel, queue::registry::WaitRegistry, stall::StallGuard,
@@ -213,8 +214,8 @@ impl Locks {
 
     /// Counts an expired lease that was noticed: by its former holder (a refused heartbeat),
     /// or by a server that polls the lock's queue.
-    fn count_lapse(noticed_by: &'static str) {
-        counter!("lockable_lapses_total", "noticed_by" => noticed_by).increment(1);
+    fn count_expiry(noticed_by: &'static str) {
+        counter!("lockable_expired_leases_total", "noticed_by" => noticed_by).increment(1);
     }
 
     /// The time by a shard's clock, in microseconds, after which a command sent now must

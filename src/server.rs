@@ -5,12 +5,14 @@ mod admin;
 mod bootstrap;
 mod eviction;
 mod first_account;
+mod half_closed;
 mod instance_lock;
 mod notice;
 #[cfg(not(fuzzing))]
 mod proxy;
 #[cfg(fuzzing)]
 pub mod proxy;
+mod request_heads;
 mod split_stream;
 mod systemd;
 mod timeouts;

@@ -6,13 +6,14 @@ use std::{sync::Arc, time::Duration};
 use lockable::{
     lock::{
         AccountId, AcquireOutcome, BreakOutcome, FencingToken, HeartbeatOutcome, Info, Label, Lease, LockName,
-        NamespaceId, Note, Owner, RateCharge, Refusal, ReleaseOutcome, TokenEnd,
+        NamespaceId, NotHeld, Note, Owner, RateCharge, Refusal, ReleaseOutcome, TokenEnd,
     },
     locks::{
         AcquireRequest, BreakRequest, Claimant, HeartbeatRequest, LockKey, Locks, LocksError, ReadOutcome,
         ReleaseRequest, RenewedLease, WithRate,
     },
 };
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -119,7 +120,8 @@ impl Clients {
                 let handler = move |locks: Locks| async move { locks.release(&request).await };
                 read(self.cluster.call(server, hang_up, handler).await, |released| match released {
                     ReleaseOutcome::Released | ReleaseOutcome::ByAnother(_) => Outcome::Released,
-                    ReleaseOutcome::Refused(_) => Outcome::Refused,
+                    ReleaseOutcome::Refused(NotHeld::HeldByAnother) => Outcome::HeldByAnother,
+                    ReleaseOutcome::Refused(NotHeld::Free) => Outcome::Refused,
                     ReleaseOutcome::RateLimited { .. } => Outcome::NoEffect,
                 })
             }
@@ -158,7 +160,7 @@ impl Clients {
         let outcome = self.request(lock, holder, 0, None, kind).await;
         self.cluster.world.note(id, || format!("#{id} h{holder} releases: {outcome:?}"));
         self.oracle.answer(lock, id, outcome);
-        matches!(outcome, Outcome::Released | Outcome::Refused)
+        matches!(outcome, Outcome::Released | Outcome::Refused | Outcome::HeldByAnother)
     }
 
     /// Acquires a lock as a new owner, and releases it. Returns its fence, or the refusal.
@@ -208,7 +210,8 @@ async fn acquire(locks: Locks, request: AcquireRequest, wait_ms: u64) -> Result<
         0 => locks.acquire(&request).await,
         _ => {
             let draining = CancellationToken::new();
-            let waited = locks.acquire_waiting(&request, Duration::from_millis(wait_ms), &draining).await?;
+            let wait = Duration::from_millis(wait_ms);
+            let waited = locks.acquire_waiting(&request, wait, &draining, &Notify::new()).await?;
             Ok(waited.confirm())
         }
     }

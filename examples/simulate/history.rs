@@ -13,6 +13,7 @@ pub struct History {
     pub short_ms: u64,
     pub locks: usize,
     pub holders: Vec<Holder>,
+    /// The quota of held locks of each account.
     pub held_max: u64,
     pub message_faults: MessageFaults,
     pub length_ms: u64,
@@ -217,15 +218,25 @@ impl FaultKind {
 /// The probabilities of client behaviors. Each history has only some behaviors, which finds
 /// more violations than all at once.
 struct ClientProfile {
+    /// An acquire requests a lease that the journal records.
     long: f64,
+    /// An acquire waits in the queue.
     waits: f64,
+    /// The client closes its connection before the answer.
     hang_ups: f64,
+    /// The client renews by another acquire instead of a heartbeat.
     repeats: f64,
+    /// A renewal requests another lease, which is often shorter.
     shortens: f64,
+    /// The grant is broken instead of released.
     breaks: f64,
+    /// The client does not release: the lease expires.
     abandons: f64,
+    /// A heartbeat or release has a fencing token.
     fences: f64,
+    /// The client sends a heartbeat after its release.
     stale_heartbeats: f64,
+    /// The maximum time between two requests of a holder.
     pause_ms: u64,
     /// The probability that requests of one holder overlap.
     overlaps: f64,

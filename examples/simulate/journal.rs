@@ -2,7 +2,7 @@
 //! is executed atomically, with a delay, and its answer may be lost.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -13,7 +13,7 @@ use lockable::{
         EndedGrant, Epoch, EpochStart, FencingToken, Journal, JournalError, JournalRow, RECENT_END, StoreRow,
         WriteOutcome,
     },
-    mends::{self, Mend},
+    safeguards::{self, Safeguard},
     store::LOCK_TAG,
 };
 use tokio::{
@@ -37,15 +37,19 @@ struct StoreRecord {
     store: String,
     heartbeats: u64,
     epoch: u64,
+    /// The first epoch of this store.
     founded: u64,
+    /// The longest lease that any server does not journal.
     short_ms: u64,
     last_fence: u64,
+    /// `last_fence` at the beginning of the current epoch.
     last_before: u64,
 }
 
 struct Row {
     seq: u64,
     expires_ms: u64,
+    /// The time of the end by the store's clock; `None` while the grant has not ended.
     ended_ms: Option<u64>,
     stored_grant: String,
 }
@@ -53,6 +57,8 @@ struct Row {
 pub struct Database {
     world: Arc<World>,
     tables: Mutex<Tables>,
+    /// The ends that servers have sent: lock key and fence.
+    received_ends: Mutex<BTreeSet<(String, u64)>>,
 }
 
 /// One server's client of the database.
@@ -63,7 +69,7 @@ pub struct SqlClient {
 
 impl Database {
     pub fn new(world: Arc<World>) -> Arc<Self> {
-        Arc::new(Self { world, tables: Mutex::default() })
+        Arc::new(Self { world, tables: Mutex::default(), received_ends: Mutex::default() })
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -74,6 +80,11 @@ impl Database {
     pub fn has_ended(&self, lock_key: &str, fence: u64) -> bool {
         let tables = self.tables();
         tables.journal.get(&(lock_key.to_owned(), fence)).is_some_and(|row| row.ended_ms.is_some())
+    }
+
+    /// Whether a server has sent the end of a grant, although it may not be executed.
+    pub fn has_received_end(&self, lock_key: &str, fence: u64) -> bool {
+        self.received_ends.lock().unwrap().contains(&(lock_key.to_owned(), fence))
     }
 
     /// Executes a statement, even if the caller stops waiting for it.
@@ -126,7 +137,7 @@ impl Tables {
     /// `WRITE` with `ON_CONFLICT`. Returns the number of written rows.
     fn write(&mut self, epoch: u64, row: &JournalRow) -> usize {
         let is_newest = self.store.as_ref().is_some_and(|store| store.epoch == epoch);
-        if !is_newest && mends::is_on(Mend::EpochWrites) {
+        if !is_newest && safeguards::is_on(Safeguard::EpochWrites) {
             return 0;
         }
         let key = (row.lock_key.clone(), row.fence.as_u64());
@@ -134,7 +145,7 @@ impl Tables {
             Row { seq: row.seq, expires_ms: row.expires_ms, ended_ms: None, stored_grant: row.stored_grant.clone() };
         match self.journal.get_mut(&key) {
             Some(row) if row.ended_ms.is_some() => 0,
-            Some(row) if row.seq >= new.seq && mends::is_on(Mend::JournalOrder) => 0,
+            Some(row) if row.seq >= new.seq && safeguards::is_on(Safeguard::JournalOrder) => 0,
             Some(row) => {
                 *row = new;
                 1
@@ -154,7 +165,7 @@ impl Tables {
 
     fn end(&mut self, ended: EndedGrant, now_ms: u64) {
         let key = (ended.lock_key, ended.fence.as_u64());
-        if !mends::is_on(Mend::EndIsFinal) {
+        if !safeguards::is_on(Safeguard::EndIsFinal) {
             self.journal.remove(&key);
             return;
         }
@@ -255,6 +266,7 @@ impl Journal for SqlClient {
 
     fn end<'a>(&'a self, grant: &'a EndedGrant, now_ms: u64) -> BoxFuture<'a, Result<(), JournalError>> {
         let ended = grant.clone();
+        self.database.received_ends.lock().unwrap().insert((ended.lock_key.clone(), ended.fence.as_u64()));
         let statement = move |tables: &mut Tables| tables.end(ended, now_ms);
         with_timeout(self.database.clone().statement(self.server, "end", statement)).boxed()
     }

@@ -2,9 +2,10 @@
 //! one database in one thread, and a seeded scheduler, which decides the time of every command,
 //! answer, statement and timer, and all faults. See docs/safety.md.
 //!
-//! `cargo run --profile bench --features simulation --example simulate -- [--histories N]
-//! [--minutes M] [--seed S] [--only SEED [--trace | --whole]] [--without MEND] [--all]
-//! [--never FAULT]...`
+//! `cargo run --profile bench --features simulation --example simulate -- --help` lists the options.
+//!
+//! Read `history.rs` first (what a seed decides), then `run.rs` (how a history runs), `oracle.rs`
+//! (what is checked) and `world.rs` (network, store and time).
 
 #![allow(
     clippy::disallowed_methods,
@@ -40,13 +41,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lockable::mends::Mend;
+use lockable::safeguards::Safeguard;
 
 use self::{
     history::{FaultKind, History},
     run::{RunResult, run},
     shrink::shrink,
 };
+
+const HELP: &str = "\
+--histories N          run N histories (10,000), each with the next seed
+--minutes M            start no history later than this (60)
+--seed S               the first seed (1)
+--threads N            run N histories at once (the number of CPUs)
+--twice                run each history twice, and fail if the runs differ
+--go-on                print every failing history instead of stopping at the first
+--only SEED            run one history, and shrink it if it fails
+  --trace              print the commands of the shrunk history
+  --whole              print the commands of the whole history, without shrinking it
+--without SAFEGUARD    switch a safeguard off
+--all                  switch each safeguard off in turn, and count the histories until a violation
+--never FAULT          leave a fault out
+--also FAULT           inject a fault that is left out otherwise: clock-blip
+";
 
 /// The maximum number of printed steps of a history.
 const SHOWN_MAX: usize = 30;
@@ -63,7 +80,7 @@ struct Options {
     continues: bool,
     /// Runs each history twice and compares both runs.
     is_twice: bool,
-    without: Option<Mend>,
+    without: Option<Safeguard>,
     is_all: bool,
     never: Vec<String>,
     threads: usize,
@@ -127,7 +144,7 @@ fn report(options: &Options, history: History, result: RunResult) {
 }
 
 /// Runs histories on all CPUs, until one fails.
-fn run_many(options: &Options, without: Option<Mend>) -> Totals {
+fn run_many(options: &Options, without: Option<Safeguard>) -> Totals {
     let began_at = Instant::now();
     let (next, steps, simulated_ms, slowest_ms) =
         (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
@@ -148,7 +165,7 @@ fn run_many(options: &Options, without: Option<Mend>) -> Totals {
                     simulated_ms.fetch_add(result.simulated_ms, Ordering::Relaxed);
                     slowest_ms.fetch_max(result.slowest_ms, Ordering::Relaxed);
                     let mut what = result.violation;
-                    // A history that also fails with all mends does not show that this one is needed.
+                    // A history that also fails with all safeguards does not show that this one is needed.
                     if without.is_some() && what.is_some() && run(&history, None, false).violation.is_some() {
                         what = None;
                     }
@@ -178,14 +195,14 @@ fn run_many(options: &Options, without: Option<Mend>) -> Totals {
     }
 }
 
-/// Switches each mend off in turn, and prints the number of histories until a violation.
+/// Switches each safeguard off in turn, and prints the number of histories until a violation.
 fn print_table(options: &Options) {
-    println!("| mend | history | violation |\n| --- | --- | --- |");
-    for mend in Mend::ALL {
-        let sum = run_many(options, Some(mend));
+    println!("| safeguard | history | violation |\n| --- | --- | --- |");
+    for safeguard in Safeguard::ALL {
+        let sum = run_many(options, Some(safeguard));
         match sum.failed {
-            Some((seed, number, what)) => println!("| {mend:?} | {number} (seed {seed}) | {what} |"),
-            None => println!("| {mend:?} | not in {} | |", sum.histories),
+            Some((seed, number, what)) => println!("| {safeguard:?} | {number} (seed {seed}) | {what} |"),
+            None => println!("| {safeguard:?} | not in {} | |", sum.histories),
         }
     }
 }
@@ -246,8 +263,8 @@ impl Options {
                 "--twice" => options.is_twice = true,
                 "--without" => {
                     let name = value();
-                    let mend = Mend::ALL.into_iter().find(|mend| mend.name() == name);
-                    options.without = Some(mend.unwrap_or_else(|| usage(&name)));
+                    let safeguard = Safeguard::ALL.into_iter().find(|safeguard| safeguard.name() == name);
+                    options.without = Some(safeguard.unwrap_or_else(|| usage(&name)));
                 }
                 "--all" => options.is_all = true,
                 "--never" | "--also" => {
@@ -259,6 +276,10 @@ impl Options {
                     if arg == "--never" {
                         options.never.push(name);
                     }
+                }
+                "--help" => {
+                    print_help();
+                    exit(0)
                 }
                 _ => usage(&arg),
             }
@@ -273,11 +294,12 @@ fn number(text: &str) -> u64 {
 
 fn usage(wrong: &str) -> ! {
     println!("invalid argument: {wrong}\n");
-    println!(
-        "[--histories N] [--minutes M] [--seed S] [--threads N] [--twice] [--go-on] [--only SEED [--trace | --whole]]"
-    );
-    println!("[--without MEND | --all] [--never FAULT]... [--also FAULT]...\n");
-    println!("mends: {}", Mend::ALL.map(Mend::name).join(" "));
-    println!("faults: {}", FaultKind::NAMES.join(" "));
+    print_help();
     exit(2)
+}
+
+fn print_help() {
+    println!("{HELP}");
+    println!("safeguards: {}", Safeguard::ALL.map(Safeguard::name).join(" "));
+    println!("faults: {}", FaultKind::NAMES.join(" "));
 }

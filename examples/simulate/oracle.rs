@@ -21,12 +21,14 @@ const CARRIED_OUT_MS: u64 = 2000;
 /// "5 s later, any server: `ended` is read". A server skips an end that the server of the grant may
 /// still be recording, until it finds it again: two rounds, and their duration.
 const END_RECORDED_MS: u64 = 16_000;
+/// The time in which a server that knows of an end sends it to the journal.
+const END_SENT_MS: u64 = 50;
 /// "an answer: 500 ms for each script; 2 s for SQL": two scripts, the journal and a script to
 /// shorten a lease, and the delay of messages. The simulator does not look up tokens.
 pub const ANSWER_MS: u64 = 3600;
 
-/// "closed: acquires refused (`recovering`)": a repeated acquire returns the holder by the state of
-/// the store. That does not prove that the requester has lost the lock.
+/// The duration of a recovery. Meanwhile an acquire that is refused, as another holder's grant is in
+/// the store, does not prove that the requester has lost the lock: its grant may be restored.
 const RECOVERY_MS: u64 = 16_000;
 /// "Overlapping acquires of one owner. If all of them are answered with 503, the lock may stay held
 /// until the lease expires": after a repeated acquire, no attempt reverts the grant. A repeated
@@ -36,6 +38,7 @@ const REPEATED_MS: u64 = 5000;
 pub struct Oracle {
     world: Arc<World>,
     database: Arc<Database>,
+    /// The longest lease that is not journaled.
     short_ms: u64,
     lock_keys: Vec<String>,
     /// Whether each holder has an owner.
@@ -51,18 +54,22 @@ struct State {
     /// The largest fence of each lock that a client has received.
     highest_fence: BTreeMap<usize, u64>,
     ended: BTreeMap<(usize, u64), GrantEnd>,
-    /// The clock's jumps ahead: time and size.
+    /// The clock's jumps forward: time and size.
     jumps: Vec<(u64, u64)>,
     losses: Vec<u64>,
+    /// The time of the last clock jump, in either direction.
     jumped_at: Option<u64>,
     /// The time until which some server may not detect a clock jump.
     clock_unreadable_until: u64,
     /// Whether the store was restarted, with or without its data.
     has_restarted: bool,
+    /// The time of the last start of a server.
     started_at: u64,
     /// The sum of all jumps back, by which leases expire late.
     back_ms: u64,
     paused_ms: u64,
+    /// The times in which some server was killed or paused, and may not have sent an end.
+    unsent_ends: Vec<(u64, u64)>,
     sql_unavailable_until: u64,
     /// The time of the last kill of a server, which loses the ends that it has not recorded.
     killed_at: u64,
@@ -103,9 +110,11 @@ struct SentRequest {
     is_answered: bool,
     /// Whether it certainly had no effect.
     has_no_effect: bool,
+    /// The largest fence of the lock that a client had received when the request was sent.
     highest_fence: u64,
     /// The time until which a grant that it has made or renewed may exist.
     may_hold_until: u64,
+    /// The same, as known when the request was sent: later answers do not shorten it.
     expires_by: u64,
     /// The server that reverts the grant because the answer was lost.
     reverted_by: Option<usize>,
@@ -140,6 +149,8 @@ struct GrantEnd {
     /// The time at which its lease would have expired.
     until: u64,
     is_excused: bool,
+    /// Whether the server that answered knows which grant has ended, and sends its end to the journal.
+    is_known: bool,
     /// Whether the store has lost the end before the journal recorded it.
     is_lost: bool,
 }
@@ -159,6 +170,8 @@ pub enum Outcome {
     },
     /// The requester does not hold the lock.
     Refused,
+    /// The same answer to a release, as another holder has the lock.
+    HeldByAnother,
     Released,
     Broken,
     /// Rejected before it had any effect.
@@ -271,6 +284,7 @@ impl Oracle {
         }
     }
 
+    /// The sum of all clock jumps back: the latest time of any expiry is later by this.
     pub fn back_ms(&self) -> u64 {
         self.state().back_ms
     }
@@ -281,7 +295,9 @@ impl Oracle {
     /// "a server is killed": the grants that it would have reverted last until their leases expire.
     pub fn killed(&self, server: usize) {
         let mut state = self.state();
-        state.killed_at = self.world.now_ms();
+        let now = self.world.now_ms();
+        state.killed_at = now;
+        state.unsent_ends.push((now, now));
         let sent = state.holders.values_mut().flat_map(|holder_state| &mut holder_state.sent);
         sent.filter(|sent| sent.reverted_by == Some(server)).for_each(|sent| sent.reverted_by = None);
     }
@@ -290,11 +306,14 @@ impl Oracle {
         self.state().has_restarted = true;
     }
 
-    /// "a clock jump that is reverted before it is detected" is the fault `clock-blip`.
+    /// Whether the fault `clock-jump` may happen now. Two jumps in a short time are "a clock jump that
+    /// is reverted before it is detected", which is the fault `clock-blip`.
     pub fn may_jump(&self) -> bool {
         self.wait_after_jump() == 0 && self.world.now_ms() >= self.state().started_at + NO_START_NEAR_JUMP_MS
     }
 
+    /// The time until every server has detected the last clock jump. No server starts before, and no
+    /// other jump follows.
     pub fn wait_after_jump(&self) -> u64 {
         let State { jumped_at, clock_unreadable_until, .. } = *self.state();
         jumped_at.map_or(0, |at| {
@@ -315,7 +334,10 @@ impl Oracle {
 
     pub fn paused(&self, ms: u64) {
         self.clock_unreadable(ms);
-        self.state().paused_ms += ms;
+        let now = self.world.now_ms();
+        let mut state = self.state();
+        state.paused_ms += ms;
+        state.unsent_ends.push((now, now + ms));
     }
 
     pub fn sql_unavailable(&self, ms: u64) {
@@ -324,8 +346,8 @@ impl Oracle {
         state.sql_unavailable_until = state.sql_unavailable_until.max(until);
     }
 
-    /// "Redis's clock jumps by more than a second, ahead or back: leases expire early, or late, by
-    /// the jump; no grants for 65 s". "a clock jump ahead by more than a lease: a long lease that has
+    /// "Redis's clock jumps by more than a second, forward or back: leases expire early, or late, by
+    /// the jump; no grants for 65 s". "a clock jump forward by more than a lease: a long lease that has
     /// expired by the new time is granted to another holder after the recovery".
     pub fn clock_jumped(&self, ms: i64) {
         let now = self.world.now_ms();
@@ -344,7 +366,7 @@ impl Oracle {
         }
     }
 
-    /// The time until which no other holder may have the lock, after a jump ahead.
+    /// The time until which no other holder may have the lock, after a jump forward.
     fn earlier(&self, until: u64, (at, by): (u64, u64)) -> u64 {
         match by <= UNNOTICED_JUMP_MS {
             true => until.saturating_sub(by),
@@ -362,10 +384,16 @@ impl Oracle {
         let now = self.world.now_ms();
         let mut state = self.state();
         state.losses.push(now);
-        let State { holders, ended, sql_unavailable_until, killed_at, .. } = &mut *state;
+        let State { holders, ended, sql_unavailable_until, killed_at, unsent_ends, .. } = &mut *state;
         // Whether the end of this time may never be recorded.
         let lost_with = |at: u64| now < at.max(*sql_unavailable_until) + END_RECORDED_MS;
         let is_sure = |at: u64| self.is_reliable && at > (*sql_unavailable_until).max(*killed_at);
+        // "(it was killed or paused, it got no answer from Redis, or PostgreSQL did not answer ...)"
+        let is_sent = |end: &GrantEnd| {
+            let (from, until) = (end.at.saturating_sub(END_SENT_MS), end.at + END_SENT_MS);
+            let may_be_unsent = unsent_ends.iter().any(|(begun, ended)| *begun <= until && *ended >= from);
+            end.is_known && !may_be_unsent && now > until
+        };
         if matches!(loss, Loss::Everything) {
             let sent = holders.values_mut().flat_map(|holder_state| &mut holder_state.sent);
             let is_lost = |final_at: u64| lost_with(final_at) && !is_sure(final_at);
@@ -381,11 +409,13 @@ impl Oracle {
             holder_state.guaranteed_until = holder_state.guaranteed_until.min(holder_state.journaled_until);
         }
         for ((lock, fence), end) in ended {
+            let lock_key = &self.lock_keys[*lock];
             let is_lost = match loss {
+                Loss::Everything if is_sent(end) && !self.database.has_received_end(lock_key, *fence) => false,
                 Loss::Everything => lost_with(end.at) && !is_sure(end.at),
                 Loss::Since(since) => end.at >= since,
             };
-            if is_lost && !self.database.has_ended(&self.lock_keys[*lock], *fence) {
+            if is_lost && !self.database.has_ended(lock_key, *fence) {
                 end.is_excused = true;
                 end.is_lost = true;
                 // The holder may have another grant by now.
@@ -440,7 +470,7 @@ impl Oracle {
         let Some(answered) = self.record_answer(&mut state, lock, id, outcome) else { return };
         let violations = match outcome {
             Outcome::Granted { fence, lease_ms } => self.granted(&mut state, &answered, fence, lease_ms),
-            Outcome::Refused => self.refused(&mut state, &answered),
+            Outcome::Refused | Outcome::HeldByAnother => self.refused(&mut state, &answered, outcome),
             Outcome::Released | Outcome::Broken => {
                 state.record_end(&answered);
                 Vec::new()
@@ -478,7 +508,7 @@ impl Oracle {
             _ => now,
         });
         sent.is_answered = !matches!(outcome, Outcome::HungUp | Outcome::NoAnswer);
-        sent.has_no_effect = matches!(outcome, Outcome::NoEffect | Outcome::Refused);
+        sent.has_no_effect = matches!(outcome, Outcome::NoEffect | Outcome::Refused | Outcome::HeldByAnother);
         if sent.has_no_effect {
             sent.may_hold_until = 0;
         }
@@ -573,10 +603,10 @@ impl Oracle {
         violations
     }
 
-    fn refused(&self, state: &mut State, answered: &AnsweredRequest) -> Vec<String> {
+    fn refused(&self, state: &mut State, answered: &AnsweredRequest, outcome: Outcome) -> Vec<String> {
         let AnsweredRequest { key, now, at, kind, may_have_ended, .. } = *answered;
         let is_recovering = state.losses.last().is_some_and(|lost_at| now < lost_at + RECOVERY_MS);
-        let has_recovered = state.has_restarted || !state.losses.is_empty() || state.jumped_at.is_some();
+        let has_recovered = state.has_recovered();
         let Some(holder_state) = state.holders.get_mut(&key) else { return Vec::new() };
         let concerns_grant = match kind {
             RequestKind::Heartbeat { fence, .. } | RequestKind::Release { fence } => {
@@ -613,7 +643,12 @@ impl Oracle {
         let has_no_fence =
             matches!(kind, RequestKind::Heartbeat { fence: None, .. } | RequestKind::Release { fence: None });
         if answered.overlapping.is_empty() && has_no_fence && !holder_state.may_be_granted(now) {
+            let until = holder_state.may_hold_until();
             holder_state.clear_sent();
+            // "It cannot if, after a recovery, another owner holds the lock".
+            let may_be_refenced = has_recovered && matches!(outcome, Outcome::HeldByAnother);
+            let is_known = matches!(kind, RequestKind::Release { .. }) && !may_be_refenced;
+            state.end_refused(key, until, now, is_known);
         }
         violations
     }
@@ -667,8 +702,20 @@ impl State {
             at,
             until,
             is_excused: !is_sure,
+            is_known: is_sure,
             is_lost: false,
         });
+    }
+
+    /// A refusal has told the holder that its grant has ended, perhaps by a release without an answer.
+    fn end_refused(&mut self, key: (usize, usize), until: u64, at: u64, is_known: bool) {
+        let Some(fence) = self.holders.get(&key).and_then(|holder_state| holder_state.fence) else { return };
+        let end = GrantEnd { holder: key.1, at, until, is_excused: true, is_known, is_lost: false };
+        self.ended.entry((key.0, fence)).or_insert(end);
+    }
+
+    fn has_recovered(&self) -> bool {
+        self.has_restarted || !self.losses.is_empty() || self.jumped_at.is_some()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lockable::{boot_time::BootTime, mends, mends::Mend};
+use lockable::{boot_time::BootTime, safeguards, safeguards::Safeguard};
 use tokio::{
     runtime::Builder,
     task::JoinSet,
@@ -31,16 +31,17 @@ pub struct RunResult {
 /// The time that servers may take to end a recovery, beyond its waiting phase: to notice its
 /// beginning, to wait for each other, and to retry.
 const RECOVERY_SLACK_MS: u64 = 9000;
-/// "all servers start while Redis is emptied, or it is emptied again before the recovery has
-/// begun: 13 s".
+/// "all servers start while Redis is emptied, or Redis is emptied again before a recovery is
+/// recorded: 13 s": 10 s of these for the counter of the named store.
 const CLAIM_MS: u64 = 10_000;
-/// The time in which hand-overs may go to queued requests whose clients are gone.
+/// The time in which hand-overs may go to queued requests whose clients are gone: such a request
+/// holds the lock until its server reverts it, or until its time to claim is over.
 const HAND_OVER_MS: u64 = 20_000;
 /// The time without faults after which the journal has recorded all ends.
 const QUIET_MS: u64 = 16_000;
 
-pub fn run(history: &History, off: Option<Mend>, is_traced: bool) -> RunResult {
-    mends::set_off(off);
+pub fn run(history: &History, off: Option<Safeguard>, is_traced: bool) -> RunResult {
+    safeguards::set_off(off);
     fastrand::seed(history.seed);
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let result = runtime.block_on(async {
@@ -49,7 +50,7 @@ pub fn run(history: &History, off: Option<Mend>, is_traced: bool) -> RunResult {
     });
     drop(runtime);
     BootTime::simulate_from(None);
-    mends::set_off(None);
+    safeguards::set_off(None);
     result
 }
 

@@ -1,6 +1,6 @@
 //! Shrinks a failing history: removes the steps and faults that the failure does not need.
 
-use lockable::mends::Mend;
+use lockable::safeguards::Safeguard;
 
 use super::{
     history::History,
@@ -12,7 +12,7 @@ use super::{
 const TRIES: usize = 400;
 
 /// Returns the smallest found history that fails in the same way, and its result.
-pub fn shrink(history: &History, off: Option<Mend>, result: RunResult) -> (History, RunResult) {
+pub fn shrink(history: &History, off: Option<Safeguard>, result: RunResult) -> (History, RunResult) {
     let kind =
         |result: &RunResult| result.violation.as_ref().and_then(|what| what.split(':').next().map(str::to_owned));
     let expected = kind(&result);

@@ -220,7 +220,7 @@ async fn find_account(connection: &mut AnyConnection, account: &str) -> Result<A
     AccountInfo::read(&row)
 }
 
-/// Checks the form only; only a message can prove that the mailbox exists.
+/// Checks the syntax. Only a message to the address can prove that the mailbox exists.
 pub(super) fn check_email(email: &str) -> Result<(), AccountsError> {
     let is_valid = email.len() <= Database::EMAIL_BYTES_MAX
         && !email.chars().any(is_invisible)

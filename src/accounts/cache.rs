@@ -23,9 +23,9 @@ macro_rules! script {
     };
 }
 
-static GET: Script = script!("account_find");
-static PUT: Script = script!("account_keep");
-static INVALIDATE: Script = script!("account_forget");
+static GET: Script = script!("cache_get_caller");
+static PUT: Script = script!("cache_put_caller");
+static INVALIDATE: Script = script!("cache_invalidate_caller");
 
 /// The token cache in the store, which all servers share.
 #[derive(Clone)]
@@ -82,8 +82,8 @@ impl SharedCache {
         self.store.is_sharded()
     }
 
-    /// Reads the entry of a token. Returns `None` for an entry without a valid signature or older
-    /// than its lifetime: a third party wrote it.
+    /// Reads the entry of a token. Returns `None` for an entry that another program wrote: one
+    /// without a valid signature, or older than its lifetime.
     pub(super) async fn get(&self, hash: &TokenHash, key: &CacheKey) -> Result<Option<CacheEntry>, StoreError> {
         if self.is_apart_from_locks() && !self.store.is_accounts_node_connected() {
             return Err(StoreError::NotSent("the Redis node with the token cache is unreachable".into()));
@@ -93,7 +93,8 @@ impl SharedCache {
         if reply.status() != "found" {
             return Ok(None);
         }
-        // An entry of another version may be unreadable; the caller reads the database instead.
+        // Another version may have written an entry that this one cannot parse. The token cache then
+        // queries the database.
         let entry = read_entry(&reply, hash, key);
         if entry.is_none() {
             counter!("lockable_token_cache_rejected_total").increment(1);
@@ -118,7 +119,7 @@ impl SharedCache {
         self.store.eval(&PUT, &keys, &args).await.map(drop)
     }
 
-    /// Returns the number of the last change that was invalidated here.
+    /// Returns the number of the last change whose accounts were invalidated in the store.
     pub(super) async fn last_invalidated(&self) -> Result<i64, StoreError> {
         self.run_invalidation("nothing", 0, "", None, &[]).await.map(|(revision, _)| revision)
     }
@@ -190,8 +191,8 @@ impl CacheEntry {
     /// Maximum clock difference between two servers.
     const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
 
-    /// Whether the entry is within its lifetime: whoever can write to Redis could restore an old
-    /// one.
+    /// Whether the entry is within its lifetime. Its signature does not prove that: a writer to
+    /// Redis could store an old entry again.
     fn is_unexpired(&self) -> bool {
         let [ttl, skew] = [SharedCache::ENTRY_TTL, Self::CLOCK_SKEW_MAX].map(|time| time.as_millis() as i64);
         let age = now_ms().saturating_sub(self.read_at);
@@ -284,7 +285,7 @@ pub(super) mod tests {
         assert!(!at(day_ms + 600_000) && !at(-600_000) && !at(i64::MIN / 2));
     }
 
-    /// A change of `others` other accounts and of `accounts`.
+    /// A change of `accounts`, and of this number of other accounts.
     fn change(seq: i64, others: usize, accounts: &[AccountId]) -> ChangeSet {
         let others = (0..others).map(|n| AccountId(Uuid::from_u128(n as u128)));
         ChangeSet { seq, accounts: others.chain(accounts.iter().copied()).collect(), plans: false }
@@ -303,14 +304,14 @@ pub(super) mod tests {
         cache.invalidate(&change(5, 2 * SharedCache::INVALIDATION_BATCH, &[caller.account])).await.unwrap();
         assert!(!is_cached().await);
         cache.put(&hash, 4, &caller).await.unwrap();
-        assert!(!is_cached().await, "read before the change that was forgotten");
+        assert!(!is_cached().await, "the entry is older than the invalidated change");
         cache.put(&hash, 5, &caller).await.unwrap();
         assert!(is_cached().await);
 
         cache.invalidate(&ChangeSet { seq: 6, plans: true, ..ChangeSet::default() }).await.unwrap();
-        assert!(!is_cached().await, "a plan has changed, and with it everything");
+        assert!(!is_cached().await, "a change of a plan invalidates every entry");
         cache.put(&hash, 5, &caller).await.unwrap();
-        assert!(!is_cached().await, "read before the plan changed");
+        assert!(!is_cached().await, "the entry is older than the change of the plan");
         assert_eq!(cache.last_invalidated().await.unwrap(), 6);
     }
 
@@ -339,7 +340,7 @@ pub(super) mod tests {
         cache.invalidate(&change(3, SharedCache::FLOORS_MAX + 1, &[])).await.unwrap();
         let others = (0..SharedCache::FLOORS_MAX).map(|n| AccountId(Uuid::from_u128(1 << 64 | n as u128)));
         cache.invalidate(&ChangeSet { seq: 4, accounts: others.collect(), plans: false }).await.unwrap();
-        assert!(!is_cached(&cache, &early_hash, &early).await, "the floor has risen to a change after it was read");
+        assert!(!is_cached(&cache, &early_hash, &early).await, "the floor is newer than the entry");
         let floors = cache.store().key(ACCOUNTS_TAG, "floors", "");
         let reply = cache.store().eval(&COUNT, &[&floors], &[]).await.unwrap();
         assert_eq!(reply.status(), SharedCache::FLOORS_MAX.to_string());

@@ -40,7 +40,7 @@ pub struct Scopes {
 
 /// The requested lease is outside the plan's range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the plan {plan:?} has leases from {min} to {max}")]
+#[error("the plan {plan:?} allows leases from {min} to {max}")]
 pub struct LeaseOutOfRange {
     pub plan: String,
     pub min: Lease,
@@ -53,7 +53,7 @@ pub struct LeaseOutOfRange {
 pub enum NamespaceDenied {
     #[error("the account has no namespace {0:?}")]
     NotItsOwn(String),
-    #[error("the plan {0:?} has no private namespaces, and this token is for one")]
+    #[error("the default namespace of the token is private, but the plan {0:?} has no private namespaces")]
     NotInPlan(String),
 }
 

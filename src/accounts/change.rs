@@ -118,8 +118,8 @@ impl fmt::Display for Actor {
     }
 }
 
-/// Milliseconds since 1970, by the wall clock. These times are for display; they decide only on the
-/// expiry of sessions, links and rotated tokens.
+/// Milliseconds since 1970, by the wall clock. These times are for display; only the expiry of
+/// sessions, links and rotated tokens depends on them.
 pub(super) fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }

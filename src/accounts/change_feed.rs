@@ -53,7 +53,7 @@ impl TokenCache {
                 _ = poll.tick() => {
                     let round = timeout(ROUND_TIMEOUT, self.catch_up(&mut position)).await;
                     let outcome = round.unwrap_or_else(|_| Err("timed out".into()));
-                    // Log the begin and the end of a failure only.
+                    // Log only when a failure begins and when it ends.
                     match (&outcome, is_failing) {
                         (Err(error), false) => tracing::warn!(error, "cannot follow account changes; revoked tokens may stay valid until the database is reachable"),
                         (Ok(()), true) => tracing::info!("following account changes again"),
@@ -83,15 +83,15 @@ impl TokenCache {
         }
     }
 
-    /// Invalidates the accounts that have changed since the last round.
+    /// Invalidates the cached entries of accounts that have changed since the last round.
     async fn catch_up(&self, position: &mut FeedPosition) -> Result<(), String> {
         let (since, newest) = self.since(position).await?;
-        // Read after the store's number: a smaller number here proves that the database has lost
-        // changes.
+        // Read this after the store's number. If it is smaller, the database has lost changes.
         let last = measured("last_change", self.database.last_change()).await.map_err(|error| error.to_string())?;
         let changes = if last < newest {
-            // The database was probably restored from a backup. The number must rise for changes to
-            // be noticed, and entries from lost changes are wrong.
+            // The database was probably restored from a backup. Raise its counter above all numbers
+            // that servers have seen, or they would miss the next changes. Entries that were read
+            // before the restore are wrong.
             tracing::warn!(
                 last,
                 newest,
@@ -105,13 +105,13 @@ impl TokenCache {
             position.seen = Some(last);
             return Ok(());
         };
-        let (seq, forgotten) = (changes.seq, self.shared.invalidate(&changes).await);
-        // Memory is invalidated after the store, from which it would be filled again; also after a
-        // failure there, which is retried.
+        let (seq, invalidated) = (changes.seq, self.shared.invalidate(&changes).await);
+        // Invalidate memory after the store: a request could otherwise copy an outdated entry from
+        // the store back into memory. Invalidate it even if the store failed; the next round retries.
         if changes.plans || !changes.accounts.is_empty() {
             self.invalidate_changed(changes.plans, move |account| changes.accounts.contains(account));
         }
-        let before = forgotten.map_err(|error| error.to_string())?;
+        let before = invalidated.map_err(|error| error.to_string())?;
         // A failover of the store since the last check may have lost earlier invalidations.
         position.seen = Some(if before < since { before } else { seq });
         self.set_last_change(seq);
@@ -127,15 +127,15 @@ impl TokenCache {
             position.rounds -= 1;
             return Ok((seen, seen));
         }
-        let forgotten = self.shared.last_invalidated().await.map_err(|error| error.to_string())?;
+        let invalidated = self.shared.last_invalidated().await.map_err(|error| error.to_string())?;
         position.rounds = ROUNDS_BETWEEN_CHECKS;
         match position.seen {
-            Some(seen) => Ok((seen.min(forgotten), seen.max(forgotten))),
+            Some(seen) => Ok((seen.min(invalidated), seen.max(invalidated))),
             None => {
-                // Another server may have invalidated entries in the store that this one has read
-                // before it subscribed.
+                // This server may have read entries from the store before it subscribed, and another
+                // server may have invalidated them since.
                 self.invalidate_changed(true, |_| true);
-                Ok((forgotten, forgotten))
+                Ok((invalidated, invalidated))
             }
         }
     }

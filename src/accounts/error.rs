@@ -14,25 +14,25 @@ pub enum AccountsError {
     Email(String),
     #[error(transparent)]
     Password(#[from] PasswordError),
-    #[error("plan {plan:?} has leases from {min} to {max}, not {lease}")]
+    #[error("the plan {plan:?} allows leases from {min} to {max}, not {lease}")]
     Lease { plan: String, min: Lease, max: Lease, lease: Lease },
-    #[error("plan {0:?} has no private namespaces")]
+    #[error("the plan {0:?} has no private namespaces")]
     NoPrivateNamespaces(String),
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
     #[error("an account has at most {max} {what}")]
     TooMany { what: &'static str, max: u64 },
-    #[error("plan {plan:?} allows {max} active tokens; revoke an unused one")]
+    #[error("the plan {plan:?} allows {max} active tokens; revoke an unused one")]
     TooManyTokens { plan: String, max: u64 },
     #[error(
-        "{max} tokens of the account already expire within the hour; rotate this one without a grace period, or later"
+        "{max} rotated tokens of the account are still valid; revoke this one now, or rotate it when they have expired"
     )]
     TooManyExpiring { max: u64 },
     #[error("namespace {namespace:?} is the default of {tokens} tokens; revoke them first")]
     InUse { namespace: String, tokens: u64 },
     #[error("no server of this database answered within {} s; check that a server is running", .0.as_secs())]
     NoServer(Duration),
-    #[error("a server failed to carry out the command: {0}")]
+    #[error("the server failed to execute the command: {0}")]
     Server(String),
     #[error("the session has ended; sign in again")]
     SessionEnded,

@@ -16,8 +16,8 @@ use crate::{
 /// Rows per page.
 const PAGE_ROWS: i64 = 500;
 
-/// Time limit for a stopping server to write all its grants: there may be 100,000, and no request
-/// waits for them.
+/// Time limit for a stopping server to write all its grants. It is long, because there may be 100,000
+/// grants and no request waits for them.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Only the process of the current epoch may write grants: the statement locks the epoch's row, so
@@ -40,8 +40,9 @@ const SELECT_PAGE: &str = "SELECT lock_key, fence, seq, expires_at, record FROM 
     AND NOT EXISTS (SELECT 1 FROM journal AS later WHERE later.lock_key = entry.lock_key AND later.fence > entry.fence) \
     ORDER BY lock_key LIMIT $4";
 
-/// A store with all locks in one hash slot and a store that spreads them over many succeed each
-/// other; grants of the other may be unexpired, so the epoch is not the first.
+/// `other_ms`: an installation can move from a single Redis (all locks in one hash slot) to a cluster
+/// (many slots), or back. Grants of the former store may not have expired yet, so the first epoch of
+/// the new slots is treated like a later one.
 const EPOCH: &str = "SELECT epoch, founded, short_ms, handed_over, last_fence, last_before, \
     (SELECT MAX(other.short_ms) FROM stores AS other WHERE (other.tag = $2) <> ($1 = $2)) AS other_ms \
     FROM stores WHERE tag = $1";
@@ -205,7 +206,7 @@ impl Database {
             return Ok(EpochStart::Behind { epoch_us: entered_us as u64 });
         }
         let entered = if number("handed_over")? != 0 {
-            // Cleared on first use: this process's own grants are not written yet.
+            // Clear the mark of the hand-over: the grants of the new process are not written yet.
             sqlx::query("UPDATE stores SET handed_over = 0 WHERE tag = $1")
                 .bind(epoch.tag)
                 .execute(&mut *transaction)
@@ -215,7 +216,8 @@ impl Database {
             let last_fence = number("last_before")? as u64;
             let short =
                 |ms: i64| EpochStart::MayHaveGrants { journal_above: Duration::from_millis(ms as u64), last_fence };
-            // Without a row, the database may have lost it; the store knows whether it is new.
+            // A missing row is no proof of a first epoch, because the database may have lost it. The
+            // epoch is the first only if the store is new, too.
             match (
                 number("founded")? == entered_us && epoch.founded_us == epoch.epoch_us,
                 row.try_get::<Option<i64>, _>("other_ms")?,

@@ -66,8 +66,8 @@ impl Database {
     /// Time limit for a server's answer.
     pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
     const ANSWER_POLL: Duration = Duration::from_millis(50);
-    /// Maximum age of a claimable request about one lock: the operator does not wait longer. Clocks
-    /// may differ by a part of it.
+    /// Maximum age of a request about one lock that a server claims. Longer than the operator waits,
+    /// because the clocks of the operator's machine and of the server may differ.
     const VALID_MS: i64 = 60_000;
     /// Lifetime of requests that were not removed.
     const REQUEST_TTL_MS: i64 = 24 * 3_600_000;
@@ -77,7 +77,7 @@ impl Database {
     /// Sends a request to the servers and waits for an answer.
     ///
     /// # Errors
-    /// If no server answers in time. No server carries it out later.
+    /// If no server answers in time. No server executes the request later.
     pub async fn call_server(&self, request: &OperatorRequest) -> Result<OperatorAnswer, AccountsError> {
         let mut change = self.change(Actor::Operator).await?;
         let id = change.add_operator_request(request).await?;

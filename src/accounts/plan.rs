@@ -37,7 +37,7 @@ pub struct PlanChange {
 }
 
 impl Plan {
-    /// Minimum of a plan's lease range: shorter leases expire between a request and its answer.
+    /// Minimum of a plan's lease range: a shorter lease could expire before the response arrives.
     pub const LEASE_MIN: Lease = Lease::from_ms(100);
     /// Maximum of a plan's lease range.
     pub const LEASE_MAX: Lease = Lease::from_secs(30 * 24 * 3600);
@@ -64,17 +64,23 @@ impl Plan {
         let Rate { per_second, burst } = self.rate;
         let (shortest, longest) = (Self::LEASE_MIN, Self::LEASE_MAX);
         let complaint = if !(1..=Rate::PER_SECOND_MAX).contains(&per_second) {
-            format!("a rate of {per_second}; it is 1 to {}", Rate::PER_SECOND_MAX)
+            format!("a rate of {per_second}; the allowed range is 1 to {}", Rate::PER_SECOND_MAX)
         } else if !(1..=Rate::BURST_MAX).contains(&burst) {
-            format!("a burst of {burst}; it is 1 to {}", Rate::BURST_MAX)
+            format!("a burst of {burst}; the allowed range is 1 to {}", Rate::BURST_MAX)
         } else if self.lease_min < shortest || longest < self.lease_max {
-            format!("leases from {} to {}; they are {shortest} to {longest}", self.lease_min, self.lease_max)
+            format!(
+                "leases from {} to {}; the allowed range is {shortest} to {longest}",
+                self.lease_min, self.lease_max
+            )
         } else if self.lease_default < self.lease_min || self.lease_max < self.lease_default {
-            format!("a lease of {} when its range is {} to {}", self.lease_default, self.lease_min, self.lease_max)
+            format!(
+                "a default lease of {} outside its range of {} to {}",
+                self.lease_default, self.lease_min, self.lease_max
+            )
         } else if self.locks_max.max(self.waiters_max) > Self::COUNT_MAX {
-            format!("more than {} locks or waiters", Self::COUNT_MAX)
+            format!("more than {} locks or waiting requests", Self::COUNT_MAX)
         } else if !(1..=Self::TOKENS_MAX).contains(&self.tokens_max) {
-            format!("{} tokens; it has 1 to {}", self.tokens_max, Self::TOKENS_MAX)
+            format!("{} tokens; the allowed range is 1 to {}", self.tokens_max, Self::TOKENS_MAX)
         } else {
             return Ok(());
         };
@@ -114,7 +120,7 @@ impl Database {
         rows.iter().map(Plan::read).collect()
     }
 
-    /// Changes the limits of a plan. All its accounts have them within one second.
+    /// Changes the limits of a plan. They apply to all accounts of the plan within one second.
     ///
     /// # Errors
     /// If the plan does not exist, or a value is out of range.

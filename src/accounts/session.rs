@@ -42,7 +42,7 @@ impl Session {
     /// Resolution of the last use of a session.
     const SEEN_RESOLUTION_MS: i64 = 60_000;
 
-    /// Returns the actor of changes in this session.
+    /// Returns the actor that the audit log records for changes in this session.
     pub fn actor(&self) -> Actor {
         Actor::Session(self.id)
     }

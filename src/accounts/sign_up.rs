@@ -23,9 +23,9 @@ impl Database {
     /// Maximum validity of a link.
     pub const LINK_VALID_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-    /// Creates an account with a password, unless the e-mail address has one. The caller cannot
-    /// tell: both cases take as long and look the same. The owner of an existing account finds the
-    /// attempt in the audit log.
+    /// Creates an account with a password, unless the e-mail address already has an account. The
+    /// result and the duration are the same in both cases, so that they do not reveal accounts. The
+    /// audit log of an existing account records the attempt.
     ///
     /// # Errors
     /// If the e-mail address is invalid, the password is rejected, or the plan does not exist.

@@ -10,11 +10,11 @@ use tokio::sync::Notify;
 
 use crate::lock::AccountId;
 
-/// The accounts whose changes requests of this server subscribe to.
+/// The accounts with subscribers among the requests of this server.
 #[derive(Default)]
 pub(super) struct AccountSubscriptions(Mutex<HashMap<AccountId, Topic>>);
 
-/// An account, and how many requests subscribe to it.
+/// The change counter of an account, and the number of its subscribers.
 struct Topic {
     feed: Arc<Feed>,
     subscribers: usize,
@@ -61,7 +61,7 @@ impl Subscription {
         self.feed.changes.load(Ordering::SeqCst)
     }
 
-    /// Waits for a change after the first `seen`.
+    /// Waits until the number of changes differs from `seen`.
     pub async fn changed(&self, seen: u64) {
         loop {
             // Created before the comparison: from here on no notification is lost.

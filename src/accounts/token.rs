@@ -67,7 +67,7 @@ impl Token {
         Self(Uuid::new_v4())
     }
 
-    /// Parses a token in the hyphenated form of a UUID; `None` if it is none.
+    /// Parses a token in the hyphenated form of a UUID; `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         // Other text forms of UUIDs would give one token several spellings.
         let is_hyphenated = text.len() == 36;

@@ -31,7 +31,7 @@ use crate::{lock::AccountId, store::Store};
 /// them from its memory. No reader can restore an invalidated entry:
 ///
 /// - in the store, an entry carries the number of the last change before it was read, and
-///   `account_keep.lua` rejects an entry from before the last invalidation;
+///   `cache_put_caller.lua` rejects an entry from before the last invalidation;
 /// - in memory, each invalidation begins a new generation. A result that was read in an older
 ///   generation answers only the requests of that generation and is not cached.
 ///
@@ -78,7 +78,7 @@ pub enum TokenLookupError {
 }
 
 impl TokenCache {
-    /// Maximum number of valid and of invalid tokens in memory.
+    /// Maximum number of valid tokens in memory, and of invalid ones.
     pub const CALLERS_MAX: u64 = 100_000;
     pub const INVALID_TOKENS_MAX: u64 = 10_000;
     /// Lifetime of entries in memory.
@@ -197,8 +197,8 @@ impl TokenCache {
             // Cannot happen: closures are supported. Dropping all entries is safe.
             self.callers.invalidate_all();
         }
-        // Begin another generation: a request of the one above may have received an entry that was
-        // about to be dropped.
+        // Increment again: between the first increment and the invalidation, a request may have read
+        // an outdated entry and recorded it with the new generation.
         self.generation.fetch_add(1, Ordering::SeqCst);
         self.subscriptions.publish(|account| has_changed(account));
     }
@@ -233,7 +233,7 @@ impl TokenCache {
                 self.callers.invalidate(&hash).await;
                 self.invalid_tokens.invalidate(&hash).await;
             }
-            // A lookup that began before the change answered this request: look up again.
+            // This request shared a lookup that had begun before the change: look up again.
             if read >= started_in {
                 return found.map(|cached| cached.caller);
             }

@@ -34,7 +34,7 @@ pub(super) struct AccountView<'a> {
     token: TokenView<'a>,
     locks_held: u64,
     requests_waiting: u64,
-    /// Earliest time at which all locks can be granted during a recovery; omitted otherwise.
+    /// During a recovery: the earliest time at which all locks can be granted. Omitted otherwise.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_rfc_3339")]
     #[schema(value_type = Option<String>, format = DateTime)]
     recovering_until: Option<Timestamp>,
@@ -67,7 +67,7 @@ pub(super) struct TokenView<'a> {
 #[utoipa::path(
     get,
     path = "/v1/account",
-    tag = "looking",
+    tag = "inspection",
     summary = "Inspect the account",
     description = "Returns the plan, the namespaces and the usage of the account.",
     responses((status = 200, description = "Account", body = AccountView<'static>), Problems),

@@ -4,6 +4,7 @@ use axum::{
     http::{HeaderValue, header},
     response::Response,
 };
+use tokio::sync::Notify;
 
 use super::{
     caller::{Authorized, CanLock},
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     app::App,
     lock::{AcquireOutcome, Info, Lease, LockName, Refusal, TokenEnd},
-    locks::{AcquireRequest, Claimant, LockKey, WithRate},
+    locks::{AcquireRequest, Claimant, LockKey, UnconfirmedOutcome, WithRate},
 };
 
 /// The `Retry-After` at the plan's limit of locks or queued requests: the server cannot predict when one
@@ -37,8 +38,8 @@ const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(1);
         description = "Parameters that are not in the query string"
     ),
     responses(
-        (status = 200, description = "`true` or `false` in `response`", body = AcquireAnswer),
-        (status = 423, description = "`false`, for a request with `strict=true`", body = AcquireAnswer),
+        (status = 200, description = "`response` is `true` if the lock was acquired, else `false`", body = AcquireAnswer),
+        (status = 423, description = "`response` is `false`; only for a request with `strict=true`", body = AcquireAnswer),
         Problems,
         BodyProblems,
     ),
@@ -50,7 +51,7 @@ pub(super) async fn acquire(
     name: LockName,
     params: AcquireParams,
 ) -> Result<Response, Problem> {
-    // Destructured: moving whole fields on would store them twice while the request waits.
+    // Destructured: the future would otherwise contain the parameters twice while the request waits.
     let AcquireParams { namespace, owner, lease, wait, note, strict } = params;
     let namespace = caller.namespace(namespace.as_deref())?;
     let account = caller.account();
@@ -96,7 +97,8 @@ pub(super) async fn acquire(
     })
 }
 
-/// Acquires the lock, and waits for it up to `wait`, while the client stays connected.
+/// Acquires the lock, and waits for it up to `wait`, while the client stays connected. The connection
+/// confirms a grant to a client that has closed its sending side.
 pub(super) async fn acquire_or_wait(
     app: &App,
     connection: &Connection,
@@ -108,15 +110,24 @@ pub(super) async fn acquire_or_wait(
         let cap = Lease::from_ms(app.wait_max.as_millis() as u64);
         return Err(malformed(format!("the parameter \"wait\" is malformed: it is longer than the limit of {cap}")));
     }
-    let answer: WithRate<AcquireOutcome> = if wait.is_zero() {
+    let unconfirmed = if wait.is_zero() {
         // Receiving the body may have taken long enough for the account to change.
         if caller.is_outdated(app) {
             Box::pin(caller.check_again(app)).await?;
         }
-        app.locks.acquire(request).await?
+        app.locks.acquire_unconfirmed(request).await?
     } else {
         caller.extend_deadline(wait);
         wait_for(app, connection, caller, request, wait).await?
+    };
+    let answer: WithRate<AcquireOutcome> = if unconfirmed.has_grant() && connection.is_half_closed() {
+        let (answer, revert) = unconfirmed.confirm_later();
+        if let Some(revert) = revert {
+            connection.set_unconfirmed_grant(revert);
+        }
+        answer
+    } else {
+        unconfirmed.confirm()
     };
     let acquired = caller.record_rate(answer);
     if matches!(&acquired, AcquireOutcome::Refused(refusal) if !matches!(refusal, Refusal::RateLimited { .. })) {
@@ -125,25 +136,34 @@ pub(super) async fn acquire_or_wait(
     Ok(acquired)
 }
 
-async fn wait_for(
-    app: &App,
+async fn wait_for<'a>(
+    app: &'a App,
     connection: &Connection,
     caller: &Authorized<CanLock>,
-    request: &AcquireRequest,
+    request: &'a AcquireRequest,
     wait: Duration,
-) -> Result<WithRate<AcquireOutcome>, Problem> {
+) -> Result<UnconfirmedOutcome<'a>, Problem> {
     let recheck = Recheck::begin(app, caller, request).await?;
+    let queued = Notify::new();
     let waiting = async {
-        let waited = app.locks.acquire_waiting(request, wait, &app.draining).await?;
+        let waited = app.locks.acquire_waiting(request, wait, &app.draining, &queued).await?;
         if waited.has_grant() {
             recheck.confirm().await?;
         }
-        Ok(waited.confirm())
+        Ok(waited)
+    };
+    // Until the request is queued, the server can answer a client that has closed its sending side.
+    let closed = async {
+        queued.notified().await;
+        connection.client_closed().await;
     };
     tokio::select! {
         // Biased: a grant to a disconnected client or a revoked token must be dropped, which reverts it.
         biased;
-        () = connection.client_closed() => Err(Problem::new(ProblemKind::ClientGone, "the client closed the connection while its request waited")),
+        () = closed => Err(Problem::new(
+            ProblemKind::ClientGone,
+            "the client closed its connection or its sending side while its request waited; keep both open",
+        )),
         problem = recheck.refusal() => Err(problem),
         answer = waiting => answer,
     }

@@ -30,8 +30,8 @@ struct Readiness {
     /// The server is stopping.
     leaving: bool,
     /// The state of the lock store. During a recovery the server stays ready, because it must serve
-    /// heartbeats and releases. It is not ready while the store is unreachable, or while the database
-    /// names another store or has not confirmed this one yet.
+    /// heartbeats and releases. It is not ready while the store is unreachable, while the database
+    /// names another store, or before the server has compared its store with the database.
     locks: &'static str,
     /// The remaining time of the recovery.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -27,8 +27,8 @@ use crate::{
     locks::{RenewedLease, WithRate},
 };
 
-/// A caller whose token has the privilege `P`, and whose request is charged to the account's rate, or
-/// will be by the script that serves it. A handler declares the privilege that it needs by this type.
+/// A caller with the privilege `P`, which the handler declares by this type. The request is already
+/// charged to the account's rate, or the script that serves it charges it.
 pub(super) struct Authorized<P> {
     cache: Arc<ConnectionCache>,
     rate_class: RateClass,
@@ -90,7 +90,7 @@ impl<P: Privilege> Authorized<P> {
         let now = context.start.into_std();
         let cache = match connection.and_then(|connection| cached(headers, connection, app, now)) {
             Some(cache) => cache,
-            // Boxed: most requests are cached, and the future would enlarge that of every request.
+            // Boxed: rarely used, and its future would enlarge the future of every request.
             None => Box::pin(authenticate(headers, connection, &context, app)).await?,
         };
         let charge = match app.account_rates.admit(cache.limiter(rate_class)).await? {
@@ -209,7 +209,7 @@ impl<P> Authorized<P> {
         self.context.extend_deadline(wait);
     }
 
-    /// The problem for a request that a script refused for its rate.
+    /// The problem for a request that a script rejected because the account's rate is used up.
     pub(super) fn rate_limited(&self, app: &App, retry_after: Duration) -> Problem {
         let rate_status = self.cache.limiter(self.rate_class).rate_status(Instant::now());
         self.set_rate_status(rate_status, Some(retry_after));

@@ -51,7 +51,7 @@ impl ConnectionCache {
         }
     }
 
-    /// The time of the lookup, less than [`Self::TTL`] before the last use of the token.
+    /// The time of the lookup, which is less than [`Self::TTL`] before the actual last use of the token.
     pub(super) fn last_used(&self) -> Instant {
         self.expires.checked_sub(Self::TTL).unwrap_or(self.expires)
     }
@@ -61,7 +61,8 @@ impl ConnectionCache {
         self.generation != token_cache.generation() || self.caller.is_expired()
     }
 
-    /// Whether a request with this only `Authorization` header is of the same caller, without changes.
+    /// Whether this header, the only `Authorization` header of a request, equals the cached one, and
+    /// the entry is not outdated.
     pub(super) fn matches(&self, authorization: &HeaderValue, token_cache: &TokenCache, now: Instant) -> bool {
         self.authorization.as_deref() == Some(authorization.as_bytes())
             && now < self.expires

@@ -26,8 +26,8 @@ use crate::{
         description = "Parameters that are not in the query string"
     ),
     responses(
-        (status = 200, description = "`true` or `false` in `response`", body = HeartbeatAnswer),
-        (status = 423, description = "`false`, for a request with `strict=true`", body = HeartbeatAnswer),
+        (status = 200, description = "`response` is `true` if the lease was extended, else `false`", body = HeartbeatAnswer),
+        (status = 423, description = "`response` is `false`; only for a request with `strict=true`", body = HeartbeatAnswer),
         Problems,
         BodyProblems,
     ),

@@ -43,7 +43,7 @@ pub(super) struct HeldView<'a> {
 #[utoipa::path(
     get,
     path = "/v1/locks",
-    tag = "looking",
+    tag = "inspection",
     summary = "List the account's held locks",
     description = "Returns the locks in the order of their expiry. A lock that is renewed between two requests may be on both pages. Every 20 locks read are charged as one request. A page ends early when the rate is used up or when the prefix matches few locks; continue with `next_cursor`.",
     params(ListParams),

@@ -35,10 +35,10 @@ pub(super) struct LockView<'a> {
     holder: Option<HolderView<'a>>,
     /// Number of queued requests.
     waiting: u64,
-    /// Position of the parameter `owner` in the queue, from 1; omitted if it is not queued.
+    /// Queue position of the owner in the parameter `owner`, counted from 1; omitted if it is not queued.
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<u64>,
-    /// Earliest time of the next grant during a recovery; omitted otherwise.
+    /// During a recovery: the earliest time of the next grant. Omitted otherwise.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_rfc_3339")]
     #[schema(value_type = Option<String>, format = DateTime)]
     recovering_until: Option<Timestamp>,
@@ -78,7 +78,7 @@ impl<'a> HolderView<'a> {
 #[utoipa::path(
     get,
     path = "/v1/locks/{name}",
-    tag = "looking",
+    tag = "inspection",
     summary = "Inspect a lock",
     description = "Returns whether the lock is held, its holder and the length of its queue. Only callers of the holder's account get the holder.",
     params(("name" = String, Path, description = "Lock name, at most 200 bytes", example = "deploy-prod"), InspectParams),
@@ -111,11 +111,11 @@ pub(super) async fn inspect(
 #[utoipa::path(
     delete,
     path = "/v1/locks/{name}",
-    tag = "looking",
+    tag = "inspection",
     summary = "Break a lock",
     description = "Ends the current grant of the account; with `fencing_token` only the grant with this token. Needs the scope `manage`, and is recorded in the audit log. The lock passes to the first waiter.",
     params(("name" = String, Path, description = "Lock name, at most 200 bytes", example = "deploy-prod"), BreakParams),
-    responses((status = 200, description = "`true` or `false` in `response`", body = BreakAnswer), Problems),
+    responses((status = 200, description = "`response` is `true` if the grant was ended, else `false`", body = BreakAnswer), Problems),
 )]
 pub(super) async fn break_lock(
     State(app): State<Arc<App>>,

@@ -58,9 +58,8 @@ use crate::app::App;
     ),
     tags(
         (name = "locks", description = "Acquire, renew and release locks"),
-        (name = "looking", description = "Inspect locks and the account, and break a lock"),
-        (name = "terraform", description = "Locking for Terraform's `http` backend. The routes also accept LOCK and \
-                                            UNLOCK, which OpenAPI cannot describe, like POST and DELETE"),
+        (name = "inspection", description = "Inspect locks and the account, and break a lock"),
+        (name = "terraform", description = "Lock the state of Terraform and OpenTofu"),
     ),
     security(("token" = []), ("bearer" = [])),
     modifiers(&SecuritySchemes, &PostAsGet, &OneOfToAnyOf),
@@ -193,7 +192,7 @@ pub fn description(app: &App) -> &'static Value {
 /// `GET /openapi.json`.
 pub(super) async fn openapi(State(app): State<Arc<App>>, extensions: Extensions, headers: HeaderMap) -> Json<Value> {
     let mut api = description(&app).clone();
-    // Relative to the document's URL if the request has no usable Host field.
+    // Relative to the document's URL if the request has no usable Host header.
     let url = origin(&app, &extensions, &headers).unwrap_or_else(|| "/".into());
     if let Some(api) = api.as_object_mut() {
         api.insert("servers".into(), json!([{ "url": url }]));

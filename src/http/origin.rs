@@ -13,8 +13,8 @@ pub fn is_secure(app: &App, extensions: &Extensions, headers: &HeaderMap) -> boo
     app.pages.is_https || (is_from_proxy && forwarded == Some("https"))
 }
 
-/// The server's public URL without a final slash: the configured one, or that of the request, if its
-/// field Host is valid.
+/// The server's public URL without a final slash: the configured one, otherwise the one from the Host
+/// header of the request, if that header is valid.
 pub fn origin(app: &App, extensions: &Extensions, headers: &HeaderMap) -> Option<String> {
     if let Some(origin) = &app.pages.origin {
         return Some(origin.clone());

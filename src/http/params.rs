@@ -29,8 +29,8 @@ pub(super) struct AcquireParams {
     #[schema(value_type = Option<String>)]
     #[param(value_type = Option<String>)]
     pub owner: Option<Owner>,
-    /// Time until the grant expires unless renewed: seconds, or a number with `ms`, `s`, `m`, `h` or `d`. A lease outside
-    /// the plan's range gets 403.
+    /// Time until the grant expires unless renewed: seconds, or a number with `ms`, `s`, `m`, `h` or `d`. A lease
+    /// outside the plan's range gets 403.
     #[schema(value_type = Option<String>, example = "90s")]
     #[param(value_type = Option<String>, example = "90s")]
     pub lease: Option<Lease>,
@@ -60,8 +60,8 @@ pub(super) struct HeartbeatParams {
     #[schema(value_type = Option<String>)]
     #[param(value_type = Option<String>)]
     pub owner: Option<Owner>,
-    /// Time until the grant expires unless renewed: seconds, or a number with `ms`, `s`, `m`, `h` or `d`. A lease outside
-    /// the plan's range gets 403.
+    /// Time until the grant expires unless renewed: seconds, or a number with `ms`, `s`, `m`, `h` or `d`. A lease
+    /// outside the plan's range gets 403.
     #[schema(value_type = Option<String>, example = "30s")]
     #[param(value_type = Option<String>, example = "30s")]
     pub lease: Option<Lease>,
@@ -128,8 +128,8 @@ pub(super) struct TerraformParams {
     /// Namespace of the lock: "public" or a private namespace of the account. Any other gets 403.
     #[param(example = "public")]
     pub namespace: Option<String>,
-    /// Time until the grant expires unless renewed: seconds, or a number with `ms`, `s`, `m`, `h` or `d`. A lease outside
-    /// the plan's range gets 403.
+    /// Time until the grant expires unless renewed: seconds, or a number with `ms`, `s`, `m`, `h` or `d`. A lease
+    /// outside the plan's range gets 403.
     #[param(value_type = Option<String>, example = "30s")]
     pub lease: Option<Lease>,
     /// Longest time to wait in the queue.

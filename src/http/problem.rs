@@ -50,7 +50,7 @@ struct ProblemKindInfo {
 
 problem_kinds! {
     MalformedRequest BAD_REQUEST "malformed-request" "Malformed request"
-        "The header fields of the request are ambiguous: another server or proxy could read them differently. Send exactly one Host field over HTTP/1.1, and a body either with Content-Length or with the transfer coding \"chunked\"."
+        "The headers of the request are ambiguous: another server or proxy could read them differently. Send exactly one Host header over HTTP/1.1, and a body either with Content-Length or with the transfer coding \"chunked\"."
     MalformedName BAD_REQUEST "malformed-name" "Malformed lock name"
         "The lock name in the path is not valid. A name has 1 to 200 bytes of UTF-8, percent-encoded in the path. It contains no control characters, no invisible characters and no characters that reorder text, and does not begin or end with white space. It may contain \"/\", but no segment may be empty, \".\" or \"..\"."
     MalformedParameter BAD_REQUEST "malformed-parameter" "Malformed parameter"
@@ -68,13 +68,13 @@ problem_kinds! {
     NamespaceDenied FORBIDDEN "namespace-denied" "Not a namespace of this account"
         "The account has no namespace of this name, or its plan has no private namespaces. Use \"public\" or a private namespace of the account."
     PrefetchRefused FORBIDDEN "prefetch-refused" "Prefetches are refused"
-        "A browser or proxy marked the request as a prefetch. A prefetch must not change a lock, so the server refused it. Send the request without the field Purpose or Sec-Purpose."
+        "A browser or proxy marked the request as a prefetch. A prefetch must not change a lock, so the server refused it. Send the request without the Purpose and Sec-Purpose headers."
     NotFound NOT_FOUND "not-found" "Not found"
         "The server has no route for this path. Check the URL; /openapi.json lists all routes of the API."
     MethodNotAllowed METHOD_NOT_ALLOWED "method-not-allowed" "Method not allowed"
-        "This route does not support the request's method. The field Allow lists the supported methods."
+        "This route does not support the request's method. The Allow header lists the supported methods."
     ClientGone REQUEST_TIMEOUT "client-gone" "Client disconnected"
-        "The client closed its connection while its request waited for a lock. The server reverted the request. This problem appears in the server's log only."
+        "The client closed its connection, or its sending side, while its request waited for a lock. The server reverted the request. Keep the sending side open until the response."
     BodyTooSlow REQUEST_TIMEOUT "body-too-slow" "Body not received in time"
         "The server did not receive the whole body within five seconds, and changed nothing. Retry."
     BodyTooLarge PAYLOAD_TOO_LARGE "body-too-large" "Body too large"
@@ -82,21 +82,21 @@ problem_kinds! {
     UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "unsupported-media-type" "Unsupported media type"
         "The server cannot parse a body of this media type. Send a form (application/x-www-form-urlencoded) or JSON (application/json)."
     RateLimited TOO_MANY_REQUESTS "rate-limited" "Too many requests"
-        "The account used up the request rate of its plan, which applies to all its tokens on all servers together. Heartbeats and releases have a separate rate of the same size. The fields RateLimit and RateLimit-Policy describe the current state. Retry after the time in Retry-After."
+        "The account used up the request rate of its plan, which applies to all its tokens on all servers together. Heartbeats and releases have a separate rate of the same size. The RateLimit and RateLimit-Policy headers describe the current state. Retry after the time in Retry-After."
     TooManyLocks TOO_MANY_REQUESTS "too-many-locks" "Too many locks held"
         "The account holds as many locks as its plan allows. Release locks, or wait until leases expire."
     TooManyWaiting TOO_MANY_REQUESTS "too-many-waiting" "Too many queued requests"
         "The account has as many queued requests as its plan allows. Retry later, or send the acquire without \"wait\": the server then answers at once."
-    TooManyChanges TOO_MANY_REQUESTS "too-many-changes" "Too many changes of the account"
-        "The account changed too often. Every break of a lock and every change on the account page adds a permanent row to the audit log, so an account may make 200 changes at once, and one every five seconds after that. Retry after the time in Retry-After."
+    TooManyChanges TOO_MANY_REQUESTS "too-many-changes" "Too many account changes"
+        "The account made too many changes. Every break of a lock and every change on the account page adds a permanent row to the audit log, so an account may make 200 changes at once, and one every five seconds after that. Retry after the time in Retry-After."
     TooManyFailures TOO_MANY_REQUESTS "too-many-failures" "Too many failed authentications"
         "Too many requests from this address had an invalid token, or one that the server could not look up in time. Tokens that the server has cached still work from this address. Correct the token, and retry after the time in Retry-After."
     TooManyLookups TOO_MANY_REQUESTS "too-many-lookups" "Too many new tokens at once"
         "The server looks up a limited number of tokens per client address at once, and the queue of this address is full. Tokens used within the last seconds are cached and still work. Retry after the time in Retry-After."
     Internal INTERNAL_SERVER_ERROR "internal" "Internal error"
-        "The server failed unexpectedly. It may or may not have carried out the request. Report the request id (X-Request-Id) to the operator, who finds the cause under this id in the server's log."
+        "The server failed unexpectedly. The request may have had its effect. Report the request id (X-Request-Id) to the operator, who finds the cause under this id in the server's log."
     Unavailable SERVICE_UNAVAILABLE "unavailable" "Temporarily unavailable"
-        "The server is overloaded, or could not reach the lock store or the account database in time. An acquire with this response leaves no lock behind; a heartbeat or a release may have been carried out. Retry after the time in Retry-After."
+        "The server is overloaded, or could not reach the lock store or the account database in time. An acquire with this response leaves no lock behind; a heartbeat or a release may have had its effect. Retry after the time in Retry-After."
 }
 
 /// Problem details (RFC 9457).
@@ -174,7 +174,7 @@ impl From<LocksError> for Problem {
             LocksError::Store(error) => error.into(),
             LocksError::Full => Self::unavailable("this server's limit of queued requests is reached; retry"),
             LocksError::Foreign => {
-                Self::unavailable("the database does not confirm the lock store of this server; retry")
+                Self::unavailable("this server has not verified its lock store against the account database; retry")
             }
             LocksError::Unsettled => {
                 Self::unavailable("the server is still restoring grants after a loss of data; retry")
@@ -206,10 +206,11 @@ impl From<BreakError> for Problem {
         match error {
             BreakError::Accounts(error) => error.into(),
             BreakError::Locks(error) => error.into(),
-            BreakError::TooOften { retry_after } => {
-                Self::new(ProblemKind::TooManyChanges, "this account broke or changed too much recently; retry later")
-                    .retry_after(retry_after)
-            }
+            BreakError::TooOften { retry_after } => Self::new(
+                ProblemKind::TooManyChanges,
+                "this account made too many changes or breaks recently; retry later",
+            )
+            .retry_after(retry_after),
             BreakError::Ended => Self::internal(),
         }
     }

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{accounts::Subscription, app::App, locks::AcquireRequest};
 
-/// Rechecks the caller of a queued request after every change of its account, so that a revoked token or
-/// a suspended account gets no grant.
+/// Checks the caller of a queued request again after every change of its account, so that a request with
+/// a revoked token, or of a suspended account, gets no grant.
 pub(super) struct Recheck<'a> {
     app: &'a App,
     caller: &'a Authorized<CanLock>,
@@ -31,7 +31,7 @@ impl<'a> Recheck<'a> {
     /// Subscribes to the changes of the caller's account.
     ///
     /// # Errors
-    /// When the account has changed since the first check, and the caller may not have the lock any more.
+    /// When the account has changed since the first check, and the caller has lost the right to the lock.
     pub(super) async fn begin(
         app: &'a App,
         caller: &'a Authorized<CanLock>,
@@ -47,14 +47,14 @@ impl<'a> Recheck<'a> {
         Ok(recheck)
     }
 
-    /// Waits until the caller may not have the lock any more, and returns the problem.
+    /// Waits until the caller loses the right to the lock, and returns the problem.
     pub(super) async fn refusal(&self) -> Problem {
         loop {
             tokio::select! {
                 () = self.subscription.changed(self.checked()) => {}
                 () = self.expiry() => {}
             }
-            // Boxed: the future would enlarge every queued request.
+            // Boxed: its future would enlarge the future of every queued request.
             match Box::pin(self.check()).await {
                 Ok(()) => {}
                 Err(problem) if problem.status() == StatusCode::SERVICE_UNAVAILABLE => sleep(Self::RETRY_PAUSE).await,
@@ -66,7 +66,7 @@ impl<'a> Recheck<'a> {
     /// Checks the caller before its grant is returned. Without changes of the account this needs no query.
     ///
     /// # Errors
-    /// When the caller may not have the lock any more, or the account database is unavailable.
+    /// When the caller has lost the right to the lock, or the account database is unavailable.
     pub(super) async fn confirm(&self) -> Result<(), Problem> {
         if self.checked() == self.subscription.changes() && !self.caller.account().is_expired() {
             return Ok(());
@@ -80,7 +80,7 @@ impl<'a> Recheck<'a> {
         if !caller.has_namespace(self.request.lock.namespace) {
             return Err(Problem::new(
                 ProblemKind::NamespaceDenied,
-                "the account does not have this namespace any more",
+                "the account no longer has this namespace",
             ));
         }
         caller.lease(Some(self.request.lease)).map_err(lease_out_of_range)?;
@@ -95,7 +95,7 @@ impl<'a> Recheck<'a> {
     /// Waits until the token expires.
     async fn expiry(&self) {
         match self.caller.account().remaining() {
-            // Boxed: few tokens expire.
+            // Boxed: few tokens expire, and its future would enlarge the future of every queued request.
             Some(remaining) => Box::pin(sleep(remaining)).await,
             None => pending().await,
         }

@@ -19,15 +19,15 @@ use crate::{
     path = "/v1/release/{name}",
     tag = "locks",
     summary = "Release a lock",
-    description = "The lock passes to the first waiter at once. Any token of the account may release the account's locks; the audit log records a release by another token than the acquiring one.",
+    description = "The lock passes to the first waiter at once. Any token of the account may release the account's locks; the audit log records a release by a token other than the acquiring one.",
     params(("name" = String, Path, description = "Lock name, at most 200 bytes", example = "deploy-prod"), ReleaseParams),
     request_body(
         content((ReleaseParams = "application/x-www-form-urlencoded"), (ReleaseParams = "application/json")),
         description = "Parameters that are not in the query string"
     ),
     responses(
-        (status = 200, description = "`true` or `false` in `response`", body = ReleaseAnswer),
-        (status = 423, description = "`false`, for a request with `strict=true`", body = ReleaseAnswer),
+        (status = 200, description = "`response` is `true` if the lock was released, else `false`", body = ReleaseAnswer),
+        (status = 423, description = "`response` is `false`; only for a request with `strict=true`", body = ReleaseAnswer),
         Problems,
         BodyProblems,
     ),
@@ -58,7 +58,7 @@ pub(super) async fn release(
     }
 }
 
-/// Records a release by another token in the audit log, without delaying the response.
+/// Records a release by a token other than the acquiring one in the audit log, without delaying the response.
 pub(super) fn audit_release(
     app: &App,
     caller: &Authorized<CanLock>,

@@ -49,7 +49,7 @@ impl RequestContext {
         Self { start, rate_status: Mutex::default(), wait_ms: AtomicU64::new(0), permit }
     }
 
-    /// Sets the rate status for the header fields of the response.
+    /// Sets the rate status for the headers of the response.
     pub(super) fn set_rate_status(&self, rate_status: RateStatus) {
         *self.rate_status.lock().unwrap_or_else(PoisonError::into_inner) = Some(rate_status);
     }
@@ -124,7 +124,7 @@ async fn serve(request: Request, next: Next, context: &RequestContext) -> Respon
     }
 }
 
-/// Tracks one request: its timeout, the common header fields of its response, its trace, its metrics
+/// Tracks one request: its timeout, the common headers of its response, its trace, its metrics
 /// and its log line. The log line has the route instead of the path, which contains lock names.
 pub(super) struct RequestTracker<'route> {
     pub(super) start: Instant,
@@ -135,7 +135,7 @@ pub(super) struct RequestTracker<'route> {
 }
 
 impl<'route> RequestTracker<'route> {
-    /// The number of header fields added to most responses.
+    /// The number of headers added to most responses.
     const HEADERS: usize = 5;
 
     pub(super) fn begin(method: &Method, route: &'route str, headers: &HeaderMap) -> Self {
@@ -177,7 +177,7 @@ impl<'route> RequestTracker<'route> {
         .await
     }
 
-    /// Adds the common header fields to the response, and records the request in log, metrics and trace.
+    /// Adds the common headers to the response, and records the request in log, metrics and trace.
     pub(super) fn finish(
         self,
         app: &App,
@@ -186,7 +186,7 @@ impl<'route> RequestTracker<'route> {
         metric_route: MetricRoute<'_>,
     ) -> Response {
         if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-            // It is that of the empty body of `Problem::into_response`.
+            // It is the length of the empty body that `Problem::into_response` sets.
             response.headers_mut().remove(header::CONTENT_LENGTH);
             *response.body_mut() = problem.body(self.id.as_str());
         }
@@ -231,7 +231,7 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
-/// The fields `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10): `q` requests in
+/// The headers `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10): `q` requests in
 /// `w` seconds are allowed, `r` remain, and the whole quota is refilled in `t` seconds.
 fn rate_fields(rate_status: RateStatus) -> [HeaderValue; 2] {
     [

@@ -169,7 +169,7 @@ impl<'a> NotAcquired<'a> {
 }
 
 impl NotAcquired<'_> {
-    /// A recovery is running: Redis may have lost grants, so the server makes none for this time.
+    /// A recovery is in progress: Redis may have lost grants, so the server grants nothing for this time.
     pub(super) fn recovering(rest: Duration) -> Self {
         Self {
             reason: "recovering",
@@ -202,7 +202,7 @@ pub(super) fn rfc_3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result
 }
 
 /// Serializes an optional time.
-#[expect(clippy::ref_option, reason = "serde hands out a reference to the field")]
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
 pub(super) fn optional_rfc_3339<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
     match time {
         Some(time) => rfc_3339(time, serializer),

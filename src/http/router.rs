@@ -49,7 +49,7 @@ fn router(app: Arc<App>, pages: Router<Arc<App>>) -> Router {
         .method_not_allowed_fallback(async || {
             Problem::new(
                 ProblemKind::MethodNotAllowed,
-                "this route does not support the method; use one of the field Allow",
+                "this route does not support the method; use a method from the Allow header",
             )
         })
         .layer(
@@ -111,7 +111,7 @@ impl Service for Api {
     fn answer(&self, request: Request<Incoming>, connection: &Connection) -> impl Future<Output = Response> + Send {
         match HotRoute::from_path(request.uri().path()) {
             Some(hot_route) => Either::Left(self.serve_hot_route(hot_route, request, connection)),
-            // Boxed: the future would enlarge that of every connection.
+            // Boxed: its future would enlarge the future of every connection.
             None => Either::Right(Box::pin(self.router.answer(request, connection))),
         }
     }
@@ -173,7 +173,7 @@ impl Api {
         match hot_route {
             HotRoute::Acquire => {
                 let params = AcquireParams::read(parts, body, context).await?;
-                // Frees the buffer of the request's head, because the request may wait for long.
+                // Free the buffer of the request line and headers: the request may wait for a minute.
                 *parts = Request::new(()).into_parts().0;
                 acquire(app, connection, &caller, name, params).await
             }

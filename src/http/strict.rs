@@ -1,4 +1,4 @@
-//! Refusal of requests by their header fields: ambiguous framing, and prefetches.
+//! Rejection of requests by their headers: ambiguous framing, and prefetches.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
@@ -7,8 +7,8 @@ use super::problem::{Problem, ProblemKind};
 static SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
 static PURPOSE: HeaderName = HeaderName::from_static("purpose");
 
-/// The relevant header fields, read in one pass: one lookup by name takes as long as iterating over five
-/// fields.
+/// The relevant headers, read in one pass: one lookup by name takes as long as iterating over five
+/// headers.
 #[derive(Default)]
 struct CheckedFields {
     hosts: usize,
@@ -39,7 +39,7 @@ impl CheckedFields {
         if self.hosts > 1 || self.hosts == 0 && version == Version::HTTP_11 {
             return Err(Problem::new(
                 ProblemKind::MalformedRequest,
-                "the request does not have exactly one field Host; send one",
+                "the request does not have exactly one Host header; send one",
             ));
         }
         if self.codings > 1 || self.has_other_coding {

@@ -100,7 +100,7 @@ impl<S: Sync> FromRequestParts<S> for TerraformMethod {
     path = "/v1/terraform/{name}",
     operation_id = "terraform_lock",
     summary = "Lock for a run",
-    description = "Acquires the lock for the `ID` of the run; repeating the request with the same `ID` succeeds. A body longer than 2 KiB gets 400. Without `lease` the grant has the longest lease of the plan.",
+    description = "Acquires the lock for the `ID` of the run; repeating the request with the same `ID` succeeds. The method LOCK, which OpenAPI cannot describe, is equivalent to POST. A body longer than 2 KiB gets 400. Without `lease` the grant has the longest lease of the plan.",
     tag = "terraform",
     params(("name" = String, Path, description = "Lock name, at most 200 bytes", example = "terraform-prod"), TerraformParams),
     request_body = TerraformLockInfo,
@@ -147,7 +147,7 @@ pub(super) async fn acquire(
             Err(Problem::unavailable("the wait for the lock ended without a grant; retry"))
         }
         AcquireOutcome::Refused(Refusal::Recovering { remaining }) => Err(Problem::unavailable(
-            "the server makes no grants while it restores them after a loss of data; retry later",
+            "Redis may have lost grants, so the server grants no locks until their leases have expired; retry later",
         )
         .retry_after(remaining)),
         AcquireOutcome::Refused(refusal) => Err(plan_refusal(app, caller, &refusal)),
@@ -156,7 +156,7 @@ pub(super) async fn acquire(
 
 /// The requested lease, or the longest lease of the plan, because Terraform sends no heartbeats.
 fn lease(caller: &Authorized<CanLock>, params: &TerraformParams) -> Result<Lease, Problem> {
-    /// The shortest useful maximum: most runs outlast a shorter lease.
+    /// The minimum of the plan's longest lease: most runs take longer than a shorter lease.
     const LONG_ENOUGH: Lease = Lease::from_secs(600);
     let plan = &caller.account().plan;
     if plan.lease_max < LONG_ENOUGH {
@@ -177,7 +177,7 @@ fn lease(caller: &Authorized<CanLock>, params: &TerraformParams) -> Result<Lease
     path = "/v1/terraform/{name}",
     operation_id = "terraform_unlock",
     summary = "Unlock after a run",
-    description = "Releases the lock of the run. A lock that is not held counts as unlocked. `lease` and `wait` are ignored, so that `lock_address` and `unlock_address` can be equal.",
+    description = "Releases the lock of the run. A lock that is not held counts as unlocked. The method UNLOCK, which OpenAPI cannot describe, is equivalent to DELETE. `lease` and `wait` are ignored, so that `lock_address` and `unlock_address` can be equal.",
     tag = "terraform",
     params(("name" = String, Path, description = "Lock name, at most 200 bytes", example = "terraform-prod"), TerraformParams),
     request_body(content = TerraformLockInfo, description = "The `LockInfo` of the lock request, or only its `ID`. Without a body the request breaks the lock of any holder of the account, and needs the scope `manage`"),
@@ -283,7 +283,7 @@ impl TerraformLockInfo {
         Note::parse(format!("terraform {operation}, by {}", self.who)).unwrap_or_default()
     }
 
-    /// Describes a holder that did not send a `LockInfo`, or is of another account and stays anonymous.
+    /// Describes a holder that did not send a `LockInfo`, or one of another account, without its name.
     fn for_other_holder(holder: &Holder, caller: AccountId, name: &LockName) -> Self {
         let path = name.to_string();
         if holder.account != caller {

@@ -28,10 +28,10 @@ impl<'app> TokenLookup<'app> {
         Self { app, address }
     }
 
-    /// Returns the token's caller. A blocked address gets only tokens that a cache has, without a query of
-    /// the database.
+    /// Returns the caller that the token authenticates. For a blocked client address, reads only the
+    /// caches and never queries the database.
     pub(super) async fn find(&self, token: &Token) -> Result<Arc<Caller>, Problem> {
-        // One lookup per token at a time: after a start, thousands of requests may have the same token.
+        // One lookup per token at a time: when the server starts, thousands of requests may have the same token.
         let _single_flight = self.app.token_lookups.acquire(token.hash()).await.map_err(|_| accounts_unavailable())?;
         if let Some(caller) = self.app.token_cache.get(token).await {
             return Ok(caller);
@@ -48,7 +48,7 @@ impl<'app> TokenLookup<'app> {
         // Hold the permit until the failure is counted, so that the next request sees it.
         let permit = Arc::new(self.acquire_permit(&self.app.auth_failures.database_lookups).await?);
         self.refuse_after_failures()?;
-        // The query continues when the client disconnects, so that failure counts, too.
+        // A disconnect counts as a failure, too, because the query continues without the client.
         let mut failure = FailureOnDrop(Some(self));
         let found = self.app.token_cache.find(token, LookupDepth::Database, permit.clone()).await;
         if !matches!(found, Err(TokenLookupError::TimedOut)) {
@@ -110,14 +110,15 @@ fn lookup_limit_problem(error: PerKeyAcquireError) -> Problem {
         PerKeyAcquireError::QueueFull => {
             Problem::new(ProblemKind::TooManyLookups, detail).retry_after(Duration::from_secs(1))
         }
-        // The database is slow: the lookups ahead did not end in time, which is not the client's fault.
+        // Earlier lookups of the address did not end in time, because the database is slow. That is not
+        // the client's fault, so the status is not 429.
         PerKeyAcquireError::TimedOut => Problem::unavailable(detail),
     }
 }
 
-/// Counts a failure on drop, unless disarmed: for a lookup that the database did not answer, or not
-/// before the client disconnected. Otherwise guessing would be free while the database is slow, and
-/// would keep it slow.
+/// Counts a failure on drop, unless disarmed. It covers a lookup without a reply from the database, and
+/// one whose client disconnected first. Otherwise an attacker could guess without a limit while the
+/// database is slow, and would keep it slow.
 struct FailureOnDrop<'a, 'app>(Option<&'a TokenLookup<'app>>);
 
 impl Drop for FailureOnDrop<'_, '_> {

@@ -20,7 +20,7 @@ pub struct Holder {
     /// The label of the token with which the lock was acquired.
     pub label: Label,
     pub note: Note,
-    /// The text of a program for rejected callers.
+    /// The text of a program, shown to rejected callers of the same account.
     pub info: Info,
     pub acquired_at: Timestamp,
     pub expires_at: Timestamp,

@@ -32,7 +32,7 @@ pub struct Label(String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenEnd([u8; TokenEnd::DIGITS]);
 
-/// The id of one acquire attempt, by which a grant whose answer was lost can be reverted.
+/// The id of one acquire attempt. With it a server can revert a grant whose response was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt(u64);
 

@@ -4,9 +4,9 @@ use futures_util::future::BoxFuture;
 
 use super::FencingToken;
 
-/// The record that outlives the store: the process that had the grants, and the grants of
-/// long leases. After a loss a recovery restores these grants, and grants nothing until all
-/// others have expired.
+/// The record that survives a loss of the store: the process that has the grants, and the grants
+/// of long leases. After a loss, a recovery restores these grants. It grants nothing until all
+/// other lost grants have expired.
 pub trait Journal: Send + Sync {
     /// Records that a process has the grants from now on, and that it journals leases longer
     /// than `journal_above`. [`write`](Self::write) then rejects grants of earlier epochs.
@@ -55,7 +55,7 @@ pub trait Journal: Send + Sync {
     ) -> BoxFuture<'a, Result<Vec<JournalRow>, JournalError>>;
 
     /// Replaces the rows of the epoch's tag with all grants of a stopping process. The next
-    /// process loses none of them and needs no waiting time.
+    /// process restores them all, so it needs no recovery.
     ///
     /// # Errors
     /// The grants could not be written.
@@ -141,8 +141,9 @@ pub struct StoreRow {
     pub heartbeats: u64,
 }
 
-/// How long after its end a recovery still removes a grant from a store that may have lost
-/// the end: longer than any replica lags behind.
+/// The time after the end of a grant in which the journal keeps its row. A store may lose the
+/// end in a failover, and a recovery then removes the grant again. Longer than the lag of any
+/// replica.
 pub const RECENT_END: Duration = Duration::from_secs(60);
 
 /// A grant in the journal, after the change with the number `seq`.
@@ -166,7 +167,7 @@ pub struct EndedGrant {
     pub tag: &'static str,
     pub lock_key: String,
     pub fence: FencingToken,
-    /// The latest expiry that its row can have.
+    /// An upper bound of the expiry in the journal's row of this grant.
     pub until_ms: u64,
 }
 

@@ -47,7 +47,7 @@ pub struct LockState {
     pub held: Option<Held>,
     /// The number of queued requests.
     pub waiting: u64,
-    /// The queue position, from 1, of the owner that the request names.
+    /// The queue position of the owner in the request, counted from 1.
     pub position: Option<u64>,
 }
 
@@ -70,7 +70,7 @@ pub enum HeartbeatOutcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReleaseOutcome {
     Released,
-    /// Released by another token of the account than the one that acquired the lock.
+    /// Released by a token of the account other than the one that acquired the lock.
     ByAnother(Box<ByAnother>),
     Refused(NotHeld),
     RateLimited {
@@ -78,7 +78,7 @@ pub enum ReleaseOutcome {
     },
 }
 
-/// A grant released by another token, with the token that acquired it.
+/// A grant that another token released. The fields name the token that acquired it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ByAnother {
     pub fence: FencingToken,

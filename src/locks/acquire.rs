@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::{
-    Locks, LocksError,
+    Locks, LocksError, UnconfirmedOutcome,
     grant_codec::{read_held, read_time},
     journal::Change,
     requests::{AcquireRequest, Keys, WithRate, read_rate_status, script, write_rate},
@@ -39,6 +39,17 @@ impl Locks {
     /// The store returned no answer in time. A grant whose answer was lost is reverted as
     /// soon as the store answers again, also if the future is dropped before it is ready.
     pub async fn acquire(&self, request: &AcquireRequest) -> Result<WithRate<AcquireOutcome>, LocksError> {
+        self.acquire_unconfirmed(request).await.map(UnconfirmedOutcome::confirm)
+    }
+
+    /// Does the same; the caller confirms the grant after a last check of the client.
+    ///
+    /// # Errors
+    /// As of [`acquire`](Self::acquire).
+    pub async fn acquire_unconfirmed<'a>(
+        &'a self,
+        request: &'a AcquireRequest,
+    ) -> Result<UnconfirmedOutcome<'a>, LocksError> {
         let attempt = Attempt::new();
         let revert = RevertOnDrop::armed(self, request, attempt);
         let answer = match self.acquire_or_enqueue(request, attempt, Duration::ZERO).await {
@@ -48,7 +59,6 @@ impl Locks {
             }
             answer => answer?,
         };
-        revert.disarm();
         let outcome = match answer.outcome {
             AcquireProgress::Done(acquired) => acquired,
             AcquireProgress::Waiting(held) | AcquireProgress::Replaced(held) => {
@@ -58,7 +68,8 @@ impl Locks {
             AcquireProgress::Recovering { remaining } => AcquireOutcome::Refused(Refusal::Recovering { remaining }),
             AcquireProgress::NotQueued => AcquireOutcome::Refused(Refusal::TimedOut(None)),
         };
-        Ok(WithRate { outcome, rate: answer.rate })
+        let unconfirmed = UnconfirmedOutcome::new(WithRate { outcome, rate: answer.rate }, revert);
+        Ok(if unconfirmed.has_grant() { unconfirmed } else { unconfirmed.without_revert() })
     }
 
     /// Acquires a lock, or adds the attempt to the lock's queue for `wait` if another

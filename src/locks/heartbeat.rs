@@ -56,7 +56,7 @@ impl Locks {
             }
         }
         if matches!(outcome, HeartbeatOutcome::Refused(_)) {
-            Self::count_lapse("holder");
+            Self::count_expiry("holder");
         }
         Ok(WithRate { outcome, rate: read_rate_status(&reply, &request.charge)? })
     }

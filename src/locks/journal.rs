@@ -20,7 +20,7 @@ use crate::{
         AccountId, EndedGrant, Epoch, EpochStart, FencingToken, Grant, JournalError, JournalRow, Lease, RateCharge,
         WriteOutcome,
     },
-    mends::{self, Mend},
+    safeguards::{self, Safeguard},
     store::{BadReply, Reply, Script, Shard, StoreMatch},
 };
 
@@ -138,7 +138,7 @@ impl Locks {
             && written == WriteOutcome::Recorded
             && let Err(error) = self.shorten(shard, claimant, &row).await
         {
-            tracing::debug!(%error, "cannot shorten a lease in the store; it keeps the longer one");
+            tracing::debug!(%error, "cannot shorten a lease in the store; the store keeps the longer lease");
         }
         Ok(written)
     }
@@ -237,14 +237,14 @@ impl Locks {
                 if !self.store.is_connected(*shard) || self.store.store_match(*shard) != StoreMatch::Named {
                     continue;
                 }
-                if mends::is_on(Mend::EndSurvives) {
+                if safeguards::is_on(Safeguard::EndSurvives) {
                     match self.journal_ends(*shard, earlier).await {
                         Ok(ends) => *earlier = ends,
                         Err(error) => tracing::debug!(%error, "cannot record ended grants yet"),
                     }
                 }
                 let fence = self.store.last_fence(*shard);
-                if mends::is_on(Mend::FenceFloor)
+                if safeguards::is_on(Safeguard::FenceFloor)
                     && fence > *recorded
                     && self.journal.record_last_fence(shard.tag, fence).await.is_ok()
                 {

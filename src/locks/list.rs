@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     lock::{AccountId, Holder, NamespaceId, RateCharge},
-    mends::{self, Mend},
+    safeguards::{self, Safeguard},
     store::{Reply, Script, Shard},
 };
 
@@ -157,7 +157,7 @@ impl Locks {
 
     /// Removes a lock from an account's index unless the account holds it.
     pub(super) async fn correct_index(&self, shard: Shard, account: &str, lock_key: &str) -> Result<(), LocksError> {
-        if mends::is_on(Mend::IndexCorrected) {
+        if safeguards::is_on(Safeguard::IndexCorrected) {
             let keys = [held_key(&self.store, shard, account), grant_key(&self.store, lock_key)];
             self.store.eval(&READ_GRANTS, &[&keys[0], &keys[1]], &[account, lock_key]).await?;
         }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     lock::{Epoch, EpochStart, JournalRow},
-    mends::{self, Mend},
+    safeguards::{self, Safeguard},
     store::{RecoveryPhase, RecoveryState, Registration, Script, Shard, Store},
 };
 
@@ -125,15 +125,15 @@ impl Locks {
             EpochStart::First => (Duration::ZERO, 0),
             EpochStart::HandedOver { last_fence } => (Duration::ZERO, last_fence.as_u64()),
             EpochStart::MayHaveGrants { journal_above, .. } => {
-                let last = if mends::is_on(Mend::FenceFloor) { recovery.epoch.epoch_us } else { 0 };
+                let last = if safeguards::is_on(Safeguard::FenceFloor) { recovery.epoch.epoch_us } else { 0 };
                 let wait = journal_above + Self::RECOVERY_MARGIN;
-                (if mends::is_on(Mend::RecoveryWait) { wait } else { Duration::ZERO }, last)
+                (if safeguards::is_on(Safeguard::RecoveryWait) { wait } else { Duration::ZERO }, last)
             }
         };
-        let is_handed_over = wait.is_zero() && mends::is_on(Mend::RecoveryWait);
+        let is_handed_over = wait.is_zero() && safeguards::is_on(Safeguard::RecoveryWait);
         // The next loss may come before any fence of this epoch is recorded; those begin just
         // above the epoch's number.
-        if mends::is_on(Mend::FloorNoted) {
+        if safeguards::is_on(Safeguard::FloorNoted) {
             self.journal.record_last_fence(shard.tag, last.max(recovery.epoch.epoch_us)).await?;
         }
         let restored = self.restore(shard, &recovery.epoch, is_handed_over).await?;
@@ -149,7 +149,7 @@ impl Locks {
     fn epoch_floor(&self, shard: Shard, epoch: &Epoch, entered: &EpochStart) -> Option<u64> {
         match entered {
             EpochStart::Behind { epoch_us } => Some(*epoch_us),
-            EpochStart::MayHaveGrants { last_fence, .. } if mends::is_on(Mend::FenceFloor) => {
+            EpochStart::MayHaveGrants { last_fence, .. } if safeguards::is_on(Safeguard::FenceFloor) => {
                 // The last fences may not be recorded yet.
                 let floor_us = self.store.last_fence(shard).max(*last_fence) + Self::FENCE_GAP;
                 (floor_us >= epoch.epoch_us).then_some(floor_us)

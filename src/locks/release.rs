@@ -44,6 +44,8 @@ impl Locks {
                 self.poll_queue_in_background(request.lock.clone());
             }
             by_another = read_by_another(request, reply.text(5)?, fence);
+        } else if matches!(reply.status(), "not_held" | "held_by_another") && reply.texts(2).next().is_some() {
+            self.journal_end_in_background(request.claimant.account, lock_key, reply.word(2)?, reply.word(3)?);
         }
         let outcome = match by_another {
             Some(by_another) => ReleaseOutcome::ByAnother(by_another),

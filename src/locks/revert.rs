@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     lock::{Attempt, Lease},
-    mends::{self, Mend},
+    safeguards::{self, Safeguard},
 };
 
 /// Reverts an attempt when dropped, unless disarmed: a grant that its client never received
@@ -18,6 +18,11 @@ use crate::{
 pub(super) struct RevertOnDrop<'a> {
     armed: Option<(&'a Locks, &'a AcquireRequest, Attempt)>,
 }
+
+/// Reverts an attempt when dropped, unless cancelled: until its connection has shown that the
+/// client still listens, a grant must not be relied on.
+#[must_use]
+pub struct PendingRevert(Option<RevertTask>);
 
 struct RevertTask {
     locks: Locks,
@@ -35,25 +40,43 @@ impl<'a> RevertOnDrop<'a> {
     pub(super) fn disarm(mut self) {
         self.armed = None;
     }
+
+    /// Postpones the decision: the returned value borrows nothing.
+    pub(super) fn postpone(mut self) -> PendingRevert {
+        PendingRevert(self.take_task())
+    }
+
+    fn take_task(&mut self) -> Option<RevertTask> {
+        let (locks, request, attempt) = self.armed.take()?;
+        Some(RevertTask {
+            locks: locks.clone(),
+            lock: request.lock.clone(),
+            claimant: request.claimant.clone(),
+            attempt,
+            lease: request.lease,
+        })
+    }
+}
+
+impl PendingRevert {
+    /// Keeps the grant.
+    pub fn cancel(mut self) {
+        self.0 = None;
+    }
 }
 
 impl Drop for RevertOnDrop<'_> {
     fn drop(&mut self) {
-        let Some((locks, request, attempt)) = self.armed.take() else { return };
-        if !mends::is_on(Mend::CancelAfter503) {
-            return;
+        if let Some(task) = self.take_task() {
+            task.spawn();
         }
-        // Without a runtime the process is about to exit; the lease expires.
-        if let Ok(runtime) = Handle::try_current() {
-            let task = RevertTask {
-                locks: locks.clone(),
-                lock: request.lock.clone(),
-                claimant: request.claimant.clone(),
-                attempt,
-                lease: request.lease,
-            };
-            let tasks = task.locks.background_tasks.clone();
-            tasks.spawn_on(locks.store.on_process(task.run()), &runtime);
+    }
+}
+
+impl Drop for PendingRevert {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            task.spawn();
         }
     }
 }
@@ -61,6 +84,17 @@ impl Drop for RevertOnDrop<'_> {
 impl RevertTask {
     const PAUSE_MIN: Duration = Duration::from_millis(50);
     const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+    fn spawn(self) {
+        if !safeguards::is_on(Safeguard::CancelAfter503) {
+            return;
+        }
+        // Without a runtime the process is about to exit; the lease expires.
+        if let Ok(runtime) = Handle::try_current() {
+            let locks = self.locks.clone();
+            locks.background_tasks.spawn_on(locks.store.on_process(self.run()), &runtime);
+        }
+    }
 
     /// Retries until the store answers or the lease has expired.
     async fn run(self) {

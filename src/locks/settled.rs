@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Locks, LocksError};
 use crate::{
     lock::{FencingToken, RateCharge},
-    mends::{self, Mend},
+    safeguards::{self, Safeguard},
     store::{Reply, Shard, StoreError, StoreMatch},
 };
 
@@ -23,7 +23,7 @@ pub(super) struct Deadline {
 }
 
 impl Locks {
-    /// The resolution of timers is one millisecond; a second one covers their rounding.
+    /// Timers have a resolution of 1 ms; another millisecond covers their rounding.
     const ROUNDING: Duration = Duration::from_millis(2);
 
     /// The deadline of a command that is sent to a shard now.
@@ -41,7 +41,7 @@ impl Locks {
         }
         // `now_us` is a lower bound of the store's time: once the timeout has elapsed here,
         // the deadline has passed there.
-        let us = if mends::is_on(Mend::Deadline) { self.deadline_us(shard)? } else { FencingToken::MAX };
+        let us = if safeguards::is_on(Safeguard::Deadline) { self.deadline_us(shard)? } else { FencingToken::MAX };
         Ok(Deadline { us, expires: now + self.store.timeout() + Self::ROUNDING })
     }
 }
@@ -65,7 +65,7 @@ impl Deadline {
     /// Returns the outcome of a command. If there was no answer, waits until the deadline has
     /// passed and the command can no longer take effect.
     pub(super) async fn settled<T>(self, outcome: Result<T, StoreError>) -> Result<T, LocksError> {
-        if matches!(outcome, Err(StoreError::NoAnswer(_))) && mends::is_on(Mend::AnswerSettled) {
+        if matches!(outcome, Err(StoreError::NoAnswer(_))) && safeguards::is_on(Safeguard::AnswerSettled) {
             // Boxed: the future would add its size to every request.
             Box::pin(sleep_until(self.expires)).await;
         }

@@ -18,7 +18,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{Locks, LocksInner};
-use crate::mends::{self, Mend};
+use crate::safeguards::{self, Safeguard};
 
 /// Records when this process stalled. Inactive before the first tick.
 pub(super) struct StallGuard {
@@ -45,7 +45,7 @@ impl StallGuard {
     /// Whether a request that is handled now may have been sent before a stall.
     pub(super) fn is_suspect(&self, now: Instant) -> bool {
         let ticked_ms = self.ticked_ms.load(Ordering::Relaxed);
-        if ticked_ms == 0 || !mends::is_on(Mend::StallDetected) {
+        if ticked_ms == 0 || !safeguards::is_on(Safeguard::StallDetected) {
             return false;
         }
         let now_ms = self.ms(now);

@@ -186,7 +186,7 @@ impl Locks {
         // `before`: this server used the named store, which has lost its data or been replaced.
         let known = self.store.last_named_epoch(shard).into_iter().chain(watched.claimed.clone());
         let before = own.and_then(|own| known.into_iter().find(|before| own.store == before.store));
-        // The same Redis process was emptied: no server can use the former data any more.
+        // The same Redis process was emptied: no server can use the former data any longer.
         let is_emptied = !is_behind
             && others.is_empty()
             && before.as_ref().is_some_and(|before| before.process == recovery.epoch.process);
@@ -236,7 +236,7 @@ impl Locks {
         if claimed {
             tracing::warn!(
                 shard = tag,
-                "no server uses the store that the database names any more; claiming the grants for this store and beginning a recovery"
+                "the store that the database names is no longer used by any server; claiming the grants for this store and beginning a recovery"
             );
         }
         Ok(claimed)
@@ -244,7 +244,7 @@ impl Locks {
 
     pub(super) fn mark_store_named(&self, shard: Shard) {
         if self.store.store_match(shard) == StoreMatch::Foreign {
-            tracing::warn!(shard = shard.tag, "the database names the store of this server again");
+            tracing::warn!(shard = shard.tag, "the database names this server's store again");
         }
         self.store.set_store_match(shard, StoreMatch::Named);
     }
@@ -253,7 +253,7 @@ impl Locks {
         if self.store.store_match(shard) != StoreMatch::Foreign {
             tracing::error!(
                 shard = shard.tag,
-                "the database names another store than this server works with, which grants and confirms nothing now; \
+                "the database names another store, so this server grants and confirms nothing; \
                  see docs/operations.md#one-database-one-store"
             );
         }

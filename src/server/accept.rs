@@ -1,7 +1,19 @@
-use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::{Future as _, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
-use futures_util::FutureExt;
-use hyper::{server::conn::http1, service::service_fn};
+use axum::http::{HeaderValue, Request, header::CONNECTION};
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use metrics::{Gauge, counter, gauge};
@@ -16,6 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Tls,
     eviction::OpenConnections,
+    half_closed::{self, HalfClosedTimeout},
     notice::Notice,
     proxy,
     split_stream::SplitStream,
@@ -263,16 +276,31 @@ impl<S: Service> Connections<S> {
         requests: RequestCounter,
     ) {
         let io = TokioIo::new(TimeoutStream::new(stream, requests.clone(), self.header_timeout));
-        let service = service_fn(|request| {
-            let in_flight = requests.begin();
+        let service = service_fn(|request: Request<Incoming>| {
+            let body_bytes = request.body().size_hint().exact();
+            let mut in_flight = Some(requests.begin(body_bytes));
+            let mut half_closed = HalfClosedTimeout::new(&client, self.header_timeout);
+            let client = &client;
             // Boxed: unboxed, the future would take memory in each idle connection.
-            Box::pin(self.service.answer(request, &client).map(|answer| {
-                drop(in_flight);
-                Ok::<_, Infallible>(answer)
-            }))
+            let mut answering = Box::pin(self.service.answer(request, client));
+            poll_fn(move |cx| {
+                let Poll::Ready(mut answer) = answering.as_mut().poll(cx) else {
+                    return half_closed.poll(cx).map(Err);
+                };
+                if body_bytes.is_none() {
+                    // `RequestHeads` does not know where such a body ends.
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Poll::Ready(Ok(match in_flight.take() {
+                    Some(in_flight) => half_closed::finish(answer, client, in_flight),
+                    None => answer,
+                }))
+            })
         });
         let mut connection = pin!(
             http1::Builder::new()
+                // hyper would drop a request whose client has closed its sending side.
+                .half_close(true)
                 .header_read_timeout(None) // `TimeoutStream` applies this timeout.
                 .max_header_size(HEAD_BYTES_MAX)
                 .max_buf_size(HEAD_BYTES_MAX)

@@ -123,7 +123,7 @@ pub(super) fn check(settings: &ServeSettings) -> anyhow::Result<()> {
     if waiters >= connections {
         bail!(
             "LOCKABLE_WAITERS ({waiters}) leaves no connection of LOCKABLE_CONNECTIONS ({connections}) for heartbeats \
-             and releases; lower it"
+             and releases; lower LOCKABLE_WAITERS"
         );
     }
     if settings.redis.url.is_none() && settings.database.url.scheme() != "sqlite" {

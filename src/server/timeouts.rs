@@ -17,6 +17,8 @@ use tokio::{
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
+use super::request_heads::RequestHeads;
+
 /// Maximum idle time between two requests. Longer than the 60 s of common load balancers: the side
 /// that reuses connections should close them, because a request sent into a closing connection is
 /// lost.
@@ -27,6 +29,7 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// handler works.
 pub(super) struct TimeoutStream<S> {
     stream: S,
+    heads: RequestHeads,
     requests: RequestCounter,
     timeout: Duration,
     /// Value of the request counter when bytes were last read.
@@ -49,7 +52,8 @@ enum Awaited {
 
 impl<S> TimeoutStream<S> {
     pub(super) fn new(stream: S, requests: RequestCounter, timeout: Duration) -> Self {
-        Self { stream, requests, timeout, read_at: None, reading: None, timer: None, writing: None }
+        let heads = RequestHeads::default();
+        Self { stream, heads, requests, timeout, read_at: None, reading: None, timer: None, writing: None }
     }
 
     /// Ready with an error once the client has missed the deadline.
@@ -100,7 +104,8 @@ fn timed_out() -> io::Error {
 
 impl<S: AsyncRead + Unpin> AsyncRead for TimeoutStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+        let Self { stream, heads, requests, .. } = &mut *self;
+        match heads.poll_read(stream, requests, cx, buf) {
             Poll::Ready(read) => {
                 self.read_at = Some(self.requests.count());
                 Poll::Ready(read)
@@ -151,13 +156,30 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimeoutStream<S> {
 /// Counts each request of a connection at its begin and at its end: an odd value means that a
 /// request is in flight.
 #[derive(Clone, Default)]
-pub(super) struct RequestCounter(Arc<AtomicU64>);
+pub(super) struct RequestCounter(Arc<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    requests: AtomicU64,
+    /// The length of the last request's body; [`Self::UNKNOWN`] if it is sent in chunks.
+    body_bytes: AtomicU64,
+}
+
+impl Counts {
+    const UNKNOWN: u64 = u64::MAX;
+}
 
 impl RequestCounter {
-    /// Counts a request as in flight until the guard is dropped.
-    pub(super) fn begin(&self) -> InFlightRequest {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    /// Counts a request with a body of this length as in flight until the guard is dropped.
+    pub(super) fn begin(&self, body_bytes: Option<u64>) -> InFlightRequest {
+        self.0.body_bytes.store(body_bytes.unwrap_or(Counts::UNKNOWN), Ordering::Relaxed);
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
         InFlightRequest(self.clone())
+    }
+
+    /// The length of the last request's body, unless it is sent in chunks.
+    pub(super) fn body_bytes(&self) -> Option<u64> {
+        Some(self.0.body_bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes != Counts::UNKNOWN)
     }
 
     /// Whether a request is in flight.
@@ -165,8 +187,8 @@ impl RequestCounter {
         Self::is_in_flight_at(self.count())
     }
 
-    fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    pub(super) fn count(&self) -> u64 {
+        self.0.requests.load(Ordering::Relaxed)
     }
 
     fn is_in_flight_at(count: u64) -> bool {
@@ -178,7 +200,7 @@ pub(super) struct InFlightRequest(RequestCounter);
 
 impl Drop for InFlightRequest {
     fn drop(&mut self) {
-        self.0.0.fetch_add(1, Ordering::Relaxed);
+        self.0.0.requests.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -202,7 +224,7 @@ mod tests {
         tokio::spawn(async move {
             let io = TokioIo::new(TimeoutStream::new(server, requests.clone(), TIMEOUT));
             let service = service_fn(|_| {
-                let in_flight = requests.begin();
+                let in_flight = requests.begin(Some(0));
                 async move {
                     sleep(handling).await;
                     drop(in_flight);

@@ -72,7 +72,7 @@ struct Engine {
 #[cfg(not(feature = "simulation"))]
 type Loaded = &'static str;
 #[cfg(feature = "simulation")]
-type Loaded = (&'static str, Option<crate::mends::Mend>);
+type Loaded = (&'static str, Option<crate::safeguards::Safeguard>);
 
 #[cfg(not(feature = "simulation"))]
 fn loaded(script: &'static Script) -> Loaded {
@@ -81,7 +81,7 @@ fn loaded(script: &'static Script) -> Loaded {
 
 #[cfg(feature = "simulation")]
 fn loaded(script: &'static Script) -> Loaded {
-    (script.name, crate::mends::lua_key())
+    (script.name, crate::safeguards::lua_key())
 }
 
 #[cfg(not(feature = "simulation"))]
@@ -91,7 +91,7 @@ fn source(script: &'static Script) -> &'static str {
 
 #[cfg(feature = "simulation")]
 fn source(script: &'static Script) -> String {
-    crate::mends::apply(script.source)
+    crate::safeguards::apply(script.source)
 }
 
 impl Embedded {
@@ -128,7 +128,7 @@ impl Embedded {
     /// Runs a script atomically, like Redis.
     ///
     /// # Errors
-    /// When the script raises an error, or returns something other than an array of words.
+    /// When the script raises an error, or returns something other than an array of strings.
     pub fn eval(&self, script: &'static Script, keys: &[&str], args: &[&str]) -> Result<Reply, StoreError> {
         self.engine().eval(script, keys, args, self.clock.now_us()).map_err(refused)
     }
@@ -248,7 +248,7 @@ impl Engine {
 /// Converts a script's result as Redis's protocol does.
 fn read_reply(returned: MultiValue) -> mlua::Result<Reply> {
     let Some(Value::Table(table)) = returned.into_iter().next() else {
-        return Err(mlua::Error::runtime("a script must return an array of words"));
+        return Err(mlua::Error::runtime("a script must return an array of strings"));
     };
     let mut reply = Reply::default();
     for value in table.sequence_values::<Value>() {
@@ -258,7 +258,7 @@ fn read_reply(returned: MultiValue) -> mlua::Result<Reply> {
             // The protocol has integers only; Redis truncates.
             Value::Number(number) => reply.push(&format!("{:.0}", number.trunc())),
             other => {
-                let message = format!("a script returned a {} in its array", other.type_name());
+                let message = format!("a script returned an array that contains a {}", other.type_name());
                 return Err(mlua::Error::runtime(message));
             }
         }

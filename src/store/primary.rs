@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     lock::Epoch,
-    mends::{self, Mend},
+    safeguards::{self, Safeguard},
 };
 
 pub(super) static REGISTER_PRIMARY: Script = Script::new(
@@ -156,7 +156,7 @@ impl Primary {
         let (floor_us, begun, continues) = match registration {
             Registration::Check => (0, String::new(), ""),
             Registration::Restart(epoch) | Registration::ClockJumped(epoch, _)
-                if !mends::is_on(Mend::RecoveryRestarted) =>
+                if !safeguards::is_on(Safeguard::RecoveryRestarted) =>
             {
                 (epoch.epoch_us, String::new(), "")
             }
@@ -167,7 +167,7 @@ impl Primary {
             Registration::ContinueAbove(floor_us) => (floor_us, String::new(), "1"),
         };
         let [jumped_from, jumped_to] = match registration {
-            Registration::ClockJumped(_, before_us) if mends::is_on(Mend::BegunBeforeJump) => {
+            Registration::ClockJumped(_, before_us) if safeguards::is_on(Safeguard::BegunBeforeJump) => {
                 [before_us.start().to_string().into(), before_us.end().to_string().into()]
             }
             _ => [Cow::from(""), Cow::from("")],
@@ -234,14 +234,14 @@ impl Primary {
         Ok(state)
     }
 
-    /// The remaining recovery time, as far as known; `None` when the shard grants locks.
+    /// The remaining recovery time, as far as this server knows; `None` when the shard grants locks.
     pub(super) fn remaining(&self) -> Option<Duration> {
         self.current.borrow().as_ref().and_then(RecoveryState::remaining)
     }
 }
 
 impl RecoveryState {
-    /// The remaining recovery time, as far as known; `None` outside a recovery.
+    /// The remaining recovery time, as far as this server knows; `None` outside a recovery.
     pub fn remaining(&self) -> Option<Duration> {
         /// Restoring long leases takes an unknown time; callers retry after this one.
         const CLOSED_ESTIMATE: Duration = Duration::from_secs(1);

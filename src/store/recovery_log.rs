@@ -80,7 +80,7 @@ impl RecoveryEvent {
         let of = shards.map(|_| Shard::CLUSTER_COUNT);
         match self {
             Self::GrantsLost { reason } => {
-                tracing::warn!(shards, of, reason, "grants may be lost; no locks are granted until the recovery ends");
+                tracing::warn!(shards, of, reason, "grants may have been lost; no new grants until the recovery ends");
             }
             Self::LeasesRestored { until } => {
                 let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64();

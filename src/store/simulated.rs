@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     boot_time::BootTime,
-    mends::{self, Mend},
+    safeguards::{self, Safeguard},
 };
 
 pub use self::process::{Process, ProcessTask};
@@ -206,7 +206,7 @@ impl Simulated {
     async fn connect(&self) -> Result<Arc<CheckedStore>, StoreError> {
         let connecting = self.transport.connect();
         let connection = timeout_at(Instant::now() + Self::TIMEOUT, connecting).await.map_err(|_| timed_out())??;
-        if !mends::is_on(Mend::JumpAcrossReconnect) {
+        if !safeguards::is_on(Safeguard::JumpAcrossReconnect) {
             self.clock.forget();
         }
         let identity = self.identify(&connection).await?;
@@ -246,7 +246,7 @@ impl Simulated {
         let registration = jumped
             .as_ref()
             .map_or(Registration::Check, |(jump, epoch)| Registration::ClockJumped(epoch, &jump.before_us));
-        if !mends::is_on(Mend::JumpClosedFirst) {
+        if !safeguards::is_on(Safeguard::JumpClosedFirst) {
             self.clock.record(sample);
         }
         let keys = ["primary", "clock"].map(|kind| key(Self::PREFIX, LOCK_TAG, kind, ""));

@@ -134,6 +134,70 @@ async fn ambiguous_http_framing_is_rejected() {
 }
 
 #[tokio::test]
+async fn fragments_in_request_targets_are_rejected() {
+    let (pod, client) = business().await;
+    let (host, authorization) = (pod.authority("127.0.0.1"), client.authorization());
+    let fields = format!("Host: {host}\r\nAuthorization: {authorization}\r\nConnection: close\r\n\r\n");
+    for line in [
+        "GET /v1/acquire/a#b HTTP/1.1",
+        "POST /v1/acquire/a# HTTP/1.1",
+        "GET /v1/acquire/a?owner=o#b HTTP/1.1",
+        "GET /v1/acquire/a#b HTTP/1.0",
+        "\r\n\r\nGET /v1/acquire/a#b HTTP/1.1",
+        "\nGET /v1/acquire/a#b HTTP/1.1",
+        &format!("GET http://{host}/v1/acquire/a#b HTTP/1.1"),
+        &format!("GET http://{host}#/v1/acquire/a HTTP/1.1"),
+        &format!("CONNECT {host}#b HTTP/1.1"),
+    ] {
+        let (status, answer) = raw(&pod, &format!("{line}\r\n{fields}")).await;
+        assert_eq!(status, 400, "{line}: {answer}");
+    }
+    // A client that sends single bytes.
+    let mut stream = TcpStream::connect(pod.authority("127.0.0.1")).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    for byte in format!("GET /v1/acquire/a#b HTTP/1.1\r\n{fields}").bytes() {
+        // The server may close before the last byte.
+        let _ = stream.write_all(&[byte]).await;
+    }
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(answer.starts_with(b"HTTP/1.1 400") || answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(client.get("/v1/locks/a").await.json["held"], false);
+    let (status, answer) = raw(&pod, &format!("GET /v1/acquire/a%23b HTTP/1.1\r\nReferer: /#x\r\n{fields}")).await;
+    assert_eq!((status, answer.contains(r#""name":"a#b""#)), (200, true), "{answer}");
+}
+
+#[tokio::test]
+async fn fragment_is_rejected_behind_pipelined_requests_whose_bodies_are_unchanged() {
+    let (pod, client) = business().await;
+    let (host, authorization) = (pod.authority("127.0.0.1"), client.authorization());
+    let fields = format!("Host: {host}\r\nAuthorization: {authorization}\r\n");
+    let post = |name: &str, framing: &str, body: &str| {
+        format!("POST /v1/acquire/{name} HTTP/1.1\r\n{fields}Content-Type: application/json\r\n{framing}\r\n\r\n{body}")
+    };
+    let body = "{\n\"note\":\r\n\r\n\"#1 GET /a#b HTTP/1.1\"\n}";
+    let with_length = post("length", &format!("Content-Length: {}", body.len()), body);
+    let plain = format!("GET /v1/acquire/plain HTTP/1.1\r\n{fields}\r\n");
+    let fragment = format!("GET /v1/acquire/behind#x HTTP/1.1\r\n{fields}\r\n");
+    for before in [&plain, &with_length, &format!("{plain}{with_length}"), &format!("{with_length}\r\n{plain}")] {
+        let (_, answers) = raw(&pod, &format!("{before}{fragment}{plain}")).await;
+        let expected = before.matches(" /v1/acquire/").count();
+        assert_eq!(answers.matches("HTTP/1.1 200").count(), expected, "{before}: {answers}");
+        assert_eq!(answers.matches("HTTP/1.1 400").count(), 1, "{before}: {answers}");
+    }
+    // The server cannot follow the framing of chunks, so it closes the connection behind them.
+    let chunks = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let chunked = post("chunked", "Transfer-Encoding: chunked", &chunks);
+    let (status, answers) = raw(&pod, &format!("{chunked}{fragment}")).await;
+    assert_eq!((status, answers.matches("HTTP/1.1").count()), (200, 1), "{answers}");
+    for name in ["length", "chunked"] {
+        let view = client.get(&format!("/v1/locks/{name}")).await;
+        assert_eq!(view.json["holder"]["note"], "#1 GET /a#b HTTP/1.1", "{}", view.text);
+    }
+    assert_eq!(client.get("/v1/locks/behind").await.json["held"], false);
+}
+
+#[tokio::test]
 async fn bearer_token_is_accepted() {
     let (pod, _) = business().await;
     let token = pod.first_token();

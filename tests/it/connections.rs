@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Pod, eventually};
+use crate::support::{Cluster, Pod, eventually};
 
 #[derive(Parser)]
 struct Settings {
@@ -118,7 +118,7 @@ async fn silent_and_slow_clients_are_disconnected_in_time() {
 
 #[tokio::test]
 async fn connections_over_the_limit_wait_while_all_others_are_busy() {
-    let server = Server::start(&["--connections", "1"]).await;
+    let server = Server::start(&["--connections", "1", "--header-timeout", "300ms"]).await;
     let mut first = server.connect().await;
     send(&mut first, &["/hang"]).await;
 
@@ -157,6 +157,23 @@ async fn oldest_idle_connection_is_closed_for_a_new_one() {
             "a connection other than the oldest was closed"
         );
     }
+}
+
+#[tokio::test]
+async fn half_closed_client_gets_all_answers() {
+    let server = Server::start(&["--header-timeout", "2s"]).await;
+    for (paths, expected) in [(&["/slow"][..], 1), (&["/"], 1), (&["/", "/slow", "/"], 3), (&["/slow", "/hang"], 1)] {
+        let mut stream = server.connect().await;
+        send(&mut stream, paths).await;
+        stream.shutdown().await.unwrap();
+        let answers = read_until(&mut stream, "-").await;
+        assert_eq!(answers.matches("HTTP/1.1 200").count(), expected, "{paths:?}: {answers}");
+    }
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let answer = read_until(&mut stream, "-").await;
+    assert!(!answer.contains("200 OK"), "half a head is no request: {answer}");
 }
 
 /// Opens a connection and sends a request on it, with a token or without one.
@@ -339,6 +356,56 @@ async fn drain_closes_connections_after_its_timeout() {
     server.serving.await.unwrap();
     assert!((200..2000).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
     assert_eq!(read_until(&mut stream, "-").await, "");
+}
+
+/// Sends a request, closes the sending side, and returns the answer.
+async fn ask_half_closed(pod: &Pod, authorization: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(pod.authority("127.0.0.1")).await.unwrap();
+    let request = request.replacen("\r\n", &format!("\r\nHost: test\r\nAuthorization: {authorization}\r\n"), 1);
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    read_until(&mut stream, "the end of the stream").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_closed_client_acquires_renews_and_releases() {
+    let (cluster, embedded) = (Cluster::start(1).await, Pod::start().await);
+    let token = cluster.account("business").await.token;
+    for (pod, client) in
+        [(&cluster.pods[0], cluster.pods[0].client(&token)), (&embedded, embedded.client(&embedded.first_token()))]
+    {
+        let ask = async |request: String| ask_half_closed(pod, &client.authorization(), &request).await;
+        for round in 0..5 {
+            let name = format!("half-{round}");
+            let wait = if round % 2 == 0 { "" } else { "&wait=30s" };
+            let version = if round < 3 { "HTTP/1.1" } else { "HTTP/1.0" };
+            let granted = ask(format!("GET /v1/acquire/{name}?lease=1m{wait} {version}\r\n\r\n")).await;
+            assert!(granted.contains("200 OK") && granted.contains(r#""response":true"#), "{granted}");
+            for operation in ["heartbeat", "release"] {
+                assert_eq!(client.get(&format!("/v1/locks/{name}")).await.json["held"], true, "before {operation}");
+                let answer = ask(format!("GET /v1/{operation}/{name} {version}\r\n\r\n")).await;
+                assert!(answer.contains("200 OK") && answer.contains(r#""response":true"#), "{answer}");
+            }
+            assert_eq!(client.get(&format!("/v1/locks/{name}")).await.json["held"], false);
+        }
+        for path in ["/v1/locks", "/v1/locks/half", "/v1/account", "/docs"] {
+            let answer = ask(format!("GET {path} HTTP/1.1\r\n\r\n")).await;
+            assert!(answer.contains("200 OK"), "{path}: {answer}");
+        }
+        let posted = ask("POST /v1/acquire/cut HTTP/1.1\r\nContent-Length: 20\r\n\r\nlease=1m".to_owned()).await;
+        assert!(!posted.contains("200 OK"), "half a body is no request: {posted}");
+        assert_eq!(client.get("/v1/locks/cut").await.json["held"], false);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_closed_client_cannot_wait_in_a_queue() {
+    let pod = Pod::start().await;
+    let client = pod.client(&pod.first_token());
+    assert_eq!(client.get("/v1/acquire/held").await.json["response"], true);
+    let answer = ask_half_closed(&pod, &client.authorization(), "GET /v1/acquire/held?wait=50s HTTP/1.1\r\n\r\n").await;
+    assert!(answer.contains("408 Request Timeout") && answer.contains("/problems/client-gone"), "{answer}");
+    eventually(async || client.get("/v1/locks/held").await.json["waiting"] == 0).await;
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
-//! Holds the lines of the house: which room may name which, which crate and
-//! which word belongs to one room alone, and how long scripts get.
+//! The architecture: allowed dependencies between modules, crates and types that only one module
+//! may use, and the length and header of scripts.
 //!
-//! It reads the sources word by word and knows little of Rust: paths that begin
-//! with `crate`, `super` or a crate's name, and what `use` makes of braces.
+//! The test splits the sources into words instead of parsing Rust. It understands paths that begin
+//! with `crate`, `super` or the name of a crate, and the braces of `use`.
 
 use std::{
     collections::BTreeSet,
@@ -10,18 +10,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Each room, and the rooms that it may name.
-const ROOMS: &[(&str, &[&str])] = &[
+/// Each module, and the modules that it may depend on.
+const MODULES: &[(&str, &[&str])] = &[
     ("lock", &[]),
     ("config", &["lock"]),
     ("telemetry", &["config"]),
     ("boot_time", &[]),
     ("exit", &[]),
-    ("mends", &[]),
-    ("store", &["config", "lock", "mends", "boot_time"]),
+    ("safeguards", &[]),
+    ("store", &["config", "lock", "safeguards", "boot_time"]),
     ("accounts", &["config", "store", "lock"]),
     ("limits", &["config", "store", "lock"]),
-    ("locks", &["store", "lock", "mends"]),
+    ("locks", &["store", "lock", "safeguards"]),
     ("app", &["accounts", "config", "limits", "lock", "locks"]),
     ("http", &["accounts", "app", "limits", "lock", "locks"]),
     ("web", &["accounts", "app", "http", "limits", "lock", "locks"]),
@@ -32,15 +32,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("main", &["cli", "config", "exit", "operator", "server", "telemetry"]),
 ];
 
-/// Single files that may name one room more, and why.
-const WAIVED: &[(&str, &str, &str)] = &[
-    ("http/problem.rs", "store", "every error of the rooms below is turned into an answer here"),
-    ("web/error.rs", "store", "every error of the rooms below is turned into a page here"),
+/// Files that may depend on one more module, with the reason.
+const EXCEPTIONS: &[(&str, &str, &str)] = &[
+    ("http/problem.rs", "store", "converts the errors of all lower modules to problems"),
+    ("web/error.rs", "store", "converts the errors of all lower modules to pages"),
 ];
 
-/// Words that only files whose paths begin like this may have: crates that one
-/// room hides from the others, and what only HTTP knows.
-const OWNED: &[(&str, &[&str])] = &[
+/// Crates and types that only files with these path prefixes may use: crates that a module hides
+/// from the others, and types of HTTP.
+const RESTRICTED: &[(&str, &[&str])] = &[
     ("redis::", &["store/redis"]),
     ("deadpool_redis::", &["store/redis"]),
     ("mlua::", &["store/embedded"]),
@@ -53,42 +53,42 @@ const OWNED: &[(&str, &[&str])] = &[
     ("askama::", &["web"]),
 ];
 
-/// A script does one thing. Its header is not counted, which may be long.
+/// The maximum number of lines of a script, without its header comment: a script does one thing.
 const SCRIPT_LINES_MAX: usize = 80;
 
 #[test]
-fn rooms_name_only_those_below_them() {
+fn modules_depend_only_on_allowed_modules() {
     let mut faults = Vec::new();
     for file in sources("src", "rs").iter().filter(|file| file.path != "lib.rs") {
-        let room = file.room();
-        let Some((_, allowed)) = ROOMS.iter().find(|(name, _)| *name == room) else {
-            faults.push(format!("{}: no line in ROOMS says whom `{room}` may name", file.path));
+        let module = file.module();
+        let Some((_, allowed)) = MODULES.iter().find(|(name, _)| *name == module) else {
+            faults.push(format!("{}: MODULES has no entry for `{module}`", file.path));
             continue;
         };
-        let named = file.rooms_named();
-        let is_waived = |named: &str| WAIVED.iter().any(|(path, waived, _)| (*path, *waived) == (&file.path, named));
-        let is_allowed = |named: &str| named == room || allowed.contains(&named) || is_waived(named);
-        let strangers = named.iter().filter(|named| !is_allowed(named));
-        faults.extend(strangers.map(|stranger| format!("{}: `{room}` names `{stranger}`", file.path)));
+        let used = file.used_modules();
+        let is_exception = |used: &str| EXCEPTIONS.iter().any(|(path, more, _)| (*path, *more) == (&file.path, used));
+        let is_allowed = |used: &str| used == module || allowed.contains(&used) || is_exception(used);
+        let forbidden = used.iter().filter(|used| !is_allowed(used));
+        faults.extend(forbidden.map(|used| format!("{}: `{module}` must not use `{used}`", file.path)));
     }
     assert_eq!(faults, Vec::<String>::new());
 }
 
 #[test]
-fn crates_and_words_stay_in_their_rooms() {
+fn only_their_modules_use_restricted_crates_and_types() {
     let mut faults = Vec::new();
     for file in sources("src", "rs") {
-        let is_at = |homes: &[&str]| homes.iter().any(|home| file.path.starts_with(home));
-        for (word, homes) in OWNED.iter().filter(|(_, homes)| !is_at(homes)) {
+        let is_in = |prefixes: &[&str]| prefixes.iter().any(|prefix| file.path.starts_with(prefix));
+        for (word, prefixes) in RESTRICTED.iter().filter(|(_, prefixes)| !is_in(prefixes)) {
             let segments: Vec<_> = word.split("::").filter(|segment| !segment.is_empty()).collect();
             let is_crate = word.contains("::");
             let names = |path: &Vec<String>| match is_crate {
                 true => path.len() > 1 && segments.iter().eq(path.iter().take(segments.len())),
                 false => path.iter().any(|segment| segment == word),
             };
-            // A module of this name next door hides the crate.
+            // A submodule with this name shadows the crate.
             if !(is_crate && file.declares(segments[0])) && file.paths().iter().any(names) {
-                faults.push(format!("{}: `{word}` belongs to {}", file.path, homes.join(", ")));
+                faults.push(format!("{}: only {} may use `{word}`", file.path, prefixes.join(", ")));
             }
         }
     }
@@ -96,7 +96,7 @@ fn crates_and_words_stay_in_their_rooms() {
 }
 
 #[test]
-fn scripts_are_short_and_say_what_they_take_and_return() {
+fn scripts_are_short_and_document_their_arguments_and_replies() {
     let scripts = sources("lua", "lua");
     assert!(!scripts.is_empty(), "there are no scripts");
     let mut faults = Vec::new();
@@ -109,7 +109,7 @@ fn scripts_are_short_and_say_what_they_take_and_return() {
         let header = header.join("\n");
         for (in_code, in_header) in [("KEYS[", "KEYS["), ("ARGV[", "ARGV["), ("\nreturn ", "eturns")] {
             if script.text.contains(in_code) && !header.contains(in_header) {
-                faults.push(format!("{}: the header does not say `{in_header}`", script.path));
+                faults.push(format!("{}: the header does not contain `{in_header}`", script.path));
             }
         }
     }
@@ -117,13 +117,13 @@ fn scripts_are_short_and_say_what_they_take_and_return() {
 }
 
 struct Source {
-    /// Below the folder that was asked for.
+    /// The path below the searched folder.
     path: String,
     text: String,
     words: Vec<String>,
 }
 
-/// All files in a folder of the crate, and below it, with this extension.
+/// All files with this extension below a folder of the crate.
 fn sources(folder: &str, extension: &str) -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut files: Vec<PathBuf> = Vec::new();
@@ -148,12 +148,12 @@ fn sources(folder: &str, extension: &str) -> Vec<Source> {
 }
 
 impl Source {
-    fn room(&self) -> &str {
+    fn module(&self) -> &str {
         let first = self.path.split('/').next().unwrap();
         first.strip_suffix(".rs").unwrap_or(first)
     }
 
-    /// How many modules deep the file is.
+    /// The depth of the file in the module tree; 1 for a top-level module.
     fn depth(&self) -> usize {
         self.path.split('/').count()
     }
@@ -162,22 +162,23 @@ impl Source {
         self.words.windows(2).any(|pair| pair[0] == "mod" && pair[1] == module)
     }
 
-    fn rooms_named(&self) -> BTreeSet<String> {
-        let is_room = |name: &String| ROOMS.iter().any(|(room, _)| room == name);
+    /// The top-level modules that the file's paths name.
+    fn used_modules(&self) -> BTreeSet<String> {
+        let is_module = |name: &String| MODULES.iter().any(|(module, _)| module == name);
         let named = self.paths().into_iter().filter_map(|path| {
             let ups = path.iter().take_while(|segment| *segment == "super").count();
             let from_root = match path[0].as_str() {
                 "crate" | "lockable" => &path[1..],
-                // The deepest module of a file is that of its tests.
+                // The test module of the file is one level deeper than the file.
                 "super" if ups >= self.depth() => &path[ups..],
                 _ => &[],
             };
             from_root.first().cloned()
         });
-        named.filter(is_room).collect()
+        named.filter(is_module).collect()
     }
 
-    /// All paths in the file, those in the braces of a `use` written out.
+    /// All paths in the file, with the braces of `use` expanded.
     fn paths(&self) -> Vec<Vec<String>> {
         let mut paths = Vec::new();
         let mut prefixes: Vec<Vec<String>> = vec![Vec::new()];
@@ -203,8 +204,8 @@ impl Source {
     }
 }
 
-/// The words of a source: names, `::`, and signs one by one; without comments
-/// and what stands between quotation marks.
+/// Splits a source into words: names, `::`, and single punctuation characters, without comments and
+/// string literals.
 fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut rest = text;
@@ -232,7 +233,7 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// The length of the text in quotation marks with which `rest` begins.
+/// The length of the string literal at the start of `rest`.
 fn quoted(rest: &str) -> usize {
     let mut is_escaped = false;
     for (at, c) in rest.char_indices().skip(1) {
@@ -246,7 +247,7 @@ fn quoted(rest: &str) -> usize {
 }
 
 #[test]
-fn this_reader_sees_paths() {
+fn paths_in_sources_are_found() {
     let text = r#"
         use crate::{app::App, lock::{Lease, Owner}}; // use crate::nothing;
         use super::super::locks;
@@ -254,7 +255,7 @@ fn this_reader_sees_paths() {
         fn f() -> crate::http::Answer { sqlx::query("use crate::quoted \" still::quoted"); a.b::<redis::Cmd>() }
     "#;
     let source = Source { path: "accounts/token.rs".into(), text: text.into(), words: words(text) };
-    let named: Vec<_> = source.rooms_named().into_iter().collect();
+    let named: Vec<_> = source.used_modules().into_iter().collect();
     assert_eq!(named, ["app", "http", "lock", "locks"]);
     let paths: Vec<_> = source.paths().iter().map(|path| path.join("::")).collect();
     for expected in ["crate::lock::Owner", "self::redis::Redis", "sqlx::query", "redis::Cmd"] {

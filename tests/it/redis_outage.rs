@@ -147,17 +147,19 @@ async fn grant_to_disconnected_client_is_reverted() {
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     client.get("/v1/acquire/warm-up").await;
 
-    cluster.redis.pause();
-    let mut impatient = tokio::net::TcpStream::connect(cluster.pods[0].authority("127.0.0.1")).await.unwrap();
     let authorization = client.authorization();
-    let request =
-        format!("GET /v1/acquire/gone?lease=1h HTTP/1.1\r\nHost: localhost\r\nAuthorization: {authorization}\r\n\r\n");
-    impatient.write_all(request.as_bytes()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    drop(impatient);
-    cluster.redis.resume();
-
-    eventually(async || client.get("/v1/acquire/gone").await.json["response"] == true).await;
+    for (name, wait) in [("gone", ""), ("gone-waiting", "&wait=50s")] {
+        cluster.redis.pause();
+        let mut impatient = tokio::net::TcpStream::connect(cluster.pods[0].authority("127.0.0.1")).await.unwrap();
+        let request = format!(
+            "GET /v1/acquire/{name}?lease=1h{wait} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {authorization}\r\n\r\n"
+        );
+        impatient.write_all(request.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        drop(impatient);
+        cluster.redis.resume();
+        eventually(async || client.get(&format!("/v1/acquire/{name}")).await.json["response"] == true).await;
+    }
 }
 
 /// Starts a server with debug logs. Returns it, the client that holds this lock, and a queued

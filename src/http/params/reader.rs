@@ -16,7 +16,7 @@ use crate::http::{
     request_context::RequestContext,
 };
 
-/// The longest body of a request, in bytes.
+/// The maximum length of a request body, in bytes.
 pub(in crate::http) const BODY_BYTES_MAX: usize = 16 * 1024;
 
 /// The time limit for receiving a body, which fits into a few packets.
@@ -31,13 +31,13 @@ impl<B: AnyBody<Error: Into<Box<dyn Error + Send + Sync>>> + Send> HttpBody for 
 pub(in crate::http) struct Params(Vec<(String, String)>);
 
 impl Params {
-    /// The maximum number of parameters of a request; no route has as many.
+    /// The maximum number of parameters of a request, larger than that of any route.
     const COUNT_MAX: usize = 16;
 
     pub(super) async fn read(parts: &Parts, body: impl HttpBody, context: &RequestContext) -> Result<Self, Problem> {
         let Self(mut pairs) = Self::in_query(&parts.uri)?;
         if parts.method == Method::POST {
-            // Boxed: few requests have a body, and the future would enlarge that of every request.
+            // Boxed: few requests have a body, and its future would enlarge the future of every request.
             pairs.extend(Box::pin(body_pairs(&parts.headers, body, context)).await?);
         } else if !body.is_end_stream() {
             Box::pin(refuse_body(body, context)).await?;
@@ -107,7 +107,7 @@ impl<S: Send + Sync> FromRequest<S> for Body {
 
 /// Reads a body.
 async fn text(body: impl HttpBody, context: &RequestContext) -> Result<String, Problem> {
-    // A request that waits for its client does not count as in flight.
+    // A request that waits for data from its client does not count as in flight.
     context.permit.release();
     let read = timeout(BODY_TIMEOUT, Limited::new(pin!(body), BODY_BYTES_MAX).collect()).await;
     let read = read.map_err(|_| {
@@ -172,7 +172,7 @@ fn json_pairs(text: &str) -> Result<Vec<(String, String)>, Problem> {
         Value::Null => None,
         Value::String(text) => Some(Ok((name, text))),
         Value::Bool(flag) => Some(Ok((name, flag.to_string()))),
-        // Beyond 64 bits, or with a fraction, digits are lost, and two owners could become one.
+        // Other numbers lose digits, so that two different owners could become equal.
         Value::Number(number) if number.is_u64() || number.is_i64() => Some(Ok((name, number.to_string()))),
         Value::Number(_) => Some(Err(malformed(format!(
             "the parameter {name:?} is malformed: it is not an integer of at most 64 bits; send it as a string"

@@ -37,7 +37,7 @@ impl Locks {
     /// How many requests of a queue are returned with details.
     pub const WAITERS_NAMED_MAX: usize = 5;
 
-    /// Reads the queues of up to a page of locks for an account, in the order of `locks`.
+    /// Reads the queues of these locks, at most one page, as the account may see them, in the same order.
     ///
     /// # Errors
     /// The store returned no answer in time.

@@ -1,17 +1,20 @@
 use std::time::Duration;
 
 use metrics::histogram;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::locks::{
     AcquireProgress, Locks, LocksError,
     requests::{AcquireRequest, LockKey, WithRate},
-    revert::RevertOnDrop,
+    revert::{PendingRevert, RevertOnDrop},
 };
 use crate::{
     lock::{AcquireOutcome, Attempt, Grant, Held, RateCharge, Refusal},
-    mends::{self, Mend},
+    safeguards::{self, Safeguard},
 };
 
 /// The longest time between two claims of a waiting request. Messages and polls of the queue
@@ -30,7 +33,7 @@ pub struct UnconfirmedOutcome<'a> {
 
 impl Locks {
     /// Acquires a lock, and waits for it in its queue for up to `wait` or until `draining`.
-    /// The caller confirms the grant after a last check of the client and its token.
+    /// Notifies `queued` when the lock is not granted at once. The caller confirms the grant after a last check of the client and its token.
     ///
     /// # Errors
     /// This server's limit of queued requests is reached, or the store did not answer until
@@ -41,9 +44,10 @@ impl Locks {
         request: &'a AcquireRequest,
         wait: Duration,
         draining: &CancellationToken,
+        queued: &Notify,
     ) -> Result<UnconfirmedOutcome<'a>, LocksError> {
         if draining.is_cancelled() {
-            return Box::pin(self.acquire(request)).await.map(|answer| UnconfirmedOutcome::confirmed(answer.drained()));
+            return Box::pin(self.acquire_unconfirmed(request)).await.map(UnconfirmedOutcome::drained);
         }
         let attempt = Attempt::new();
         let ends = Instant::now() + wait;
@@ -66,7 +70,7 @@ impl Locks {
         loop {
             let next = match progress {
                 Ok(AcquireProgress::Done(outcome)) => {
-                    return Ok(UnconfirmedOutcome { answer: WithRate { outcome, rate }, revert: Some(revert) });
+                    return Ok(UnconfirmedOutcome::new(WithRate { outcome, rate }, revert));
                 }
                 // No revert: the newer request uses the queue entry.
                 Ok(AcquireProgress::Replaced(held)) => {
@@ -116,6 +120,7 @@ impl Locks {
                     ends.min(Instant::now() + RETRY_PAUSE)
                 }
             };
+            queued.notify_one();
             tokio::select! {
                 // A fixed order keeps simulations deterministic.
                 biased;
@@ -143,7 +148,11 @@ impl Locks {
     }
 }
 
-impl UnconfirmedOutcome<'_> {
+impl<'a> UnconfirmedOutcome<'a> {
+    pub(in crate::locks) fn new(answer: WithRate<AcquireOutcome>, revert: RevertOnDrop<'a>) -> Self {
+        Self { answer, revert: Some(revert) }
+    }
+
     fn confirmed(answer: WithRate<AcquireOutcome>) -> Self {
         Self { answer, revert: None }
     }
@@ -160,12 +169,25 @@ impl UnconfirmedOutcome<'_> {
         }
         self.answer
     }
+
+    /// Returns the outcome; its grant is reverted unless the caller cancels the revert.
+    pub fn confirm_later(self) -> (WithRate<AcquireOutcome>, Option<PendingRevert>) {
+        (self.answer, self.revert.map(RevertOnDrop::postpone))
+    }
+
+    pub(in crate::locks) fn without_revert(self) -> Self {
+        Self::confirmed(self.confirm())
+    }
+
+    fn drained(self) -> Self {
+        Self { answer: self.answer.drained(), ..self }
+    }
 }
 
 /// Ends a wait without a grant. If an answer was missing, it may have been a grant that the
 /// journal has although the store does not: the revert stays armed.
 fn end_wait(revert: RevertOnDrop<'_>, may_be_granted: bool) {
-    if !may_be_granted || !mends::is_on(Mend::WaitReverted) {
+    if !may_be_granted || !safeguards::is_on(Safeguard::WaitReverted) {
         revert.disarm();
     }
 }

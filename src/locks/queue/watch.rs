@@ -77,7 +77,7 @@ impl Locks {
             "held" => {
                 let to_claim = Some(reply.text(3)?.to_owned()).filter(|attempt| !attempt.is_empty());
                 if reply.text(4)? == "1" {
-                    Self::count_lapse("queue");
+                    Self::count_expiry("queue");
                 }
                 QueueState::Held { remaining: Duration::from_millis(reply.word(1)?), waiting: reply.word(2)?, to_claim }
             }

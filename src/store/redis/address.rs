@@ -120,7 +120,7 @@ impl Address {
             Box::pin(async move {
                 match check_server(connection).await {
                     Ok(identity) if identity.run_id == run_id => Ok(()),
-                    Ok(_) => Err(HookError::message("another server is at this address")),
+                    Ok(_) => Err(HookError::message("a different Redis process is at this address")),
                     Err(error) => Err(HookError::message(error.to_string())),
                 }
             })

@@ -47,7 +47,7 @@ pub(super) fn digest(script: &'static Script) -> &'static str {
 }
 
 pub(super) fn unexpected_reply() -> CommandError {
-    CommandError::Other("a script returned something other than an array of words".into())
+    CommandError::Other("a script returned something other than an array of strings".into())
 }
 
 fn read_reply(answer: Value) -> Result<Reply, CommandError> {

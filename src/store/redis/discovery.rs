@@ -64,10 +64,10 @@ impl Discovery {
         let mut path = url.parts().path_segments().into_iter().flatten();
         let master = path.next().filter(|name| !name.is_empty());
         let master =
-            master.ok_or_else(|| invalid_address(shown, "add the name of the master after the hosts: …/NAME"))?;
+            master.ok_or_else(|| invalid_address(shown, "add the master name after the hosts: …/NAME"))?;
         let database = path.next().unwrap_or("0");
         if database.parse::<u32>().is_err() || path.next().is_some() {
-            return Err(invalid_address(shown, "only the number of a database may follow the name of the master"));
+            return Err(invalid_address(shown, "only a database number may follow the master name"));
         }
         let [tls, user, password] = options(url, shown, ["tls", "sentinel_username", "sentinel_password"])?;
         let mut node = NodeTemplate::new(url, tls.as_deref() == Some("true"), timeout)?;
@@ -141,7 +141,7 @@ impl Discovery {
         Ok(LocatedServer { address, host_port: Some(host_port.clone()) })
     }
 
-    /// The master's new address, if the master is certainly another server than before.
+    /// The master's new address, if the master is certainly a different server than before.
     pub(super) async fn has_moved(&self, tag: &str, before: &LocatedServer) -> Option<String> {
         before.host_port.as_ref()?;
         let now = self.locate(tag).await.ok()?;
@@ -179,7 +179,7 @@ impl NodeTemplate {
     }
 }
 
-/// The addresses of all hosts of the URL.
+/// The addresses of all hosts in the URL.
 fn parse_hosts(url: &SecretUrl, shown: &str, node: &NodeTemplate, port: u16) -> Result<Topology, StartError> {
     let first = url.parts().host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let mut hosts = vec![(first, url.parts().port().unwrap_or(port))];
@@ -255,9 +255,9 @@ mod tests {
     #[test]
     fn address_errors_contain_no_secrets() {
         for (url, complaint) in [
-            ("redis+sentinel://:s3cret@a:1,b:2", "the name of the master"),
-            ("redis+sentinel://:s3cret@a:1,b:2/", "the name of the master"),
-            ("redis+sentinel://:s3cret@a/main/x", "the number of a database"),
+            ("redis+sentinel://:s3cret@a:1,b:2", "the master name"),
+            ("redis+sentinel://:s3cret@a:1,b:2/", "the master name"),
+            ("redis+sentinel://:s3cret@a/main/x", "a database number"),
             ("redis+sentinel://:s3cret@a,,c/main", "a host is missing"),
             ("redis+sentinel://:s3cret@a,b:x/main", "invalid port"),
             ("redis+sentinel://:s3cret@a/main?sentinel_pasword=s3cret", "unknown parameter"),

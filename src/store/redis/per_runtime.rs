@@ -83,7 +83,7 @@ async fn open(address: Address, run_id: String, closed: CancellationToken) -> Re
     let sent = pipeline.send(INFO_COMMAND.into_iter(), Instant::now() + address.timeout()).await;
     match sent.map_err(|error| StartError::Unreachable(StoreError::from(error).to_string()))? {
         RespValue::Text(info) if parse_info(&info)?.run_id == run_id => Ok(pipeline),
-        RespValue::Text(_) => Err(StartError::Unreachable("another server is at this address".into())),
+        RespValue::Text(_) => Err(StartError::Unreachable("a different Redis process is at this address".into())),
         RespValue::Error(error) => Err(StartError::from_reply(error)),
         RespValue::Array(_) | RespValue::Other => Err(StartError::Unreachable("the server returned no INFO".into())),
     }

@@ -216,7 +216,7 @@ impl ServedTags {
         }
     }
 
-    /// Every change is complete, so a panic in another thread leaves valid data.
+    /// No change leaves the list inconsistent, so a poisoned mutex is safe to use.
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<TagHandle>>> {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }

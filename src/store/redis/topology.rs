@@ -54,7 +54,7 @@ impl Topology {
 
     /// Queries one server after another until one returns the topology.
     pub(super) async fn query(&self, query: TopologyQuery<'_>) -> Result<SlotMap, StartError> {
-        let mut last = StartError::Unreachable("no server knows the master".into());
+        let mut last = StartError::Unreachable("no Sentinel or cluster node knows the master".into());
         for server in self.all() {
             let attempt = async {
                 let mut connection = server.connect().await?;

@@ -8,8 +8,8 @@ use super::{
 use crate::store::{Reply, Script, StoreError};
 
 impl Redis {
-    /// Runs a script like [`eval`](Self::eval), and waits for the configured number of replicas to
-    /// acknowledge it. Uses a pooled connection, since `WAIT` blocks it.
+    /// Runs a script as [`eval`](Self::eval) does, then waits until the configured number of
+    /// replicas have acknowledged its writes. Uses a pooled connection, because `WAIT` blocks it.
     ///
     /// # Errors
     /// See [`StoreError`].

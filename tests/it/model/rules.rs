@@ -96,7 +96,8 @@ impl Model {
 
     fn acquire_paid(&mut self, request: &AcquireRequest, attempt: &str, wait: Duration) -> AcquireProgress {
         let AcquireRequest { lock, claimant, .. } = request;
-        // The script does not read the queue for a short lease, without a wait, already paid.
+        // Like the script, skip the queue if the lease is short, the request does not wait, and its
+        // rate is already charged.
         let is_plain = wait.is_zero() && request.lease <= SHORT && request.charge == RateCharge::Done;
         let Some(current) = self.current_grant(lock) else {
             if !is_plain {

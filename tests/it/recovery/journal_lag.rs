@@ -54,6 +54,34 @@ async fn ended_grants_are_not_restored_although_the_journal_missed_the_end() {
     eventually(async || cluster.redis.cli(&["EXISTS", "lockable:1:{0}:ended:"]).trim() == "0").await;
 }
 
+/// The server that executed a release dies before the journal has recorded the end. Another server
+/// refuses the repeated release, and Redis loses all data before a server has listed the end twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn server_that_refuses_a_repeated_release_records_the_end() {
+    let mut cluster = Cluster::start_with_short_recovery(2).await;
+    let token = cluster.account("business").await.token;
+    let [first, second] = [0, 1].map(|pod| cluster.pods[pod].client(&token));
+    for name in ["ended", "kept"] {
+        let granted = first.get(&format!("/v1/acquire/{name}?lease=1h&owner=ana")).await;
+        assert_eq!(granted.json["response"], true, "{}", granted.text);
+    }
+    let journal_lock = cluster.postgres.lock_table("journal", "SHARE").await;
+    assert_eq!(first.get("/v1/release/ended?owner=ana").await.json["response"], true);
+    eventually(async || cluster.postgres.lock_waiters("INSERT INTO journal") > 0).await;
+    cluster.pods[0].kill();
+    let abort = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    cluster.postgres.query(abort).unwrap();
+    eventually(async || cluster.postgres.lock_waiters("INSERT INTO journal") == 0).await;
+    journal_lock.end();
+
+    assert_eq!(reason(&second, "/v1/release/ended?owner=ana").await, "not_held");
+    cluster.redis.cli(&["FLUSHALL"]);
+    wait_until_open(&second, Instant::now()).await;
+    assert_eq!(reason(&second, "/v1/acquire/kept?owner=bob&lease=1s").await, "held");
+    eventually(async || second.get("/v1/acquire/ended?owner=bob&lease=1s").await.json["response"] == true).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_database_short_leases_continue_and_long_leases_are_renewed_briefly() {
     let redis = RedisServer::start();

@@ -1,11 +1,11 @@
-//! The mends of the safety protocol. Each mend fixes a violation that was found. A build for the
-//! simulator (feature `simulation`) can switch each mend off in a thread, to prove that the
-//! simulator finds the violation. In every other build all mends are on, and the compiler removes
+//! The safeguards of the safety protocol. Each safeguard fixes a violation that was found. A build for the
+//! simulator (feature `simulation`) can switch each safeguard off in a thread, to prove that the
+//! simulator finds the violation. In every other build all safeguards are on, and the compiler removes
 //! the check.
 
-/// A mend. Scripts mark theirs with `-- mend: NAME`.
+/// A safeguard. Scripts mark theirs with `-- safeguard: NAME`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mend {
+pub enum Safeguard {
     /// A shorter lease is written to the journal first, then to the store.
     ShorteningJournaled,
     /// A broken grant keeps its lock closed until the journal has recorded the end.
@@ -28,6 +28,9 @@ pub enum Mend {
     EndSettled,
     /// The store lists ended grants, so that any server can record them in the journal.
     EndSurvives,
+    /// A server that refuses a release records the end of the grant: the server that executed an
+    /// earlier release, and got no answer, does not know the grant.
+    EndTakenOver,
     /// The largest fencing token is stored in SQL. After a loss, new ones are larger.
     FenceFloor,
     /// The floor of new fencing tokens is stored before a recovery ends, since another loss may
@@ -68,7 +71,7 @@ pub enum Mend {
 
 #[cfg(not(feature = "simulation"))]
 #[inline]
-pub const fn is_on(_: Mend) -> bool {
+pub const fn is_on(_: Safeguard) -> bool {
     true
 }
 
@@ -79,14 +82,14 @@ pub use switch::{apply, is_on, lua_key, set_off};
 mod switch {
     use std::cell::Cell;
 
-    use super::Mend;
+    use super::Safeguard;
 
     thread_local! {
-        static OFF: Cell<Option<Mend>> = const { Cell::new(None) };
+        static OFF: Cell<Option<Safeguard>> = const { Cell::new(None) };
     }
 
-    impl Mend {
-        pub const ALL: [Self; 27] = [
+    impl Safeguard {
+        pub const ALL: [Self; 28] = [
             Self::ShorteningJournaled,
             Self::BreakJournaled,
             Self::ClosedIsUnsettled,
@@ -97,6 +100,7 @@ mod switch {
             Self::OlderGrantRemoved,
             Self::EndSettled,
             Self::EndSurvives,
+            Self::EndTakenOver,
             Self::FenceFloor,
             Self::FloorNoted,
             Self::IndexCorrected,
@@ -121,25 +125,25 @@ mod switch {
         }
     }
 
-    /// Whether a mend is on in this thread.
-    pub fn is_on(mend: Mend) -> bool {
-        OFF.get() != Some(mend)
+    /// Whether a safeguard is on in this thread.
+    pub fn is_on(safeguard: Safeguard) -> bool {
+        OFF.get() != Some(safeguard)
     }
 
-    /// Switches one mend off in this thread, and all others on.
-    pub fn set_off(mend: Option<Mend>) {
-        OFF.set(mend);
+    /// Switches one safeguard off in this thread, and all others on.
+    pub fn set_off(safeguard: Option<Safeguard>) {
+        OFF.set(safeguard);
     }
 
     /// The cache key of the scripts' texts in this thread.
-    pub fn lua_key() -> Option<Mend> {
+    pub fn lua_key() -> Option<Safeguard> {
         OFF.get()
     }
 
-    /// Removes the lines of the mend that is off, and enables the lines that replace them.
+    /// Removes the lines of the safeguard that is off, and enables the lines that replace them.
     pub fn apply(source: &str) -> String {
-        let Some(off) = OFF.get().map(Mend::name) else { return source.to_owned() };
-        let (begin, instead) = (format!("-- mend: {off}"), format!("--@off {off}: "));
+        let Some(off) = OFF.get().map(Safeguard::name) else { return source.to_owned() };
+        let (begin, instead) = (format!("-- safeguard: {off}"), format!("--@off {off}: "));
         let (mut text, mut is_in) = (String::with_capacity(source.len()), false);
         for line in source.lines() {
             let trimmed = line.trim_start();
@@ -147,7 +151,7 @@ mod switch {
             let kept = trimmed.strip_prefix(&instead).unwrap_or(if is_in { "" } else { line });
             text.push_str(kept);
             text.push('\n');
-            is_in &= trimmed != "-- mend end";
+            is_in &= trimmed != "-- safeguard end";
         }
         text
     }

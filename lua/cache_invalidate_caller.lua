@@ -1,30 +1,30 @@
--- Invalidates cached token entries after a change of accounts, and notifies all
--- servers. The message is a hint: servers read changes from the account database,
--- too. Entries of other accounts stay cached, however many tokens the changed
--- accounts have.
+-- Invalidates the token cache entries of changed accounts, and notifies all servers. The
+-- message only saves time: servers also poll the account database for changes. The
+-- script raises one number for each changed account, so its cost does not depend on the
+-- number of tokens, and entries of other accounts stay valid.
 --
 -- KEYS[1] revision  string: the number of the last invalidated change
--- KEYS[2] floor, KEYS[3] floors: as in account_find.lua
+-- KEYS[2] floor, KEYS[3] floors: as in cache_get_caller.lua
 -- KEYS[4]           optional: an entry to delete
--- ARGV[1] scope: 'accounts' for one part of a change, when more parts follow;
---         'change' for the last part; 'all' for a change that may concern all
---         accounts; 'nothing' to read the revision only
+-- ARGV[1] scope: 'accounts' for a part of the changed accounts if more parts follow;
+--         'change' for the last part; 'all' for a change that may affect all
+--         accounts; 'nothing' to read only the revision
 -- ARGV[2] seq: the number of the change
--- ARGV[3] channel, ARGV[4] message: what to publish; '' for nothing
--- ARGV[5] accounts_max: the size limit of `floors`. When it evicts an account,
---         `floor` rises to the number of that account: entries of all accounts
---         that are older than this are read from the database again
+-- ARGV[3] channel, ARGV[4] message: the notification; an empty message is not published
+-- ARGV[5] accounts_max: the maximum size of `floors`. If the script removes an account
+--         from it, it raises `floor` to the number of that account. Entries of all
+--         accounts with a smaller number are then stale
 -- ARGV[6] ttl_ms: the lifetime of a cached entry
 -- ARGV[7...] the changed accounts
 --
--- Returns {'forgotten', revision, before}   the revision now, and before this call
+-- Returns {'invalidated', revision, before}   the revision after and before this call
 local scope, seq = ARGV[1], tonumber(ARGV[2])
 local before = tonumber(redis.call('GET', KEYS[1]) or 0)
 local revision = before
 local floor = tonumber(redis.call('GET', KEYS[2]) or 0)
 
--- When its memory is full, Redis lets a script write after its first deletion. So
--- deletions come first, and a token can be revoked with a full memory.
+-- With full memory, Redis rejects writes of a script until the script has deleted a key.
+-- The script therefore deletes first, so that a token can be revoked with full memory.
 local function put(key, number)
   redis.call('DEL', key)
   redis.call('SET', key, format_int(number))
@@ -61,4 +61,4 @@ end
 if ARGV[4] ~= '' then
   redis.call('PUBLISH', ARGV[3], ARGV[4])
 end
-return {'forgotten', format_int(revision), format_int(before)}
+return {'invalidated', format_int(revision), format_int(before)}
