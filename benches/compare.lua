@@ -1,6 +1,6 @@
--- What wrk sends: acquires and releases by turns, each acquire of a fresh name,
--- each release of a name that was acquired a while ago, so that no connection
--- has to wait for another.
+-- The requests of wrk: alternately an acquire and a release. Each acquire uses a new name, and each
+-- release the name of an earlier acquire. The distance makes sure that the acquire has finished,
+-- although wrk sends the two on different connections.
 local behind = 256
 local threads = 0
 

@@ -80,18 +80,20 @@ pub struct PageResources {
 }
 
 impl App {
-    /// The number of concurrent rechecks: each may query the database, which other requests need, too.
+    /// The maximum number of concurrent rechecks. Each may take a database connection, which other
+    /// requests need, too.
     pub const RECHECKS_MAX: usize = 4;
 }
 
 impl PageResources {
-    /// The live views of one account, and of all accounts, in one server.
+    /// The maximum numbers of live views in one server: of one account, and of all accounts.
     pub const LIVE_VIEWS_PER_ACCOUNT_MAX: u32 = 20;
     pub const LIVE_VIEWS_MAX: usize = 1_000;
-    /// The concurrent page renders of one account, and its renders and queued requests together.
+    /// The maximum number of concurrent page renders of one account, and the maximum of its running
+    /// and queued renders together.
     pub const RENDERS_PER_ACCOUNT_MAX: usize = 4;
     pub const RENDERS_QUEUE_MAX: usize = 50;
-    /// The concurrent downloads of one account, and of all accounts.
+    /// The maximum numbers of concurrent downloads: of one account, and of all accounts.
     pub const DOWNLOADS_PER_ACCOUNT_MAX: u32 = 2;
     pub const DOWNLOADS_MAX: usize = 100;
 }

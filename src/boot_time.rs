@@ -4,7 +4,8 @@ use std::{ops, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// How often a timer reads the clock: timers stop while the machine sleeps, and leases do not.
+/// How often a timer reads the clock again: the runtime's timers stop while the machine sleeps, but
+/// leases continue to run.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -52,7 +53,8 @@ impl BootTime {
         Self(Duration::from_nanos(nanos))
     }
 
-    /// Waits until this time. If the machine sleeps meanwhile, it ends within a tenth of a second of the wake-up.
+    /// Waits until this time. If the time passes while the machine sleeps, the wait ends at most 0.1 s
+    /// after the wake-up.
     pub async fn reached(self) {
         loop {
             let remaining = self.remaining();

@@ -1,6 +1,6 @@
-//! Limits on the cost of one client: request rates of accounts and of costly actions, counted over
-//! all pods, and failed authentications, lookups and connections of client addresses, counted in
-//! this pod.
+//! Limits on the load that one client causes. Request rates of accounts, and rates of costly actions,
+//! are counted across all servers; failed authentications, lookups and connections of client
+//! addresses, in this server.
 
 mod account_rate_limiter;
 mod account_rates;

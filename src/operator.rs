@@ -31,7 +31,7 @@ pub enum OperatorCommand {
     /// Create and list the private namespaces of an account
     #[command(subcommand)]
     Namespace(namespace::NamespaceCommand),
-    /// Show and break locks of any account; a running server of this database carries out the
+    /// Show and break locks of any account; a running server of this database executes the
     /// command
     #[command(subcommand)]
     Lock(lock::LockCommand),

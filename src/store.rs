@@ -87,12 +87,12 @@ impl Store {
         reply
     }
 
-    /// Runs a script like [`eval`](Self::eval), and returns once the configured number of
+    /// Runs a script as [`eval`](Self::eval) does, then waits until the configured number of
     /// replicas have acknowledged its writes.
     ///
     /// # Errors
-    /// As for `eval`; also [`StoreError::NoAnswer`] when too few replicas acknowledge in time,
-    /// although the script ran.
+    /// As for `eval`; also [`StoreError::NoAnswer`] when the script ran, but too few replicas
+    /// acknowledged its writes in time.
     pub async fn eval_replicated(
         &self,
         script: &'static Script,
@@ -188,7 +188,7 @@ impl Store {
         self.primary(shard).recovery_state()
     }
 
-    /// Fetches the recovery state of a shard. Begins a recovery if grants may be lost, or if
+    /// Fetches the recovery state of a shard. Begins a recovery if grants may have been lost, or if
     /// `registration` requests one.
     ///
     /// # Errors
@@ -250,18 +250,18 @@ impl Store {
         }
     }
 
-    /// The longest remaining recovery time of all shards, as far as known; `None` when every
-    /// shard grants locks.
+    /// The longest remaining recovery time of any shard, as far as this server knows; `None` when
+    /// every shard grants locks.
     pub fn recovery_remaining(&self) -> Option<Duration> {
         self.shards().iter().filter_map(|shard| self.primary(*shard).remaining()).max()
     }
 
-    /// The remaining recovery time of one shard, as far as known.
+    /// The remaining recovery time of one shard, as far as this server knows.
     pub fn recovery_remaining_in(&self, shard: Shard) -> Option<Duration> {
         self.primary(shard).remaining()
     }
 
-    /// Whether a shard has a connection, as far as known.
+    /// Whether a shard has a connection, as far as this server knows.
     pub fn is_connected(&self, shard: Shard) -> bool {
         match self {
             Self::Redis(redis) => redis.is_connected(shard),
@@ -271,7 +271,7 @@ impl Store {
         }
     }
 
-    /// Whether the node with the cached accounts has a connection, as far as known.
+    /// Whether the node with the cached accounts has a connection, as far as this server knows.
     pub fn is_accounts_node_connected(&self) -> bool {
         match self {
             Self::Redis(redis) => redis.is_accounts_node_connected(),
@@ -281,7 +281,7 @@ impl Store {
         }
     }
 
-    /// Whether at least one shard has a connection, as far as known.
+    /// Whether at least one shard has a connection, as far as this server knows.
     pub fn is_reachable(&self) -> bool {
         match self {
             Self::Redis(redis) => redis.is_reachable(),

@@ -13,15 +13,16 @@ use crate::{
     locks::{BreakRequest, ListRequest, LockKey, Locks, LocksError, ReadOutcome},
 };
 
-/// The maximum pages of locks released for a deleted account; the rest expires.
+/// The maximum number of pages of locks that are released for a deleted account; the remaining locks
+/// expire.
 const PAGES_MAX: usize = 200;
 /// The pause before a retry.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// The maximum number of tries of a release.
+/// The maximum number of attempts to release a page.
 const TRIES_MAX: usize = 60;
 
 impl App {
-    /// Carries out operator requests until `stop` is cancelled.
+    /// Executes operator requests until `stop` is cancelled.
     pub async fn serve_operators(self: Arc<Self>, stop: CancellationToken) {
         let mut changes = self.token_cache.changes();
         let work = async {

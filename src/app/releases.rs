@@ -19,7 +19,7 @@ use crate::{
     locks::Claimant,
 };
 
-/// Records releases by another token than the acquiring one in the audit log, in the background.
+/// Records releases by a token other than the acquiring one in the audit log, in the background.
 pub struct ReleaseAudit(Arc<AuditState>);
 
 struct AuditState {
@@ -27,13 +27,13 @@ struct AuditState {
     action_rates: ActionRateLimiter,
     /// Permits of records in progress or queued.
     pending: Arc<Semaphore>,
-    /// Limits writing to one record at a time, to leave the database to other requests.
+    /// Limits writing to one record at a time, so that other requests get database connections.
     writing: Semaphore,
     /// Accounts over their rate, until the given time.
     over_rate: Mutex<HashMap<AccountId, Instant>>,
 }
 
-/// A release by another token than the one that acquired the lock.
+/// A release by a token other than the one that acquired the lock.
 #[derive(Clone, Debug)]
 pub struct ReleaseByOtherToken {
     pub by: Uuid,
@@ -102,7 +102,7 @@ impl AuditState {
         };
         let recorded: Result<(), AccountsError> = recorded.await;
         if let Err(error) = recorded {
-            tracing::warn!(%error, token = %release.by, "failed to record a release by another token");
+            tracing::warn!(%error, token = %release.by, "cannot record a release by another token in the audit log");
             count_unrecorded();
         }
     }

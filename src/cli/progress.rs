@@ -9,7 +9,8 @@ use crate::client::{BootTime, Client, Error, Grant, LockRequest, Progress, Refus
 const TERMINAL_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between requests for the queue, for a terminal.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
-/// Time until the second line in a log. The interval doubles with each line, up to the maximum.
+/// Time until the second progress line, if standard error is not a terminal. The interval doubles
+/// with each line, up to the maximum.
 const LOG_INTERVAL_MIN: Duration = Duration::from_secs(30);
 const LOG_INTERVAL_MAX: Duration = Duration::from_secs(900);
 
@@ -30,7 +31,7 @@ pub(super) fn own_lock(name: &str) -> CliError {
 
 /// Acquires a lock like [`Client::acquire_until`]. Prints on standard error the reason for the
 /// wait, the position in the queue, the holder and the waiting time: on a terminal as one line that
-/// is updated, in a log as a few lines. With `is_quiet`, prints only failures.
+/// is updated, elsewhere as a few lines. With `is_quiet`, prints only failures.
 pub(super) async fn acquire(
     client: &Client,
     request: &LockRequest,

@@ -21,8 +21,8 @@ pub struct Grant {
     pub lease: Duration,
     /// When the lease expires unless renewed, as the server wrote it.
     pub expires_at: String,
-    /// When the lease expires at the earliest. It counts from when the client sent the request; the
-    /// server counts it from when it received the request, which is later.
+    /// The earliest time at which the lease can expire. The client counts the lease from the sending
+    /// of the request; the server counts it from the arrival, which is later.
     pub until: BootTime,
     /// Whether the owner held the lock already: the grant belongs to an earlier request.
     pub again: bool,
@@ -67,7 +67,7 @@ pub struct Status {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<Holder>,
     pub waiting: u64,
-    /// The position of the requesting owner in the queue, from 1.
+    /// The queue position of the requesting owner, counted from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub position: Option<u64>,
     /// When the lock can be granted at the earliest, during a recovery.

@@ -4,13 +4,13 @@ use serde::Deserialize;
 
 use super::{Refusal, proxy::Proxy};
 
-/// Why a request has no result.
+/// The reason for which a request has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The request or a setting is invalid; nothing was sent.
     #[error("{0}")]
     Malformed(String),
-    /// The server or the proxy did not answer in time, or cannot be connected to.
+    /// The server or the proxy did not answer in time, or accepts no connection.
     #[error("cannot reach {peer}: {reason}")]
     Unreachable { peer: Peer, reason: String },
     /// The host name of the server or of the proxy has no address.

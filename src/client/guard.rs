@@ -83,8 +83,8 @@ impl LockGuard {
         self.expiring(Duration::ZERO).await
     }
 
-    /// Waits until the lock is lost, or until `before` before it may be lost because no heartbeat was
-    /// confirmed.
+    /// Waits until the lock is lost. Returns earlier, by the duration `before`, if the lock would be
+    /// lost because no heartbeat was confirmed.
     pub async fn expiring(&self, before: Duration) -> Loss {
         let mut state = self.state.clone();
         loop {
@@ -131,8 +131,8 @@ impl LockGuard {
         }
     }
 
-    /// Stops the heartbeats and leaves the lock to its lease: for a holder that has lost the lock, or
-    /// whose work continues and cannot be stopped.
+    /// Stops the heartbeats without a release, so that the lock is held until its lease expires. For a
+    /// holder that has lost the lock, or whose work continues and cannot be stopped.
     pub fn abandon(mut self) {
         self.skips_release = true;
     }

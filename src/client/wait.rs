@@ -28,11 +28,11 @@ pub enum Progress<'a> {
 }
 
 impl Client {
-    /// Acquires a lock. Waits until `until`, or without limit. After the first refusal the client
+    /// Acquires a lock. Waits until `until`, or indefinitely. After the first refusal the client
     /// waits in the queue, with one request after another; with an owner, the server reserves the
-    /// position between two requests. Unreachable and overloaded servers are retried. A permanent
-    /// error ends the wait; so do a second failed DNS lookup and a TLS error, unless a server has
-    /// answered before.
+    /// position between two requests. The client retries while servers are unreachable or
+    /// overloaded. A permanent error ends the wait. If no server has answered yet, a TLS error and
+    /// the second failed DNS lookup are permanent, too.
     ///
     /// `progress` receives each event, and ends the wait by returning `Break`.
     ///
@@ -67,8 +67,8 @@ impl Client {
                         }
                         return Err(Error::NotAcquired(Box::new(refusal)));
                     }
-                    // A draining server refuses at once, and connections move to another server only
-                    // after a moment.
+                    // A server that shuts down refuses at once. Pause, because load balancers take a
+                    // moment to send requests to another server.
                     if is_queued && sent.elapsed() < PAUSE_MIN {
                         sleep(PAUSE_MIN.min(remaining())).await;
                     }
@@ -104,8 +104,8 @@ impl Client {
     }
 
     /// Acquires a lock with overlapping requests: each is sent before the previous one ends, and takes
-    /// over its position. A queue entry without an open request is passed over. Returns the first
-    /// answer other than that a later request took over the position.
+    /// over its position, because the server passes over a queue entry without an open request.
+    /// Returns the first answer, except for the answer that a later request took over the position.
     async fn acquire_overlapping(
         &self,
         request: &LockRequest,
@@ -146,8 +146,8 @@ impl Client {
         }
     }
 
-    /// Cancels a dropped wait: releases the owner's reservation in the queue, and the lock if it was
-    /// granted meanwhile. Takes at most [`CANCEL_TIMEOUT`].
+    /// Cancels a wait whose future was dropped: releases the owner's reservation in the queue, and the
+    /// lock if the server granted it meanwhile. Takes at most [`CANCEL_TIMEOUT`].
     pub async fn cancel_wait(&self, request: &LockRequest) {
         if request.owner.is_some() {
             let _ = timeout(CANCEL_TIMEOUT, self.release(request, None)).await;
@@ -175,8 +175,8 @@ impl RetryPolicy {
         (self.pause, self.has_answered) = (PAUSE_MIN, true);
     }
 
-    /// The pause before the retry, or `None` for a permanent error. After a first answer, DNS and TLS
-    /// errors are due to the network and are retried.
+    /// The pause before the retry, or `None` for a permanent error. Once a server has answered, DNS
+    /// and TLS errors come from the network, so they are not permanent.
     fn pause_after(&mut self, error: &Error) -> Option<Duration> {
         let is_retryable = match error {
             Error::UnknownHost { .. } => self.has_answered || !mem::replace(&mut self.has_retried_lookup, true),

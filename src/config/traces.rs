@@ -15,8 +15,8 @@ pub struct TraceSettings {
     pub trace_ratio: f64,
 }
 
-/// Parses the collector's URL. Secrets such as a token have a variable of their own and are
-/// rejected here.
+/// Parses the collector's URL. Rejects a URL with a secret, such as a token: it belongs in
+/// `OTEL_EXPORTER_OTLP_HEADERS`.
 fn endpoint(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| error.to_string())?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {

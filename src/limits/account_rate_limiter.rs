@@ -12,7 +12,7 @@ use self::state::LimiterState;
 use super::AccountRates;
 use crate::lock::{Rate, RateBucket, RateStatus};
 
-/// The local limiter of one account and class, and the pod's view of the shared one.
+/// The local limiter of one account and class, and the last known state of the shared one.
 pub struct AccountRateLimiter {
     plan: Rate,
     /// The rate of the shared limiter: the plan's rate, its burst reduced by a reserve for credits.
@@ -29,19 +29,20 @@ pub struct AccountRateLimiter {
 /// How a request is charged to the shared limiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ChargeMethod {
-    /// It spent a credit of the pod.
+    /// It spent a credit of this server.
     Credit,
     /// The script that serves the request charges it.
     InScript,
-    /// The pod has to draw this number of credits first.
+    /// The server must draw this number of credits first.
     Draw { wanted: u32 },
 }
 
 impl AccountRateLimiter {
-    /// The lowest rate, in requests a second, for which the pod draws more than one credit at once.
+    /// The lowest rate, in requests a second, at which the server draws more than one credit at once.
     const CREDIT_RATE_MIN: u32 = 100;
-    /// The requests of the last window from which drawing pays off: drawing costs a command, and
-    /// charging in the script of a lock costs none. The second figure is for a bucket in another slot.
+    /// The number of requests in the last window from which credits save work: drawing them costs a
+    /// command, and charging in the script of a lock costs none. The second figure applies to a bucket
+    /// in another slot.
     const DEMAND_MIN: u32 = 16;
     const DEMAND_MIN_OTHER_SLOT: u32 = 4;
     /// The time for which an unreachable shared limiter is bypassed.
@@ -67,7 +68,8 @@ impl AccountRateLimiter {
     }
 
     /// Checks a request without a call to Redis. Returns how to charge it, or the time to wait if the
-    /// account has used up its rate in this pod or, as last recorded, over all pods; and the rate status.
+    /// account has used up its rate in this server or, as last recorded, across all servers; and the
+    /// rate status.
     pub(super) fn check(&self, now: Instant) -> (Result<ChargeMethod, Duration>, RateStatus) {
         let mut state = self.state();
         let checked = match self.refusal(&state, now) {
@@ -155,7 +157,7 @@ impl AccountRateLimiter {
         }
     }
 
-    /// The rate status as known to this pod: the last recorded one, plus the requests refilled since
+    /// The rate status as known to this server: the last recorded one, plus the requests refilled since
     /// then and the unspent credits.
     pub fn rate_status(&self, now: Instant) -> RateStatus {
         self.rate_status_with(&self.state(), now)
@@ -302,6 +304,6 @@ mod tests {
         let other = self::limiter(HOBBYIST);
         let now = Instant::now();
         other.record_shared(RateStatus::from_backlog_us(HOBBYIST, 5_000_000), Some(Duration::from_secs(1)), now);
-        assert_eq!(other.check(now).0, Err(Duration::from_secs(1)), "refused over all pods");
+        assert_eq!(other.check(now).0, Err(Duration::from_secs(1)), "rejected by the shared limiter");
     }
 }

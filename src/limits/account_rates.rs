@@ -16,26 +16,25 @@ pub(super) static DRAW_RATE: Script =
 
 /// The request rates of accounts.
 ///
-/// All tokens of an account share one rate, so more tokens give no higher rate. A token's own limit
-/// is the same figure and needs no counter: a token sends no more requests than its account.
+/// All tokens of an account share one rate, so more tokens give no higher rate.
 ///
-/// Each request passes two limiters. The local limiter in the pod has the plan's whole rate and
-/// keeps bursts away from Redis. The shared limiter is a bucket in Redis for all pods. It is charged
+/// Each request passes two limiters. The local limiter of the server has the plan's whole rate and
+/// keeps bursts away from Redis. The shared limiter is a bucket in Redis for all servers. It is charged
 ///
 /// - in the script that serves the request ([`RateCharge::InScript`]), without a round trip of its
 ///   own; or
-/// - for an account with many requests, by credits: the pod draws several at once and spends one per
-///   request ([`RateCharge::Done`]).
+/// - for an account with many requests, by credits: the server draws several at once and spends one
+///   per request ([`RateCharge::Done`]).
 ///
 /// A credit expires [`AccountRates::CREDIT_TTL`] after it was drawn. So the requests of any ten
 /// seconds were all charged in these ten seconds or within one TTL before. The shared limiter's burst
-/// is the plan's burst minus the requests refilled in one TTL; therefore ten seconds never pass more
-/// than ten seconds of the plan's rate plus its burst. Plans too small for that reserve charge every
-/// request in its script, and have their whole burst.
+/// is the plan's burst minus the requests that the plan refills in one TTL. The limiters therefore
+/// never admit more requests in ten seconds than the plan's burst and ten seconds of its rate. A plan
+/// with a burst too small for this reserve uses no credits: it charges every request in its script.
 ///
 /// In a cluster the bucket of an account and the lock are in different hash slots, so no script can
-/// charge the bucket. There every request is paid by a credit; a small plan draws one credit per
-/// request, which costs a round trip.
+/// charge the bucket. There every request spends a credit; an account with a small plan draws one
+/// credit per request, which costs a round trip.
 pub struct AccountRates {
     store: Store,
     limiters: Cache<(AccountId, Rate, RateClass), Arc<AccountRateLimiter>>,
@@ -99,7 +98,7 @@ impl AccountRates {
             }
             Ok(ChargeMethod::Draw { .. }) => {}
         }
-        // Boxed: few requests draw credits, and the future would enlarge that of every request.
+        // Boxed: few requests draw credits, and its future would enlarge the future of every request.
         let charged = Box::pin(self.charge(limiter)).await?;
         let rate_status = limiter.rate_status(Instant::now());
         Ok(match charged {

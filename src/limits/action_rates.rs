@@ -9,8 +9,8 @@ use crate::{
     store::{ACCOUNTS_TAG, BadReply, Store, StoreError},
 };
 
-/// Limits the rate of costly actions, over all pods: attempts at guessable and expensive secrets
-/// (passwords, links), and changes that add a permanent row to the audit log.
+/// Limits the rate of costly actions across all servers: attempts to guess passwords and links, whose
+/// checks are expensive, and changes that add a permanent row to the audit log.
 pub struct ActionRateLimiter {
     store: Store,
 }

@@ -28,13 +28,14 @@ struct Failures {
 }
 
 impl AuthFailureLimiter {
-    /// The number of networks with counted failures; beyond it the least recently used are evicted.
+    /// The maximum number of networks with counted failures. The least recently used ones are evicted.
     pub const NETWORKS_MAX: u64 = 100_000;
-    /// The lookups of one network in flight in the caches, and in the database, whose pool has twice
-    /// as many connections by default.
+    /// The maximum numbers of concurrent lookups of one network: in the caches, and in the database,
+    /// which has 8 connections by default.
     pub const CACHE_LOOKUPS_MAX: usize = 256;
     pub const DATABASE_LOOKUPS_MAX: usize = 4;
-    /// The lookups of one network in flight or queued, for the caches and for the database each.
+    /// The maximum number of running and queued lookups of one network. It applies separately to the
+    /// caches and to the database.
     pub const LOOKUP_QUEUE_MAX: usize = 1_000;
 
     /// Allows each network `per_minute` failures at once, and `per_minute` failures a minute in the long run.

@@ -4,7 +4,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Limits the number of permits that each key holds at once, such as connections of an address or live pages of an account.
+/// Limits the number of permits that each key holds at once. Such permits are, for example, the
+/// connections of an address or the live views of an account.
 pub struct PerKeyLimit<K: Copy + Eq + Hash> {
     per_key_max: u32,
     counts: Mutex<HashMap<K, u32>>,

@@ -167,7 +167,7 @@ impl AccountCommand {
             Self::Delete { account, common } => {
                 let (database, printer) = common.open().await?;
                 database.delete_account(Actor::Operator, &account).await?;
-                printer.done(&format!("deleted {account}; a server releases its locks"));
+                printer.done(&format!("deleted {account}; a running server will release its locks"));
             }
             Self::Resume { account, common } => {
                 let (database, printer) = common.open().await?;

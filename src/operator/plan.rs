@@ -26,10 +26,10 @@ pub enum PlanCommand {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 pub struct PlanOptions {
-    /// Requests per second and token
+    /// Requests per second of all tokens of an account together
     #[arg(long, value_name = "N")]
     rate: Option<u32>,
-    /// Burst of requests per token
+    /// Requests that an account may send at once
     #[arg(long, value_name = "N")]
     burst: Option<u32>,
     /// Default lease

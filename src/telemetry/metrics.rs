@@ -57,7 +57,7 @@ fn register_zeros() {
         ("lockable_connections_refused_total", None, &[]),
         ("lockable_unauthenticated_total", None, &[]),
         ("lockable_recoveries_total", None, &[]),
-        ("lockable_lapses_total", Some("noticed_by"), &["holder", "queue"]),
+        ("lockable_expired_leases_total", Some("noticed_by"), &["holder", "queue"]),
         ("lockable_store_errors_total", Some("kind"), &["not_sent", "no_answer", "refused"]),
         ("lockable_database_errors_total", Some("kind"), &["error", "too_slow"]),
     ] {
@@ -69,7 +69,7 @@ fn register_zeros() {
 }
 
 fn describe() {
-    describe_gauge!("lockable_build_info", "Version as a label; always 1");
+    describe_gauge!("lockable_build_info", "The server's version, as a label; the value is always 1");
     describe_counter!("lockable_http_requests_total", "HTTP requests answered, by method, route and status");
     describe_histogram!(
         "lockable_http_request_duration_seconds",
@@ -79,7 +79,7 @@ fn describe() {
     describe_gauge!("lockable_connections", "Open client connections");
     describe_counter!(
         "lockable_connections_evicted_total",
-        "Idle connections closed for new ones at the connection limit"
+        "Idle connections closed to accept new ones at the connection limit"
     );
     describe_gauge!("lockable_connections_max", "Limit of open client connections");
     describe_counter!("lockable_connections_refused_total", "Connections rejected at the limit per client address");
@@ -97,26 +97,32 @@ fn describe() {
         "Duration of store scripts, including the network"
     );
     describe_counter!("lockable_store_errors_total", "Failed store scripts: not_sent, no_answer or refused");
-    describe_counter!("lockable_token_lookups_total", "Token lookups, by source of the answer");
+    describe_counter!("lockable_token_lookups_total", "Token lookups, by source of the result");
     describe_counter!(
         "lockable_releases_unrecorded_total",
-        "Releases missing from the audit log, made with another token than the acquire"
+        "Releases by a token other than the acquiring one that the audit log does not contain"
     );
     describe_counter!(
         "lockable_token_cache_rejected_total",
         "Token cache entries rejected because of an invalid signature or their age; the database was queried instead"
     );
     describe_counter!("lockable_panics_total", "Panics caught");
-    describe_counter!("lockable_lapses_total", "Expired leases, noticed by the holder's heartbeat or by the queue");
+    describe_counter!(
+        "lockable_expired_leases_total",
+        "Expired leases, noticed by the holder's heartbeat or by the queue"
+    );
     describe_counter!("lockable_rate_limited_total", "Requests rejected by the account's rate limit");
     describe_counter!("lockable_unauthenticated_total", "Requests without a valid token");
     describe_gauge!("lockable_store_up", "Whether the store is reachable: 1 or 0");
     describe_gauge!("lockable_recovering", "Whether a recovery prevents new grants: 1 or 0");
     describe_gauge!(
         "lockable_store_foreign",
-        "Shards for which the database names another store than this server's; nothing is granted there"
+        "Shards for which the database names a store other than this server's; no locks are granted there"
     );
-    describe_counter!("lockable_recoveries_total", "Losses of store data that this server detected first");
+    describe_counter!(
+        "lockable_recoveries_total",
+        "Recoveries started because this server detected a possible loss of data"
+    );
     describe_gauge!("lockable_embedded_bytes", "Memory of locks and queued requests in the embedded store");
     describe_gauge!(
         "lockable_redis_pool_connections",

@@ -25,8 +25,9 @@ pub(super) async fn create_namespace(
     Ok(Redirect::to("/account/plan"))
 }
 
-/// `POST /account/namespaces/remove`: removes a namespace without held locks. All servers see
-/// the removal within a second; a lock acquired in it meanwhile expires unseen.
+/// `POST /account/namespaces/remove`: removes a namespace without held locks. All servers apply
+/// the removal within a second. A lock that a client acquires in this second expires with its
+/// lease, and no list shows it.
 pub(super) async fn delete_namespace(
     State(app): State<Arc<App>>,
     Form { by: user, fields }: Form<SessionUser, NamespaceForm>,

@@ -152,8 +152,8 @@ async fn concurrent_lookups_of_one_token_share_a_query() {
     let before = cluster.postgres.account_queries();
     let answers = futures_util::future::join_all((0..100).map(|_| client.get("/v1/heartbeat/herd"))).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
-    // The token and its namespaces, and both again if the server learns of the new account in
-    // between.
+    // One query for the token and one for its namespaces, and both again if the server invalidates
+    // the new account in between.
     let asked = cluster.postgres.account_queries() - before;
     assert!((2..=4).contains(&asked), "{asked} queries");
 }

@@ -37,7 +37,7 @@ async fn start(changes: &[(&str, &str)]) -> (Pod, Balancer) {
 #[tokio::test(flavor = "multi_thread")]
 async fn client_headers_do_not_set_the_client_address() {
     let (_pod, balancer) = start(&[]).await;
-    // More than the failures that one address is allowed, and than it regains meanwhile.
+    // More requests than one address may fail in total during this test.
     let mut statuses = Vec::new();
     for number in 0..250 {
         let stranger = Client::new(&balancer.origin(), Some(&Uuid::new_v4().to_string()));
@@ -112,7 +112,7 @@ fn compose_services_are_confined_and_have_no_password_in_the_file() {
         *name = name.trim().trim_end_matches(':');
     }
     assert_eq!(services, ["lockable", "migrate", "balancer", "redis", "postgres"]);
-    // The servers inherit it from their common part.
+    // The servers inherit these restrictions from their common part.
     assert_eq!(file.matches("<<: *confined").count(), 4);
     assert_eq!(file.matches("<<: *server").count(), 2);
     assert_eq!(file.matches("limits: {cpus: \"1\", memory: ").count(), services.len());

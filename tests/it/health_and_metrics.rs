@@ -73,7 +73,7 @@ async fn expiry_is_counted_by_its_observer() {
     let pod = Pod::builder().redis(&redis).start().await;
     let client = pod.client(&pod.account("business").await.token);
     let expiries = async || {
-        let by = async |who: &str| pod.metric(&format!("lockable_lapses_total{{noticed_by=\"{who}\"}}")).await;
+        let by = async |who: &str| pod.metric(&format!("lockable_expired_leases_total{{noticed_by=\"{who}\"}}")).await;
         (by("queue").await.unwrap_or_default(), by("holder").await.unwrap_or_default())
     };
     let answer = async |path: &str| client.get(path).await.json["response"].clone();
@@ -119,7 +119,8 @@ async fn metrics_count_requests_without_names_or_tokens() {
     assert_eq!(value(r#"lockable_lock_requests_total{operation="acquire",outcome="held"}"#).await, Some(1.0));
     let requests = r#"lockable_http_requests_total{method="GET",route="/v1/acquire/{*name}",status="200"}"#;
     assert_eq!(value(requests).await, Some(3.0));
-    // The token cache serves new connections, too, for a second.
+    // The client opens a new connection each time, so that the server reads its token cache instead
+    // of the cache of the connection.
     let by_memory = r#"lockable_token_lookups_total{source="memory"}"#;
     eventually(async || {
         pod.client(&token).get("/v1/account").await;

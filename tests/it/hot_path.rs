@@ -23,18 +23,17 @@ async fn rounds(client: &Client, count: usize) {
     }
 }
 
-/// The rate of a small plan is counted by the script of the lock; a large plan draws permits in
-/// batches.
+/// The script of the lock charges the rate of a small plan. For a large plan the server draws credits
+/// in batches.
 #[tokio::test(flavor = "multi_thread")]
 async fn request_takes_one_round_trip_to_redis_and_none_to_sql() {
     for plan in ["hobbyist", "business"] {
         let cluster = Cluster::start(1).await;
         cluster.operator(&["plan", "set", "hobbyist", "--burst", "1000"]).await;
         let client = cluster.pods[0].client(&cluster.account(plan).await.token);
-        // Background work must not count: the server learns of the new account and reads the token
-        // again, cache entries are refreshed after some seconds, and a busy token draws permits,
-        // for heartbeats and releases apart from the rest. Between these there are sixty requests
-        // with the exact cost.
+        // Background work also calls scripts and queries: the server reads the change of the new
+        // account, looks its token up again, refreshes cache entries after some seconds, and draws
+        // credits. Repeat until 60 requests run without such work.
         eventually(async || {
             let (commands_before, queries_before) = (commands(&cluster), cluster.postgres.account_queries());
             rounds(&client, 20).await;

@@ -52,7 +52,7 @@ async fn command_of_a_cut_connection_changes_nothing_later() {
     ] {
         let fence = acquire(name).await.json["fencing_token"].to_string();
         let late = format!("/v1/{late}{}", if late.ends_with('=') { &fence } else { "" });
-        // Warm up: the server caches the token and its permits, and Redis the scripts.
+        // Warm up: the server caches the token and draws credits, and Redis caches the scripts.
         for warm in ["acquire", "heartbeat", "release"] {
             eventually(async || cut.get(&format!("/v1/{warm}/probe?owner=probe")).await.status == 200).await;
         }

@@ -108,7 +108,8 @@ async fn firing(client: &Client) -> Vec<String> {
 /// Asserts that the alerts fire and resolve during a whole recovery, which `lose` starts.
 async fn assert_recovery_alerts_resolve(mut pod: Pod, lose: impl AsyncFnOnce(&mut Pod)) {
     let folder = tempfile::tempdir().unwrap();
-    // Scale the rules: a recovery of seconds stands for one of a minute, which is never stuck.
+    // Shorten the periods of the rules, because a recovery takes seconds in this test instead of a
+    // minute.
     let alerts = ALERTS.replace("[10m]", "[15s]").replace("for: 3m", "for: 12s");
     let (_process, prometheus) = prometheus(&pod.admin_address(), &alerts, folder.path()).await;
     eventually(async || query(&prometheus, "lockable_recovering == 0").await != serde_json::json!([])).await;

@@ -85,7 +85,7 @@ async fn large_plan_is_limited_across_all_servers() {
     assert!(most <= 400 + 10 * 200 + 20, "{most} requests in ten seconds");
     assert!(
         admitted.len() >= 400 + 10 * 200 - 100,
-        "{} requests in eleven seconds: permits were wasted",
+        "{} requests in eleven seconds: the server wasted credits",
         admitted.len()
     );
 }
@@ -210,7 +210,7 @@ async fn tokens_of_an_account_share_one_rate_across_servers() {
         let seconds = start.elapsed().as_secs_f64();
         let most = f64::from(burst) + f64::from(per_second) * (seconds + 0.2);
         assert!(admitted as f64 <= most, "{name}: {admitted} requests of six tokens in {seconds} s");
-        assert!(admitted as f64 >= most * 0.8, "{name}: {admitted} requests, permits were wasted");
+        assert!(admitted as f64 >= most * 0.8, "{name}: {admitted} requests; the server wasted credits");
         let other = cluster.pods[0].client(&cluster.account(name).await.token);
         assert_eq!(other.get("/v1/heartbeat/any").await.status, 200, "each account has its own rate");
     }

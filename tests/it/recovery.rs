@@ -216,7 +216,7 @@ async fn clock_jump_starts_a_recovery() {
     assert_clock_jumps_start_recoveries(&pod, &clock).await;
 }
 
-/// A master without replicas changes its replication ID after a while. That is no data loss and
+/// A primary without replicas changes its replication ID after a while. That is no data loss and
 /// must not start a recovery.
 #[tokio::test(flavor = "multi_thread")]
 async fn changed_replication_id_starts_no_recovery() {

@@ -99,8 +99,8 @@ async fn demoted_master_is_left_and_reconnected_when_promoted() {
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     assert_eq!(client.get("/v1/acquire/before").await.json["response"], true);
 
-    let master = RedisServer::start();
-    cluster.redis.cli(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
+    let primary = RedisServer::start();
+    cluster.redis.cli(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]);
     client.get("/v1/acquire/during").await.assert_problem(503, "unavailable");
     cluster.redis.cli(&["REPLICAOF", "NO", "ONE"]);
     eventually(async || client.get("/v1/acquire/after?owner=a").await.json["response"] == true).await;

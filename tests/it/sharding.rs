@@ -53,7 +53,7 @@ fn names(prefix: &str, count: usize) -> impl Iterator<Item = String> {
     (0..count).map(move |number| format!("{prefix}-{number}"))
 }
 
-/// Returns how often each master ran a script.
+/// Returns how often each primary ran a script.
 fn scripts_run(cluster: &RedisCluster) -> [u64; 3] {
     [0, 1, 2].map(|range| {
         let stats = cluster.cli(range, &["INFO", "commandstats"]);

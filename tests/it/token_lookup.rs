@@ -138,7 +138,7 @@ async fn aborted_request_holds_its_lookup_permit_until_the_lookup_ends() {
         assert_eq!(blocked.lookups(), LOOKUPS_MAX);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // Then the server gives up these lookups, and the other requests get permits.
+    // Then these lookups time out, and the other requests get their permits.
     eventually(async || blocked.lookups() > LOOKUPS_MAX).await;
     second.abort();
     blocked.end();
@@ -190,7 +190,7 @@ async fn cache_lookups_per_address_are_limited() {
     redis.resume();
 }
 
-/// As with the CI runners of one account behind one address, after a start of the server.
+/// Simulates the CI runners of one account behind one address after the server has started.
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_requests_with_one_token_share_a_lookup() {
     let redis = RedisServer::start();
@@ -231,7 +231,7 @@ async fn pending_lookups_hold_no_request_permits() {
     assert_eq!(requests.count().await, 100);
 }
 
-/// As with a build farm behind one address, after a start of the server.
+/// Simulates a build farm behind one address after the server has started.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_new_tokens_at_once_are_accepted() {
     let cluster = Cluster::start(1).await;

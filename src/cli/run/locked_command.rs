@@ -1,4 +1,4 @@
-//! The command that runs under a lock: reacts to signals, heartbeats and the watchdog.
+//! Runs the command under the lock, and reacts to signals, heartbeats and reports of the watchdog.
 
 use std::time::Duration;
 

@@ -114,8 +114,9 @@ pub(super) fn watch(run: &RunArgs, socket: UnixStream, mask: &SigSet) -> ! {
     exit(0)
 }
 
-/// Closes the standard streams and leaves the working directory, which only the command needs, and
-/// changes the name, so that `killall` and `pkill -f` do not match it as `lockable run`.
+/// Closes the standard streams and leaves the working directory, because only the command needs
+/// them. Changes the process name, so that a `killall` or `pkill -f` for `lockable run` does not
+/// match the watchdog.
 fn hide() {
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         let _ = dup2_stdin(&null);

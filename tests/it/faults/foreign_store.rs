@@ -1,4 +1,4 @@
-//! A server uses another Redis than the others, or Redis has another time.
+//! A server uses a different Redis than the others, or Redis's clock jumps.
 
 use std::time::{Duration, Instant};
 

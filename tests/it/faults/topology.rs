@@ -1,4 +1,4 @@
-//! Redis with replicas: the master is lost and a replica is promoted.
+//! Redis with replicas: the primary is lost and a replica is promoted.
 
 use std::time::Duration;
 
@@ -27,16 +27,16 @@ fn sentinel_url(trio: &[Sentinel]) -> String {
     format!("redis+sentinel://:{PASSWORD}@{}/main?sentinel_password={PASSWORD}", hosts.join(","))
 }
 
-fn has_replica(master: &RedisServer) -> bool {
-    master.cli(&["INFO", "replication"]).contains("state=online")
+fn has_replica(primary: &RedisServer) -> bool {
+    primary.cli(&["INFO", "replication"]).contains("state=online")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sentinel_promotes_a_lagging_replica() {
-    let mut master = durable().password(PASSWORD).start();
-    let replica = durable().password(PASSWORD).replica_of(&master).start();
-    eventually(async || has_replica(&master)).await;
-    let trio = Sentinel::trio("main", master.port(), PASSWORD).await;
+    let mut primary = durable().password(PASSWORD).start();
+    let replica = durable().password(PASSWORD).replica_of(&primary).start();
+    eventually(async || has_replica(&primary)).await;
+    let trio = Sentinel::trio("main", primary.port(), PASSWORD).await;
     let postgres = Postgres::database().await;
     let url = sentinel_url(&trio);
     let pods = [pod(&url, &postgres).await, pod(&url, &postgres).await];
@@ -49,7 +49,7 @@ async fn sentinel_promotes_a_lagging_replica() {
         async || {
             replica.pause();
             tokio::time::sleep(Duration::from_millis(500)).await;
-            master.stop();
+            primary.stop();
             replica.resume();
         },
     )
@@ -57,36 +57,36 @@ async fn sentinel_promotes_a_lagging_replica() {
     assert!(outcome.tally.recovering > 0, "{:?}", outcome.tally);
     assert_held(&clients[1], &held).await;
 
-    // The old master returns as a replica and becomes the master again, while connections to the
+    // The old primary returns as a replica and becomes the primary again, while connections to the
     // other server stay open.
-    master.restart();
+    primary.restart();
     eventually(async || has_replica(&replica)).await;
     let outcome = run_with_fault("failed over by hand", &clients, WorkloadConfig::default(), async || {
         eventually(async || trio[0].cli(&["SENTINEL", "FAILOVER", "main"]).contains("OK")).await;
-        eventually(async || master.cli(&["INFO", "replication"]).contains("role:master")).await;
+        eventually(async || primary.cli(&["INFO", "replication"]).contains("role:master")).await;
     })
     .await;
     assert!(outcome.tally.recovering > 0, "{:?}", outcome.tally);
     assert_held(&clients[0], &held).await;
 }
 
-/// A network partition: the sentinels, the replica and one server are on one side, the old master
+/// A network partition: the sentinels, the replica and one server are on one side, the old primary
 /// and the other server on the other. Both sides continue.
 #[tokio::test(flavor = "multi_thread")]
 async fn master_is_partitioned_with_one_server() {
-    let master = durable().password(PASSWORD).args(&["--min-replicas-max-lag", "1"]).start();
-    let proxy = Proxy::start(master.port()).await;
+    let primary = durable().password(PASSWORD).args(&["--min-replicas-max-lag", "1"]).start();
+    let proxy = Proxy::start(primary.port()).await;
     let port = proxy.port().to_string();
     let replica = durable().password(PASSWORD).args(&["--replicaof", "127.0.0.1", &port]).start();
-    eventually(async || has_replica(&master)).await;
-    master.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    eventually(async || has_replica(&primary)).await;
+    primary.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
     let trio = Sentinel::trio("main", proxy.port(), PASSWORD).await;
     let postgres = Postgres::database().await;
-    let direct = format!("redis://:{PASSWORD}@127.0.0.1:{}", master.port());
+    let direct = format!("redis://:{PASSWORD}@127.0.0.1:{}", primary.port());
     let pods = [pod(&direct, &postgres).await, pod(&sentinel_url(&trio), &postgres).await];
     let clients = clients(&pods).await;
     let held = hold(&clients[0]).await;
-    let outcome = run_with_fault("the master cut off with a server", &clients, WorkloadConfig::default(), async || {
+    let outcome = run_with_fault("the primary cut off with a server", &clients, WorkloadConfig::default(), async || {
         proxy.black_hole();
         eventually(async || replica.cli(&["INFO", "replication"]).contains("role:master")).await;
         eventually(async || clients[1].get("/v1/acquire/other-side?lease=1s").await.json["response"] == true).await;
@@ -143,7 +143,7 @@ async fn cluster_node_is_lost() {
         cluster.wait_until_healthy().await;
     }
     // The log has no line per shard.
-    for message in ["grants may be lost", "long leases are restored", "locks are granted again"] {
+    for message in ["grants may have been lost", "long leases are restored", "locks are granted again"] {
         let logs = pods.each_ref().map(|pod| pod.log().lines().filter(|line| line.contains(message)).count());
         assert!(logs.iter().sum::<usize>() < 24, "{message}: {logs:?}");
         assert!(logs.iter().any(|lines| *lines > 0), "{message}: {logs:?}");

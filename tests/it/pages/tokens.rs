@@ -97,7 +97,7 @@ async fn namespaces_are_created_and_removed_when_empty() {
         .await
         .assert_shows(200, &["Private namespaces require the plan business", "Other leases require the plan business"]);
     ana.send("/account/namespaces", &[("name", "other")]).await.assert_shows(400, &["no private namespaces"]);
-    ana.send("/account/plan/lease", &[("lease", "5m")]).await.assert_shows(400, &["has leases from"]);
+    ana.send("/account/plan/lease", &[("lease", "5m")]).await.assert_shows(400, &["allows leases from"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,7 +110,7 @@ async fn default_lease_is_set_and_usage_is_counted() {
     assert_eq!(ana.send("/account/plan/lease", &[("lease", "5m")]).await.status, 303);
     eventually(async || client.get("/v1/account").await.json["lease_ms"] == 300_000).await;
     ana.send("/account/plan/lease", &[("lease", "soon")]).await.assert_shows(400, &["Invalid lease"]);
-    ana.send("/account/plan/lease", &[("lease", "25h")]).await.assert_shows(400, &["has leases from"]);
+    ana.send("/account/plan/lease", &[("lease", "25h")]).await.assert_shows(400, &["allows leases from"]);
     assert_eq!(ana.send("/account/plan/lease", &[("lease", "")]).await.status, 303);
     eventually(async || client.get("/v1/account").await.json["lease_ms"] == 60_000).await;
 

@@ -41,7 +41,7 @@ async fn each_twenty_listed_locks_cost_one_request() {
             let paid = before - remaining(&page);
             assert!((cost - paid.min(cost)) <= 2 && paid <= cost, "{query} cost {paid}");
         }
-        // A page ends where the rate does, and the next page continues there.
+        // A page ends when the rate is used up, and the next page continues from there.
         while remaining(&client.get("/v1/account").await) > 2 {}
         let (mut seen, mut cursor, mut is_cut_off) = (BTreeSet::new(), String::new(), false);
         loop {

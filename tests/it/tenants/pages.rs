@@ -74,7 +74,7 @@ async fn embedded_server_serves_the_same_pages() {
     let mut ana = PageClient::member(&pod.origin(), "ana@example.com").await;
     let tokens = [ana.token("one", &["lock"]).await, ana.token("two", &["lock"]).await];
     let page = ana.get("/account/tokens").await;
-    page.assert_shows(200, &["2 of 10 tokens used", "one", "two"]);
+    page.assert_shows(200, &["Active tokens: 2 of 10", "one", "two"]);
     let id = page.between("/account/tokens/", "/rotate").to_owned();
     let after = ana.get(&format!("/account/tokens?after={id}")).await;
     after.assert_shows(200, &["two", "First page"]);

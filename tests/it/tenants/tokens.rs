@@ -45,7 +45,7 @@ async fn live_tokens_are_limited_by_the_plan() {
     }
     let refused = ana.send("/account/tokens", &NEW).await;
     refused.assert_shows(400, &["allows 2 active tokens; revoke an unused one"]);
-    ana.get("/account/tokens").await.assert_shows(200, &["2 of 2 tokens used"]);
+    ana.get("/account/tokens").await.assert_shows(200, &["Active tokens: 2 of 2"]);
     ana.get("/account/plan").await.assert_shows(200, &["Tokens</th><td>2</td><td>2</td>"]);
 
     // Each token can be rotated, and the former ones work for a while; further rotations cannot add
@@ -61,7 +61,7 @@ async fn live_tokens_are_limited_by_the_plan() {
     }
     let id = token(&mut ana).await;
     let refused = ana.send(&format!("/account/tokens/{id}/rotate"), &[("old", "hour")]).await;
-    refused.assert_shows(400, &["2 tokens of the account already expire within the hour"]);
+    refused.assert_shows(400, &["2 rotated tokens of the account are still valid"]);
     assert_eq!(ana.send(&format!("/account/tokens/{id}/rotate"), &[("old", "now")]).await.status, 200);
     ana.send("/account/tokens", &NEW).await.assert_shows(400, &["allows 2 active tokens"]);
 }
@@ -97,7 +97,7 @@ async fn token_list_is_paged() {
         let page = ana.get(&path).await;
         assert!((1..=50).contains(&ids(&page).len()), "{} tokens on one page", ids(&page).len());
         seen.extend(ids(&page));
-        page.assert_shows(200, &["120 of 1000 tokens used"]);
+        page.assert_shows(200, &["Active tokens: 120 of 1000"]);
         if !page.text.contains("Next page") {
             break;
         }
