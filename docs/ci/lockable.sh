@@ -635,7 +635,7 @@ wait_for_lock() {
     [ -d "$lk_folder" ] || fail "the folder $lk_folder was removed during the wait"
     parse_answer "$lk_exit" "$(cat "$lk_folder/$lk_number")"
     rm -f "$lk_folder/$lk_number"
-    # Retry an unknown host once, and without limit after a first answer.
+    # Retry an unknown host once; after a first answer, retry it indefinitely.
     if [ "$lk_verdict" = unknown ]; then
       lk_verdict=later
       [ -n "$lk_has_answered" ] || [ -z "$lk_failing" ] || lk_verdict=never

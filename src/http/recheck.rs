@@ -78,10 +78,7 @@ impl<'a> Recheck<'a> {
         let changes = self.subscription.changes();
         let caller = self.caller.check_again(self.app).await?;
         if !caller.has_namespace(self.request.lock.namespace) {
-            return Err(Problem::new(
-                ProblemKind::NamespaceDenied,
-                "the account no longer has this namespace",
-            ));
+            return Err(Problem::new(ProblemKind::NamespaceDenied, "the account no longer has this namespace"));
         }
         caller.lease(Some(self.request.lease)).map_err(lease_out_of_range)?;
         self.checked.store(changes, Ordering::Relaxed);

@@ -63,8 +63,7 @@ impl Discovery {
     fn sentinel(url: &SecretUrl, shown: &str, timeout: Duration) -> Result<Source, StartError> {
         let mut path = url.parts().path_segments().into_iter().flatten();
         let master = path.next().filter(|name| !name.is_empty());
-        let master =
-            master.ok_or_else(|| invalid_address(shown, "add the master name after the hosts: …/NAME"))?;
+        let master = master.ok_or_else(|| invalid_address(shown, "add the master name after the hosts: …/NAME"))?;
         let database = path.next().unwrap_or("0");
         if database.parse::<u32>().is_err() || path.next().is_some() {
             return Err(invalid_address(shown, "only a database number may follow the master name"));
