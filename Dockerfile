@@ -5,37 +5,16 @@
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
-
-# Build the dependencies first, in a separate layer: they rarely change and take most of the
-# build time.
-COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src benches examples/simulate \
-    && echo 'fn main() {}' >src/main.rs \
-    && cp src/main.rs benches/compare.rs \
-    && cp src/main.rs benches/growth.rs \
-    && cp src/main.rs benches/handover.rs \
-    && cp src/main.rs benches/instructions.rs \
-    && cp src/main.rs benches/scripts.rs \
-    && cp src/main.rs benches/tenants.rs \
-    && cp src/main.rs benches/waiters.rs \
-    && cp src/main.rs examples/simulate/main.rs \
-    && touch src/lib.rs \
-    && cargo build --release --locked --bin lockable \
-    && rm -rf src benches examples
-
-COPY src src
-COPY lua lua
-# The pages include these.
-COPY askama.toml README.md ./
-COPY docs docs
-COPY benches benches
-COPY examples examples
-# Cargo must see the sources as newer than the dummy build above.
-RUN touch src/main.rs src/lib.rs \
-    && cargo build --release --locked --bin lockable
+COPY . .
+# The caches keep compiled dependencies between builds; a changed source recompiles only the
+# workspace.
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    cargo build --release --locked --bin lockable \
+    && cp target/release/lockable /usr/local/bin/lockable
 
 FROM gcr.io/distroless/cc-debian12:nonroot
-COPY --from=build /src/target/release/lockable /usr/local/bin/lockable
+COPY --from=build /usr/local/bin/lockable /usr/local/bin/lockable
 COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/lockable/
 
 ENV LOCKABLE_LISTEN=0.0.0.0:8080 \

@@ -14,22 +14,14 @@
 //! - [`limits`][]: request rates per account, failed authentications per address, requests in flight.
 //! - [`http`][]: the HTTP API: router, middleware, extractors, problem details, one file per route.
 //! - [`web`][]: the documentation pages and the account page, with their templates.
-//! - [`boot_time`][]: the system's boot-time clock, which no user can set.
 //! - [`safeguards`][]: switches for parts of the safety protocol, for the simulation's self-test.
-//! - [`exit`][]: exit codes and standard output of the commands.
-//! - [`client`][]: the Rust client of the API.
-//! - [`cli`][]: the commands that call a server.
 //! - [`operator`][]: the operator's commands, which use the account database.
 //!
 //! The Lua scripts in `lua/` decide on locks, one file per operation.
 
 pub mod accounts;
 pub mod app;
-pub mod boot_time;
-pub mod cli;
-pub mod client;
 pub mod config;
-pub mod exit;
 pub mod http;
 pub mod limits;
 pub mod lock;

@@ -5,13 +5,15 @@
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
-use clap_complete::Shell;
 use lockable::{
-    cli::{self, ClientCommand, Healthcheck, healthcheck},
     config::{ServeSettings, in_force},
-    exit::{self, Exit},
     operator::{self, OperatorCommand},
     server, telemetry,
+};
+use lockable_cli::{
+    ClientCommand, GeneralCommand, Healthcheck,
+    exit::{self, Exit},
+    healthcheck,
 };
 
 #[global_allocator]
@@ -37,23 +39,8 @@ enum CliCommand {
     Config(ConfigCommand),
     #[command(flatten)]
     Operator(OperatorCommand),
-    /// Print completions for a shell
-    #[command(after_help = "\
-Examples:
-  lockable completions bash >/etc/bash_completion.d/lockable
-  lockable completions zsh >/usr/local/share/zsh/site-functions/_lockable
-  lockable completions fish >~/.config/fish/completions/lockable.fish")]
-    Completions {
-        shell: Shell,
-    },
-    /// Print the manual page of lockable or of one of its commands
-    #[command(after_help = "Example: lockable man run | man -l -")]
-    Man {
-        /// Name of the command, such as run or token create
-        command: Vec<String>,
-    },
-    /// Print the version
-    Version,
+    #[command(flatten)]
+    General(GeneralCommand),
 }
 
 #[derive(Subcommand)]
@@ -63,7 +50,7 @@ enum ConfigCommand {
 }
 
 fn main() -> ExitCode {
-    let parsed = cli::parse(Cli::command()).and_then(|matches| {
+    let parsed = lockable_cli::parse(Cli::command()).and_then(|matches| {
         let cli = Cli::from_arg_matches(&matches).map_err(|error| {
             let _ = error.print();
             Exit::Code(error.exit_code() as u8)
@@ -81,19 +68,10 @@ fn run(command: CliCommand, matches: &ArgMatches) -> Exit {
     match command {
         CliCommand::Serve(settings) => serve(settings),
         CliCommand::Config(ConfigCommand::Check(settings)) => check(&settings, matches),
-        CliCommand::Client(command) => cli::main(&command),
+        CliCommand::Client(command) => lockable_cli::main(&command),
         CliCommand::Healthcheck(check) => check_health(&check),
         CliCommand::Operator(command) => operator::main(command),
-        CliCommand::Completions { shell } => print(&cli::completions(shell, &mut Cli::command())),
-        CliCommand::Man { command } => match cli::manual(Cli::command(), &command) {
-            Some(Ok(page)) => print(&page),
-            Some(Err(error)) => fail(&error.to_string()),
-            None => {
-                eprintln!("lockable: unknown command {:?}; see lockable --help", command.join(" "));
-                Exit::Code(2)
-            }
-        },
-        CliCommand::Version => print(concat!("lockable ", env!("CARGO_PKG_VERSION"), "\n").as_bytes()),
+        CliCommand::General(command) => lockable_cli::general(&command, Cli::command()),
     }
 }
 

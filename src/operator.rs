@@ -9,12 +9,12 @@ mod plan;
 mod token;
 
 use clap::{Args, Subcommand};
+use lockable_cli::exit::Exit;
 
 use self::output::{Printer, TableRow};
 use crate::{
     accounts::{AccountsError, Database},
     config::DatabaseSettings,
-    exit::Exit,
 };
 
 /// The operator's commands.

@@ -7,7 +7,6 @@ mod key;
 mod primary;
 mod recovery_log;
 mod redis;
-mod reply;
 mod script;
 mod shards;
 #[cfg(feature = "simulation")]
@@ -30,6 +29,8 @@ use self::{
     primary::Primary,
 };
 
+pub use lockable_resp::{BadReply, Reply};
+
 /// How often a server checks whether its stores may have lost grants.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -42,7 +43,6 @@ pub use self::{
     embedded::{BootClock, Clock, Embedded, TextEntry},
     primary::{RecoveryPhase, RecoveryState, Registration, StoreMatch},
     redis::{Redis, StartError},
-    reply::{BadReply, Reply},
     script::Script,
     shards::{ACCOUNTS_TAG, LOCK_TAG, Shard},
 };

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lockable::{boot_time::BootTime, safeguards, safeguards::Safeguard};
+use lockable::{safeguards, safeguards::Safeguard};
+use lockable_boot_time::BootTime;
 use tokio::{
     runtime::Builder,
     task::JoinSet,

@@ -6,7 +6,7 @@ use super::{
     AccountsError, Database,
     change::{Actor, now_ms},
 };
-use crate::lock::{Namespace, NamespaceId};
+use crate::lock::{NamespaceId, check_namespace_name};
 
 /// A private namespace.
 #[derive(Clone, Debug, Serialize)]
@@ -27,7 +27,7 @@ impl Database {
     /// If the account does not exist, its plan has no private namespaces, the limit is reached, or
     /// the name is invalid or in use.
     pub async fn create_namespace(&self, by: Actor, account: &str, name: &str) -> Result<NamespaceInfo, AccountsError> {
-        Namespace::check_private_name(name)?;
+        check_namespace_name(name)?;
         let mut change = self.change(by).await?;
         let account = change.find_account(account).await?;
         if !change.find_plan(&account.plan).await?.private_namespaces {

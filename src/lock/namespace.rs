@@ -1,5 +1,6 @@
 use std::{fmt, str::FromStr};
 
+use lockable_protocol::{NamespaceError, PUBLIC_NAMESPACE};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -22,36 +23,13 @@ pub enum NamespaceId {
     Private(Uuid),
 }
 
-/// The text is not a valid name of a private namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a namespace name has 1 to 63 lower-case letters, digits and inner hyphens, and is not \"public\"")]
-pub struct NamespaceError;
-
 impl Namespace {
     /// The name of the public namespace.
-    pub const PUBLIC: &'static str = "public";
-    /// The longest name of a private namespace, that of a DNS label.
-    pub const NAME_BYTES_MAX: usize = 63;
+    pub const PUBLIC: &'static str = PUBLIC_NAMESPACE;
 
     /// The namespace that all accounts share.
     pub fn public() -> Self {
         Self { id: NamespaceId::Public, name: Self::PUBLIC.into() }
-    }
-
-    /// Checks a name for a new private namespace.
-    ///
-    /// # Errors
-    /// The name is reserved, too long, or has characters other than `a-z`, `0-9` and inner
-    /// hyphens.
-    pub fn check_private_name(name: &str) -> Result<(), NamespaceError> {
-        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        let is_valid = !name.is_empty()
-            && name.len() <= Self::NAME_BYTES_MAX
-            && name.chars().all(inner)
-            && !name.starts_with('-')
-            && !name.ends_with('-')
-            && name != Self::PUBLIC;
-        is_valid.then_some(()).ok_or(NamespaceError)
     }
 }
 
@@ -94,16 +72,6 @@ impl FromStr for NamespaceId {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn private_names_are_dns_labels() {
-        for name in ["a", "team-1", "9", &"x".repeat(63)] {
-            assert_eq!(Namespace::check_private_name(name), Ok(()), "{name:?}");
-        }
-        for name in ["", "public", "-a", "a-", "A", "a_b", "a/b", "ä", &"x".repeat(64)] {
-            assert_eq!(Namespace::check_private_name(name), Err(NamespaceError), "{name:?}");
-        }
-    }
 
     #[test]
     fn namespace_id_text_parses_back() {

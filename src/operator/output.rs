@@ -2,9 +2,8 @@ use std::sync::OnceLock;
 
 use comfy_table::{Table, presets::NOTHING};
 use jiff::Timestamp;
+use lockable_cli::exit::{self, Exit};
 use serde::Serialize;
-
-use crate::exit::{self, Exit};
 
 /// The exit status after a write to standard output failed.
 static WRITE_FAILURE: OnceLock<Exit> = OnceLock::new();

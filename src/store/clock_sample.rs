@@ -1,6 +1,6 @@
 use std::{ops::RangeInclusive, time::Duration};
 
-use crate::boot_time::BootTime;
+use lockable_boot_time::BootTime;
 
 /// One reading of the store's clock, which times all leases, bracketed by two readings of
 /// [`BootTime`], which cannot be set.

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use self::dataset::Dataset;
 use super::{Reply, Script, StoreError, primary::Primary, shards::LOCK_TAG};
-use crate::boot_time::BootTime;
+use lockable_boot_time::BootTime;
 
 /// A key with a string value.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,9 +6,9 @@ mod checked_node;
 mod command_error;
 mod connect;
 mod discovery;
+mod eval;
 mod nodes;
 mod per_runtime;
-mod pipeline;
 mod pooled;
 mod server_info;
 mod subscriptions;
@@ -32,6 +32,7 @@ use self::{
     checked_node::CheckedNode,
     command_error::CommandError,
     discovery::Discovery,
+    eval::eval,
     nodes::{ClusterNodes, ConnectionConfig},
     subscriptions::Subscriptions,
     supervisor::{Supervisor, SupervisorConfig},
@@ -133,7 +134,7 @@ impl Redis {
         let handle = self.handle_for(keys);
         loop {
             let node = handle.node(deadline).await?;
-            match node.pipeline().eval(script, keys, args, deadline).await {
+            match eval(&mut (node.pipeline(), deadline), script, keys, args).await {
                 Ok(reply) => {
                     node.record_reply();
                     return Ok(reply);

@@ -15,6 +15,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use lockable_boot_time::BootTime;
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep, timeout_at},
@@ -29,10 +30,7 @@ use super::{
     shards::LOCK_TAG,
     store_clock::StoreClock,
 };
-use crate::{
-    boot_time::BootTime,
-    safeguards::{self, Safeguard},
-};
+use crate::safeguards::{self, Safeguard};
 
 pub use self::process::{Process, ProcessTask};
 

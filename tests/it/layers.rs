@@ -15,10 +15,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("lock", &[]),
     ("config", &["lock"]),
     ("telemetry", &["config"]),
-    ("boot_time", &[]),
-    ("exit", &[]),
     ("safeguards", &[]),
-    ("store", &["config", "lock", "safeguards", "boot_time"]),
+    ("store", &["config", "lock", "safeguards"]),
     ("accounts", &["config", "store", "lock"]),
     ("limits", &["config", "store", "lock"]),
     ("locks", &["store", "lock", "safeguards"]),
@@ -26,10 +24,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("http", &["accounts", "app", "limits", "lock", "locks"]),
     ("web", &["accounts", "app", "http", "limits", "lock", "locks"]),
     ("server", &["accounts", "app", "config", "http", "store", "limits", "lock", "locks", "telemetry", "web"]),
-    ("operator", &["accounts", "config", "exit", "lock"]),
-    ("client", &["lock", "boot_time"]),
-    ("cli", &["client", "exit", "lock"]),
-    ("main", &["cli", "config", "exit", "operator", "server", "telemetry"]),
+    ("operator", &["accounts", "config", "lock"]),
+    ("main", &["config", "operator", "server", "telemetry"]),
 ];
 
 /// Files that may depend on one more module, with the reason.
@@ -41,6 +37,9 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
 /// Crates and types that only files with these path prefixes may use: crates that a module hides
 /// from the others, and types of HTTP.
 const RESTRICTED: &[(&str, &[&str])] = &[
+    ("lockable_cli::", &["main", "operator"]),
+    ("lockable_protocol::", &["lock"]),
+    ("lockable_resp::", &["store"]),
     ("redis::", &["store/redis"]),
     ("deadpool_redis::", &["store/redis"]),
     ("mlua::", &["store/embedded"]),

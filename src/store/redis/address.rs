@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use deadpool_redis::{Hook, HookError, Manager, Pool, Runtime};
+use lockable_resp::{Error, Pipeline, Value};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError,
     RedisResult,
@@ -12,9 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    command_error::CommandError,
     connect::open_stream,
-    pipeline::{Pipeline, RespValue},
     server_info::{StartError, check_server},
 };
 use crate::store::clock_sample::ClockSample;
@@ -100,9 +99,9 @@ impl Address {
         let commands = [auth.as_ref().map(|words| &words[..]), select.as_ref().map(|words| &words[..])];
         for words in commands.into_iter().flatten() {
             match pipeline.send(words.iter().copied(), deadline).await {
-                Ok(RespValue::Error(error)) => return Err(StartError::from_reply(error)),
+                Ok(Value::Error(error)) => return Err(StartError::from_reply(error)),
                 Ok(_) => {}
-                Err(CommandError::ConnectionLost(reason)) => return Err(StartError::Unreachable(reason)),
+                Err(Error::ConnectionLost(reason)) => return Err(StartError::Unreachable(reason)),
                 Err(_) => return Err(late()),
             }
         }

@@ -4,11 +4,12 @@ use std::sync::{
 };
 
 use deadpool_redis::Pool;
+use lockable_resp::Pipeline;
 use redis::aio::MultiplexedConnection;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    command_error::CommandError, discovery::LocatedServer, per_runtime::RuntimeConnections, pipeline::Pipeline,
+    command_error::CommandError, discovery::LocatedServer, per_runtime::RuntimeConnections,
     server_info::ServerIdentity, tag_handle::ServedTags,
 };
 

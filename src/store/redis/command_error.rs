@@ -1,6 +1,4 @@
-use redis::{ErrorKind, RedisError, ServerErrorKind, Value, aio::ConnectionLike};
-
-use crate::store::{Reply, Script, StoreError};
+use crate::store::StoreError;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -17,52 +15,6 @@ pub(super) enum CommandError {
     Other(String),
 }
 
-/// Runs a script by its digest, and by its source if the server does not have it in its cache.
-/// `EVAL` loads and runs a script in one step, so that the server cannot evict it in between.
-pub(super) async fn eval(
-    connection: &mut impl ConnectionLike,
-    script: &'static Script,
-    keys: &[&str],
-    args: &[&str],
-) -> Result<Reply, CommandError> {
-    let digest = digest(script);
-    let command = |name: &str, script: &str| {
-        let mut command = redis::cmd(name);
-        command.arg(script).arg(keys.len()).arg(keys).arg(args);
-        command
-    };
-    let answer: Result<Value, RedisError> = command("EVALSHA", digest).query_async(connection).await;
-    let answer = match answer {
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            command("EVAL", script.source).query_async(connection).await
-        }
-        answer => answer,
-    };
-    read_reply(answer?)
-}
-
-/// The SHA-1 digest of a script, for `EVALSHA`.
-pub(super) fn digest(script: &'static Script) -> &'static str {
-    script.digest(|source| redis::Script::new(source).get_hash().to_owned())
-}
-
-pub(super) fn unexpected_reply() -> CommandError {
-    CommandError::Other("a script returned something other than an array of strings".into())
-}
-
-fn read_reply(answer: Value) -> Result<Reply, CommandError> {
-    let Value::Array(values) = answer else { return Err(unexpected_reply()) };
-    let mut reply = Reply::default();
-    for value in values {
-        match value {
-            Value::BulkString(bytes) => reply.push(str::from_utf8(&bytes).map_err(|_| unexpected_reply())?),
-            Value::Int(number) => reply.push(&number.to_string()),
-            _ => return Err(unexpected_reply()),
-        }
-    }
-    Ok(reply)
-}
-
 impl CommandError {
     /// Parses an error reply: a code, followed by a text. Both are the server's own and contain no
     /// arguments.
@@ -76,19 +28,12 @@ impl CommandError {
     }
 }
 
-impl From<RedisError> for CommandError {
-    fn from(error: RedisError) -> Self {
-        use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
-
-        // The error's code and text are the server's own and contain no arguments.
-        match error.kind() {
-            _ if error.is_timeout() => Self::TimedOut,
-            ErrorKind::Server(ReadOnly | MasterDown | BusyLoading | ClusterDown | Moved | Ask | TryAgain) => {
-                Self::NotMaster(error.to_string())
-            }
-            _ if error.code().is_some() => Self::Other(error.to_string()),
-            ErrorKind::UnexpectedReturnType => Self::Other(error.to_string()),
-            _ => Self::ConnectionLost(error.to_string()),
+impl From<lockable_resp::Error> for CommandError {
+    fn from(error: lockable_resp::Error) -> Self {
+        match error {
+            lockable_resp::Error::QueueFull => Self::QueueFull,
+            lockable_resp::Error::TimedOut => Self::TimedOut,
+            lockable_resp::Error::ConnectionLost(reason) => Self::ConnectionLost(reason),
         }
     }
 }

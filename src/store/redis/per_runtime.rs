@@ -4,6 +4,7 @@
 use std::cell::OnceCell;
 
 use futures_util::future::try_join_all;
+use lockable_resp::{Error, Pipeline, Value};
 use tokio::{
     runtime::{Handle, Id},
     time::Instant,
@@ -12,11 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     address::Address,
-    command_error::CommandError,
-    pipeline::{Pipeline, RespValue},
     server_info::{INFO_COMMAND, StartError, parse_info},
 };
-use crate::store::StoreError;
 
 pub(super) struct RuntimeConnections {
     first: RuntimeConnection,
@@ -62,8 +60,8 @@ impl RuntimeConnections {
         let all = std::iter::once(&self.first).chain(&self.others);
         let pinging =
             all.map(async |connection| match connection.pipeline.send(["PING"].into_iter(), deadline).await {
-                Ok(_) | Err(CommandError::QueueFull) => Ok(()),
-                Err(error) => Err(StartError::Unreachable(StoreError::from(error).to_string())),
+                Ok(_) | Err(Error::QueueFull) => Ok(()),
+                Err(error) => Err(StartError::Unreachable(error.to_string())),
             });
         try_join_all(pinging).await.map(drop)
     }
@@ -81,11 +79,11 @@ fn current_runtime() -> Option<Id> {
 async fn open(address: Address, run_id: String, closed: CancellationToken) -> Result<Pipeline, StartError> {
     let pipeline = address.open_pipeline(closed).await?;
     let sent = pipeline.send(INFO_COMMAND.into_iter(), Instant::now() + address.timeout()).await;
-    match sent.map_err(|error| StartError::Unreachable(StoreError::from(error).to_string()))? {
-        RespValue::Text(info) if parse_info(&info)?.run_id == run_id => Ok(pipeline),
-        RespValue::Text(_) => Err(StartError::Unreachable("a different Redis process is at this address".into())),
-        RespValue::Error(error) => Err(StartError::from_reply(error)),
-        RespValue::Array(_) | RespValue::Other => Err(StartError::Unreachable("the server returned no INFO".into())),
+    match sent.map_err(|error| StartError::Unreachable(error.to_string()))? {
+        Value::Text(info) if parse_info(&info)?.run_id == run_id => Ok(pipeline),
+        Value::Text(_) => Err(StartError::Unreachable("a different Redis process is at this address".into())),
+        Value::Error(error) => Err(StartError::from_reply(error)),
+        Value::Array(_) | Value::Other => Err(StartError::Unreachable("the server returned no INFO".into())),
     }
 }
 

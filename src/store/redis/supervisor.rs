@@ -1,5 +1,6 @@
 use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU32};
 
+use lockable_boot_time::BootTime;
 use redis::aio::MultiplexedConnection;
 use tokio::{
     runtime::Handle,
@@ -17,10 +18,7 @@ use super::{
     tag_handle::ServedTags,
     topology::HostPort,
 };
-use crate::{
-    boot_time::BootTime,
-    store::{CHECK_INTERVAL, Registration, StoreError, clock_sample::ClockSample, shards::LOCK_TAG},
-};
+use crate::store::{CHECK_INTERVAL, Registration, StoreError, clock_sample::ClockSample, shards::LOCK_TAG};
 
 /// Keeps the connections to one server, and sets it as the node of its hash tags while it
 /// passes all checks.

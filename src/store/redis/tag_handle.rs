@@ -3,6 +3,7 @@ use std::{
     time::Duration,
 };
 
+use lockable_resp::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::{
     sync::{Notify, watch},
@@ -11,7 +12,8 @@ use tokio::{
 
 use super::{
     checked_node::CheckedNode,
-    command_error::{CommandError, eval},
+    command_error::CommandError,
+    eval::{GeneralConnection, eval},
 };
 use crate::store::{
     StoreError,
@@ -102,11 +104,16 @@ impl TagHandle {
         registration: Registration<'_>,
     ) -> Result<(), CommandError> {
         let Some([primary_key, clock_key]) = &self.keys else {
-            return Ok(redis::cmd("EXISTS").arg(format!("{{{}}}", self.tag)).query_async(connection).await?);
+            let exists = redis::Cmd::exists(format!("{{{}}}", self.tag));
+            return match GeneralConnection(connection).run(&exists).await? {
+                Value::Error(error) => Err(CommandError::from_reply(error)),
+                _ => Ok(()),
+            };
         };
         let args = self.primary.registration_args(process, former, registration);
         let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
-        let reply = eval(connection, &REGISTER_PRIMARY, &[primary_key, clock_key], &args).await?;
+        let reply =
+            eval(&mut GeneralConnection(connection), &REGISTER_PRIMARY, &[primary_key, clock_key], &args).await?;
         self.primary.record_reply(&reply).map(drop).map_err(|error| CommandError::Other(error.to_string()))
     }
 

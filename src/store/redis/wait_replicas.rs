@@ -2,7 +2,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Redis,
-    command_error::{CommandError, eval},
+    command_error::CommandError,
+    eval::{GeneralConnection, eval},
     pooled::PooledConnection,
 };
 use crate::store::{Reply, Script, StoreError};
@@ -37,7 +38,7 @@ impl Redis {
         };
         let replicated = async {
             let connection = pooled.connection()?;
-            let reply = eval(&mut **connection, script, keys, args).await?;
+            let reply = eval(&mut GeneralConnection(&mut **connection), script, keys, args).await?;
             let rest = deadline.saturating_duration_since(Instant::now());
             // `WAIT` with a time-out of 0 blocks for ever.
             let rest_ms = rest.as_millis().max(1) as u64;

@@ -86,14 +86,15 @@ async fn master_is_partitioned_with_one_server() {
     let pods = [pod(&direct, &postgres).await, pod(&sentinel_url(&trio), &postgres).await];
     let clients = clients(&pods).await;
     let held = hold(&clients[0]).await;
-    let outcome = run_with_fault("the primary cut off with a server", &clients, WorkloadConfig::default(), async || {
-        proxy.black_hole();
-        eventually(async || replica.cli(&["INFO", "replication"]).contains("role:master")).await;
-        eventually(async || clients[1].get("/v1/acquire/other-side?lease=1s").await.json["response"] == true).await;
-        clients[0].get("/v1/acquire/this-side?lease=1s").await.assert_problem(503, "unavailable");
-        proxy.pass();
-    })
-    .await;
+    let outcome =
+        run_with_fault("the primary cut off with a server", &clients, WorkloadConfig::default(), async || {
+            proxy.black_hole();
+            eventually(async || replica.cli(&["INFO", "replication"]).contains("role:master")).await;
+            eventually(async || clients[1].get("/v1/acquire/other-side?lease=1s").await.json["response"] == true).await;
+            clients[0].get("/v1/acquire/this-side?lease=1s").await.assert_problem(503, "unavailable");
+            proxy.pass();
+        })
+        .await;
     assert!(outcome.tally.recovering > 0 && outcome.tally.unavailable > 0, "{:?}", outcome.tally);
     assert_held(&clients[1], &held).await;
 }
