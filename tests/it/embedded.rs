@@ -1,9 +1,11 @@
 //! The memory limit of the embedded store.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::support::{Client, Pod, eventually};
+use crate::support::{Client, Pod, eventually, eventually_within};
 
 const BYTES: &str = "lockable_embedded_bytes";
 const RESIDENT: &str = "process_resident_memory_bytes";
@@ -77,7 +79,9 @@ async fn memory_of_expired_locks_is_returned_to_the_system() {
     let full = pod.metric(RESIDENT).await.unwrap();
 
     let full_bytes = pod.metric(BYTES).await.unwrap();
-    eventually(async || pod.metric(BYTES).await.is_some_and(|bytes| bytes < full_bytes / 2.0)).await;
+    // The leases expire first.
+    let expired = async || pod.metric(BYTES).await.is_some_and(|bytes| bytes < full_bytes / 2.0);
+    eventually_within(Duration::from_secs(90), expired).await;
     // Only the history of the locks remains.
     eventually(async || pod.metric(BYTES).await.is_some_and(|bytes| bytes < 2e6)).await;
 

@@ -35,10 +35,15 @@ pub use self::{
 const CONDITION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Polls every 10 ms until the condition holds. Panics after [`CONDITION_TIMEOUT`].
-pub async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
+pub async fn eventually(holds: impl AsyncFnMut() -> bool) {
+    eventually_within(CONDITION_TIMEOUT, holds).await;
+}
+
+/// Polls every 10 ms until the condition holds. Panics after the timeout.
+pub async fn eventually_within(timeout: Duration, mut holds: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !holds().await {
-        assert!(start.elapsed() < CONDITION_TIMEOUT, "the condition did not hold within {CONDITION_TIMEOUT:?}");
+        assert!(start.elapsed() < timeout, "the condition did not hold within {timeout:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
