@@ -123,7 +123,10 @@ mod tests {
         let connections = RuntimeConnections::open(&address, "this", &runtimes, &closed).await;
         assert!(connections.is_ok() && !closed.is_cancelled());
         let error = RuntimeConnections::open(&address, "another", &runtimes, &closed).await.err().unwrap();
-        assert!(matches!(&error, StartError::Unreachable(reason) if reason.contains("different Redis process")), "{error}");
+        assert!(
+            matches!(&error, StartError::Unreachable(reason) if reason.contains("different Redis process")),
+            "{error}"
+        );
     }
 
     #[test]
