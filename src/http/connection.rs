@@ -114,7 +114,7 @@ impl Connection {
         self.0.unconfirmed_grant.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Waits for [`Self::RESET_TIMEOUT`] after the server has sent bytes.
+    /// Waits for `RESET_TIMEOUT` after the server has sent bytes.
     ///
     /// # Errors
     /// As soon as the client has reset the connection, which it had closed in both directions.
