@@ -8,7 +8,8 @@ local function claim_again(now, holder_prefix, grant, own_attempt, lock_key, lea
   if attempt == own_attempt then
     kept_attempt = attempt
   -- safeguard: LaterLeaseKept
-  elseif ttl_ms > tonumber(lease_ms) and (tonumber(fence) >= tonumber(epoch_us) or attempt == '!' .. epoch_us) then
+  elseif ttl_ms > tonumber(lease_ms) and (tonumber(fence) >= tonumber(epoch_us)
+    or attempt == '!' .. epoch_us or attempt == '-' .. epoch_us) then
     -- The longer lease was confirmed after this request was sent: it is not shortened.
     lease_ms, metadata, is_journaled = format_int(ttl_ms), '', is_journaled or until_ms ~= ''
   -- safeguard end

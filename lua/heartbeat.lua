@@ -34,8 +34,7 @@ if refusal then
   return refusal
 end
 
-local grant = redis.call('GET', KEYS[1])
-local holder_prefix = ARGV[1]
+local grant, holder_prefix = redis.call('GET', KEYS[1]), ARGV[1]
 local fence, seq, until_ms, mark, attempt, tail, reason, is_changed
 if grant and string.sub(grant, 1, #holder_prefix) == holder_prefix then
   fence, seq, until_ms, mark, attempt, tail = read_grant(grant, #holder_prefix + 1)
@@ -84,10 +83,14 @@ end
 -- PEXPIRE comes first: when its memory is full, Redis refuses a script whose first write
 -- needs memory, and accepts such writes after another write.
 redis.call('PEXPIRE', KEYS[1], lease_ms)
--- The holder relies on the grant from here on: the attempt that made it is removed, so
--- that it cannot be reverted. A grant from before the last recovery is marked as
--- confirmed since, see regrant.lua.
+-- The holder relies on the grant from here on: its attempt is removed, so that it cannot be
+-- reverted. A grant from before the last recovery is marked as confirmed since: see regrant.lua.
 local confirmed = tonumber(fence) < tonumber(ARGV[7]) and '!' .. ARGV[7] or ''
+-- safeguard: FenceProven
+if confirmed ~= '' and confirmed ~= attempt and ARGV[4] == '' then
+  confirmed = '-' .. ARGV[7]
+end
+-- safeguard end
 local fence_line, change = fence, {}
 if is_shorter or is_journaled then
   fence_line = journal_line(fence, seq, until_ms, expires_ms)
@@ -96,9 +99,7 @@ if is_shorter or is_journaled then
   --@off AttemptForgotten: change[4] = holder_prefix .. fence_line .. '\n' .. attempt .. '\n' .. tail
   redis.call('SET', KEYS[1], grant, 'PX', lease_ms)
 elseif attempt ~= confirmed or is_changed then
-  if until_ms ~= '' then
-    fence_line = fence .. ' ' .. seq .. ' ' .. until_ms
-  end
+  fence_line = until_ms == '' and fence or fence .. ' ' .. seq .. ' ' .. until_ms
   redis.call('SET', KEYS[1], holder_prefix .. fence_line .. '\n' .. confirmed .. '\n' .. tail, 'PX', lease_ms)
 end
 redis.call('ZADD', KEYS[2], 'XX', format_int(math.floor(now / 1000) + tonumber(lease_ms)), ARGV[2])

@@ -12,8 +12,9 @@
 --                  - attempt: '?' before it marks a hand-over that the queued request
 --                    has not claimed yet, '#' a broken grant, whose lock becomes free
 --                    when the journal has recorded the end. The attempt is '' once its
---                    owner has confirmed the grant, and '!' with an epoch once it has
---                    sent a heartbeat after the recovery of that epoch
+--                    owner has confirmed the grant. Once the owner has sent a heartbeat
+--                    after the recovery of an epoch, it is that epoch after '!' if the
+--                    heartbeat had the fence, or after '-'
 --                  - time: '' when it equals the fence; then '@' and the last lease
 --                    in ms that the holder requested, if any
 --                  - token: its label, a tab, and the end of its id

@@ -8,8 +8,10 @@
 -- Returns the fence, and the journal's fields as in acquire.lua.
 --
 -- A grant from before `epoch_us`, the time of the last recovery, gets a new fence: Redis
--- may have lost its release, and later grants with it. A heartbeat of the holder since
--- the recovery, marked in the attempt, rules that out: the grant keeps its fence.
+-- may have lost its release, and later grants with it. A heartbeat with the fence since
+-- the recovery, marked in the attempt, rules that out: the grant keeps its fence. One
+-- without the fence does not: the owner may have released this grant, and mean a later
+-- acquire that got no answer.
 local function regrant(
   now, expires_ms, holder_prefix, grant, attempt, lock_key, lease_ms, epoch_us, is_journaled, metadata)
   local fence, seq, until_ms, _, before, tail = read_grant(grant, #holder_prefix + 1)

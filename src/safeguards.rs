@@ -17,6 +17,9 @@ pub enum Safeguard {
     AttemptForgotten,
     /// A repeated acquire of a grant from before a recovery issues a new fencing token.
     Refenced,
+    /// Only a heartbeat with the fencing token proves that its holder has kept a grant from before a
+    /// recovery. After a heartbeat without it, a repeated acquire issues a new token, too.
+    FenceProven,
     /// A journal row keeps the change with the largest sequence number.
     JournalOrder,
     /// A journal row that has ended is never overwritten.
@@ -89,12 +92,13 @@ mod switch {
     }
 
     impl Safeguard {
-        pub const ALL: [Self; 28] = [
+        pub const ALL: [Self; 29] = [
             Self::ShorteningJournaled,
             Self::BreakJournaled,
             Self::ClosedIsUnsettled,
             Self::AttemptForgotten,
             Self::Refenced,
+            Self::FenceProven,
             Self::JournalOrder,
             Self::EndIsFinal,
             Self::OlderGrantRemoved,

@@ -85,6 +85,8 @@ struct HolderState {
     released: Vec<u64>,
     /// The time at which it received `fence`.
     last_grant_at: u64,
+    /// The time at which it sent the last request that was answered with `fence`.
+    confirmed_at: u64,
     /// The time until which it may rely on the lock: no other holder may have it before.
     until: u64,
     /// The same, by the holder's knowledge: the holder of a broken grant is not notified.
@@ -553,11 +555,13 @@ impl Oracle {
         }
         let others = state.others(key, now);
         let end_is_lost = state.ended.get(&(lock, fence)).is_some_and(|end| end.is_lost);
+        let lost_at = state.losses.last().copied().filter(|_| end_is_lost);
         let (losses, sql_unavailable_until) = (state.losses.clone(), state.sql_unavailable_until);
         let Some(holder_state) = state.holders.get_mut(&key) else { return violations };
         // A fence that the holder has released is not a continued grant.
         let is_new = !holder_state.fences.contains(&fence) || holder_state.released.contains(&fence) && !may_have_ended;
-        if matches!(kind, RequestKind::Acquire { .. }) && is_new && fence <= answered.highest_fence {
+        let is_claimed = lost_at.is_some_and(|lost_at| holder_state.may_have_claimed(fence, lost_at));
+        if matches!(kind, RequestKind::Acquire { .. }) && is_new && !is_claimed && fence <= answered.highest_fence {
             violations.push(format!("fence: {fence} is not above {}", answered.highest_fence));
         }
         // "A lease that is shortened meanwhile keeps its lock for the former lease".
@@ -570,6 +574,9 @@ impl Oracle {
         }
         // Answers can arrive out of order.
         holder_state.fence = holder_state.fence.max(Some(fence));
+        if holder_state.fence == Some(fence) {
+            holder_state.confirmed_at = holder_state.confirmed_at.max(at);
+        }
         holder_state.fences.push(fence);
         let highest_fence = state.highest_fence.entry(lock).or_default();
         *highest_fence = (*highest_fence).max(fence);
@@ -617,12 +624,13 @@ impl Oracle {
             RequestKind::Break { .. } => false,
         };
         // "A grant from before a recovery gets a new fencing token when its owner acquires it
-        // again ... A heartbeat with the former token is refused then, even while that acquire
-        // has no answer".
+        // again ... Heartbeats with the former token are refused then, even while that acquire has
+        // no answer".
         let has_fence =
             matches!(kind, RequestKind::Heartbeat { fence: Some(_), .. } | RequestKind::Release { fence: Some(_) });
         let has_acquire = answered.overlapping.iter().any(|(_, kind)| matches!(kind, RequestKind::Acquire { .. }));
-        let may_have_new_fence = has_fence && has_recovered && (has_acquire || holder_state.is_uncertain);
+        let may_be_refenced = has_acquire || holder_state.is_uncertain || holder_state.has_unanswered_acquire();
+        let may_have_new_fence = has_fence && has_recovered && may_be_refenced;
         if !concerns_grant || holder_state.last_grant_at > at || may_have_new_fence {
             return Vec::new();
         }
@@ -748,6 +756,25 @@ impl HolderState {
             let repeats = self.sent.iter_mut().filter(|sent| sent.id == id || is_repeat(sent));
             repeats.for_each(|sent| sent.reverted_by = None);
         }
+    }
+
+    /// Whether an acquire without an answer may have been executed after the last answer with `fence`.
+    fn has_unanswered_acquire(&self) -> bool {
+        self.sent.iter().any(|sent| {
+            let RequestKind::Acquire { lease_ms, .. } = sent.kind else { return false };
+            let executed_by = sent.final_at.map(|final_at| final_at.max(sent.expires_by - lease_ms));
+            !sent.is_answered && executed_by.is_none_or(|executed_by| executed_by >= self.confirmed_at)
+        })
+    }
+
+    /// "If Redis loses a release, a later heartbeat with the released token continues the grant": it may
+    /// have been executed after the loss.
+    fn may_have_claimed(&self, fence: u64, lost_at: u64) -> bool {
+        self.sent.iter().any(|sent| {
+            matches!(sent.kind, RequestKind::Heartbeat { fence: Some(of), .. } if of == fence)
+                && !sent.has_no_effect
+                && sent.final_at.is_none_or(|final_at| final_at >= lost_at)
+        })
     }
 
     /// None of the earlier requests can leave a grant.
