@@ -83,12 +83,15 @@ async fn holders_renew_during_the_recovery_after_a_restart_with_data() {
     let mut cluster = Cluster::start_with(1, redis, &[("LOCKABLE_JOURNAL_ABOVE", "1s")]).await;
     let client = cluster.pods[0].client(&cluster.account("business").await.token);
     let grant = client.get("/v1/acquire/kept?lease=1h&owner=ana").await;
+    let renewal = format!("/v1/heartbeat/kept?lease=1h&owner=ana&fencing_token={}", grant.json["fencing_token"]);
+    let unproven = client.get("/v1/acquire/unproven?lease=1h&owner=ana").await;
     let silent = client.get("/v1/acquire/silent?lease=1h&owner=ana").await;
     let acquired_at = async || client.get("/v1/locks/silent").await.json["holder"]["acquired_at"].clone();
     let first_acquired_at = acquired_at().await;
     cluster.redis.restart();
-    eventually(async || client.get("/v1/heartbeat/kept?lease=1h&owner=ana").await.json["response"] == true).await;
-    assert_eq!(client.get("/v1/heartbeat/kept?lease=1h&owner=ana").await.json["response"], true);
+    eventually(async || client.get(&renewal).await.json["response"] == true).await;
+    assert_eq!(client.get(&renewal).await.json["response"], true);
+    assert_eq!(client.get("/v1/heartbeat/unproven?lease=1h&owner=ana").await.json["response"], true);
     assert_eq!(reason(&client, "/v1/acquire/other").await, "recovering");
     // A repeated acquire is not confirmed: its owner may have released the lock, and Redis may have
     // lost that.
@@ -106,8 +109,11 @@ async fn holders_renew_during_the_recovery_after_a_restart_with_data() {
             "its holder has renewed it: {}",
             again.text
         );
-        client.get("/v1/heartbeat/kept?lease=1h&owner=ana").await;
+        client.get(&renewal).await;
     }
+    // A heartbeat without the token may mean another grant, whose loss it does not notice.
+    let again = client.get("/v1/acquire/unproven?lease=1h&owner=ana").await;
+    assert!(again.json["fencing_token"].as_u64() > unproven.json["fencing_token"].as_u64(), "{}", again.text);
     let again = client.get("/v1/acquire/silent?lease=1h&owner=ana").await;
     assert!(again.json["fencing_token"].as_u64() > silent.json["fencing_token"].as_u64(), "{}", again.text);
     assert_eq!(acquired_at().await, first_acquired_at, "the lock was held without interruption");
