@@ -171,7 +171,7 @@ impl History {
         let lost_ms = rng.u64(190..450);
         self.fault(step.at_ms + 480, FaultKind::Crash { down_ms: rng.u64(20..600), lost_ms: Some(lost_ms) });
         // While the store is down, an acquire is answered with 503, and a heartbeat follows.
-        if !is_broken && lease_ms % 4 > 0 {
+        if !is_broken && !lease_ms.is_multiple_of(4) {
             self.step(step, 485, step.server, Action::Acquire { lease_ms, wait_ms: 0 });
             let heartbeat = match lease_ms % 4 {
                 1 => Action::StaleHeartbeat { lease_ms },
